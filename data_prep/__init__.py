@@ -1,0 +1,1 @@
+"""From NetCDF files and equations to chunked, checksummed Zarr stores that `mcrnn` trains on."""
