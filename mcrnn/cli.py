@@ -1,0 +1,36 @@
+"""What all commands share: how they are started and how they end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from mcrnn.errors import UserError
+
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="FOLDER",
+        help="Where data/, searches/, runs/ and reports/ live; else MCRNN_STORAGE, else the current folder.",
+    ),
+]
+
+
+def main(command: Callable[..., Any]) -> None:
+    """Run a typer command; mistakes of the user end with one clear message on stderr and exit code 2."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command()(command)
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        # the reader (head, less) is gone; keep the interpreter from reporting it once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
