@@ -1,0 +1,106 @@
+"""One conformance suite for all five cells."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mcrnn.models.cells import CELLS, Cell, PaddedConv
+
+PADDINGS = ("circular", "cylinder", "zeros")
+
+
+@pytest.fixture(params=[(name, padding) for name in CELLS for padding in PADDINGS], ids="-".join)
+def cell(request: pytest.FixtureRequest) -> Cell:
+    name, padding = request.param
+    torch.manual_seed(0)
+    return CELLS[name](4, padding)
+
+
+def sequence(batch: int = 2, time: int = 7, height: int = 6, width: int = 8) -> torch.Tensor:
+    return torch.randn(batch, time, 4, height, width, generator=torch.Generator().manual_seed(3))
+
+
+def stepwise(cell: Cell, x_BTCHW: torch.Tensor) -> torch.Tensor:
+    state = cell.initial_state(x_BTCHW[:, 0])
+    outputs = []
+    for x_BCHW in x_BTCHW.unbind(1):
+        h_BCHW, state = cell.step(x_BCHW, state)
+        outputs.append(h_BCHW)
+    return torch.stack(outputs, dim=1)
+
+
+def test_sequence_equals_steps(cell: Cell) -> None:
+    x = sequence()
+    h, _ = cell(x, cell.initial_state(x[:, 0]))
+    assert h.shape == x.shape
+    assert torch.allclose(h, stepwise(cell, x), rtol=0, atol=1e-5)
+
+
+def test_gradients_of_sequence_equal_those_of_steps(cell: Cell) -> None:
+    gradients = []
+    for run in (lambda x: cell(x, cell.initial_state(x[:, 0]))[0], lambda x: stepwise(cell, x)):
+        x = sequence().requires_grad_()
+        cell.zero_grad()
+        run(x).square().sum().backward()
+        assert x.grad is not None
+        gradients.append([x.grad.clone(), *(p.grad.clone() for p in cell.parameters() if p.grad is not None)])
+    assert len(gradients[0]) == len(gradients[1]) > 2
+    for a, b in zip(*gradients, strict=True):
+        assert (a - b).norm() < 1e-4 * b.norm()
+
+
+def test_state_carries_across_a_split_sequence(cell: Cell) -> None:
+    x = sequence()
+    whole, end = cell(x, cell.initial_state(x[:, 0]))
+    first, state = cell(x[:, :3], cell.initial_state(x[:, 0]))
+    second, split_end = cell(x[:, 3:], state)
+    assert torch.allclose(torch.cat([first, second], dim=1), whole, rtol=0, atol=1e-6)
+    for a, b in zip(end, split_end, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-6)
+
+
+def test_nothing_is_kept_between_calls(cell: Cell) -> None:
+    x = sequence()
+    first, _ = cell(x, cell.initial_state(x[:, 0]))
+    cell(sequence(batch=3, time=2), cell.initial_state(sequence(batch=3)[:, 0]))
+    again, _ = cell(x, cell.initial_state(x[:, 0]))
+    assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("name", [n for n in CELLS if n.startswith("min")])
+def test_minimal_cells_start_from_one_half(name: str) -> None:
+    x = sequence()
+    (h0,) = CELLS[name](4, "zeros").initial_state(x[:, 0])
+    assert torch.equal(h0, torch.full_like(h0, 0.5))
+
+
+def test_padding_wraps_what_the_boundary_says() -> None:
+    x = torch.zeros(1, 1, 4, 5)
+    x[0, 0, 0, 0] = 1.0  # a corner: its neighbours across both edges show what is wrapped
+    touched = {}
+    for padding in PADDINGS:
+        conv = PaddedConv(1, 1, 3, padding)
+        torch.nn.init.ones_(conv.weight)
+        torch.nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        touched[padding] = conv(x)[0, 0] > 0.5
+    assert touched["zeros"].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert touched["cylinder"].nonzero().tolist() == [[0, 0], [0, 1], [0, 4], [1, 0], [1, 1], [1, 4]]
+    assert touched["circular"].sum() == 9
+    assert touched["circular"][3, 4]
+
+
+def test_circular_cells_commute_with_shifts() -> None:
+    for name, kind in CELLS.items():
+        torch.manual_seed(0)
+        cell = kind(4, "circular")
+        x = sequence()
+        shifted = x.roll((2, 3), dims=(3, 4))
+        h, _ = cell(x, cell.initial_state(x[:, 0]))
+        h_shifted, _ = cell(shifted, cell.initial_state(x[:, 0]))
+        assert torch.allclose(h.roll((2, 3), dims=(3, 4)), h_shifted, atol=1e-5), name
+
+
+def test_unknown_padding_is_refused() -> None:
+    with pytest.raises(ValueError, match="padding must be"):
+        PaddedConv(1, 1, 3, "reflect")
