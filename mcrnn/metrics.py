@@ -1,0 +1,43 @@
+"""Errors of forecasts, streaming over batches and exact over the whole split.
+
+Steps and lead times: with `warm_up` W given frames f_0 .. f_{W-1}, step s predicts f_s. Steps 1 .. W are
+teacher-forced, steps W + 1 .. W + horizon run in closed loop; step W + l - 1 has lead time l.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass
+class SquaredError:
+    """Sum of squared errors by step, in float64, over samples, channels and grid."""
+
+    steps: int
+    total_T: torch.Tensor = field(init=False)
+    count: int = 0
+    """values summed a step"""
+
+    def __post_init__(self) -> None:
+        self.total_T = torch.zeros(self.steps, dtype=torch.float64)
+
+    def update(self, prediction_BTCHW: torch.Tensor, truth_BTCHW: torch.Tensor) -> None:
+        """Add a batch. An error that is not finite makes the sums of its steps infinite."""
+        squared_BTCHW = (prediction_BTCHW.double() - truth_BTCHW.double()).square()
+        total_T = squared_BTCHW.sum((0, 2, 3, 4)).cpu()
+        self.total_T += torch.nan_to_num(total_T, nan=torch.inf)
+        self.count += squared_BTCHW[:, 0].numel()
+
+    def rmse_by_step(self) -> torch.Tensor:
+        """Root of the mean over samples, channels and grid, at each step; float64 (steps,)."""
+        return (self.total_T / self.count).sqrt()
+
+    def rmse(self, first: int, last: int) -> float:
+        """Root of the mean over samples, steps first .. last, channels and grid (steps count from 1)."""
+        return float((self.total_T[first - 1 : last].mean() / self.count).sqrt())
+
+    def rmse_mean_of_steps(self, first: int, last: int) -> float:
+        """The paper's: the root at each step, then the mean over steps first .. last."""
+        return float(self.rmse_by_step()[first - 1 : last].mean())

@@ -1,0 +1,107 @@
+"""A trained model as files: `model.safetensors` and `config.json`, no pickle.
+
+What training writes, the registry packages and evaluation reads. Imports neither Ray nor MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+
+from mcrnn.config import Configuration
+from mcrnn.errors import UserError
+from mcrnn.fields import FieldStore, Scaling
+from mcrnn.models import Forecaster
+from mcrnn.storage import write_atomically
+from mcrnn.training import build_model
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class FieldDescription:
+    """What a model must know of the field it was trained on."""
+
+    variable: str
+    units: str
+    time_step: str
+    frame_shape: tuple[int, int, int]
+    """channels, height, width after coarsening"""
+    padding: str
+    mean: float
+    std: float
+    """of the training split, before coarsening"""
+    store_digest: str
+
+    @classmethod
+    def of(cls, store: FieldStore, coarsen: int) -> FieldDescription:
+        """Describe a store's field."""
+        return cls(
+            variable=store.attributes["variable"],
+            units=store.attributes["units"],
+            time_step=store.attributes["time_step"],
+            frame_shape=(len(store.channels), *store.grid(coarsen)),
+            padding=store.padding,
+            mean=store.mean,
+            std=store.std,
+            store_digest=store.digest,
+        )
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A forecaster that speaks the field's units."""
+
+    config: Configuration
+    field: FieldDescription
+    network: Forecaster
+
+    @property
+    def scaling(self) -> Scaling:
+        """Between the field's units and the network's."""
+        return Scaling.of(self.config.data, self.field.mean, self.field.std)
+
+    @torch.no_grad()
+    def forecast(self, frames_BTCHW: torch.Tensor, steps: int) -> torch.Tensor:
+        """Forecasts of lead times 1 .. steps after the given frames, in the field's units.
+
+        Args:
+            frames_BTCHW: at least one frame, on the model's (coarsened) grid.
+            steps: number of lead times.
+
+        Returns:
+            (B, steps, C, H, W).
+        """
+        return self.scaling.to_physical(self.network.forecast(self.scaling.to_model(frames_BTCHW), steps))
+
+
+def save(folder: Path, config: Configuration, field: FieldDescription, weights: dict[str, torch.Tensor]) -> None:
+    """Write a model directory; the weights first, so that a directory with a config is complete."""
+    content = {"configuration": config.model_dump(), "field": vars(field)}
+    tensors = {name: value.contiguous() for name, value in weights.items()}
+    write_atomically(folder / WEIGHTS, save_safetensors(tensors))
+    write_atomically(folder / CONFIG, json.dumps(content, indent=1).encode())
+
+
+def load(folder: Path) -> TrainedModel:
+    """Read a model directory.
+
+    Raises:
+        UserError: it is not one.
+    """
+    try:
+        content: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
+        config = Configuration.model_validate(content["configuration"])
+        field = FieldDescription(**content["field"] | {"frame_shape": tuple(content["field"]["frame_shape"])})
+        network = build_model(config.model, field.frame_shape, field.padding)
+        network.load_state_dict(load_safetensors((folder / WEIGHTS).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"'{folder}' is not a model directory ({error})") from None
+    return TrainedModel(config, field, network.eval())

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mcrnn.baselines import climatology, persistence
+from mcrnn.metrics import SquaredError
+
+
+def test_errors_of_known_size_and_order_of_mean_and_root() -> None:
+    # sample s errs by (s + 1) * (t + 1) at step t: mean square over samples at step t is 2.5 (t + 1)^2
+    truth = torch.zeros(2, 3, 1, 2, 2)
+    prediction = torch.tensor([1.0, 2.0])[:, None, None, None, None] * torch.tensor([1.0, 2.0, 3.0])[
+        None, :, None, None, None
+    ].expand(2, 3, 1, 2, 2)
+    error = SquaredError(3)
+    error.update(prediction, truth)
+    assert error.rmse_by_step().tolist() == pytest.approx([math.sqrt(2.5) * t for t in (1, 2, 3)])
+    assert error.rmse(2, 3) == pytest.approx(math.sqrt(2.5 * (4 + 9) / 2))
+    assert error.rmse_mean_of_steps(2, 3) == pytest.approx(math.sqrt(2.5) * 2.5)
+    assert error.rmse(1, 1) == pytest.approx(math.sqrt(2.5))
+
+
+def test_streaming_does_not_depend_on_the_batches() -> None:
+    generator = torch.Generator().manual_seed(0)
+    prediction, truth = torch.randn(2, 11, 4, 1, 3, 3, generator=generator)
+    whole, parts = SquaredError(4), SquaredError(4)
+    whole.update(prediction, truth)
+    for p, t in zip(prediction.split(3), truth.split(3), strict=True):
+        parts.update(p, t)
+    assert torch.allclose(whole.rmse_by_step(), parts.rmse_by_step(), rtol=1e-12)
+    expected = (prediction.double() - truth.double()).square().mean((0, 2, 3, 4)).sqrt()
+    assert torch.allclose(whole.rmse_by_step(), expected, rtol=1e-12)
+
+
+def test_error_that_is_not_a_number_counts_as_infinite_in_its_steps_alone() -> None:
+    prediction = torch.zeros(1, 3, 1, 2, 2)
+    prediction[0, 1, 0, 0, 0] = torch.nan
+    error = SquaredError(3)
+    error.update(prediction, torch.zeros_like(prediction))
+    assert error.rmse_by_step().tolist() == [0.0, math.inf, 0.0]
+    assert error.rmse(1, 3) == math.inf
+
+
+def test_persistence_holds_the_last_given_frame() -> None:
+    frames = torch.arange(5.0)[None, :, None, None, None].expand(2, 5, 1, 3, 3)
+    assert torch.equal(persistence(frames, 4), torch.full((2, 4, 1, 3, 3), 4.0))
+
+
+def test_climatology_is_the_mean_at_each_grid_point() -> None:
+    train = torch.randn(6, 5, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    forecast = climatology(train, batch=3, steps=2)
+    assert forecast.shape == (3, 2, 2, 3, 4)
+    assert torch.allclose(forecast[1, 1], train.mean((0, 1)), atol=1e-6)

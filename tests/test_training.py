@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mcrnn.config import Configuration
+from mcrnn.errors import UserError
+from mcrnn.fields import FieldData, FieldStore, Scaling, as_tensor
+from mcrnn.training import OBJECTIVE, PENALTY, Alone, Metrics, build_model, fit, validate
+
+
+def configuration(**train: Any) -> Configuration:
+    return Configuration.model_validate(
+        {
+            "name": "test",
+            "data": {"store": "tiny.zarr", "coarsen": 2, "sequence_length": 6},
+            "model": {"architecture": "minconvgru", "hidden_size": 6, "layers": 1},
+            "train": {"epochs": 3, "batch_size": 2, "teacher_forcing_steps": 4, "learning_rate": 5e-3, **train},
+            "validation": {"warm_up": 4, "horizon": 5},
+        }
+    )
+
+
+@pytest.fixture
+def data(store: FieldStore) -> FieldData:
+    return FieldData.load(store, 2)
+
+
+def run(
+    config: Configuration, data: FieldData, checkpoint: dict[str, Any] | None = None
+) -> tuple[list[Metrics], dict[str, Any]]:
+    reports: list[Metrics] = []
+    states: list[dict[str, Any]] = []
+
+    def on_report(metrics: Metrics, state: dict[str, Any]) -> None:
+        reports.append(metrics)
+        states.append(state)
+
+    fit(config, data, Alone(on_report, checkpoint))
+    return reports, states[-1]
+
+
+def test_training_lowers_the_error(data: FieldData) -> None:
+    reports, _ = run(configuration(epochs=12), data)
+    assert [m["epoch"] for m in reports] == list(range(1, 13))
+    assert reports[-1]["loss"] < 0.5 * reports[0]["loss"]
+    assert reports[-1]["best"] == min(m[OBJECTIVE] for m in reports) < reports[0][OBJECTIVE]
+
+
+def test_objective_is_the_closed_loop_rmse_over_the_training_deviation(data: FieldData) -> None:
+    reports, state = run(configuration(epochs=1), data)
+    config = configuration()
+    model = build_model(config.model, data.frame_shape, data.padding)
+    model.load_state_dict(state["model"])
+    val = as_tensor(data.val_NTCHW)
+    with torch.no_grad():
+        prediction = model(val[:, :4], 4, 9)
+    closed_loop = (prediction[:, 4:] - val[:, 5:10]).double().square().mean().sqrt()
+    assert reports[0]["rmse_closed_loop"] == pytest.approx(float(closed_loop), rel=1e-6)
+    assert reports[0][OBJECTIVE] == pytest.approx(float(closed_loop) / data.std, rel=1e-6)
+
+
+def test_validation_does_not_depend_on_batch_size_or_normalisation_of_the_truth(data: FieldData) -> None:
+    model = build_model(configuration().model, data.frame_shape, data.padding)
+    val = as_tensor(data.val_NTCHW)
+    errors = [
+        validate(model, val, Scaling(0.0, 1.0), warm_up=4, horizon=5, batch_size=size).rmse_by_step()
+        for size in (1, 2, 32)
+    ]
+    assert torch.allclose(errors[0], errors[1], rtol=1e-6)
+    assert torch.allclose(errors[0], errors[2], rtol=1e-6)
+
+
+def test_same_seed_gives_the_same_run_and_another_does_not(data: FieldData) -> None:
+    def losses(seed: int) -> list[float]:
+        return [m["loss"] for m in run(configuration(seed=seed), data)[0]]
+
+    assert losses(0) == losses(0)
+    assert losses(0) != losses(1)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_continued_run_is_the_uninterrupted_one(data: FieldData, schedule: str) -> None:
+    config = configuration(schedule=schedule)
+    whole, end = run(config, data)
+    buffer = io.BytesIO()
+
+    def die_after_two(metrics: Metrics, state: dict[str, Any]) -> None:
+        if metrics["epoch"] == 2:
+            torch.save(state, buffer)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, data, Alone(die_after_two))
+    buffer.seek(0)
+    rest, continued = run(config, data, torch.load(buffer, weights_only=True))
+    assert [m["epoch"] for m in rest] == [3]
+    assert rest[-1]["loss"] == whole[-1]["loss"]
+    for name, value in end["model"].items():
+        assert torch.equal(continued["model"][name], value)
+
+
+def test_run_that_diverges_ends_with_the_penalty(data: FieldData) -> None:
+    wild = FieldData(np.full_like(data.train_NTCHW, 1e30), data.val_NTCHW, 0.0, 1.0, data.padding, "")
+    reports, _ = run(configuration(), wild)
+    assert len(reports) == 1
+    assert reports[0]["diverged"] == 1.0
+    assert reports[0][OBJECTIVE] == PENALTY
+
+
+def test_objective_never_exceeds_the_penalty(data: FieldData) -> None:
+    wild = FieldData(data.train_NTCHW, 1e20 * data.val_NTCHW, data.mean, data.std, data.padding, "")
+    reports, _ = run(configuration(epochs=1), wild)
+    assert reports[0][OBJECTIVE] == PENALTY
+
+
+def test_noise_is_added_to_inputs_only(data: FieldData) -> None:
+    # a model that sees pure noise of huge amplitude still has finite targets: the loss stays of order one
+    config = configuration(epochs=1)
+    noisy = config.model_copy(update={"data": config.data.model_copy(update={"noise": 0.5})})
+    plain_loss = run(config, data)[0][0]["loss"]
+    noisy_loss = run(noisy, data)[0][0]["loss"]
+    assert noisy_loss != plain_loss
+    assert noisy_loss < 10 * plain_loss
+
+
+def test_samples_too_short_for_the_exam_are_refused(data: FieldData) -> None:
+    config = configuration()
+    long = config.model_copy(update={"validation": config.validation.model_copy(update={"horizon": 99})})
+    with pytest.raises(UserError, match="needs samples of 104 frames, the store has 14"):
+        run(long, data)
