@@ -1,0 +1,40 @@
+"""Connect to Ray: the cluster that RAY_ADDRESS names, else one of our own on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Tune's own tables and per-trial loggers: ours replace them
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+@contextmanager
+def connected() -> Iterator[int]:
+    """Ray for the length of a command; yields the number of CPUs of the cluster.
+
+    The address is explicit in both cases: left open, Ray may attach to any cluster that it finds on the host.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield int(ray.cluster_resources().get("CPU", 1))
+        return
+    ray.init(
+        address=os.environ.get("RAY_ADDRESS") or "local",
+        include_dashboard=None if os.environ.get("RAY_ADDRESS") else False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        namespace="mcrnn",
+    )
+    try:
+        yield int(ray.cluster_resources().get("CPU", 1))
+    finally:
+        ray.shutdown()
