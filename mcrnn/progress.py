@@ -1,0 +1,123 @@
+"""What a search shows while it runs: a live table in a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ray.tune import Callback
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from mcrnn.config import Search
+from mcrnn.training import OBJECTIVE
+
+
+def short(path: str) -> str:
+    """The last part of a dotted path, in words."""
+    return path.rsplit(".", 1)[-1].replace("_", " ")
+
+
+def show(value: Any) -> str:
+    """A value of the space in few characters."""
+    return f"{value:.2g}" if isinstance(value, float) else str(value)
+
+
+class Progress(Callback):
+    """Follows the trials of a search as Tune reports them."""
+
+    def __init__(self, search: Search, console: Console, *, done: int = 0) -> None:
+        self.search, self.console, self.done = search, console, done
+        self.rows: dict[int, dict[str, Any]] = {}
+        self.started = time.monotonic()
+        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks with its own state, from which we never restore."""
+        return {}
+
+    def __enter__(self) -> Progress:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self.rows[trial.config["number"]] = {"values": trial.config["values"], "state": "running"}
+        self._update(trial, {})
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
+    ) -> None:
+        self._update(trial, result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        result = trial.last_result or {}
+        epochs = self.search.configuration(trial.config["values"]).train.epochs
+        stopped = result.get("epoch", 0) < epochs
+        state = "diverged" if result.get("diverged") else "stopped" if stopped else "finished"
+        self._ended(trial, state)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._ended(trial, "failed")
+
+    def _update(self, trial: Any, result: dict[str, Any]) -> None:
+        row = self.rows[trial.config["number"]]
+        row |= {key: result[key] for key in ("epoch", OBJECTIVE, "best", "time_total_s") if key in result}
+        if self.live:
+            self.live.update(self.table())
+
+    def _ended(self, trial: Any, state: str) -> None:
+        self.done += 1
+        row = self.rows[trial.config["number"]]
+        row["state"] = state
+        self._update(trial, trial.last_result or {})
+        if not self.live:
+            values = ", ".join(f"{short(k)} {show(v)}" for k, v in row["values"].items())
+            error = f"{row['best']:.4f}" if "best" in row else "-"
+            self.console.print(
+                f"[{self.done}/{self.search.search.trials}] trial {trial.config['number']} {state} "
+                f"at epoch {row.get('epoch', 0)}, error {error}, best {self._best():.4f}: {values}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def _best(self) -> float:
+        return min((row["best"] for row in self.rows.values() if "best" in row), default=float("inf"))
+
+    def _time_left(self) -> str:
+        fresh = sum(row["state"] != "running" for row in self.rows.values())
+        if not fresh:
+            return "-"
+        left = (time.monotonic() - self.started) / fresh * (self.search.search.trials - self.done)
+        return f"{left // 60:.0f} min {left % 60:02.0f} s"
+
+    def table(self) -> Table:
+        """One row a trial, with the running ones' state of a moment ago."""
+        caption = (
+            f"{self.done} of {self.search.search.trials} trials, best {self._best():.4f}, "
+            f"about {self._time_left()} left"
+        )
+        table = Table(title=f"search {self.search.name}", caption=caption, expand=False)
+        table.add_column("trial", justify="right")
+        for path in self.search.space:
+            table.add_column(short(path), justify="right")
+        for name in ("epoch", "error", "time", "state"):
+            table.add_column(name, justify="right")
+        room = max(3, self.console.height - 9)
+        for number, row in sorted(self.rows.items())[-room:]:
+            style = {"running": "bold", "stopped": "dim", "failed": "red", "diverged": "red"}.get(row["state"])
+            table.add_row(
+                str(number),
+                *(show(row["values"].get(path, "")) for path in self.search.space),
+                str(row.get("epoch", "")),
+                f"{row[OBJECTIVE]:.4f}" if OBJECTIVE in row else "",
+                f"{row['time_total_s']:.0f} s" if "time_total_s" in row else "",
+                row["state"],
+                style=style,
+            )
+        return table

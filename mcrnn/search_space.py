@@ -1,0 +1,44 @@
+"""The space of a search in Optuna's terms, and the sampler that draws from it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import optuna
+
+from mcrnn.config import Search, SearchConfig, SpaceEntry
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def suggest(trial: optuna.Trial, search: Search) -> dict[str, Any]:
+    """Draw a value for every entry of the space, keyed by its dotted path."""
+    return {path: _suggest(trial, path, entry) for path, entry in search.space.items()}
+
+
+def _suggest(trial: optuna.Trial, path: str, entry: SpaceEntry) -> Any:
+    if entry.choice is not None:
+        return trial.suggest_categorical(path, entry.choice)
+    if entry.int_range is not None:
+        low, high = entry.int_range
+        return trial.suggest_int(path, low, high, log=entry.log, step=int(entry.step or 1))
+    assert entry.float_range is not None
+    low_float, high_float = entry.float_range
+    return trial.suggest_float(path, low_float, high_float, log=entry.log, step=entry.step)
+
+
+def sampler(config: SearchConfig, trial_number: int) -> optuna.samplers.BaseSampler:
+    """The sampler of one trial, seeded by (seed, number of the trial): a search can stop and go on anywhere."""
+    seed = (config.seed * 1_000_003 + trial_number) % 2**32
+    if config.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=seed,
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+            n_startup_trials=min(10, config.trials // 2),
+        )

@@ -1,0 +1,40 @@
+"""Search the hyperparameters of a forecaster.
+
+    python -m mcrnn.tune search_spaces/demo.yaml
+
+Trials run on Ray Tune, Optuna proposes them, MLflow records them; the best model is registered.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mcrnn.cli import StorageOption, main
+from mcrnn.config import load_search
+from mcrnn.storage import Storage
+
+
+def tune(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Search space, such as search_spaces/demo.yaml.")],
+    new: Annotated[bool, typer.Option("--new", help="Start a new search beside one of the same name.")] = False,
+    storage: StorageOption = None,
+) -> None:
+    """Search the hyperparameters that FILE leaves open and register the best model.
+
+    The same command again continues an unfinished search; of a finished one it prints the summary.
+    """
+    search = load_search(file)
+    root = Storage.open(storage)
+
+    from mcrnn.search import open_search, print_summary, run
+
+    opened = open_search(search, root, new=new)
+    if not opened.finished:
+        run(opened)
+    print_summary(opened)
+
+
+if __name__ == "__main__":
+    main(tune)
