@@ -1,0 +1,1 @@
+"""What backs the figures in the README, one command each."""

@@ -1,0 +1,21 @@
+"""Ray for the integration tests: a cluster of their own, on its own ports, in its own folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    """A short path (Ray's sockets allow 107 characters) for Ray's own files."""
+    folder = Path(tempfile.mkdtemp(prefix="mcrnn-ray-", dir="/tmp"))
+    os.environ["RAY_TMPDIR"] = str(folder)
+    yield folder
+    del os.environ["RAY_TMPDIR"]
+    shutil.rmtree(folder, ignore_errors=True)

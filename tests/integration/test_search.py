@@ -1,0 +1,130 @@
+"""The main job on real Ray and MLflow: search, registry, evaluation, and all of it once more."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import CommandRunner
+
+pytestmark = pytest.mark.integration
+
+SEARCH: dict[str, Any] = {
+    "name": "small",
+    "data": {"store": "data/tiny.zarr", "coarsen": 2, "sequence_length": 6},
+    "model": {},
+    "train": {"epochs": 3, "batch_size": 3, "teacher_forcing_steps": 4},
+    "validation": {"warm_up": 4, "horizon": 5},
+    "search": {"trials": 6, "asha": {"grace_epochs": 1, "reduction_factor": 2}},
+    "space": {
+        "model.architecture": {"choice": ["convgru", "convlstm", "minconvgru", "minconvlstm", "minconvexplstm"]},
+        "model.hidden_size": {"int": [2, 6]},
+        "train.learning_rate": {"float": [1e-3, 1e-2], "log": True},
+    },
+}
+
+
+def write(root: Path, content: dict[str, Any]) -> str:
+    (root / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return "small.yaml"
+
+
+def test_search_to_champion_to_evaluation_and_again(command: CommandRunner, root: Path, ray_folder: Path) -> None:
+    import mlflow
+
+    file = write(root, SEARCH)
+    first = command("mcrnn.tune", file)
+    assert first.returncode == 0, first.stderr + first.stdout
+    assert "python -m mcrnn.evaluate models:/mcrnn-small@champion" in first.stdout
+    assert "mlflow ui" in first.stdout
+    summary = json.loads((root / "searches/small/summary.json").read_text())
+    assert len(summary["trials"]) == 6
+    architectures = {row["values"]["model.architecture"] for row in summary["trials"]}
+    assert len(architectures) == 5
+    assert summary["best"] == min(r["best"] for r in summary["trials"] if r["end"] == "finished")
+
+    # MLflow: a parent with one child a trial, all ended, metrics by epoch, parameters and configuration
+    client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "mcrnn-small"]
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [r for r in runs if r.data.tags["mcrnn.kind"] == "search"]
+    children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == 6
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    for child in children:
+        history = client.get_metric_history(child.info.run_id, "rmse_closed_loop")
+        assert [m.step for m in history] == list(range(1, len(history) + 1))
+        assert child.data.params["model.architecture"] in architectures
+        assert [a.path for a in client.list_artifacts(child.info.run_id)] == ["configuration.json"]
+    assert (root / "mlartifacts").is_dir()
+
+    version = client.get_model_version_by_alias("mcrnn-small", "champion")
+    assert int(version.version) == summary["version"] == 1
+    assert version.run_id == summary["run_id"]
+
+    judged = command("mcrnn.evaluate", "models:/mcrnn-small@champion")
+    assert judged.returncode == 0, judged.stderr
+    assert "persistence" in judged.stdout
+    report = root / "reports" / "mcrnn-small_champion"
+    assert {p.name for p in report.iterdir()} == {"metrics.json", "rmse.png", "forecast.png"}
+    metrics = json.loads((report / "metrics.json").read_text())
+    logged = {a.path for a in client.list_artifacts(version.run_id, "evaluation")}
+    assert logged == {"evaluation/metrics.json", "evaluation/rmse.png", "evaluation/forecast.png"}
+    assert client.get_run(version.run_id).data.metrics["test_rmse_closed_loop"] == metrics["rmse_closed_loop"]
+
+    # as pyfunc, in another process: the same forecasts as ours, for any batch and length
+    check = f"""
+import mlflow, numpy as np, torch
+from mcrnn import registry
+from mcrnn.storage import Storage
+mlflow.set_tracking_uri("sqlite:///{root / "mlflow.db"}")
+model = mlflow.pyfunc.load_model("models:/mcrnn-small@champion")
+ours = registry.load("models:/mcrnn-small@champion", Storage.open("{root}")).model
+for batch, time, steps in ((1, 3, 1), (4, 7, 5)):
+    frames = np.random.default_rng(0).normal(size=(batch, time, 1, 8, 8)).astype(np.float32)
+    forecast = model.predict(frames, params={{"steps": steps}})
+    assert forecast.shape == (batch, steps, 1, 8, 8)
+    assert np.allclose(forecast, ours.forecast(torch.from_numpy(frames), steps).numpy(), atol=1e-6)
+print("equal")
+"""
+    checked = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=root, check=False)
+    assert checked.stdout.strip() == "equal", checked.stderr
+
+    # a finished search prints its summary; --new starts beside it; a larger budget continues
+    again = command("mcrnn.tune", file)
+    assert again.returncode == 0
+    assert "best of every architecture" in again.stdout
+    assert "trials to run" not in again.stdout
+
+    larger = SEARCH | {"search": SEARCH["search"] | {"trials": 7}}
+    more = command("mcrnn.tune", write(root, larger))
+    assert more.returncode == 0, more.stderr + more.stdout
+    assert "1 trials to run" in more.stdout
+    assert len(json.loads((root / "searches/small/summary.json").read_text())["trials"]) == 7
+
+    beside = command("mcrnn.tune", write(root, SEARCH | {"search": {"trials": 5}}), "--new")
+    assert beside.returncode == 0, beside.stderr + beside.stdout
+    assert (root / "searches" / "small-2" / "summary.json").exists()
+    assert int(client.get_model_version_by_alias("mcrnn-small", "champion").version) == 3
+
+    changed = SEARCH | {"validation": {"warm_up": 3, "horizon": 5}}
+    refused = command("mcrnn.tune", write(root, changed))
+    assert refused.returncode == 2
+    assert "validation.warm_up is 3, was 4" in refused.stderr
+
+
+def test_trials_of_two_workers_run_on_ray_train(command: CommandRunner, root: Path, ray_folder: Path) -> None:
+    content = SEARCH | {
+        "train": SEARCH["train"] | {"workers": 2},
+        "search": {"trials": 2, "scheduler": "none", "cover": None},
+    }
+    result = command("mcrnn.tune", write(root, content))
+    assert result.returncode == 0, result.stderr + result.stdout
+    summary = json.loads((root / "searches/small/summary.json").read_text())
+    assert [row["end"] for row in summary["trials"]] == ["finished", "finished"]
