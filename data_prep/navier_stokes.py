@@ -8,6 +8,7 @@ recorded at t = 1, 2, ... The initial field is kept beside the frames as `initia
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import numpy as np
@@ -97,7 +98,7 @@ def generate(
         return {"field": vorticity.numpy()[:, :, None], "initial_field": initial}
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as progress:
+    with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task("samples", total=train + val + test)
         fresh = build(path, plan, compute, overwrite=overwrite, on_shard=lambda n: progress.advance(task, n))
     shape = f"{train} + {val} + {test} samples of {frames} frames, {resolution} x {resolution}"

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from mcrnn.config import Search
+from mcrnn.tables import new_table
 from mcrnn.training import OBJECTIVE
 
 
@@ -27,8 +28,8 @@ def show(value: Any) -> str:
 class Progress(Callback):
     """Follows the trials of a search as Tune reports them."""
 
-    def __init__(self, search: Search, console: Console, *, done: int = 0) -> None:
-        self.search, self.console, self.done = search, console, done
+    def __init__(self, search: Search, name: str, console: Console, *, done: int = 0) -> None:
+        self.search, self.name, self.console, self.done = search, name, console, done
         self.rows: dict[int, dict[str, Any]] = {}
         self.started = time.monotonic()
         self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
@@ -102,12 +103,8 @@ class Progress(Callback):
             f"{self.done} of {self.search.search.trials} trials, best {self._best():.4f}, "
             f"about {self._time_left()} left"
         )
-        table = Table(title=f"search {self.search.name}", caption=caption, expand=False)
-        table.add_column("trial", justify="right")
-        for path in self.search.space:
-            table.add_column(short(path), justify="right")
-        for name in ("epoch", "error", "time", "state"):
-            table.add_column(name, justify="right")
+        headers = ["trial", *map(short, self.search.space), "epoch", "error", "time", "state"]
+        table = new_table(headers, title=f"search {self.name}", caption=caption, names=0)
         room = max(3, self.console.height - 9)
         for number, row in sorted(self.rows.items())[-room:]:
             style = {"running": "bold", "stopped": "dim", "failed": "red", "diverged": "red"}.get(row["state"])

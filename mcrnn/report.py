@@ -20,6 +20,7 @@ from mcrnn.metrics import SquaredError
 from mcrnn.model_directory import TrainedModel
 from mcrnn.registry import Loaded
 from mcrnn.storage import Storage
+from mcrnn.tables import new_table
 from mcrnn.tracking import Run, Tracker
 from mcrnn.training import validate
 
@@ -133,17 +134,12 @@ def _judge(uri: str, model: TrainedModel, storage: Storage, warm_up: int | None,
 def _table(judged: list[Judged]) -> Table:
     first = judged[0].metrics
     unit = "" if first["units"] == "1" else f" in {first['units']}"
-    table = Table(
-        title=f"test RMSE of {first['variable']}{unit}: {first['warm_up']} frames given, "
-        f"{first['horizon']} steps in closed loop, {first['samples']} samples"
-    )
-    table.add_column("", overflow="fold")
-    table.add_column("teacher\nforced", justify="right", no_wrap=True)
     leads = [lead for lead in (1, 5, 10, 20, 50, 100) if lead <= first["horizon"] + 1]
-    for lead in leads:
-        table.add_column(f"lead\n{lead}", justify="right", no_wrap=True)
-    table.add_column("closed\nloop", justify="right", no_wrap=True)
-    table.add_column("normal-\nised", justify="right", no_wrap=True)
+    table = new_table(
+        ["", "teacher forced", *(f"lead {lead}" for lead in leads), "closed loop", "normal- ised"],
+        title=f"test RMSE of {first['variable']}{unit}: {first['warm_up']} frames given, "
+        f"{first['horizon']} steps in closed loop, {first['samples']} samples",
+    )
     shown: set[str] = set()
     for one in judged:
         m = one.metrics

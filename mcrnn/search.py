@@ -17,7 +17,6 @@ import ray
 from optuna.trial import FrozenTrial, TrialState
 from ray import tune
 from rich.console import Console
-from rich.table import Table
 
 from mcrnn import folders, model_directory, registry
 from mcrnn.cluster import connected
@@ -28,6 +27,7 @@ from mcrnn.model_directory import FieldDescription
 from mcrnn.progress import Progress, short, show
 from mcrnn.storage import Storage, write_atomically
 from mcrnn.study import StudySearcher, open_study, tried
+from mcrnn.tables import new_table
 from mcrnn.tracking import Run, Tracker
 from mcrnn.training import OBJECTIVE
 from mcrnn.worker import MODEL_FOLDER, RUN_FILE, Job, run_distributed, run_in_tune
@@ -164,7 +164,7 @@ def _run_trials(opened: OpenSearch, tracker: Tracker, parent: Run, console: Cons
         )
         # the driver of a trial with several workers takes no CPU, or its workers would wait for it for ever
         resources: dict[str, float] = {"CPU": 1} if workers == 1 else {"node:__internal_head__": 0.001}
-        with Progress(search, console, done=len(tried(opened.study))) as progress:
+        with Progress(search, folder.name, console, done=len(tried(opened.study))) as progress:
             tuner = tune.Tuner(
                 tune.with_resources(trial, resources),
                 tune_config=tune.TuneConfig(
@@ -307,13 +307,8 @@ def print_summary(opened: OpenSearch) -> None:
             best_of.setdefault(row["values"][architecture], row)
         rows = list(best_of.values())
     space = sorted(opened.search.space, key=lambda path: path != architecture)
-    table = Table(title="best of every architecture" if grouped else "best trials")
-    for path in space:
-        table.add_column(
-            short(path), justify="left" if path == architecture else "right", no_wrap=path == architecture
-        )
-    for name in ("trial", "epochs", "error"):
-        table.add_column(name, justify="right")
+    title = "best of every architecture" if grouped else "best trials"
+    table = new_table([*map(short, space), "trial", "epochs", "error"], title=title, names=int(grouped))
     for row in rows[:10]:
         style = "bold green" if row["trial"] == summary["best_trial"] else None
         cells = [show(row["values"].get(path, "")) for path in space]

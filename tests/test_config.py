@@ -149,7 +149,7 @@ def test_all_mistakes_are_named_at_once(write: Any) -> None:
         ("- 1\n- 2\n", "is not a configuration"),
         ("name: x\nname: y\n", r"file.yaml:2: 'name' is given twice"),
         ("name: !!python/object/apply:os.system [ls]\n", "not valid YAML"),
-        ("a: &x [*x]\n", ""),
+        ("a: &x [*x]\nspace: {}\n", "a: unknown key"),
     ],
 )
 def test_what_is_no_configuration_is_refused(write: Any, content: str, message: str) -> None:
@@ -172,9 +172,9 @@ def test_missing_file_names_the_nearest(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_file_for_the_other_command_is_refused(write: Any) -> None:
-    with pytest.raises(UserError, match="use python -m mcrnn.tune"):
+    with pytest.raises(UserError, match=r"use python -m mcrnn\.tune"):
         load_configuration(write(MINIMAL))
-    with pytest.raises(UserError, match="use python -m mcrnn.train"):
+    with pytest.raises(UserError, match=r"use python -m mcrnn\.train"):
         load_search(write({k: v for k, v in MINIMAL.items() if k not in ("space", "search")}))
 
 

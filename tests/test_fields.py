@@ -73,7 +73,7 @@ def test_coarsening_is_the_mean_over_blocks(store: FieldStore) -> None:
 
 
 def test_blocks_that_do_not_divide_the_grid_are_refused(store: FieldStore) -> None:
-    with pytest.raises(UserError, match="data.coarsen 3 does not divide the grid"):
+    with pytest.raises(UserError, match=r"data\.coarsen 3 does not divide the grid"):
         store.load("val", 3)
 
 

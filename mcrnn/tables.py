@@ -1,0 +1,20 @@
+"""Tables in the terminal, all of one look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+
+def new_table(headers: Iterable[str], *, title: str, caption: str | None = None, names: int = 1) -> Table:
+    """A table whose first `names` columns are text and whose others are figures, never cut off."""
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for index, header in enumerate(headers):
+        if index < names:
+            table.add_column(header, overflow="fold")
+        else:
+            # a word a line, so that a header is no wider than it must be
+            table.add_column("\n".join(header.split()), justify="right", no_wrap=True)
+    return table
