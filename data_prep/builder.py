@@ -1,259 +1,249 @@
 """Build a field store shard by shard, so that nothing is lost and nothing half-written is ever read.
 
-The order of writes is what makes a build safe to kill at any moment: first the metadata with status
-`building`; then, for each shard, the object itself and after it a marker with its size, SHA-256 and
-statistics; then the manifest; the status `complete` last. The same command continues an unfinished build
-with the shards that have no marker.
+The order of writes is what makes a build safe to kill at any moment: first metadata and coordinates, then the
+root with status `building`; for each shard the object, read back, and after it a marker with its size, SHA-256
+and statistics; then the manifest; the root with status `complete` last. The same command continues an
+unfinished build with the shards that have no marker.
+
+Shards are Ray tasks, one process with one thread a core. What a shard holds depends on its place alone, so the
+result is the same for any number of workers, in any order, in one go or in several.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import shutil
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.codecs.sharding import ShardingCodecIndexLocation
-from zarr.core.array import ShardsConfigParam
 
+from data_prep.lock import Lease
+from data_prep.plan import Shard, StorePlan, root_document
+from data_prep.statistics import Statistics
 from mcrnn.errors import UserError
-from mcrnn.storage import write_atomically
-from mcrnn.store_format import (
-    BUILD_FOLDER,
-    DIMENSIONS,
-    FORMAT,
-    FORMAT_VERSION,
-    MANIFEST,
-    attributes_digest,
-    canonical_json,
-    sha256,
-)
+from mcrnn.storage import Location
+from mcrnn.store_format import BUILD_FOLDER, FORMAT, FORMAT_VERSION, MANIFEST, canonical_json, root_digest, sha256
 
-Coordinate = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
-"""dimensions, values, attributes"""
+Marker = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class StorePlan:
-    """Everything a store is to be, known before the first number is computed."""
+class Source(Protocol):
+    """Where the numbers come from. It is sent to workers, so it must pickle."""
 
-    samples: dict[str, int]
-    """split -> number of samples"""
-    frames: int
-    channels: list[str]
-    height: int
-    width: int
-    samples_per_shard: int
-    """a shard is computed as one batch and stored as one object"""
-    coordinates: dict[str, Coordinate]
-    attributes: dict[str, Any]
-    """variable, units, boundary, time step: what a reader must know"""
-    recipe: dict[str, Any]
-    """what determines the numbers: command, parameters, seed"""
-    extras: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """further float32 arrays a shard brings, by name, with their dimensions"""
+    @property
+    def shards_at_once(self) -> int:
+        """Shards that are best computed together: 1, or more where a GPU is to be filled."""
 
-    def size(self, dimension: str, split: str) -> int:
-        """Length of a dimension in a split."""
-        sizes = (self.samples[split], self.frames, len(self.channels), self.height, self.width)
-        return dict(zip(DIMENSIONS, sizes, strict=True))[dimension]
-
-    def shards(self) -> Iterator[tuple[str, int, int]]:
-        """(split, first sample, last sample + 1) of every shard."""
-        for split, count in self.samples.items():
-            for start in range(0, count, self.samples_per_shard):
-                yield split, start, min(start + self.samples_per_shard, count)
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Count, mean, sum of squared deviations and extremes of some values, in float64, mergeable."""
-
-    count: int
-    mean: float
-    squares: float
-    min: float
-    max: float
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> Statistics:
-        """Statistics of an array of any shape."""
-        wide = values.astype(np.float64)
-        mean = float(wide.mean())
-        squares = float(((wide - mean) ** 2).sum())
-        return cls(wide.size, mean, squares, float(wide.min()), float(wide.max()))
-
-    def merge(self, other: Statistics) -> Statistics:
-        """Statistics of both sets of values (Chan, Golub and LeVeque 1979)."""
-        count = self.count + other.count
-        delta = other.mean - self.mean
-        return Statistics(
-            count,
-            self.mean + delta * other.count / count,
-            self.squares + other.squares + delta**2 * self.count * other.count / count,
-            min(self.min, other.min),
-            max(self.max, other.max),
-        )
-
-    def summary(self) -> dict[str, float]:
-        """mean, std (of the population), min and max."""
-        std = math.sqrt(self.squares / self.count)
-        return {"mean": self.mean, "std": std, "min": self.min, "max": self.max}
+    def compute(self, shards: Sequence[Shard]) -> list[dict[str, np.ndarray]]:
+        """Arrays of each shard: `field`, (sample, time, channel, height, width), and the plan's extras."""
 
 
 def build(
-    path: Path,
+    location: Location,
     plan: StorePlan,
-    compute: Callable[[str, int, int], dict[str, np.ndarray]],
+    source: Source,
     *,
+    workers: int = 1,
     overwrite: bool = False,
-    on_shard: Callable[[int], None] = lambda samples: None,
+    on_done: Callable[[int, bool], None] = lambda count, fresh: None,
 ) -> bool:
     """Build the store, or continue or recognise the one that is there.
 
     Args:
-        path: folder of the store.
+        location: folder of the store.
         plan: what it is to be.
-        compute: (split, start, stop) -> arrays of those samples: `field` of shape (stop - start, frames,
-            channels, height, width) and the plan's extras.
+        source: what computes it.
+        workers: Ray tasks at a time; 1 computes in this process, without Ray.
         overwrite: delete what is there and start anew.
-        on_shard: told the number of samples of each shard that is done, those found done included.
+        on_done: told the samples or times of each shard that is done, and whether it was done now.
 
     Returns:
-        True where something was computed, False where the store was complete already.
+        True where something was built, False where the store was complete already.
 
     Raises:
-        UserError: there is something else at `path`, or a store of another recipe.
+        UserError: there is something else at `location`, or a store of another recipe, or another build is
+            writing it.
     """
-    if overwrite and path.exists():
-        if not (path / "zarr.json").exists():
-            raise UserError(f"'{path}' is not a store; refusing to overwrite it")
-        shutil.rmtree(path)
-    attributes = _read_attributes(path)
-    if attributes is None:
-        _create(path, plan)
-    else:
-        _check_same_recipe(path, plan, attributes)
-        if attributes["status"] == "complete":
+    keys = location.sizes()
+    root = _read_root(location, keys)
+    if root is not None and not overwrite:
+        _check_same_recipe(location, plan, root["attributes"])
+        if root["attributes"]["status"] == "complete":
             return False
-    for leftover in path.rglob("*.partial"):
-        leftover.unlink()
-    group = zarr.open_group(path, mode="r+")
-    markers = []
-    for split, start, stop in plan.shards():
-        marker_path = path / BUILD_FOLDER / f"{split}-{start:08d}.json"
-        if not marker_path.exists():
-            marker = _write_shard(path, group, plan, split, start, compute(split, start, stop))
-            write_atomically(marker_path, canonical_json(marker))
-        markers.append(json.loads(marker_path.read_bytes()))
-        on_shard(stop - start)
-    _complete(path, plan, markers)
+    lease = Lease(location)
+    lease.acquire()
+    try:
+        if overwrite and root is not None:
+            location.clear()
+            lease = Lease(location)
+            lease.acquire()
+            keys, root = {}, None
+        metadata = plan.metadata()
+        if root is None:
+            _create(location, plan, metadata)
+        markers = _sweep(location, plan, keys)
+        for shard in plan.shards():
+            if shard.name in markers:
+                on_done(shard.stop - shard.start, False)
+        missing = [shard for shard in plan.shards() if shard.name not in markers]
+        for shard, marker in _make(location, plan, source, missing, workers, lease):
+            markers[shard.name] = marker
+            on_done(shard.stop - shard.start, True)
+        _complete(location, plan, metadata, [markers[shard.name] for shard in plan.shards()])
+    finally:
+        lease.release()
     return True
 
 
-def _read_attributes(path: Path) -> dict[str, Any] | None:
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+def _read_root(location: Location, keys: dict[str, int]) -> dict[str, Any] | None:
+    """The root's document, None where there is nothing yet or a build was killed before it wrote it."""
+    ours = [key for key in keys if not key.endswith(".partial")]
+    if not ours or (any(key.startswith(BUILD_FOLDER) for key in ours) and "zarr.json" not in keys):
         return None
     try:
-        attributes = json.loads((path / "zarr.json").read_bytes())["attributes"]
-        if attributes["format"] == FORMAT:
-            return attributes
-    except (OSError, ValueError, KeyError, TypeError):
+        document = json.loads(location.read("zarr.json"))
+        if document["attributes"]["format"] == FORMAT:
+            return document
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass
-    if (path / BUILD_FOLDER).exists():
-        return None  # killed before the first attributes were written
-    raise UserError(f"'{path}' exists and is not a store of this project; choose another name")
+    raise UserError(f"'{location.url}' exists and is not a store of this project; choose another name")
 
 
-def _check_same_recipe(path: Path, plan: StorePlan, attributes: dict[str, Any]) -> None:
+def _check_same_recipe(location: Location, plan: StorePlan, attributes: dict[str, Any]) -> None:
     old, new = attributes["recipe"], json.loads(canonical_json(plan.recipe))
-    differences = [f"{k} is {old.get(k)}, not {new.get(k)}" for k in sorted(old | new) if old.get(k) != new.get(k)]
-    if differences:
+    different = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+    if different:
+        named = "; ".join(f"{k} is {old.get(k, 'not set')}, not {new.get(k, 'not set')}" for k in different)
         raise UserError(
-            f"'{path}' was made with other parameters: {'; '.join(differences)}. "
+            f"'{location.url}' was made with other parameters: {named}. "
             "Choose another name, or --overwrite to replace it"
         )
 
 
-def _create(path: Path, plan: StorePlan) -> None:
-    """Metadata and coordinates; the root's attributes, without which there is no store, come last."""
-    (path / BUILD_FOLDER).mkdir(parents=True, exist_ok=True)
-    root = zarr.open_group(path, mode="a", zarr_format=3)
-    for split in plan.samples:
-        group = root.create_group(split, overwrite=True)
-        for name, (dims, values, attrs) in plan.coordinates.items():
-            values = np.arange(plan.samples[split]) if name == "sample" else values
-            group.create_array(name, data=values, dimension_names=dims, attributes=attrs)
-        for name, dims in {"field": DIMENSIONS, **plan.extras}.items():
-            shape = tuple(plan.size(d, split) for d in dims)
-            group.create_array(
-                name,
-                shape=shape,
-                dtype="float32",
-                chunks=(1, *shape[1:]),
-                shards=ShardsConfigParam(
-                    shape=(plan.samples_per_shard, *shape[1:]), index_location=ShardingCodecIndexLocation.start
-                ),
-                compressors=[BloscCodec(cname="lz4", shuffle="bitshuffle"), Crc32cCodec()],
-                fill_value=float("nan"),
-                dimension_names=dims,
-            )
-    with warnings.catch_warnings():
-        # not in the specification yet, which is fine: readers that do not know it read the nodes instead
-        warnings.simplefilter("ignore")
-        root = zarr.consolidate_metadata(root.store)
-    root.attrs.put(
-        {"format": FORMAT, "format_version": FORMAT_VERSION, "status": "building", "recipe": plan.recipe}
-    )
+def _create(location: Location, plan: StorePlan, metadata: dict[str, bytes]) -> None:
+    """Metadata and coordinates; the root, without which there is no store, last."""
+    for key, content in metadata.items():
+        if key != "zarr.json":
+            location.write(key, content)
+    attributes = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "status": "building",
+        "shards": len(list(plan.shards())),
+        "recipe": plan.recipe,
+    }
+    location.write("zarr.json", _json(root_document(metadata, attributes)))
 
 
-def _write_shard(
-    path: Path, group: zarr.Group, plan: StorePlan, split: str, start: int, arrays: dict[str, np.ndarray]
-) -> dict[str, Any]:
-    """Write one shard of every array and return its marker: the objects as they are on disk, the statistics."""
-    objects = {}
-    for name, values in arrays.items():
-        if not np.isfinite(values).all():
-            raise UserError(f"sample {start} or one of the {len(values) - 1} after it is not finite")
-        array = group[f"{split}/{name}"]
-        assert isinstance(array, zarr.Array)
-        array[start : start + len(values)] = values
-        key = f"{split}/{name}/c/{start // plan.samples_per_shard}" + "/0" * (array.ndim - 1)
-        content = (path / key).read_bytes()
-        if not np.array_equal(np.asarray(array[start : start + len(values)]), values):
-            raise OSError(f"'{path / key}' does not read back as it was written")
-        objects[key] = {"size": len(content), "sha256": sha256(content)}
-    return {"objects": objects, "split": split, "statistics": asdict(Statistics.of(arrays["field"]))}
+def _json(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, indent=2).encode()
 
 
-def _complete(path: Path, plan: StorePlan, markers: list[dict[str, Any]]) -> None:
+def _marker_key(name: str) -> str:
+    return f"{BUILD_FOLDER}/{name}.json"
+
+
+def _sweep(location: Location, plan: StorePlan, keys: dict[str, int]) -> dict[str, Marker]:
+    """Markers of the shards that are done and still there; what a killed writer left behind is removed."""
+    for key in keys:
+        if key.endswith(".partial"):
+            location.delete(key)
+    markers = {}
+    for shard in plan.shards():
+        if _marker_key(shard.name) not in keys:
+            continue
+        try:
+            marker = json.loads(location.read(_marker_key(shard.name)))
+            if all(keys.get(key) == entry["size"] for key, entry in marker["objects"].items()):
+                markers[shard.name] = marker
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            continue  # not a whole marker: the shard is made again
+    return markers
+
+
+def _make(
+    location: Location, plan: StorePlan, source: Source, missing: list[Shard], workers: int, lease: Lease
+) -> Iterator[tuple[Shard, Marker]]:
+    """Make the missing shards, here or as Ray tasks, and hand out each with its marker when it is done."""
+    at_once = source.shards_at_once
+    groups = [missing[i : i + at_once] for i in range(0, len(missing), at_once)]
+    if workers == 1 or len(groups) < 2 or at_once > 1:
+        for group in groups:
+            lease.renew()
+            yield from zip(group, _make_shards(location, plan, source, group), strict=True)
+        return
+
+    import ray
+
+    from mcrnn.cluster import connected
+
+    with connected():
+        call = ray.remote(num_cpus=1, max_retries=2)(_make_shards_of)
+        shared = ray.put((location, plan, source))
+        waiting = iter(groups)
+        running: dict[Any, list[Shard]] = {}
+        try:
+            while True:
+                for group in waiting:
+                    running[call.remote(shared, group)] = group
+                    if len(running) >= workers:
+                        break
+                if not running:
+                    return
+                done, _ = ray.wait(list(running), timeout=5.0)
+                lease.renew()
+                for reference in done:
+                    yield from zip(running.pop(reference), ray.get(reference), strict=True)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise UserError(str(error.cause)) from None
+            raise
+        finally:
+            for reference in running:
+                ray.cancel(reference)
+
+
+def _make_shards_of(shared: tuple[Location, StorePlan, Source], shards: list[Shard]) -> list[Marker]:
+    return _make_shards(*shared, shards)
+
+
+def _make_shards(location: Location, plan: StorePlan, source: Source, shards: list[Shard]) -> list[Marker]:
+    """Compute, encode, write, read back, and mark as done."""
+    markers = []
+    for shard, arrays in zip(shards, source.compute(shards), strict=True):
+        objects = {}
+        for name, values in arrays.items():
+            if not np.isfinite(values).all():
+                raise UserError(f"{name} of {shard.split} {shard.start} to {shard.stop - 1} is not finite everywhere")
+            key, content = plan.key(name, shard), plan.encode(name, shard, values)
+            location.write(key, content)
+            if location.read(key) != content:
+                raise UserError(f"'{location.url}' did not return '{key}' as it was written: check the storage")
+            objects[key] = {"size": len(content), "sha256": sha256(content)}
+        statistics = Statistics.of(arrays["field"]).to_json()
+        marker = {"objects": objects, "split": shard.split, "statistics": statistics}
+        location.write(_marker_key(shard.name), canonical_json(marker))
+        markers.append(marker)
+    return markers
+
+
+def _complete(location: Location, plan: StorePlan, metadata: dict[str, bytes], markers: list[Marker]) -> None:
     statistics: Statistics | None = None
-    objects: dict[str, dict[str, Any]] = {}
+    objects = {k: {"size": len(v), "sha256": sha256(v)} for k, v in metadata.items() if k != "zarr.json"}
     for marker in markers:
         objects.update(marker["objects"])
         if marker["split"] == "train":
             shard = Statistics(**marker["statistics"])
             statistics = statistics.merge(shard) if statistics else shard
     assert statistics is not None
-    for file in sorted(path.rglob("*")):
-        key = file.relative_to(path).as_posix()
-        if file.is_file() and key not in objects and key not in ("zarr.json", MANIFEST) and key[0] != ".":
-            content = file.read_bytes()
-            objects[key] = {"size": len(content), "sha256": sha256(content)}
     manifest = canonical_json({"objects": objects})
-    write_atomically(path / MANIFEST, manifest)
+    location.write(MANIFEST, manifest)
     attributes = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "status": "complete",
+        "layout": plan.layout,
         "channels": plan.channels,
         **plan.attributes,
         "statistics": statistics.summary(),
@@ -261,6 +251,9 @@ def _complete(path: Path, plan: StorePlan, markers: list[dict[str, Any]]) -> Non
         "versions": {p: version(p) for p in ("mcrnn", "numpy", "torch", "zarr")},
         "manifest_sha256": sha256(manifest),
     }
-    attributes["attributes_sha256"] = attributes_digest(json.loads(canonical_json(attributes)))
-    zarr.open_group(path, mode="r+").attrs.put(attributes)
-    shutil.rmtree(path / BUILD_FOLDER)
+    # through JSON and back, so that the digest is of what a reader will see
+    document = json.loads(_json(root_document(metadata, attributes)))
+    document["attributes"]["sha256"] = root_digest(document)
+    location.write("zarr.json", _json(document))
+    for done in plan.shards():
+        location.delete(_marker_key(done.name))

@@ -5,7 +5,11 @@ Both are forecasts of the closed-loop steps of an evaluation, in the field's uni
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+
+from mcrnn.config import DataConfig
+from mcrnn.fields import FieldStore
 
 
 def persistence(frames_BTCHW: torch.Tensor, steps: int) -> torch.Tensor:
@@ -13,7 +17,10 @@ def persistence(frames_BTCHW: torch.Tensor, steps: int) -> torch.Tensor:
     return frames_BTCHW[:, -1:].expand(-1, steps, -1, -1, -1)
 
 
-def climatology(train_NTCHW: torch.Tensor, batch: int, steps: int) -> torch.Tensor:
-    """The training split's mean at each grid point, at every lead time, (batch, steps, C, H, W)."""
-    mean_CHW = train_NTCHW.mean((0, 1), dtype=torch.float64).to(train_NTCHW.dtype)
-    return mean_CHW.expand(batch, steps, -1, -1, -1)
+def climatology(store: FieldStore, data: DataConfig) -> torch.Tensor:
+    """The training split's mean at each grid point, (C, H, W); read object by object, summed in float64."""
+    total_CHW, count = 0.0, 0
+    for _, _, values_NTCHW in store.blocks("train", data.coarsen, data.variables):
+        total_CHW = total_CHW + values_NTCHW.sum((0, 1), dtype=np.float64)
+        count += values_NTCHW.shape[0] * values_NTCHW.shape[1]
+    return torch.from_numpy(np.asarray(total_CHW / count, dtype=np.float32))

@@ -30,6 +30,9 @@ def main(command: Callable[..., Any]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:
         # the reader (head, less) is gone; keep the interpreter from reporting it once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -33,6 +33,13 @@ class DataConfig(Section):
     sequence_length: int = Field(20, ge=1, description="steps of a training window, which has one frame more")
     coarsen: int = Field(1, ge=1, description="mean over blocks of n x n grid points, before all else")
     normalize: bool = Field(False, description="subtract the training split's mean, divide by its deviation")
+    variables: list[str] | None = Field(None, min_length=1, description="channels of the store; all by default")
+    fixed_windows: bool = Field(
+        False, description="windows of a series always start at its first frame, as in the paper"
+    )
+    windows_per_epoch: int | None = Field(
+        None, ge=1, description="by default one a sample, or as many of a series as fit without overlap"
+    )
     noise: float = Field(0.0, ge=0, description="standard deviation of Gaussian noise on training inputs")
 
 
@@ -62,10 +69,14 @@ class TrainConfig(Section):
 
 
 class ValidationConfig(Section):
-    """The exam, the same for every trial: windows from each sample's first frame, without noise."""
+    """The exam, the same for every trial: fixed windows, without noise.
+
+    They start at each sample's first frame; in a series they follow each other without overlap.
+    """
 
     warm_up: int = Field(10, ge=1, description="frames given")
     horizon: int = Field(20, ge=1, description="closed-loop steps after the warm-up")
+    windows: int | None = Field(None, ge=1, description="at most so many windows, evenly spread; all by default")
     batch_size: int = Field(32, ge=1, description="windows at a time; does not change the result")
 
 
@@ -144,7 +155,16 @@ class SpaceEntry(Section):
 
 
 SectionT = TypeVar("SectionT", bound=Section)
-NOT_SEARCHED = ("name", "data.store", "data.coarsen", "train.workers", "validation.", "search.", "space.")
+NOT_SEARCHED = (
+    "name",
+    "data.store",
+    "data.variables",
+    "data.coarsen",
+    "train.workers",
+    "validation.",
+    "search.",
+    "space.",
+)
 """what would change the exam, or the search itself, from trial to trial"""
 
 

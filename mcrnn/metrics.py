@@ -6,6 +6,7 @@ teacher-forced, steps W + 1 .. W + horizon run in closed loop; step W + l - 1 ha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,30 +14,36 @@ import torch
 
 @dataclass
 class SquaredError:
-    """Sum of squared errors by step, in float64, over samples, channels and grid."""
+    """Sum of squared errors by step and channel, in float64, over samples and grid."""
 
     steps: int
-    total_T: torch.Tensor = field(init=False)
+    channels: int
+    total_TC: torch.Tensor = field(init=False)
     count: int = 0
-    """values summed a step"""
+    """values summed a step and channel"""
 
     def __post_init__(self) -> None:
-        self.total_T = torch.zeros(self.steps, dtype=torch.float64)
+        self.total_TC = torch.zeros(self.steps, self.channels, dtype=torch.float64)
 
     def update(self, prediction_BTCHW: torch.Tensor, truth_BTCHW: torch.Tensor) -> None:
         """Add a batch. An error that is not finite makes the sums of its steps infinite."""
         squared_BTCHW = (prediction_BTCHW.double() - truth_BTCHW.double()).square()
-        total_T = squared_BTCHW.sum((0, 2, 3, 4)).cpu()
-        self.total_T += torch.nan_to_num(total_T, nan=torch.inf)
-        self.count += squared_BTCHW[:, 0].numel()
+        total_TC = squared_BTCHW.sum((0, 3, 4)).cpu()
+        self.total_TC += torch.nan_to_num(total_TC, nan=torch.inf)
+        self.count += squared_BTCHW[:, 0, 0].numel()
 
     def rmse_by_step(self) -> torch.Tensor:
         """Root of the mean over samples, channels and grid, at each step; float64 (steps,)."""
-        return (self.total_T / self.count).sqrt()
+        return (self.total_TC.mean(1) / self.count).sqrt()
 
     def rmse(self, first: int, last: int) -> float:
         """Root of the mean over samples, steps first .. last, channels and grid (steps count from 1)."""
-        return float((self.total_T[first - 1 : last].mean() / self.count).sqrt())
+        return float((self.total_TC[first - 1 : last].mean() / self.count).sqrt())
+
+    def rmse_normalized(self, first: int, last: int, std: Sequence[float]) -> float:
+        """`rmse` with the error of each channel over a deviation of it."""
+        scaled_TC = self.total_TC[first - 1 : last] / torch.tensor(std, dtype=torch.float64).square()
+        return float((scaled_TC.mean() / self.count).sqrt())
 
     def rmse_mean_of_steps(self, first: int, last: int) -> float:
         """The paper's: the root at each step, then the mean over steps first .. last."""

@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from mcrnn.config import Configuration
+from mcrnn.config import Configuration, DataConfig
 from mcrnn.errors import UserError
-from mcrnn.fields import FieldStore, Scaling
+from mcrnn.fields import FieldStore
 from mcrnn.models import Forecaster
 from mcrnn.storage import write_atomically
 from mcrnn.training import build_model
+from mcrnn.windows import Scaling
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -32,25 +33,28 @@ class FieldDescription:
     variable: str
     units: str
     time_step: str
+    channels: tuple[str, ...]
     frame_shape: tuple[int, int, int]
     """channels, height, width after coarsening"""
     padding: str
-    mean: float
-    std: float
-    """of the training split, before coarsening"""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """of each channel of the training split, before coarsening"""
     store_digest: str
 
     @classmethod
-    def of(cls, store: FieldStore, coarsen: int) -> FieldDescription:
-        """Describe a store's field."""
+    def of(cls, store: FieldStore, data: DataConfig) -> FieldDescription:
+        """Describe a store's field as a configuration uses it."""
+        channels = tuple(data.variables or store.channels)
         return cls(
             variable=store.attributes["variable"],
             units=store.attributes["units"],
             time_step=store.attributes["time_step"],
-            frame_shape=(len(store.channels), *store.grid(coarsen)),
+            channels=channels,
+            frame_shape=(len(channels), *store.grid(data.coarsen)),
             padding=store.padding,
-            mean=store.mean,
-            std=store.std,
+            mean=tuple(store.statistic("mean", data.variables)),
+            std=tuple(store.statistic("std", data.variables)),
             store_digest=store.digest,
         )
 
@@ -99,7 +103,8 @@ def load(folder: Path) -> TrainedModel:
     try:
         content: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
         config = Configuration.model_validate(content["configuration"])
-        field = FieldDescription(**content["field"] | {"frame_shape": tuple(content["field"]["frame_shape"])})
+        described: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["field"].items()}
+        field = FieldDescription(**described)
         network = build_model(config.model, field.frame_shape, field.padding)
         network.load_state_dict(load_safetensors((folder / WEIGHTS).read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:

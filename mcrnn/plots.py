@@ -51,9 +51,7 @@ def error_curves(path: Path, curves: list[Curve], *, warm_up: int, quantity: str
         while any(abs(height - other) < 0.05 * top for other in ends):
             height += 0.01 * top  # keep the names apart where the lines end close to each other
         ends.append(height)
-        axes.annotate(
-            curve.name, (last, height), xytext=(6, 0), textcoords="offset points", va="center", color=colour
-        )
+        axes.annotate(curve.name, (last, height), xytext=(6, 0), textcoords="offset points", va="center", color=colour)
     axes.axvline(warm_up + 0.5, color="0.75", linewidth=1)
     axes.text(warm_up + 0.2, top * 1.06, "given frames", ha="right", va="bottom", color="0.45", fontsize=9)
     axes.text(warm_up + 0.8, top * 1.06, "closed loop", ha="left", va="bottom", color="0.45", fontsize=9)

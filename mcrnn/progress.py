@@ -51,9 +51,7 @@ class Progress(Callback):
         self.rows[trial.config["number"]] = {"values": trial.config["values"], "state": "running"}
         self._update(trial, {})
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
-    ) -> None:
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         self._update(trial, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:

@@ -94,9 +94,7 @@ def load(uri: str, storage: Storage) -> Loaded:
         inner = folder / "model"
         folder = inner if (inner / model_directory.CONFIG).exists() else folder
         if not folder.is_dir():
-            raise UserError(
-                f"there is no model '{uri}': neither a registry URI (models:/NAME@champion) nor a folder"
-            )
+            raise UserError(f"there is no model '{uri}': neither a registry URI (models:/NAME@champion) nor a folder")
         return Loaded(model_directory.load(folder), None)
 
     import mlflow

@@ -15,7 +15,7 @@ from rich.table import Table
 from mcrnn import plots, registry
 from mcrnn.baselines import climatology, persistence
 from mcrnn.errors import UserError
-from mcrnn.fields import FieldStore, as_tensor, check_length
+from mcrnn.fields import FieldStore
 from mcrnn.metrics import SquaredError
 from mcrnn.model_directory import TrainedModel
 from mcrnn.registry import Loaded
@@ -23,6 +23,7 @@ from mcrnn.storage import Storage
 from mcrnn.tables import new_table
 from mcrnn.tracking import Run, Tracker
 from mcrnn.training import validate
+from mcrnn.windows import check_length, evaluation_windows, open_split
 
 BATCH_SIZE = 32
 
@@ -64,35 +65,35 @@ def _judge(uri: str, model: TrainedModel, storage: Storage, warm_up: int | None,
     warm_up = warm_up or model.config.validation.warm_up
     horizon = horizon or model.config.validation.horizon
     steps = warm_up + horizon
-    store = FieldStore.open(storage.path(data.store))
+    store = FieldStore.open(storage.location(data.store))
     if store.digest != model.field.store_digest:
         raise UserError(
             f"'{uri}' was trained on a store with digest {model.field.store_digest[:12]}, "
             f"'{data.store}' now has {store.digest[:12]}: build the store anew with its old parameters"
         )
-    test_NTCHW = as_tensor(store.load("test", data.coarsen))
-    check_length(test_NTCHW.shape[1], steps + 1, f"a warm-up of {warm_up} and a horizon of {horizon}")
+    test = open_split(store, "test", data)
+    check_length(test.shape[1], steps + 1, f"a warm-up of {warm_up} and a horizon of {horizon}")
+    windows = evaluation_windows(test.shape, store.is_series, steps)
     error = validate(
-        model.network, test_NTCHW, model.scaling, warm_up=warm_up, horizon=horizon, batch_size=BATCH_SIZE
+        model.network, test, windows, model.scaling, warm_up=warm_up, horizon=horizon, batch_size=BATCH_SIZE
     )
     model.network.eval()
 
     # baselines forecast steps W .. W + H, lead times 1 .. H + 1
-    given_NTCHW, truth_NTCHW = test_NTCHW[:, :warm_up], test_NTCHW[:, warm_up : steps + 1]
-    train_NTCHW = as_tensor(store.load("train", data.coarsen))
-    baselines = {
-        "persistence": persistence(given_NTCHW, horizon + 1),
-        "climatology": climatology(train_NTCHW, len(test_NTCHW), horizon + 1),
-    }
-    baseline_errors = {}
-    for name, forecast_NTCHW in baselines.items():
-        baseline_errors[name] = SquaredError(horizon + 1)
-        baseline_errors[name].update(forecast_NTCHW, truth_NTCHW)
+    mean_CHW = climatology(store, data)
+    baseline_errors = {n: SquaredError(horizon + 1, test.shape[2]) for n in ("persistence", "climatology")}
+    for sample_B, start_B in zip(*(part.split(BATCH_SIZE) for part in windows), strict=True):
+        frames_BTCHW = test.windows(sample_B, start_B, steps + 1)
+        truth_BTCHW = frames_BTCHW[:, warm_up:]
+        baseline_errors["persistence"].update(persistence(frames_BTCHW[:, :warm_up], horizon + 1), truth_BTCHW)
+        baseline_errors["climatology"].update(mean_CHW.expand_as(truth_BTCHW), truth_BTCHW)
 
     lead_times = sorted({1, *np.linspace(1, horizon + 1, 6).round().astype(int).tolist()})
-    example_THW = model.forecast(given_NTCHW[:1], horizon + 1)[0, :, 0]
+    first_TCHW = test.windows(windows[0][:1], windows[1][:1], steps + 1)[0]
+    example_THW = model.forecast(first_TCHW[None, :warm_up], horizon + 1)[0, :, 0]
     picked = [lead - 1 for lead in lead_times]
     by_step = error.rmse_by_step().numpy()
+    std = model.field.std
     metrics = {
         "model": uri,
         "architecture": model.config.model.architecture,
@@ -100,34 +101,34 @@ def _judge(uri: str, model: TrainedModel, storage: Storage, warm_up: int | None,
         "store": data.store,
         "store_digest": store.digest,
         "split": "test",
-        "samples": len(test_NTCHW),
+        "windows": len(windows[0]),
         "variable": model.field.variable,
         "units": model.field.units,
-        "std": store.std,
+        "std": list(std),
         "warm_up": warm_up,
         "horizon": horizon,
         "rmse_teacher_forced": error.rmse(1, warm_up),
         "rmse_closed_loop": error.rmse(warm_up + 1, steps),
-        "rmse_closed_loop_normalized": error.rmse(warm_up + 1, steps) / store.std,
+        "rmse_closed_loop_normalized": error.rmse_normalized(warm_up + 1, steps, std),
         "rmse_closed_loop_mean_of_steps": error.rmse_mean_of_steps(warm_up + 1, steps),
         "rmse_teacher_forced_by_step": by_step[:warm_up].tolist(),
         "rmse_by_lead_time": by_step[warm_up - 1 :].tolist(),
         "baselines": {
             name: {
                 "rmse_closed_loop": e.rmse(2, horizon + 1),
-                "rmse_closed_loop_normalized": e.rmse(2, horizon + 1) / store.std,
+                "rmse_closed_loop_normalized": e.rmse_normalized(2, horizon + 1, std),
                 "rmse_closed_loop_mean_of_steps": e.rmse_mean_of_steps(2, horizon + 1),
                 "rmse_by_lead_time": e.rmse_by_step().tolist(),
             }
             for name, e in baseline_errors.items()
         },
     }
-    better = min(b["rmse_closed_loop"] for b in metrics["baselines"].values())
-    metrics["ratio_to_better_baseline"] = metrics["rmse_closed_loop"] / better
+    better = min(b["rmse_closed_loop_normalized"] for b in metrics["baselines"].values())
+    metrics["ratio_to_better_baseline"] = metrics["rmse_closed_loop_normalized"] / better
     curves = [plots.Curve(model.config.model.architecture, 1, by_step)]
     for name, e in baseline_errors.items():
         curves.append(plots.Curve(name, warm_up, e.rmse_by_step().numpy(), baseline=True))
-    example = (truth_NTCHW[0, picked, 0].numpy(), example_THW[picked].numpy(), lead_times)
+    example = (first_TCHW[warm_up:][picked, 0].numpy(), example_THW[picked].numpy(), lead_times)
     return Judged(uri, model, metrics, curves, example)
 
 
@@ -138,7 +139,7 @@ def _table(judged: list[Judged]) -> Table:
     table = new_table(
         ["", "teacher forced", *(f"lead {lead}" for lead in leads), "closed loop", "normal- ised"],
         title=f"test RMSE of {first['variable']}{unit}: {first['warm_up']} frames given, "
-        f"{first['horizon']} steps in closed loop, {first['samples']} samples",
+        f"{first['horizon']} steps in closed loop, {first['windows']} windows",
     )
     shown: set[str] = set()
     for one in judged:

@@ -22,7 +22,7 @@ from mcrnn import folders, model_directory, registry
 from mcrnn.cluster import connected
 from mcrnn.config import Search
 from mcrnn.errors import UserError
-from mcrnn.fields import FieldData, FieldStore, check_length
+from mcrnn.fields import FieldStore
 from mcrnn.model_directory import FieldDescription
 from mcrnn.progress import Progress, short, show
 from mcrnn.storage import Storage, write_atomically
@@ -30,6 +30,7 @@ from mcrnn.study import StudySearcher, open_study, tried
 from mcrnn.tables import new_table
 from mcrnn.tracking import Run, Tracker
 from mcrnn.training import OBJECTIVE
+from mcrnn.windows import FieldData, check_exam
 from mcrnn.worker import MODEL_FOLDER, RUN_FILE, Job, run_distributed, run_in_tune
 
 SUMMARY_FILE = "summary.json"
@@ -75,17 +76,9 @@ def open_search(search: Search, storage: Storage, *, new: bool) -> OpenSearch:
         UserError: the store cannot be used, its samples are too short, or the folder holds another search.
     """
     first = search.first_configuration()
-    store = FieldStore.open(storage.path(first.data.store))
-    store.grid(first.data.coarsen)
-    longest = max(
-        search.configuration({**_corners(search), "data.sequence_length": length}).data.sequence_length
-        for length in _values(search, "data.sequence_length", first.data.sequence_length)
-    )
-    check_length(store.array("train").shape[1], longest + 1, f"data.sequence_length {longest}")
-    exam = first.validation
-    needed = exam.warm_up + exam.horizon + 1
-    check_length(store.array("val").shape[1], needed, f"warm_up {exam.warm_up} with horizon {exam.horizon}")
-
+    store = FieldStore.open(storage.location(first.data.store))
+    for length in _values(search, "data.sequence_length", first.data.sequence_length):
+        check_exam(store, first, sequence_length=length)
     folder = folders.choose(storage.path("searches"), search.name, new=new)
     content = {
         **search.base,
@@ -95,10 +88,6 @@ def open_search(search: Search, storage: Storage, *, new: bool) -> OpenSearch:
     }
     folders.claim(folder, content, BUDGETS)
     return OpenSearch(search, storage, folder, store, open_study(folder, search))
-
-
-def _corners(search: Search) -> dict[str, Any]:
-    return {path: entry.corners[0] for path, entry in search.space.items()}
 
 
 def _values(search: Search, path: str, fixed: Any) -> list[Any]:
@@ -156,11 +145,11 @@ def _run_trials(opened: OpenSearch, tracker: Tracker, parent: Run, console: Cons
         slots = max(1, cpus // workers)
         trial = tune.with_parameters(
             _trial,
-            opened=(search, FieldDescription.of(store, first.data.coarsen), folder),
+            opened=(search, FieldDescription.of(store, first.data), folder),
             tracker=tracker,
             parent_run=parent.run_id,
             # in a list, so that Tune hands on the reference and all trials of a node share one copy
-            data=[ray.put(FieldData.load(store, first.data.coarsen))],
+            data=[ray.put(FieldData.load(store, first.data))],
         )
         # the driver of a trial with several workers takes no CPU, or its workers would wait for it for ever
         resources: dict[str, float] = {"CPU": 1} if workers == 1 else {"node:__internal_head__": 0.001}
@@ -251,8 +240,7 @@ def results(opened: OpenSearch) -> list[FrozenTrial]:
     with_model = [
         t
         for t in tried(opened.study)
-        if "result" in t.user_attrs
-        and (opened.trial_folder(t.number) / MODEL_FOLDER / model_directory.CONFIG).exists()
+        if "result" in t.user_attrs and (opened.trial_folder(t.number) / MODEL_FOLDER / model_directory.CONFIG).exists()
     ]
     return sorted(with_model, key=lambda t: (t.state != TrialState.COMPLETE, t.user_attrs["result"]["best"]))
 
@@ -312,9 +300,7 @@ def print_summary(opened: OpenSearch) -> None:
     for row in rows[:10]:
         style = "bold green" if row["trial"] == summary["best_trial"] else None
         cells = [show(row["values"].get(path, "")) for path in space]
-        table.add_row(
-            *cells, str(row["trial"]), f"{row['epoch']}/{row['epochs']}", f"{row['best']:.4f}", style=style
-        )
+        table.add_row(*cells, str(row["trial"]), f"{row['epoch']}/{row['epochs']}", f"{row['best']:.4f}", style=style)
     console.print(table)
     uri = f"models:/{summary['model']}@{summary['alias']}"
     trials = summary["trials"]

@@ -10,11 +10,12 @@ from rich.console import Console
 from mcrnn import folders
 from mcrnn.config import Configuration
 from mcrnn.errors import UserError
-from mcrnn.fields import FieldData, FieldStore, check_length
+from mcrnn.fields import FieldStore
 from mcrnn.model_directory import FieldDescription
 from mcrnn.storage import Storage
 from mcrnn.tracking import Run, Tracker
 from mcrnn.training import OBJECTIVE, Alone, Metrics, fit
+from mcrnn.windows import FieldData, check_exam
 from mcrnn.worker import METRICS_FILE, MODEL_FOLDER, RUN_FILE, Job, Recorder, load_state, run_distributed
 
 
@@ -25,32 +26,22 @@ def run(config: Configuration, storage: Storage, *, new: bool) -> None:
         UserError: the store cannot be used, its samples are too short, or the folder holds another run.
     """
     console = Console()
-    store = FieldStore.open(storage.path(config.data.store))
-    store.grid(config.data.coarsen)
-    exam = config.validation
-    check_length(
-        store.array("val").shape[1],
-        exam.warm_up + exam.horizon + 1,
-        f"warm_up {exam.warm_up} with horizon {exam.horizon}",
-    )
-    length = config.data.sequence_length
-    check_length(store.array("train").shape[1], length + 1, f"data.sequence_length {length}")
+    store = FieldStore.open(storage.location(config.data.store))
+    check_exam(store, config)
     folder = folders.choose(storage.path("runs"), config.name, new=new)
     folders.claim(folder, {**config.model_dump(), "store_digest": store.digest}, budgets=("train.workers",))
     state = load_state(folder)
     if state is None or state["epoch"] < config.train.epochs:
         job = Job(
             config=config,
-            field=FieldDescription.of(store, config.data.coarsen),
+            field=FieldDescription.of(store, config.data),
             folder=folder,
             tracker=Tracker.open(storage, "mcrnn-runs"),
             run_name=folder.name,
             tags=(("mcrnn.kind", "run"),),
         )
-        console.print(
-            f"run {folder.name}: {config.train.epochs} epochs, in {storage.show(folder)}", highlight=False
-        )
-        _train(job, FieldData.load(store, config.data.coarsen), console)
+        console.print(f"run {folder.name}: {config.train.epochs} epochs, in {storage.show(folder)}", highlight=False)
+        _train(job, FieldData.load(store, config.data), console)
     best = min(json.loads(line)["best"] for line in (folder / METRICS_FILE).read_text().splitlines())
     console.print(
         f"{folder.name}: best closed-loop RMSE {best:.4f} of the training split's standard deviation; "
@@ -78,9 +69,7 @@ def _train(job: Job, data: FieldData, console: Console) -> None:
 
             with connected() as cpus:
                 if job.config.train.workers > cpus:
-                    raise UserError(
-                        f"train.workers {job.config.train.workers} needs as many CPUs, there are {cpus}"
-                    )
+                    raise UserError(f"train.workers {job.config.train.workers} needs as many CPUs, there are {cpus}")
                 run_distributed(job, ray.put(data))
         status = "FINISHED"
     finally:

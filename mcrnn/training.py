@@ -18,9 +18,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mcrnn.config import Configuration, ModelConfig
-from mcrnn.fields import FieldData, Scaling, TrainingWindows, as_tensor, check_length
 from mcrnn.metrics import SquaredError
 from mcrnn.models import Forecaster
+from mcrnn.windows import FieldData, Scaling, Split, Starts, TrainingWindows, evaluation_windows
 
 OBJECTIVE = "rmse_closed_loop_normalized"
 """what a search minimises: the closed-loop RMSE of the validation over the store's training deviation"""
@@ -84,7 +84,8 @@ def build_model(config: ModelConfig, frame_shape: tuple[int, int, int], padding:
 @torch.no_grad()
 def validate(
     model: Forecaster,
-    field_NTCHW: torch.Tensor,
+    split: Split,
+    windows: Starts,
     scaling: Scaling,
     *,
     warm_up: int,
@@ -93,26 +94,36 @@ def validate(
     rank: int = 0,
     world_size: int = 1,
 ) -> SquaredError:
-    """Errors of all samples in the field's units: `warm_up` teacher-forced steps, then `horizon` in closed loop.
+    """Errors of all windows in the field's units: `warm_up` teacher-forced steps, then `horizon` in closed loop.
 
     The result does not depend on the batch size or on the number of workers (but for rounding).
 
-    Raises:
-        UserError: the samples are too short.
+    Args:
+        model: in the units of `scaling`.
+        split: whose windows are judged.
+        windows: sample and first frame of each.
+        scaling: between the field's units and the model's.
+        warm_up: frames given.
+        horizon: closed-loop steps after them.
+        batch_size: windows at a time.
+        rank: of this worker.
+        world_size: number of workers that share the windows.
     """
     steps = warm_up + horizon
-    check_length(field_NTCHW.shape[1], steps + 1, f"a warm-up of {warm_up} and a horizon of {horizon}")
-    error = SquaredError(steps)
+    error = SquaredError(steps, split.shape[2])
     model.eval()
-    for batch_BTCHW in field_NTCHW[rank::world_size].split(batch_size):
+    samples, starts = (part[rank::world_size].split(batch_size) for part in windows)
+    for sample_B, start_B in zip(samples, starts, strict=True):
+        batch_BTCHW = split.windows(sample_B, start_B, steps + 1)
         given_BTCHW = scaling.to_model(batch_BTCHW[:, :warm_up])
         prediction_BTCHW = scaling.to_physical(model(given_BTCHW, warm_up, steps))
         error.update(prediction_BTCHW, batch_BTCHW[:, 1 : steps + 1])
     model.train()
     if world_size > 1:
-        counted = torch.cat([error.total_T, torch.tensor([float(error.count)], dtype=torch.float64)])
-        dist.all_reduce(counted)
-        error.total_T, error.count = counted[:-1], int(counted[-1])
+        count = torch.tensor(error.count)
+        dist.all_reduce(error.total_TC)
+        dist.all_reduce(count)
+        error.count = int(count)
     return error
 
 
@@ -129,8 +140,10 @@ def fit(config: Configuration, data: FieldData, session: Session) -> None:
     scaling = Scaling.of(config.data, data.mean, data.std)
     model = build_model(config.model, data.frame_shape, data.padding)
     wrapped: nn.Module = DistributedDataParallel(model) if session.world_size > 1 else model
-    windows = TrainingWindows(
-        as_tensor(data.train_NTCHW), config.data.sequence_length, train.batch_size, train.seed
+    windows = TrainingWindows(data.train, config.data, data.is_series, train.batch_size, train.seed)
+    validation = config.validation
+    exam = evaluation_windows(
+        data.val.shape, data.is_series, validation.warm_up + validation.horizon, validation.windows
     )
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=train.learning_rate, weight_decay=train.weight_decay)
@@ -162,22 +175,23 @@ def fit(config: Configuration, data: FieldData, session: Session) -> None:
             optimizer.step()
             schedule.step()
             loss += float(step_loss.detach()) / len(windows)
-        frames = len(windows.field_NTCHW) * config.data.sequence_length
+        frames = windows.windows_per_epoch * config.data.sequence_length
         frames_per_second = frames / (time.perf_counter() - started)
         error = validate(
             model,
-            as_tensor(data.val_NTCHW),
+            data.val,
+            exam,
             scaling,
-            warm_up=config.validation.warm_up,
-            horizon=config.validation.horizon,
-            batch_size=config.validation.batch_size,
+            warm_up=validation.warm_up,
+            horizon=validation.horizon,
+            batch_size=validation.batch_size,
             rank=session.rank,
             world_size=session.world_size,
         )
         metrics = {
             "epoch": epoch,
             "loss": _mean_over_ranks(loss, session),
-            **_errors(error, config.validation.warm_up, data.std),
+            **_errors(error, validation.warm_up, data.std),
             "learning_rate": learning_rate,
             "gradient_norm": gradient_norm,
             "frames_per_second": frames_per_second,
@@ -207,14 +221,13 @@ def _schedule(
     return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
-def _errors(error: SquaredError, warm_up: int, std: float) -> Metrics:
+def _errors(error: SquaredError, warm_up: int, std: tuple[float, ...]) -> Metrics:
     """The validation's metrics; errors in the field's units but for the objective, all finite."""
-    closed_loop = error.rmse(warm_up + 1, error.steps)
-    largest = PENALTY * std
+    largest = PENALTY * max(std)
     return {
         "rmse_teacher_forced": min(error.rmse(1, warm_up), largest),
-        "rmse_closed_loop": min(closed_loop, largest),
-        OBJECTIVE: min(closed_loop / std, PENALTY),
+        "rmse_closed_loop": min(error.rmse(warm_up + 1, error.steps), largest),
+        OBJECTIVE: min(error.rmse_normalized(warm_up + 1, error.steps, std), PENALTY),
     }
 
 

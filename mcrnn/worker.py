@@ -16,11 +16,11 @@ import torch
 
 from mcrnn import model_directory
 from mcrnn.config import Configuration
-from mcrnn.fields import FieldData
 from mcrnn.model_directory import FieldDescription
 from mcrnn.storage import write_atomically
 from mcrnn.tracking import Run, Tracker
 from mcrnn.training import OBJECTIVE, Metrics, fit
+from mcrnn.windows import FieldData
 
 STATE = "state.pt"
 MODEL_FOLDER = "model"

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ import torch
 
 from data_prep.navier_stokes import generate
 from mcrnn.fields import FieldStore
+from mcrnn.storage import LocalFolder, Location, S3Prefix
+from tests.s3 import S3Server
 
 PROJECT = Path(__file__).parent.parent
 CommandRunner = Callable[..., subprocess.CompletedProcess[str]]
@@ -31,7 +33,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def _built_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("built")
-    generate("tiny.zarr", train=6, val=3, test=4, seed=1, frames=14, resolution=16, storage=str(root))
+    generate("tiny.zarr", train=6, val=3, test=4, seed=1, frames=14, resolution=16, workers=1, storage=str(root))
     return root / "tiny.zarr"
 
 
@@ -51,7 +53,7 @@ def store_path(root: Path) -> Path:
 @pytest.fixture
 def store(store_path: Path) -> FieldStore:
     """The tiny store, opened."""
-    return FieldStore.open(store_path)
+    return FieldStore.open(LocalFolder(store_path))
 
 
 @pytest.fixture
@@ -70,3 +72,38 @@ def command(root: Path) -> CommandRunner:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def _s3_server() -> Iterator[S3Server]:
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(_s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """An S3 server with an empty bucket `lab`, to which the standard variables point."""
+    import s3fs
+
+    for name, value in _s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    client = _s3_server.client()
+    client.create_bucket(Bucket="lab")
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield _s3_server
+    _s3_server.fault = None
+    s3fs.S3FileSystem.clear_instance_cache()
+    while keys := client.list_objects_v2(Bucket="lab").get("Contents"):
+        client.delete_objects(Bucket="lab", Delete={"Objects": [{"Key": k["Key"]} for k in keys]})
+    client.delete_bucket(Bucket="lab")
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """An empty folder, wherever bytes can live: what holds for one must hold for all."""
+    if request.param == "local":
+        return LocalFolder(tmp_path / "place")
+    request.getfixturevalue("s3")
+    return S3Prefix("lab/place")

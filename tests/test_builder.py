@@ -1,35 +1,47 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
-import zarr
 
-from data_prep import builder
-from data_prep.builder import Statistics, StorePlan, build
+from data_prep import lock
+from data_prep.builder import build
+from data_prep.plan import Shard, SplitPlan, StorePlan, text_array
+from data_prep.statistics import Statistics
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
+from mcrnn.storage import LocalFolder, Location, S3Prefix
+from mcrnn.store_format import BUILD_FOLDER
+from tests.s3 import S3Server, error
+
+SAMPLES = {"train": 5, "val": 1, "test": 2}
+FRAMES, CHANNELS, HEIGHT, WIDTH = 3, 2, 4, 6
 
 
-def plan(**changes: object) -> StorePlan:
-    arguments: dict = {
-        "samples": {"train": 5, "val": 1, "test": 2},
-        "frames": 3,
+def plan(**changes: Any) -> StorePlan:
+    def coordinates(samples: int) -> dict[str, Any]:
+        return {
+            "sample": (("sample",), np.arange(samples), {}),
+            "time": (("time",), np.arange(float(FRAMES)), {}),
+            "channel": (("channel",), text_array(["a", "b"]), {}),
+        }
+
+    arguments: dict[str, Any] = {
+        "splits": {name: SplitPlan(count, FRAMES, coordinates(count)) for name, count in SAMPLES.items()},
         "channels": ["a", "b"],
-        "height": 4,
-        "width": 6,
-        "samples_per_shard": 2,
-        "coordinates": {
-            "sample": (("sample",), np.empty(0), {}),
-            "time": (("time",), np.arange(3.0), {}),
-            "channel": (("channel",), np.array(["a", "b"], dtype=np.dtypes.StringDType()), {}),
-            "height": (("height",), np.arange(4.0), {}),
-            "width": (("width",), np.arange(6.0), {}),
-        },
+        "height": HEIGHT,
+        "width": WIDTH,
+        "layout": "samples",
+        "chunk": 1,
+        "shard": 2,
         "attributes": {"variable": "a, b", "units": "m", "boundary": "zeros", "time_step": "1"},
         "recipe": {"seed": 0},
     }
@@ -37,21 +49,40 @@ def plan(**changes: object) -> StorePlan:
 
 
 def values(split: str, start: int, stop: int) -> np.ndarray:
-    seed = {"train": 0, "val": 1, "test": 2}[split]
-    rows = [np.random.default_rng((seed, i)).normal(3, 2, (3, 2, 4, 6)) for i in range(start, stop)]
+    seed = list(SAMPLES).index(split)
+    rows = [
+        np.random.default_rng((seed, i)).normal(3, 2, (FRAMES, CHANNELS, HEIGHT, WIDTH)) for i in range(start, stop)
+    ]
     return np.stack(rows).astype(np.float32)
 
 
-def compute(split: str, start: int, stop: int) -> dict[str, np.ndarray]:
-    return {"field": values(split, start, stop)}
+@dataclass
+class Numbers:
+    """A source that can be told to fail, and remembers what it computed."""
+
+    fail_after: int | None = None
+    poison: bool = False
+    shards_at_once: int = 1
+    computed: list[Shard] = field(default_factory=list)
+
+    def compute(self, shards: Sequence[Shard]) -> list[dict[str, np.ndarray]]:
+        arrays = []
+        for shard in shards:
+            if len(self.computed) == self.fail_after:
+                raise KeyboardInterrupt
+            self.computed.append(shard)
+            arrays.append({"field": values(shard.split, shard.start, shard.stop)})
+            if self.poison:
+                arrays[-1]["field"][0, 0, 0, 0, 0] = np.nan
+        return arrays
 
 
-def objects(path: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+def contents(place: Location) -> dict[str, bytes]:
+    return {key: place.read(key) for key in place.sizes()}
 
 
 def test_xarray_reads_names_and_values(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    build(tmp_path / "s.zarr", plan(), compute)
+    build(LocalFolder(tmp_path / "s.zarr"), plan(), Numbers())
     dataset = xr.open_zarr(tmp_path / "s.zarr", group="train")
     assert not [w for w in recwarn if w.category is RuntimeWarning]
     assert dataset.field.dims == ("sample", "time", "channel", "height", "width")
@@ -59,106 +90,174 @@ def test_xarray_reads_names_and_values(tmp_path: Path, recwarn: pytest.WarningsR
     assert np.array_equal(dataset.field.values, values("train", 0, 5))
 
 
-def test_statistics_are_of_the_training_split_in_float64(tmp_path: Path) -> None:
-    build(tmp_path / "s.zarr", plan(), compute)
+def test_xarray_reads_from_object_storage(s3: S3Server) -> None:
+    build(S3Prefix("lab/s.zarr"), plan(), Numbers())
+    dataset = xr.open_zarr("s3://lab/s.zarr", group="test")
+    assert np.array_equal(dataset.field.values, values("test", 0, 2))
+
+
+def test_statistics_are_of_each_channel_of_the_training_split_in_float64(place: Location) -> None:
+    build(place, plan(), Numbers())
     expected = values("train", 0, 5).astype(np.float64)
-    store = FieldStore.open(tmp_path / "s.zarr")
-    assert store.mean == pytest.approx(expected.mean(), rel=1e-12)
-    assert store.std == pytest.approx(expected.std(), rel=1e-12)
-    assert store.attributes["statistics"]["min"] == expected.min()
-    assert store.attributes["statistics"]["max"] == expected.max()
+    store = FieldStore.open(place)
+    for name, wanted in (("mean", expected.mean((0, 1, 3, 4))), ("std", expected.std((0, 1, 3, 4)))):
+        assert store.statistic(name) == pytest.approx(wanted.tolist(), rel=1e-12)
+    assert store.statistic("min", ["b"]) == [expected[:, :, 1].min()]
+    assert store.statistic("max", ["b", "a"]) == [expected[:, :, 1].max(), expected[:, :, 0].max()]
 
 
 def test_merged_statistics_do_not_suffer_from_a_large_mean() -> None:
-    parts = [np.random.default_rng(i).normal(54_000, 3_000, 10_000).astype(np.float32) for i in range(5)]
+    parts = [np.random.default_rng(i).normal(54_000, 3_000, (10, 10, 1, 10, 10)).astype(np.float32) for i in range(5)]
     merged = Statistics.of(parts[0])
     for part in parts[1:]:
         merged = merged.merge(Statistics.of(part))
     truth = np.concatenate(parts).astype(np.float64)
-    assert merged.summary()["mean"] == pytest.approx(truth.mean(), rel=1e-13)
-    assert merged.summary()["std"] == pytest.approx(truth.std(), rel=1e-12)
+    assert merged.summary()["mean"][0] == pytest.approx(truth.mean(), rel=1e-13)
+    assert merged.summary()["std"][0] == pytest.approx(truth.std(), rel=1e-12)
 
 
-def test_interrupted_build_continues_with_the_missing_shards_only(tmp_path: Path) -> None:
-    build(tmp_path / "whole.zarr", plan(), compute)
-    done: list[tuple[str, int]] = []
-
-    def failing(split: str, start: int, stop: int) -> dict[str, np.ndarray]:
-        if len(done) == 2:
-            raise KeyboardInterrupt
-        done.append((split, start))
-        return compute(split, start, stop)
-
-    path = tmp_path / "s.zarr"
+@pytest.mark.parametrize("stop_after", [0, 1, 2, 4])
+def test_interrupted_build_continues_with_the_missing_shards_only(place: Location, stop_after: int) -> None:
+    build(place.child("whole"), plan(), Numbers())
+    broken, rest = Numbers(fail_after=stop_after), Numbers()
     with pytest.raises(KeyboardInterrupt):
-        build(path, plan(), failing)
+        build(place.child("s"), plan(), broken)
     with pytest.raises(UserError, match="unfinished"):
-        FieldStore.open(path)
-
-    def rest(split: str, start: int, stop: int) -> dict[str, np.ndarray]:
-        assert (split, start) not in done
-        return compute(split, start, stop)
-
-    assert build(path, plan(), rest)
-    assert objects(path) == objects(tmp_path / "whole.zarr")
-
-
-def test_build_killed_before_its_first_attributes_starts_again(tmp_path: Path) -> None:
-    path = tmp_path / "s.zarr"
-    (path / builder.BUILD_FOLDER).mkdir(parents=True)
-    zarr.open_group(path, mode="a")
-    assert build(path, plan(), compute)
-    FieldStore.open(path)
+        FieldStore.open(place.child("s"))
+    done: list[tuple[int, bool]] = []
+    assert build(place.child("s"), plan(), rest, on_done=lambda count, now: done.append((count, now)))
+    assert sorted(s.name for s in broken.computed + rest.computed) == sorted(s.name for s in plan().shards())
+    assert sum(count for count, _ in done) == sum(SAMPLES.values())
+    assert sum(not now for _, now in done) == stop_after
+    assert contents(place.child("s")) == contents(place.child("whole"))
 
 
-def test_complete_store_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "s.zarr"
-    build(path, plan(), compute)
-    before = objects(path)
-    assert not build(path, plan(), lambda *_: pytest.fail("computed again"))
-    assert objects(path) == before
+def test_order_and_grouping_of_the_work_do_not_change_a_byte(place: Location) -> None:
+    build(place.child("one"), plan(), Numbers())
+    build(place.child("many"), plan(), Numbers(shards_at_once=3))
+    assert contents(place.child("one")) == contents(place.child("many"))
 
 
-def test_other_recipe_is_refused_by_name_unless_overwritten(tmp_path: Path) -> None:
-    path = tmp_path / "s.zarr"
-    build(path, plan(), compute)
+def test_build_killed_before_its_root_was_written_starts_again(place: Location) -> None:
+    place.write(f"{BUILD_FOLDER}/lock.json", b"{")
+    place.write("train/zarr.json", b"")
+    assert build(place, plan(), Numbers())
+    FieldStore.open(place)
+
+
+def test_shard_that_vanished_or_whose_marker_is_torn_is_made_again(place: Location) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build(place, plan(), Numbers(fail_after=4))
+    markers = sorted(key for key in place.sizes() if key.startswith(BUILD_FOLDER))
+    place.write(markers[0], b'{"objects"')
+    place.delete(plan().key("field", list(plan().shards())[1]))
+    rest = Numbers()
+    build(place, plan(), rest)
+    assert len(rest.computed) == len(list(plan().shards())) - 4 + 2
+    FieldStore.open(place).verify()
+
+
+def test_complete_store_is_left_alone(place: Location) -> None:
+    build(place, plan(), Numbers())
+    before = contents(place)
+    again = Numbers()
+    assert not build(place, plan(), again)
+    assert again.computed == []
+    assert contents(place) == before
+
+
+def test_other_recipe_is_refused_by_name_unless_overwritten(place: Location) -> None:
+    build(place, plan(), Numbers())
     with pytest.raises(UserError, match="seed is 0, not 7"):
-        build(path, plan(recipe={"seed": 7}), compute)
-    assert build(path, plan(recipe={"seed": 7}), compute, overwrite=True)
-    assert FieldStore.open(path).attributes["recipe"] == {"seed": 7}
+        build(place, plan(recipe={"seed": 7}), Numbers())
+    assert build(place, plan(recipe={"seed": 7}), Numbers(), overwrite=True)
+    assert FieldStore.open(place).attributes["recipe"] == {"seed": 7}
 
 
-def test_what_is_not_a_store_is_never_overwritten(tmp_path: Path) -> None:
-    precious = tmp_path / "thesis"
-    precious.mkdir()
-    (precious / "chapter1.tex").write_text("words")
+def test_what_is_not_a_store_is_never_overwritten(place: Location) -> None:
+    place.write("thesis/chapter1.tex", b"words")
     for overwrite in (False, True):
-        with pytest.raises(UserError, match="not a store"):
-            build(precious, plan(), compute, overwrite=overwrite)
-    assert (precious / "chapter1.tex").read_text() == "words"
+        with pytest.raises(UserError, match="is not a store"):
+            build(place, plan(), Numbers(), overwrite=overwrite)
+    assert contents(place) == {"thesis/chapter1.tex": b"words"}
 
 
-def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    def broken(split: str, start: int, stop: int) -> dict[str, np.ndarray]:
-        arrays = compute(split, start, stop)
-        arrays["field"][0, 0, 0, 0, 0] = np.nan
-        return arrays
-
-    with pytest.raises(UserError, match="not finite"):
-        build(tmp_path / "s.zarr", plan(), broken)
+def test_values_that_are_not_finite_are_refused(place: Location) -> None:
+    with pytest.raises(UserError, match="field of train 0 to 1 is not finite"):
+        build(place, plan(), Numbers(poison=True))
 
 
-def test_manifest_lists_every_object(tmp_path: Path) -> None:
-    path = tmp_path / "s.zarr"
-    build(path, plan(), compute)
-    listed = set(json.loads((path / "manifest.json").read_text())["objects"])
-    assert listed == set(objects(path)) - {"zarr.json", "manifest.json"}
+def test_manifest_lists_every_object(place: Location) -> None:
+    build(place, plan(), Numbers())
+    listed = set(json.loads(place.read("manifest.json"))["objects"])
+    assert listed == set(place.sizes()) - {"zarr.json", "manifest.json"}
     assert len([key for key in listed if "/field/c/" in key]) == 3 + 1 + 1
 
 
-def test_same_numbers_make_the_same_store_elsewhere(tmp_path: Path) -> None:
-    build(tmp_path / "a.zarr", plan(), compute)
-    shutil.copytree(tmp_path / "a.zarr", tmp_path / "b.zarr")
-    build(tmp_path / "c.zarr", plan(), compute)
-    digests = {FieldStore.open(tmp_path / name).digest for name in ("a.zarr", "b.zarr", "c.zarr")}
-    assert len(digests) == 1
+def test_second_build_of_a_store_is_refused_while_the_first_runs(place: Location) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    class Slow(Numbers):
+        def compute(self, shards: Sequence[Shard]) -> list[dict[str, np.ndarray]]:
+            started.set()
+            assert go_on.wait(60)
+            return super().compute(shards)
+
+    first = threading.Thread(target=build, args=(place, plan(), Slow()))
+    first.start()
+    assert started.wait(60)
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=rf"another build \(process {os.getpid()} on .*is writing"):
+            build(place, plan(), Numbers(), overwrite=overwrite)
+    go_on.set()
+    first.join()
+    FieldStore.open(place).verify()
+
+
+def test_lease_of_a_dead_process_is_taken_over_at_once(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = lock.Lease(place)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: 2**22 + 1)  # above the highest process id
+        dead.acquire()
+    heir = lock.Lease(place)
+    heir.acquire()
+    dead.renewed = -1e9
+    with pytest.raises(UserError, match="another build has taken over"):
+        dead.renew()
+
+
+def test_lease_that_is_not_renewed_runs_out(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock.Lease(place).acquire()
+    monkeypatch.setattr(lock, "LIFETIME", -1.0)
+    lock.Lease(place).acquire()
+
+
+def test_one_failed_request_in_ten_does_not_matter(s3: S3Server) -> None:
+    def fault(environ: dict[str, Any]) -> Any:
+        if s3.requests % 10 == 5:
+            return error("503 Slow Down", "SlowDown")
+        return error("500 Internal Server Error", "InternalError") if s3.requests % 10 == 0 else None
+
+    s3.fault = fault
+    place = S3Prefix("lab/s.zarr")
+    build(place, plan(), Numbers())
+    assert np.array_equal(FieldStore.open(place).load("train"), values("train", 0, 5))
+    FieldStore.open(place).verify()
+
+
+def test_series_is_cut_along_time(place: Location) -> None:
+    frames = {"train": 11, "val": 3, "test": 4}
+    series = np.random.default_rng(0).normal(size=(1, 18, 2, 4, 6)).astype(np.float32)
+    starts = {"train": 0, "val": 11, "test": 14}
+
+    class Series(Numbers):
+        def compute(self, shards: Sequence[Shard]) -> list[dict[str, np.ndarray]]:
+            return [{"field": series[:, starts[s.split] + s.start : starts[s.split] + s.stop]} for s in shards]
+
+    splits = {n: SplitPlan(1, count, {"time": (("time",), np.arange(count), {})}) for n, count in frames.items()}
+    build(place, plan(splits=splits, layout="series", chunk=2, shard=4), Series())
+    store = FieldStore.open(place)
+    assert store.is_series
+    assert np.array_equal(store.load("train"), series[:, :11])
+    assert np.array_equal(store.load("test", variables=["b"]), series[:, 14:, 1:])
+    assert len([key for key in place.sizes() if "/field/c/" in key]) == 3 + 1 + 1

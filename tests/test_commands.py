@@ -80,9 +80,7 @@ def test_missing_and_unfinished_store(command: CommandRunner, root: Path) -> Non
 def test_unknown_model(command: CommandRunner) -> None:
     assert "there is no model 'nothing'" in refused(command, "mcrnn.evaluate", "models:/nothing@champion")
     assert "there is no model 'nowhere'" in refused(command, "mcrnn.evaluate", "nowhere")
-    assert "there is no model" in refused(
-        command, "mcrnn.evaluate", "runs:/0123456789abcdef0123456789abcdef/model"
-    )
+    assert "there is no model" in refused(command, "mcrnn.evaluate", "runs:/0123456789abcdef0123456789abcdef/model")
     assert "names no version" in refused(command, "mcrnn.evaluate", "models:/nothing")
 
 
@@ -102,12 +100,8 @@ def test_storage_that_cannot_be_used(command: CommandRunner, root: Path) -> None
 
 
 def test_wrong_generator_parameters(command: CommandRunner) -> None:
-    assert "--resolution must be even" in refused(
-        command, "data_prep.navier_stokes", "x.zarr", "--resolution", "15"
-    )
-    assert "--viscosity must be above 0" in refused(
-        command, "data_prep.navier_stokes", "x.zarr", "--viscosity", "0"
-    )
+    assert "--resolution must be even" in refused(command, "data_prep.navier_stokes", "x.zarr", "--resolution", "15")
+    assert "--viscosity must be above 0" in refused(command, "data_prep.navier_stokes", "x.zarr", "--viscosity", "0")
 
 
 def test_generator_makes_reuses_and_refuses(command: CommandRunner) -> None:
@@ -117,9 +111,7 @@ def test_generator_makes_reuses_and_refuses(command: CommandRunner) -> None:
     assert made.stdout.strip() == "data/new.zarr: 2 + 1 + 1 samples of 2 frames, 8 x 8"
     again = command("data_prep.navier_stokes", "data/new.zarr", *small)
     assert "complete already" in again.stdout
-    assert "seed is 0, not 1" in refused(
-        command, "data_prep.navier_stokes", "data/new.zarr", *small, "--seed", "1"
-    )
+    assert "seed is 0, not 1" in refused(command, "data_prep.navier_stokes", "data/new.zarr", *small, "--seed", "1")
 
 
 def test_train_continues_finishes_and_starts_beside(command: CommandRunner, root: Path) -> None:

@@ -64,9 +64,7 @@ def test_numbers_in_exponent_notation_without_a_point_are_numbers(write: Any) ->
     assert load_search(write(text)).space["train.learning_rate"].float_range == (1e-4, 1e-2)
 
 
-@pytest.mark.parametrize(
-    "name", sorted(str(p.relative_to(PROJECT)) for p in PROJECT.glob("search_spaces/**/*.yaml"))
-)
+@pytest.mark.parametrize("name", sorted(str(p.relative_to(PROJECT)) for p in PROJECT.glob("search_spaces/**/*.yaml")))
 def test_shipped_files_are_valid_and_found_from_anywhere(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,9 +163,7 @@ def test_binary_file_is_refused(tmp_path: Path) -> None:
 
 def test_missing_file_names_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        UserError, match=r"there is no file 'search_spaces/dmo.yaml'; did you mean 'search_spaces/demo"
-    ):
+    with pytest.raises(UserError, match=r"there is no file 'search_spaces/dmo.yaml'; did you mean 'search_spaces/demo"):
         load_search("search_spaces/dmo.yaml")
 
 

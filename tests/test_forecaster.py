@@ -45,9 +45,7 @@ def test_parameter_counts_of_the_paper(
 @pytest.mark.parametrize("architecture", CELLS)
 @pytest.mark.parametrize("decode", ["residual", "hidden"])
 @pytest.mark.parametrize("tanh_encoder", [False, True])
-def test_teacher_forcing_equals_single_steps_on_the_truth(
-    architecture: str, decode: str, tanh_encoder: bool
-) -> None:
+def test_teacher_forcing_equals_single_steps_on_the_truth(architecture: str, decode: str, tanh_encoder: bool) -> None:
     model = small(architecture, decode=decode, tanh_encoder=tanh_encoder)
     x = frames()
     with torch.no_grad():

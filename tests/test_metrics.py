@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from mcrnn.baselines import climatology, persistence
+from mcrnn.config import DataConfig
+from mcrnn.fields import FieldStore
 from mcrnn.metrics import SquaredError
 
 
@@ -15,7 +17,7 @@ def test_errors_of_known_size_and_order_of_mean_and_root() -> None:
     prediction = torch.tensor([1.0, 2.0])[:, None, None, None, None] * torch.tensor([1.0, 2.0, 3.0])[
         None, :, None, None, None
     ].expand(2, 3, 1, 2, 2)
-    error = SquaredError(3)
+    error = SquaredError(3, 1)
     error.update(prediction, truth)
     assert error.rmse_by_step().tolist() == pytest.approx([math.sqrt(2.5) * t for t in (1, 2, 3)])
     assert error.rmse(2, 3) == pytest.approx(math.sqrt(2.5 * (4 + 9) / 2))
@@ -26,7 +28,7 @@ def test_errors_of_known_size_and_order_of_mean_and_root() -> None:
 def test_streaming_does_not_depend_on_the_batches() -> None:
     generator = torch.Generator().manual_seed(0)
     prediction, truth = torch.randn(2, 11, 4, 1, 3, 3, generator=generator)
-    whole, parts = SquaredError(4), SquaredError(4)
+    whole, parts = SquaredError(4, 1), SquaredError(4, 1)
     whole.update(prediction, truth)
     for p, t in zip(prediction.split(3), truth.split(3), strict=True):
         parts.update(p, t)
@@ -38,7 +40,7 @@ def test_streaming_does_not_depend_on_the_batches() -> None:
 def test_error_that_is_not_a_number_counts_as_infinite_in_its_steps_alone() -> None:
     prediction = torch.zeros(1, 3, 1, 2, 2)
     prediction[0, 1, 0, 0, 0] = torch.nan
-    error = SquaredError(3)
+    error = SquaredError(3, 1)
     error.update(prediction, torch.zeros_like(prediction))
     assert error.rmse_by_step().tolist() == [0.0, math.inf, 0.0]
     assert error.rmse(1, 3) == math.inf
@@ -49,8 +51,16 @@ def test_persistence_holds_the_last_given_frame() -> None:
     assert torch.equal(persistence(frames, 4), torch.full((2, 4, 1, 3, 3), 4.0))
 
 
-def test_climatology_is_the_mean_at_each_grid_point() -> None:
-    train = torch.randn(6, 5, 2, 3, 4, generator=torch.Generator().manual_seed(0))
-    forecast = climatology(train, batch=3, steps=2)
-    assert forecast.shape == (3, 2, 2, 3, 4)
-    assert torch.allclose(forecast[1, 1], train.mean((0, 1)), atol=1e-6)
+def test_climatology_is_the_mean_at_each_grid_point(store: FieldStore) -> None:
+    mean_CHW = climatology(store, DataConfig(store="x", coarsen=2))
+    assert torch.allclose(mean_CHW, torch.from_numpy(store.load("train", 2)).mean((0, 1)), atol=1e-6)
+
+
+def test_normalised_error_weighs_each_channel_by_its_deviation() -> None:
+    # errors of 3 and 40 in channels with deviations of 1 and 10: sqrt((3^2 + 4^2) / 2)
+    prediction = torch.zeros(1, 2, 2, 4, 4)
+    prediction[:, :, 0], prediction[:, :, 1] = 3.0, 40.0
+    error = SquaredError(2, 2)
+    error.update(prediction, torch.zeros_like(prediction))
+    assert error.rmse_normalized(1, 2, (1.0, 10.0)) == pytest.approx(math.sqrt(12.5))
+    assert error.rmse(1, 2) == pytest.approx(math.sqrt((9 + 1600) / 2))

@@ -25,7 +25,7 @@ def test_round_trip_forecasts_in_field_units(
             "model": {"architecture": architecture, "hidden_size": 3, "layers": 2},
         }
     )
-    field = FieldDescription.of(store, 2)
+    field = FieldDescription.of(store, config.data)
     network = build_model(config.model, field.frame_shape, field.padding).eval()
     model_directory.save(tmp_path / "m", config, field, network.state_dict())
     assert {p.name for p in (tmp_path / "m").iterdir()} == {"config.json", "model.safetensors"}
@@ -34,7 +34,7 @@ def test_round_trip_forecasts_in_field_units(
     assert loaded.config == config
     assert loaded.field == field
     frames = torch.from_numpy(store.load("test", 2))[:, :5]
-    mean, std = (field.mean, field.std) if normalize else (0.0, 1.0)
+    mean, std = (field.mean[0], field.std[0]) if normalize else (0.0, 1.0)
     with torch.no_grad():
         expected = network.forecast((frames - mean) / std, 3) * std + mean
     assert torch.equal(loaded.forecast(frames, 3), expected)

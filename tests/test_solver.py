@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data_prep.random_fields import gaussian_random_field
-from data_prep.solver import VorticityEquation, kolmogorov_like_forcing, simulate
+from data_prep.solver import VorticityEquation, paper_forcing, simulate
 
 VISCOSITY = 1e-3
 
@@ -50,7 +50,7 @@ def test_taylor_green_vortex_decays_exactly() -> None:
 def test_forced_flow_from_rest_follows_the_exact_solution() -> None:
     # f depends on x + y alone and so does w: no advection, w = f / (8 pi^2 nu) (1 - exp(-8 pi^2 nu t))
     n, frames = 32, 20
-    forcing = kolmogorov_like_forcing(n)
+    forcing = 0.1 * paper_forcing(n)
     equation = VorticityEquation.create(n, VISCOSITY, forcing, dtype=torch.float64)
     w = simulate(equation, torch.zeros(1, n, n, dtype=torch.float64), frames=frames)[0]
     rate = 8 * math.pi**2 * VISCOSITY
@@ -81,16 +81,14 @@ def test_default_scheme_agrees_with_a_fine_reference() -> None:
     half = n // 2
     fine_hat[:, :half, :half] = coarse_hat[:, :half, :half]
     fine_hat[:, 1 - half :, :half] = coarse_hat[:, 1 - half :, :half]
-    reference = VorticityEquation.create(fine, VISCOSITY, kolmogorov_like_forcing(fine), dtype=torch.float64)
-    truth = simulate(reference, torch.fft.irfft2(fine_hat, s=(fine, fine)) * 4, frames=10, dt=1 / 64)[
-        :, :, ::2, ::2
-    ]
-    equation = VorticityEquation.create(n, VISCOSITY, kolmogorov_like_forcing(n))
+    reference = VorticityEquation.create(fine, VISCOSITY, 0.1 * paper_forcing(fine), dtype=torch.float64)
+    truth = simulate(reference, torch.fft.irfft2(fine_hat, s=(fine, fine)) * 4, frames=10, dt=1 / 64)[:, :, ::2, ::2]
+    equation = VorticityEquation.create(n, VISCOSITY, 0.1 * paper_forcing(n))
     assert relative_error(simulate(equation, w0, frames=10), truth.float()) < 1e-5
 
 
 def test_sample_does_not_depend_on_its_batch() -> None:
-    equation = VorticityEquation.create(64, VISCOSITY, kolmogorov_like_forcing(64))
+    equation = VorticityEquation.create(64, VISCOSITY, 0.1 * paper_forcing(64))
     w0 = initial_fields(5)
     together = simulate(equation, w0, frames=2)
     assert torch.equal(together[3:4], simulate(equation, w0[3:4], frames=2))
@@ -109,6 +107,6 @@ def test_unstable_sample_is_done_again_with_a_shorter_step_and_the_others_are_no
 
 
 def test_hopeless_parameters_are_refused() -> None:
-    equation = VorticityEquation.create(32, 1e-6, 1e9 * kolmogorov_like_forcing(32))
+    equation = VorticityEquation.create(32, 1e-6, 1e9 * 0.1 * paper_forcing(32))
     with pytest.raises(ValueError, match="unstable"):
         simulate(equation, initial_fields(1, 32), frames=1)

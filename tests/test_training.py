@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 
 from mcrnn.config import Configuration
 from mcrnn.errors import UserError
-from mcrnn.fields import FieldData, FieldStore, Scaling, as_tensor
+from mcrnn.fields import FieldStore
 from mcrnn.training import OBJECTIVE, PENALTY, Alone, Metrics, build_model, fit, validate
+from mcrnn.windows import FieldData, MemorySplit, Scaling, Split, evaluation_windows
 
 
 def configuration(**train: Any) -> Configuration:
@@ -27,7 +29,12 @@ def configuration(**train: Any) -> Configuration:
 
 @pytest.fixture
 def data(store: FieldStore) -> FieldData:
-    return FieldData.load(store, 2)
+    return FieldData.load(store, configuration().data)
+
+
+def all_frames(split: Split) -> torch.Tensor:
+    samples, frames = split.shape[:2]
+    return split.windows(torch.arange(samples), torch.zeros(samples, dtype=torch.int64), frames)
 
 
 def run(
@@ -56,19 +63,20 @@ def test_objective_is_the_closed_loop_rmse_over_the_training_deviation(data: Fie
     config = configuration()
     model = build_model(config.model, data.frame_shape, data.padding)
     model.load_state_dict(state["model"])
-    val = as_tensor(data.val_NTCHW)
+    val = all_frames(data.val)
     with torch.no_grad():
         prediction = model(val[:, :4], 4, 9)
     closed_loop = (prediction[:, 4:] - val[:, 5:10]).double().square().mean().sqrt()
     assert reports[0]["rmse_closed_loop"] == pytest.approx(float(closed_loop), rel=1e-6)
-    assert reports[0][OBJECTIVE] == pytest.approx(float(closed_loop) / data.std, rel=1e-6)
+    assert reports[0][OBJECTIVE] == pytest.approx(float(closed_loop) / data.std[0], rel=1e-6)
 
 
 def test_validation_does_not_depend_on_batch_size_or_normalisation_of_the_truth(data: FieldData) -> None:
     model = build_model(configuration().model, data.frame_shape, data.padding)
-    val = as_tensor(data.val_NTCHW)
+    windows = evaluation_windows(data.val.shape, False, 9)
+    scaling = Scaling((0.0,), (1.0,))
     errors = [
-        validate(model, val, Scaling(0.0, 1.0), warm_up=4, horizon=5, batch_size=size).rmse_by_step()
+        validate(model, data.val, windows, scaling, warm_up=4, horizon=5, batch_size=size).rmse_by_step()
         for size in (1, 2, 32)
     ]
     assert torch.allclose(errors[0], errors[1], rtol=1e-6)
@@ -105,7 +113,7 @@ def test_continued_run_is_the_uninterrupted_one(data: FieldData, schedule: str) 
 
 
 def test_run_that_diverges_ends_with_the_penalty(data: FieldData) -> None:
-    wild = FieldData(np.full_like(data.train_NTCHW, 1e30), data.val_NTCHW, 0.0, 1.0, data.padding, "")
+    wild = replace(data, train=MemorySplit(np.full_like(all_frames(data.train).numpy(), 1e30)))
     reports, _ = run(configuration(), wild)
     assert len(reports) == 1
     assert reports[0]["diverged"] == 1.0
@@ -113,7 +121,7 @@ def test_run_that_diverges_ends_with_the_penalty(data: FieldData) -> None:
 
 
 def test_objective_never_exceeds_the_penalty(data: FieldData) -> None:
-    wild = FieldData(data.train_NTCHW, 1e20 * data.val_NTCHW, data.mean, data.std, data.padding, "")
+    wild = replace(data, val=MemorySplit(1e15 * all_frames(data.val).numpy()))
     reports, _ = run(configuration(epochs=1), wild)
     assert reports[0][OBJECTIVE] == PENALTY
 

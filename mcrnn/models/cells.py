@@ -211,9 +211,9 @@ class ConvGRUCell(Cell):
         bias = None
         if self.conv_a.bias is not None and self.conv_b.bias is not None:
             bias = torch.cat([self.conv_a.bias, self.conv_b.bias])
-        input_BTCHW = self.conv_a.convolve(
-            x_BTCHW.flatten(0, 1), torch.cat([a_of_input, b_of_input]), bias
-        ).unflatten(0, x_BTCHW.shape[:2])
+        input_BTCHW = self.conv_a.convolve(x_BTCHW.flatten(0, 1), torch.cat([a_of_input, b_of_input]), bias).unflatten(
+            0, x_BTCHW.shape[:2]
+        )
         (h_BCHW,) = state
         outputs = []
         for input_BCHW in input_BTCHW.unbind(1):

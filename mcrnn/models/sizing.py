@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 
-def parameter_count(
-    architecture: str, *, hidden_size: int, layers: int, channels: int, height: int, width: int
-) -> int:
+def parameter_count(architecture: str, *, hidden_size: int, layers: int, channels: int, height: int, width: int) -> int:
     """Number of parameters of a `Forecaster` of these sizes (3 x 3 kernels, all with bias).
 
     Per layer: the cell's convolution, (inputs x 9 + 1) x outputs, and the norm's weight and bias on the grid.

@@ -1,0 +1,131 @@
+"""Describe a store: what is in it, how it was made, how far a build is; verify every byte; animate a sample.
+
+python -m data_prep.inspect data/ns.zarr --verify
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mcrnn.cli import StorageOption, main
+from mcrnn.storage import Location, Storage
+from mcrnn.store_format import BUILD_FOLDER
+
+if TYPE_CHECKING:
+    from mcrnn.fields import FieldStore
+
+
+def inspect(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Name of the store: data/ns.zarr, or a URL.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Read every byte and compare it with the manifest.")] = False,
+    animate: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write an animation of a sample (.mp4 or .gif).")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the sample to animate.")] = "train",
+    sample: Annotated[int, typer.Option(min=0, help="Sample to animate.")] = 0,
+    storage: StorageOption = None,
+) -> None:
+    """Describe a store, also one that is still being built."""
+    root = Storage.open(storage)
+    location = root.location(store)
+
+    from mcrnn.fields import FieldStore, read_root
+
+    if animate:
+        from data_prep.animation import check_target
+
+        check_target(Path(animate))
+    attributes = read_root(location)["attributes"]
+    if attributes.get("status") != "complete" and not (verify or animate):
+        _print_build(root.show(location), attributes, location)
+        return
+    opened = FieldStore.open(location)
+    _print_complete(root.show(location), opened)
+    if verify:
+        from mcrnn.bar import Bar
+
+        total = sum(entry["size"] for entry in opened.manifest.values())
+        with Bar("verify", total, "bytes") as bar:
+            opened.verify(bar.advance)
+        print(f"verified: all {len(opened.manifest)} objects, {_size(total)}, are as they were built")
+    if animate:
+        from data_prep.animation import animate_sample
+        from mcrnn.bar import Bar
+
+        with Bar("animation", opened.array(split).shape[1], "frames") as bar:
+            animate_sample(opened, split, sample, Path(animate), lambda _: bar.advance(1))
+        print(f"{animate}: sample {sample} of {split}")
+
+
+def _print_build(name: str, attributes: dict[str, Any], location: Location) -> None:
+    markers = [key for key in location.sizes() if key.startswith(f"{BUILD_FOLDER}/") and not key.endswith("lock.json")]
+    print(f"{name}: unfinished, {len(markers)} of {attributes['shards']} objects are done")
+    print("the command that builds it continues; its parameters:")
+    _print_pairs(attributes["recipe"])
+
+
+def _print_complete(name: str, store: FieldStore) -> None:
+    a = store.attributes
+    bytes_stored = sum(entry["size"] for entry in store.manifest.values())
+    height, width = store.grid()
+    print(f"{name}: complete, {len(store.manifest)} objects, {_size(bytes_stored)}")
+    step = f"{a['time_step']} between frames" if a["time_step"] != "1" else "1 time unit between frames"
+    units = f" [{a['units']}]" if a["units"] != "1" else ""
+    pairs = {
+        "field": f"{a['variable']}{units}, {len(store.channels)} channel{'s' * (len(store.channels) > 1)}",
+        "grid": f"{height} x {width}, boundary {a['boundary']}",
+        "time": step + (f", calendar {a['calendar']}" if "calendar" in a else ""),
+    }
+    for split in ("train", "val", "test"):
+        shape = store.array(split).shape
+        pairs[split] = (
+            f"{shape[1]} frames{_dates(store, split)}"
+            if store.is_series
+            else f"{shape[0]} samples of {shape[1]} frames"
+        )
+    _print_pairs(pairs)
+    for index, channel in enumerate(store.channels):
+        figures = ", ".join(f"{k} {a['statistics'][k][index]:.6g}" for k in ("mean", "std", "min", "max"))
+        print(f"  {channel + ' (train)':<20} {figures}")
+    _print_pairs({"digest": store.digest})
+    print("made by:")
+    _print_pairs(a["recipe"])
+    _print_pairs({"versions": ", ".join(f"{k} {v}" for k, v in a["versions"].items())})
+
+
+def _dates(store: FieldStore, split: str) -> str:
+    import cftime
+    import numpy as np
+    import zarr
+
+    from data_prep.time_axis import TimeAxis, show
+
+    group = zarr.open_group(store.location.zarr_store(), mode="r", use_consolidated=False)
+    times = np.asarray(group[f"{split}/time"][...])  # type: ignore[index]
+    first, last = (
+        cftime.num2date(float(t), TimeAxis.REFERENCE, calendar=store.attributes["calendar"])
+        for t in (times[0], times[-1])
+    )
+    return f", {show(first)} to {show(last)}"
+
+
+def _print_pairs(pairs: dict[str, Any]) -> None:
+    for key, value in pairs.items():
+        text = str(value)
+        print(f"  {key:<20} {text if len(text) <= 300 else text[:300] + ' ...'}")
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
+if __name__ == "__main__":
+    main(inspect)

@@ -1,0 +1,75 @@
+"""Progress of long work: a bar with rate and time left in a terminal, a line now and then anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+QUIET_SECONDS = 15.0
+"""least time between two lines where there is no terminal"""
+
+
+class Bar:
+    """Counts up to a total of some unit.
+
+    What is done before the clock starts (`skip`) counts as done but not towards the rate.
+    """
+
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.done = self.skipped = 0
+        self.started = self.last_line = time.monotonic()
+        self.progress: Progress | None = None
+        if sys.stderr.isatty():
+            self.progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self.task = self.progress.add_task(title, total=total, rate="")
+
+    def __enter__(self) -> Bar:
+        if self.progress:
+            self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.progress:
+            self.progress.stop()
+
+    def skip(self, count: int) -> None:
+        """Some of it was done earlier."""
+        self.skipped += count
+        self.advance(count)
+
+    def advance(self, count: int) -> None:
+        """Some more is done."""
+        self.done += count
+        now = time.monotonic()
+        rate = (self.done - self.skipped) / max(now - self.started, 1e-9)
+        if self.progress:
+            shown = f"{rate:.3g} {self.unit}/s" if self.done > self.skipped else ""
+            self.progress.update(self.task, completed=self.done, rate=shown)
+        elif now - self.last_line > QUIET_SECONDS and self.done < self.total:
+            self.last_line = now
+            left = f", about {(self.total - self.done) / rate:.0f} s left" if rate > 0 else ""
+            line = f"{self.title}: {self.done} of {self.total} {self.unit}, {rate:.3g}/s{left}"
+            print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,311 @@
+"""Windows of a split: in memory where it fits, read from the store where it does not.
+
+A window of `sequence_length` S takes S + 1 consecutive frames f_0 .. f_S: inputs f_0 .. f_{S-1}, targets
+f_1 .. f_S. An epoch has one random window of each training sample; of a series, consecutive windows that do
+not overlap, whose common offset is drawn anew each epoch.
+
+Axes: N sample, B batch, T time, C channel, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from mcrnn.config import Configuration, DataConfig
+from mcrnn.errors import UserError
+from mcrnn.fields import FieldStore, coarsened
+from mcrnn.storage import Location
+
+Starts = tuple[torch.Tensor, torch.Tensor]
+"""sample and first frame of each window, int64 (windows,)"""
+
+
+class Split(Protocol):
+    """Frames of a split, wherever they are."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Samples, times, channels, height, width."""
+
+    def windows(self, sample_B: torch.Tensor, start_B: torch.Tensor, length: int) -> torch.Tensor:
+        """`length` consecutive frames of each sample from its start, (B, length, C, H, W), in field units."""
+
+
+@dataclass(frozen=True)
+class MemorySplit:
+    """A split in memory; a batch of windows is one indexing operation. Pickles without a copy."""
+
+    field_NTCHW: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.field_NTCHW.shape
+
+    @cached_property
+    def _tensor(self) -> torch.Tensor:
+        with warnings.catch_warnings():
+            # shared memory is read-only, and indexing copies out of it
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.from_numpy(self.field_NTCHW)
+
+    def __getstate__(self) -> dict[str, np.ndarray]:
+        return {"field_NTCHW": self.field_NTCHW}
+
+    def windows(self, sample_B: torch.Tensor, start_B: torch.Tensor, length: int) -> torch.Tensor:
+        return self._tensor[sample_B[:, None], start_B[:, None] + torch.arange(length)]
+
+
+@dataclass(frozen=True)
+class StoredSplit:
+    """A split that is read from its store batch by batch, its windows side by side."""
+
+    location: Location
+    split: str
+    coarsen: int
+    variables: list[str] | None
+    shape: tuple[int, ...]
+
+    @cached_property
+    def _store(self) -> FieldStore:
+        # opened where it is used: handles of object storage do not survive a fork
+        return FieldStore.open(self.location)
+
+    @cached_property
+    def _readers(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(16)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in ("location", "split", "coarsen", "variables", "shape")}
+
+    def windows(self, sample_B: torch.Tensor, start_B: torch.Tensor, length: int) -> torch.Tensor:
+        array = self._store.array(self.split)
+        channels = self._store.indices(self.variables)
+
+        def read(place: tuple[int, int]) -> np.ndarray:
+            sample, start = place
+            try:
+                values = np.asarray(array[sample, start : start + length])
+            except (ValueError, RuntimeError, OSError) as error:
+                raise UserError(f"'{self.location.url}' is damaged: {self.split} cannot be read ({error})") from None
+            if not np.isfinite(values).all():
+                raise UserError(f"'{self.location.url}' is damaged: {self.split} has values that are not finite")
+            return coarsened(values[:, channels], self.coarsen)
+
+        places = zip(sample_B.tolist(), start_B.tolist(), strict=True)
+        return torch.from_numpy(np.stack(list(self._readers.map(read, places))))
+
+
+@dataclass(frozen=True)
+class FieldData:
+    """Training and validation splits with what a training must know of them; one copy serves a whole node."""
+
+    train: Split
+    val: Split
+    mean: tuple[float, ...]
+    """of each channel of the training split, in the field's units, before coarsening"""
+    std: tuple[float, ...]
+    padding: str
+    is_series: bool
+
+    @classmethod
+    def load(cls, store: FieldStore, data: DataConfig) -> FieldData:
+        """Load the splits, or leave on disk those that exceed the memory they may use."""
+        return cls(
+            train=open_split(store, "train", data),
+            val=open_split(store, "val", data),
+            mean=tuple(store.statistic("mean", data.variables)),
+            std=tuple(store.statistic("std", data.variables)),
+            padding=store.padding,
+            is_series=store.is_series,
+        )
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        channels, height, width = self.train.shape[2:]
+        return channels, height, width
+
+
+def open_split(store: FieldStore, split: str, data: DataConfig) -> Split:
+    """A split in memory, or read from its store where it is larger than `memory_budget`."""
+    shape = store.shape(split, data.coarsen, data.variables)
+    if 4 * math.prod(shape) > memory_budget():
+        return StoredSplit(store.location, split, data.coarsen, data.variables, shape)
+    return MemorySplit(store.load(split, data.coarsen, data.variables))
+
+
+def memory_budget() -> float:
+    """Bytes that a split may take: MCRNN_MEMORY in GB where it is set, else half of what is free now.
+
+    Raises:
+        UserError: MCRNN_MEMORY is not a number.
+    """
+    given = os.environ.get("MCRNN_MEMORY")
+    if given is None:
+        import psutil
+
+        return psutil.virtual_memory().available / 2
+    try:
+        return float(given) * 1e9
+    except ValueError:
+        raise UserError(f"MCRNN_MEMORY is a number of GB such as 16, not '{given}'") from None
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Between the field's units and those the model sees, channel by channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, data: DataConfig, mean: tuple[float, ...], std: tuple[float, ...]) -> Scaling:
+        """Of the training split's statistics, or none, as the configuration says."""
+        return cls(mean, std) if data.normalize else cls((0.0,) * len(mean), (1.0,) * len(std))
+
+    def to_model(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
+        """Field units to model units."""
+        mean, std = self._like(x_BTCHW)
+        return (x_BTCHW - mean) / std
+
+    def to_physical(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
+        """Model units to field units."""
+        mean, std = self._like(x_BTCHW)
+        return x_BTCHW * std + mean
+
+    def _like(self, x_BTCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, std = (torch.tensor(v, dtype=x_BTCHW.dtype, device=x_BTCHW.device) for v in (self.mean, self.std))
+        return mean[:, None, None], std[:, None, None]
+
+
+def check_length(frames: int, needed: int, what: str) -> None:
+    """Refuse windows that are longer than the samples.
+
+    Raises:
+        UserError: `needed` is above `frames`.
+    """
+    if needed > frames:
+        raise UserError(f"{what} needs samples of {needed} frames, the store has {frames}")
+
+
+def check_exam(store: FieldStore, config: Configuration, sequence_length: int | None = None) -> None:
+    """Refuse, before anything is loaded or started, a configuration that the store cannot serve.
+
+    Raises:
+        UserError: the grid, the variables or the length of the samples do not fit.
+    """
+    store.grid(config.data.coarsen)
+    store.indices(config.data.variables)
+    exam, length = config.validation, sequence_length or config.data.sequence_length
+    check_length(store.array("train").shape[1], length + 1, f"data.sequence_length {length}")
+    check_length(
+        store.array("val").shape[1],
+        exam.warm_up + exam.horizon + 1,
+        f"validation with warm_up {exam.warm_up} and horizon {exam.horizon}",
+    )
+
+
+def evaluation_windows(shape: tuple[int, ...], is_series: bool, steps: int, most: int | None = None) -> Starts:
+    """The fixed windows of an exam of `steps` steps: each sample's first frame, or, of a series, every
+    steps + 1 frames.
+
+    Args:
+        shape: of the split.
+        is_series: whether it is one sample with many times.
+        steps: of the exam; a window has one frame more.
+        most: at most so many windows, evenly spread.
+
+    Raises:
+        UserError: the samples are too short.
+    """
+    check_length(shape[1], steps + 1, f"an exam of {steps} steps")
+    if is_series:
+        starts = torch.arange(0, shape[1] - steps, steps + 1)
+        samples = torch.zeros_like(starts)
+    else:
+        samples = torch.arange(shape[0])
+        starts = torch.zeros_like(samples)
+    if most is not None and most < len(samples):
+        picked = torch.linspace(0, len(samples) - 1, most).round().long()
+        samples, starts = samples[picked], starts[picked]
+    return samples, starts
+
+
+@dataclass(frozen=True)
+class TrainingWindows:
+    """The windows of each epoch, in random order, anew each epoch and the same for the same seed."""
+
+    split: Split
+    data: DataConfig
+    is_series: bool
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        length = self.data.sequence_length
+        check_length(self.split.shape[1], length + 1, f"data.sequence_length {length}")
+
+    @property
+    def windows_per_epoch(self) -> int:
+        """`data.windows_per_epoch`, or one a sample, or as many of a series as fit at every offset."""
+        if self.data.windows_per_epoch is not None:
+            return self.data.windows_per_epoch
+        return self._windows_per_pass
+
+    @property
+    def _windows_per_pass(self) -> int:
+        if not self.is_series:
+            return self.split.shape[0]
+        frames, window = self.split.shape[1], self.data.sequence_length + 1
+        if self.data.fixed_windows:
+            return frames // window
+        return max(1, (frames - window + 1) // window)
+
+    def __len__(self) -> int:
+        """Number of batches of an epoch."""
+        return math.ceil(self.windows_per_epoch / self.batch_size)
+
+    def starts(self, epoch: int) -> Starts:
+        """Sample and first frame of every window of an epoch, in order."""
+        generator = torch.Generator().manual_seed((self.seed << 20) + epoch)
+        passes = [self._pass(generator) for _ in range(math.ceil(self.windows_per_epoch / self._windows_per_pass))]
+        samples, starts = (torch.cat(parts)[: self.windows_per_epoch] for parts in zip(*passes, strict=True))
+        return samples, starts
+
+    def _pass(self, generator: torch.Generator) -> Starts:
+        count, window, frames = self._windows_per_pass, self.data.sequence_length + 1, self.split.shape[1]
+        order = torch.randperm(count, generator=generator)
+        if not self.is_series:
+            highest = 1 if self.data.fixed_windows else frames - window + 1
+            starts = torch.randint(highest, (count,), generator=generator)
+            return order, starts
+        slack = 0 if self.data.fixed_windows else min(window - 1, frames - count * window)
+        offset = torch.randint(slack + 1, (), generator=generator)
+        return torch.zeros_like(order), offset + order * window
+
+    def epoch(self, epoch: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[torch.Tensor, float]]:
+        """The batches of an epoch, or one worker's part of each.
+
+        Yields:
+            windows (B, S + 1, C, H, W) in the field's units, and their weight: the share of this part in the
+            global batch times the number of workers, by which the mean loss of the part is multiplied so
+            that the workers' mean is the global batch's mean.
+        """
+        length = self.data.sequence_length + 1
+        batches = zip(*(part.split(self.batch_size) for part in self.starts(epoch)), strict=True)
+        for sample_B, start_B in batches:
+            mine = slice(rank, None, world_size)
+            weight = len(sample_B[mine]) * world_size / len(sample_B)
+            if weight == 0:
+                mine = slice(0, 1)  # every worker takes part in every step; this one's weight is zero
+            yield self.split.windows(sample_B[mine], start_B[mine], length), weight

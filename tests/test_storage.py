@@ -1,0 +1,186 @@
+"""One conformance suite for all places where bytes live, and how trouble is named."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import s3fs
+
+from mcrnn.errors import UserError
+from mcrnn.storage import LocalFolder, Location, S3Prefix, Storage, check
+from tests.s3 import S3Server, error
+
+
+def test_what_is_written_is_read_listed_and_deleted(place: Location) -> None:
+    assert place.sizes() == {}
+    place.write("a", b"one")
+    place.write("deep/er/b", b"three")
+    assert place.read("a") == b"one"
+    assert place.child("deep").read("er/b") == b"three"
+    assert place.sizes() == {"a": 3, "deep/er/b": 5}
+    place.write("a", b"")
+    assert place.read("a") == b""
+    place.delete("a")
+    place.delete("a")
+    assert place.sizes() == {"deep/er/b": 5}
+    place.clear()
+    assert place.sizes() == {}
+
+
+def test_missing_key_is_told_apart(place: Location) -> None:
+    place.write("a", b"")
+    for key in ("b", "c/d", "a/b"):
+        with pytest.raises(FileNotFoundError):
+            place.read(key)
+
+
+def test_create_writes_once(place: Location) -> None:
+    assert place.create("lock", b"first")
+    assert not place.create("lock", b"second")
+    assert place.read("lock") == b"first"
+
+
+def test_check_leaves_nothing(place: Location) -> None:
+    check(place)
+    assert place.sizes() == {}
+
+
+def test_names_are_relative_to_the_root_unless_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    local = Storage.open("root")
+    assert local.location("data/x.zarr") == LocalFolder(tmp_path / "root/data/x.zarr")
+    assert local.location("/else/x.zarr") == LocalFolder(Path("/else/x.zarr"))
+    assert local.location("s3://lab/x.zarr") == S3Prefix("lab/x.zarr")
+    remote = Storage.open("s3://lab/mcrnn/")
+    assert remote.location("data/x.zarr") == S3Prefix("lab/mcrnn/data/x.zarr")
+    assert remote.location("/else/x.zarr") == LocalFolder(Path("/else/x.zarr"))
+    assert local.path("runs/x") == tmp_path / "root/runs/x"
+    with pytest.raises(UserError, match="need a local root"):
+        remote.path("runs/x")
+
+
+def test_root_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCRNN_STORAGE", str(tmp_path / "there"))
+    assert Storage.open().root == tmp_path / "there"
+    monkeypatch.setenv("MCRNN_STORAGE", "s3://lab/mcrnn")
+    assert Storage.open().location("x").url == "s3://lab/mcrnn/x"
+
+
+@pytest.mark.parametrize("url", ["ftp://host/x", "s3://", "gs://bucket/x"])
+def test_unknown_urls_are_refused(url: str) -> None:
+    with pytest.raises(UserError, match="neither a folder nor a URL of the form s3://"):
+        Storage.open().location(url)
+
+
+def answer_all(status: str, code: str, **headers: str) -> Any:
+    return lambda environ: error(status, code, **headers)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (answer_all("403 Forbidden", "InvalidAccessKeyId"), "wrong key for 's3://lab/x'"),
+        (answer_all("403 Forbidden", "SignatureDoesNotMatch"), "wrong key for 's3://lab/x'"),
+        (answer_all("400 Bad Request", "ExpiredToken"), "credentials for 's3://lab/x' have expired"),
+        (answer_all("403 Forbidden", "AccessDenied"), "no permission for PutObject on 's3://lab/x'"),
+        (
+            answer_all("301 Moved Permanently", "PermanentRedirect", x_amz_bucket_region="eu-west-1"),
+            r"wrong region for 's3://lab/x': the bucket is in eu-west-1; set AWS_DEFAULT_REGION \(now us-east-1\)",
+        ),
+        (answer_all("400 Bad Request", "AuthorizationHeaderMalformed"), "wrong region for 's3://lab/x'"),
+    ],
+)
+def test_refusals_of_the_service_are_named(s3: S3Server, fault: Any, message: str) -> None:
+    s3.fault = fault
+    with pytest.raises(UserError, match=message) as raised:
+        check(S3Prefix("lab/x"))
+    assert "\n" not in str(raised.value)
+
+
+def test_missing_bucket_is_named(s3: S3Server) -> None:
+    with pytest.raises(UserError, match="there is no bucket 'nowhere' at http"):
+        check(S3Prefix("nowhere/x"))
+    with pytest.raises(UserError, match="there is no bucket 'nowhere'"):
+        S3Prefix("nowhere/x").read("key")
+
+
+def test_service_that_never_recovers_is_named(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcrnn.s3.ATTEMPTS", 2)
+    s3.fault = answer_all("503 Slow Down", "ServiceUnavailable")
+    with pytest.raises(UserError, match="it is overloaded or down"):
+        check(S3Prefix("lab/x"))
+
+
+def test_unreachable_endpoint_is_named(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcrnn.s3.ATTEMPTS", 2)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"cannot reach http://127\.0\.0\.1:9 for 's3://lab/x'"):
+        check(S3Prefix("lab/x"))
+
+
+def test_missing_credentials_are_named(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(UserError, match="no credentials for 's3://lab/x': set AWS_ACCESS_KEY_ID"):
+        check(S3Prefix("lab/x"))
+
+
+def test_profile_of_the_configuration_is_used(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    (tmp_path / "credentials").write_text("[lab]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    check(S3Prefix("lab/x"))
+    monkeypatch.setenv("AWS_PROFILE", "other")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(UserError, match="no AWS profile 'other'"):
+        check(S3Prefix("lab/x"))
+
+
+def test_one_failure_in_ten_goes_unnoticed(s3: S3Server) -> None:
+    def fault(environ: dict[str, Any]) -> Any:
+        if s3.requests % 10 == 3:
+            return error("500 Internal Server Error", "InternalError")
+        return error("503 Slow Down", "SlowDown") if s3.requests % 10 == 7 else None
+
+    s3.fault = fault
+    place = S3Prefix("lab/x")
+    for i in range(40):
+        place.write(f"{i}", bytes([i]))
+    assert [place.read(f"{i}") for i in range(40)] == [bytes([i]) for i in range(40)]
+    assert len(place.sizes()) == 40
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Any:
+    """A file system of 2 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], check=False)
+    if mounted.returncode:
+        pytest.skip("mounting needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_full_disk_is_named_and_leaves_nothing_half_written(small_disk: Path) -> None:
+    place = LocalFolder(small_disk)
+    place.write("kept", b"x" * 1_000_000)
+    with pytest.raises(UserError, match="No space left on device"):
+        place.write("large", b"x" * 3_000_000)
+    assert place.sizes() == {"kept": 1_000_000}
+    place.delete("kept")
+    place.write("large", b"x" * 1_500_000)
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*file/x.*: File exists"):
+        LocalFolder(tmp_path / "file").write("x", b"")

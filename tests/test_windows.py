@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mcrnn.config import Configuration, DataConfig
+from mcrnn.errors import UserError
+from mcrnn.fields import FieldStore
+from mcrnn.windows import (
+    FieldData,
+    MemorySplit,
+    Scaling,
+    StoredSplit,
+    TrainingWindows,
+    check_exam,
+    evaluation_windows,
+    memory_budget,
+    open_split,
+)
+
+
+def numbered(samples: int = 7, frames: int = 9) -> torch.Tensor:
+    """A field whose value says where it is from: 100 * sample + frame."""
+    values = 100.0 * torch.arange(samples)[:, None] + torch.arange(frames)
+    return values[:, :, None, None, None].expand(-1, -1, 1, 2, 2).contiguous()
+
+
+def windows_of(field: torch.Tensor, *, series: bool = False, seed: int = 0, **data: Any) -> TrainingWindows:
+    config = DataConfig.model_validate({"store": "x", "sequence_length": 4} | data)
+    return TrainingWindows(MemorySplit(field.numpy()), config, series, batch_size=3, seed=seed)
+
+
+def collect(windows: TrainingWindows, epoch: int, ranks: int = 1) -> list[list[int]]:
+    """First frame of every window of an epoch, batch by batch, all ranks together."""
+    batches: list[list[int]] = []
+    for parts in zip(*(windows.epoch(epoch, rank, ranks) for rank in range(ranks)), strict=True):
+        batches.append([int(w[0, 0, 0, 0]) for part, weight in parts if weight > 0 for w in part])
+    return batches
+
+
+def test_a_window_has_one_frame_more_than_its_steps_and_they_are_consecutive() -> None:
+    for batch, _ in windows_of(numbered()).epoch(1):
+        frames = batch[:, :, 0, 0, 0]
+        assert frames.shape[1] == 5
+        assert torch.equal(frames[:, 1:] - frames[:, :-1], torch.ones(len(frames), 4))
+
+
+def test_an_epoch_has_one_window_of_each_sample_anywhere_in_it() -> None:
+    windows = windows_of(numbered())
+    starts = set()
+    for epoch in range(60):
+        firsts = [first for batch in collect(windows, epoch) for first in batch]
+        assert sorted(first // 100 for first in firsts) == list(range(7))
+        starts |= {first % 100 for first in firsts}
+    assert starts == {0, 1, 2, 3, 4}  # 9 frames hold windows of 5 at 5 places
+
+
+def test_windows_follow_from_seed_and_epoch() -> None:
+    windows = windows_of(numbered())
+    assert collect(windows, 1) == collect(windows, 1)
+    assert collect(windows, 1) != collect(windows, 2)
+    assert collect(windows, 1) != collect(windows_of(numbered(), seed=1), 1)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_ranks_share_each_global_batch_and_their_weights_add_up(ranks: int) -> None:
+    windows = windows_of(numbered())
+    alone = collect(windows, 1)
+    assert [sorted(batch) for batch in collect(windows, 1, ranks)] == [sorted(batch) for batch in alone]
+    for parts in zip(*(windows.epoch(1, rank, ranks) for rank in range(ranks)), strict=True):
+        assert sum(weight for _, weight in parts) == pytest.approx(ranks)
+        assert all(len(part) > 0 for part, _ in parts)
+
+
+def test_window_longer_than_the_samples_is_refused() -> None:
+    windows_of(numbered(frames=9), sequence_length=8)
+    with pytest.raises(UserError, match=r"needs samples of 10 frames, the store has 9"):
+        windows_of(numbered(frames=9), sequence_length=9)
+
+
+def firsts(windows: TrainingWindows, epoch: int) -> list[int]:
+    return [first for batch in collect(windows, epoch) for first in batch]
+
+
+def test_windows_of_a_series_follow_each_other_from_a_common_offset() -> None:
+    windows = windows_of(numbered(samples=1, frames=50), series=True)
+    assert windows.windows_per_epoch == 9  # of 5 frames each, at any offset from 0 to 4
+    offsets = set()
+    for epoch in range(60):
+        starts = sorted(firsts(windows, epoch))
+        assert np.diff(starts).tolist() == [5] * 8
+        assert starts[-1] + 5 <= 50
+        offsets.add(starts[0])
+    assert offsets == {0, 1, 2, 3, 4}
+    assert firsts(windows, 1) != sorted(firsts(windows, 1))
+
+
+def test_fixed_windows_of_a_series_never_move() -> None:
+    windows = windows_of(numbered(samples=1, frames=50), series=True, fixed_windows=True)
+    for epoch in range(5):
+        assert sorted(firsts(windows, epoch)) == list(range(0, 50, 5))
+
+
+@pytest.mark.parametrize("frames", [5, 6, 9, 10, 11])
+def test_short_series_still_has_a_window(frames: int) -> None:
+    for epoch in range(20):
+        for start in firsts(windows_of(numbered(samples=1, frames=frames), series=True), epoch):
+            assert 0 <= start <= frames - 5
+
+
+@pytest.mark.parametrize("series", [False, True])
+@pytest.mark.parametrize("count", [2, 7, 23])
+def test_windows_per_epoch_fixes_the_count(series: bool, count: int) -> None:
+    field = numbered(samples=1, frames=60) if series else numbered()
+    windows = windows_of(field, series=series, windows_per_epoch=count)
+    assert len(firsts(windows, 1)) == count
+    assert len(windows) == -(-count // 3)
+
+
+def test_exam_starts_at_each_samples_first_frame() -> None:
+    samples, starts = evaluation_windows((5, 20, 1, 2, 2), False, 10)
+    assert samples.tolist() == [0, 1, 2, 3, 4]
+    assert starts.tolist() == [0] * 5
+
+
+def test_exam_of_a_series_covers_it_without_overlap() -> None:
+    samples, starts = evaluation_windows((1, 35, 1, 2, 2), True, 10)
+    assert samples.tolist() == [0, 0, 0]
+    assert starts.tolist() == [0, 11, 22]
+    assert evaluation_windows((1, 1000, 1, 2, 2), True, 9, most=3)[1].tolist() == [0, 500, 990]
+
+
+def test_exam_longer_than_the_samples_is_refused() -> None:
+    with pytest.raises(UserError, match="needs samples of 21 frames, the store has 20"):
+        evaluation_windows((5, 20, 1, 2, 2), False, 20)
+
+
+def test_split_larger_than_its_memory_is_read_from_the_store(
+    store: FieldStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = DataConfig(store="x", coarsen=2)
+    in_memory = open_split(store, "train", data)
+    assert isinstance(in_memory, MemorySplit)
+    monkeypatch.setenv("MCRNN_MEMORY", "0.000001")
+    stored = open_split(store, "train", data)
+    assert isinstance(stored, StoredSplit)
+    assert stored.shape == in_memory.shape
+    samples, starts = torch.tensor([5, 0, 3, 3]), torch.tensor([1, 9, 0, 4])
+    expected = in_memory.windows(samples, starts, 5)
+    assert torch.equal(stored.windows(samples, starts, 5), expected)
+    # as it comes out on a worker
+    for split in (stored, in_memory):
+        assert torch.equal(pickle.loads(pickle.dumps(split)).windows(samples, starts, 5), expected)
+
+
+def test_memory_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCRNN_MEMORY", "much")
+    with pytest.raises(UserError, match="MCRNN_MEMORY is a number of GB"):
+        memory_budget()
+
+
+def test_stored_split_refuses_damage(store: FieldStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCRNN_MEMORY", "0.000001")
+    split = open_split(store, "train", DataConfig(store="x"))
+    key = "train/field/c/0/0/0/0/0"
+    content = bytearray(store.location.read(key))
+    content[len(content) // 2] ^= 1
+    store.location.write(key, bytes(content))
+    with pytest.raises(UserError, match="damaged"):
+        split.windows(torch.arange(6), torch.zeros(6, dtype=torch.int64), 14)
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "message"),
+    [
+        ("data", {"coarsen": 3}, r"data\.coarsen 3 does not divide the grid"),
+        ("data", {"variables": ["vortcity"]}, "no variable 'vortcity'; did you mean 'vorticity'"),
+        ("data", {"sequence_length": 14}, "needs samples of 15 frames, the store has 14"),
+        ("validation", {"horizon": 20}, "validation with warm_up 10 and horizon 20 needs samples of 31 frames"),
+    ],
+)
+def test_configuration_that_the_store_cannot_serve_is_refused(
+    store: FieldStore, section: str, value: dict[str, Any], message: str
+) -> None:
+    raw: dict[str, Any] = {
+        "name": "test",
+        "data": {"store": "x", "sequence_length": 10},
+        "model": {"architecture": "convgru"},
+        "validation": {"warm_up": 10, "horizon": 3},
+    }
+    check_exam(store, Configuration.model_validate(raw))
+    raw[section] = raw[section] | value
+    with pytest.raises(UserError, match=message):
+        check_exam(store, Configuration.model_validate(raw))
+
+
+def test_normalisation_uses_the_statistics_of_the_training_split_before_coarsening(store: FieldStore) -> None:
+    data = FieldData.load(store, DataConfig(store="x", coarsen=4))
+    train = store.load("train").astype(np.float64)
+    assert data.std[0] == pytest.approx(train.std(), rel=1e-9)
+    scaling = Scaling.of(DataConfig(store="x", normalize=True), data.mean, data.std)
+    x = torch.full((1, 1, 1, 1, 1), 1.5)
+    assert float(scaling.to_model(x)) == pytest.approx((1.5 - train.mean()) / train.std(), rel=1e-5)
+    assert torch.allclose(scaling.to_physical(scaling.to_model(x)), x)
+    assert Scaling.of(DataConfig(store="x"), data.mean, data.std) == Scaling((0.0,), (1.0,))
