@@ -1,7 +1,7 @@
 """Build a field store shard by shard, so that nothing is lost and nothing half-written is ever read.
 
-The order of writes is what makes a build safe to kill at any moment: first metadata and coordinates, then the
-root with status `building`; for each shard the object, read back, and after it a marker with its size, SHA-256
+The order of writes is what makes a build safe to kill at any moment: first the root with status `building`, then
+metadata and coordinates; for each shard the object, read back, and after it a marker with its size, SHA-256
 and statistics; then the manifest; the root with status `complete` last. The same command continues an
 unfinished build with the shards that have no marker.
 
@@ -81,7 +81,10 @@ def build(
             keys, root = {}, None
         metadata = plan.metadata()
         if root is None:
-            _create(location, plan, metadata)
+            location.write("zarr.json", _json(root_document(metadata, _unfinished(plan))))
+        for key, content in metadata.items():
+            if key != "zarr.json" and keys.get(key) != len(content):
+                location.write(key, content)
         markers = _sweep(location, plan, keys)
         for shard in plan.shards():
             if shard.name in markers:
@@ -98,8 +101,7 @@ def build(
 
 def _read_root(location: Location, keys: dict[str, int]) -> dict[str, Any] | None:
     """The root's document, None where there is nothing yet or a build was killed before it wrote it."""
-    ours = [key for key in keys if not key.endswith(".partial")]
-    if not ours or (any(key.startswith(BUILD_FOLDER) for key in ours) and "zarr.json" not in keys):
+    if all(key.startswith(BUILD_FOLDER) or key.endswith(".partial") for key in keys):
         return None
     try:
         document = json.loads(location.read("zarr.json"))
@@ -121,19 +123,15 @@ def _check_same_recipe(location: Location, plan: StorePlan, attributes: dict[str
         )
 
 
-def _create(location: Location, plan: StorePlan, metadata: dict[str, bytes]) -> None:
-    """Metadata and coordinates; the root, without which there is no store, last."""
-    for key, content in metadata.items():
-        if key != "zarr.json":
-            location.write(key, content)
-    attributes = {
+def _unfinished(plan: StorePlan) -> dict[str, Any]:
+    """The root's attributes while the store is being built."""
+    return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "status": "building",
         "shards": len(list(plan.shards())),
         "recipe": plan.recipe,
     }
-    location.write("zarr.json", _json(root_document(metadata, attributes)))
 
 
 def _json(document: dict[str, Any]) -> bytes:

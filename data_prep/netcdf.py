@@ -78,6 +78,7 @@ def plan_store(
     frame_bytes = 4 * len(field.channels) * len(field.rows) * len(field.columns)
     chunk = max(1, CHUNK_BYTES // frame_bytes)
     shard = chunk * max(1, round(SHARD_BYTES / (chunk * frame_bytes)))
+    names = field.layouts[field.channels[0].variable]
     rows = {"standard_name": "latitude", "units": "degrees_north"} if field.row_is_latitude else {}
     columns = {"standard_name": "longitude", "units": "degrees_east"} if field.column_is_longitude else {}
 
@@ -87,8 +88,8 @@ def plan_store(
             "sample": (("sample",), np.arange(1), {}),
             "time": (("time",), field.axis.seconds[start:stop], time),
             "channel": (("channel",), text_array([c.name for c in field.channels]), {}),
-            "height": (("height",), field.rows, {"long_name": field.layout.row, **rows}),
-            "width": (("width",), field.columns, {"long_name": field.layout.column, **columns}),
+            "height": (("height",), field.rows, {"long_name": names.row, **rows}),
+            "width": (("width",), field.columns, {"long_name": names.column, **columns}),
         }
 
     attributes: dict[str, Any] = {

@@ -35,6 +35,11 @@ class Layout:
     single: tuple[str, ...]
     """dimensions of length one, which are left out"""
 
+    @property
+    def horizontal(self) -> tuple[str, str]:
+        """The two dimensions of the grid."""
+        return self.row, self.column
+
 
 @dataclass(frozen=True)
 class Channel:
@@ -60,7 +65,8 @@ class NetcdfField:
     """The whole field: sorted by time, the same grid throughout."""
 
     channels: tuple[Channel, ...]
-    layout: Layout
+    layouts: dict[str, Layout]
+    """variable -> its dimensions; time, row and column are the same for all"""
     parts: dict[str, tuple[Part, ...]]
     """variable -> files in order of time"""
     axis: TimeAxis
@@ -80,7 +86,8 @@ class NetcdfField:
                 if low < high:
                     with opened(part.path) as file:
                         times = slice(low - part.first, high - part.first)
-                        values = _read(file[channel.variable], self.layout, times, channel.level)
+                        layout = self.layouts[channel.variable]
+                        values = _read(file[channel.variable], layout, times, channel.level)
                     result[low - start : high - start, index] = values
         return result
 
@@ -88,7 +95,8 @@ class NetcdfField:
         """Where a value is, for messages."""
         variable = self.channels[channel].variable
         (path,) = [p.path for p in self.parts[variable] if p.first <= time < p.first + p.count]
-        where = f"{self.layout.row} {self.rows[row]:g}, {self.layout.column} {self.columns[column]:g}"
+        layout = self.layouts[variable]
+        where = f"{layout.row} {self.rows[row]:g}, {layout.column} {self.columns[column]:g}"
         return f"{self.channels[channel].name} at {show(self.axis.date(time))}, {where} ({path})"
 
     @cached_property
@@ -153,6 +161,7 @@ def open_field(
             variables = [_only_variable(file, paths[0])]
     located: dict[str, list[tuple[float, int, str, np.ndarray]]] = {variable: [] for variable in variables}
     first: dict[str, Any] = {}
+    layouts: dict[str, Layout] = {}
     calendar = ""
     seen: set[str] = set()
     for path in paths:
@@ -164,7 +173,9 @@ def open_field(
                 if not first:
                     first = {"layout": layout, "grid": grid, "path": path}
                     first["attributes"] = _grid_attributes(file, layout)
-                if layout != first["layout"] or not all(map(_same, grid, first["grid"])):
+                known = layouts.setdefault(variable, layout)
+                agree = layout == known and layout.horizontal == first["layout"].horizontal
+                if not agree or not all(map(_same, grid, first["grid"])):
                     raise UserError(f"'{path}' has another grid than '{first['path']}' for {variable}")
                 time = file[layout.time]
                 own_calendar = str(getattr(time, "calendar", "standard")).lower()
@@ -181,11 +192,11 @@ def open_field(
         if not found:
             raise UserError(f"no file has a variable '{variable}'{did_you_mean(variable, seen)}")
     parts, axis = _join_times(located, calendar)
-    channels, units, long_names = _channels(located, variables, levels, first["layout"])
+    channels, units, long_names = _channels(located, variables, levels, layouts)
     row_is_latitude, column_is_longitude = first["attributes"]
     return NetcdfField(
         channels=channels,
-        layout=first["layout"],
+        layouts=layouts,
         parts=parts,
         axis=axis,
         rows=first["grid"][0],
@@ -221,22 +232,23 @@ def _channels(
     located: dict[str, list[tuple[float, int, str, np.ndarray]]],
     variables: list[str],
     levels: list[float],
-    layout: Layout,
+    layouts: dict[str, Layout],
 ) -> tuple[tuple[Channel, ...], str, str]:
     channels: list[Channel] = []
     units: list[str] = []
     names: list[str] = []
+    if levels and all(layout.level is None for layout in layouts.values()):
+        raise UserError(f"{variables[0]} has no levels to select by --level")
     for variable in variables:
         path = located[variable][0][2]
         with opened(path) as file:
             units.append(str(getattr(file[variable], "units", "1")))
             names.append(str(getattr(file[variable], "long_name", variable)))
-            if layout.level is None:
-                if levels:
-                    raise UserError(f"{variable} has no levels to select by --level")
+            level_name = layouts[variable].level
+            if level_name is None:
                 channels.append(Channel(variable, variable, None))
                 continue
-            known = _coordinate(file, layout.level)
+            known = _coordinate(file, level_name)
             if not levels:
                 listed = ", ".join(f"{value:g}" for value in known)
                 raise UserError(f"{variable} has {len(known)} levels; select with --level one or more of {listed}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +32,21 @@ def filesystem(asynchronous: bool = False) -> Any:
         endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None,
         config_kwargs={"retries": {"max_attempts": ATTEMPTS, "mode": "standard"}, **TIMEOUTS},
     )
+
+
+@functools.cache
+def filesystem_for_zarr() -> Any:
+    """One for Zarr's own event loop, which nobody else would close at the end of the process."""
+    from zarr.core.sync import sync
+
+    files = filesystem(asynchronous=True)
+
+    def close() -> None:
+        with contextlib.suppress(Exception):
+            sync(files._s3.close(), timeout=5)
+
+    atexit.register(close)
+    return files
 
 
 @contextlib.contextmanager

@@ -198,9 +198,9 @@ class S3Prefix:
     def zarr_store(self) -> Store:
         from zarr.storage import FsspecStore
 
-        from mcrnn.s3 import filesystem
+        from mcrnn.s3 import filesystem_for_zarr
 
-        return FsspecStore(filesystem(asynchronous=True), read_only=True, path=self.bucket_and_prefix)
+        return FsspecStore(filesystem_for_zarr(), read_only=True, path=self.bucket_and_prefix)
 
 
 def check(location: Location) -> None:

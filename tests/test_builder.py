@@ -140,7 +140,6 @@ def test_order_and_grouping_of_the_work_do_not_change_a_byte(place: Location) ->
 
 def test_build_killed_before_its_root_was_written_starts_again(place: Location) -> None:
     place.write(f"{BUILD_FOLDER}/lock.json", b"{")
-    place.write("train/zarr.json", b"")
     assert build(place, plan(), Numbers())
     FieldStore.open(place)
 

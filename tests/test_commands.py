@@ -9,8 +9,16 @@ import pytest
 import yaml
 
 from tests.conftest import CommandRunner
+from tests.s3 import S3Server
 
-COMMANDS = ("data_prep.navier_stokes", "mcrnn.tune", "mcrnn.train", "mcrnn.evaluate")
+COMMANDS = (
+    "data_prep.navier_stokes",
+    "data_prep.netcdf",
+    "data_prep.inspect",
+    "mcrnn.tune",
+    "mcrnn.train",
+    "mcrnn.evaluate",
+)
 
 CONFIGURATION = {
     "name": "small",
@@ -89,8 +97,53 @@ def test_samples_too_short(command: CommandRunner, root: Path) -> None:
     assert "needs samples of 31 frames, the store has 14" in refused(command, "mcrnn.train", file)
 
 
-def test_object_storage_urls_are_refused(command: CommandRunner) -> None:
-    assert "'s3://bucket/x.zarr' is a URL" in refused(command, "data_prep.navier_stokes", "s3://bucket/x.zarr")
+def test_store_on_object_storage_is_made_inspected_and_trained_on(
+    command: CommandRunner, root: Path, s3: S3Server
+) -> None:
+    small = ("--train", "4", "--val", "2", "--test", "2", "--frames", "12", "--resolution", "8", "--workers", "1")
+    made = command("data_prep.navier_stokes", "s3://lab/new.zarr", *small)
+    assert (made.returncode, made.stderr) == (0, "")
+    assert made.stdout.startswith("s3://lab/new.zarr: 4 + 2 + 2 samples")
+    seen = command("data_prep.inspect", "new.zarr", "--verify", "--storage", "s3://lab")
+    assert (seen.returncode, seen.stderr) == (0, "")
+    assert "verified: all" in seen.stdout
+    file = write(root, data={"store": "s3://lab/new.zarr", "sequence_length": 6})
+    trained = command("mcrnn.train", file)
+    assert (trained.returncode, trained.stderr) == (0, "")
+    # larger than its memory: the same numbers, read batch by batch
+    again = command("mcrnn.train", file, "--new", MCRNN_MEMORY="0.0000001")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout.splitlines()[1].split(",")[:3] == trained.stdout.splitlines()[1].split(",")[:3]
+    assert "there is no bucket 'nowhere'" in refused(command, "data_prep.inspect", "s3://nowhere/x.zarr")
+
+
+def test_inspect_describes_an_unfinished_store(command: CommandRunner, root: Path) -> None:
+    store = root / "data" / "tiny.zarr"
+    document = json.loads((store / "zarr.json").read_text())
+    document["attributes"] |= {"status": "building", "shards": 3}
+    (store / "zarr.json").write_text(json.dumps(document))
+    (store / ".build").mkdir()
+    (store / ".build" / "train-0000000000.json").write_text("{}")
+    seen = command("data_prep.inspect", "data/tiny.zarr")
+    assert "unfinished, 1 of 3 objects are done" in seen.stdout
+    assert "is unfinished" in refused(command, "data_prep.inspect", "data/tiny.zarr", "--verify")
+
+
+@pytest.mark.parametrize("ending", ["mp4", "gif"])
+def test_animation_of_a_sample(command: CommandRunner, root: Path, ending: str) -> None:
+    made = command("data_prep.inspect", "data/tiny.zarr", "--animate", f"a.{ending}", "--split", "val", "--sample", "2")
+    assert made.returncode == 0, made.stderr
+    content = (root / f"a.{ending}").read_bytes()
+    assert content[4:8] == b"ftyp" if ending == "mp4" else content[:6] == b"GIF89a"
+    assert len(content) > 2_000
+
+
+def test_animation_that_cannot_be_made(command: CommandRunner) -> None:
+    inspect = ("data_prep.inspect", "data/tiny.zarr", "--animate")
+    assert "written as .mp4 or .gif" in refused(command, *inspect, "a.avi")
+    assert "there is no folder 'nowhere'" in refused(command, *inspect, "nowhere/a.gif")
+    assert "has samples 0 to 5, not 9" in refused(command, *inspect, "a.gif", "--sample", "9")
+    assert "no split 'trian'" in refused(command, *inspect, "a.gif", "--split", "trian")
 
 
 def test_storage_that_cannot_be_used(command: CommandRunner, root: Path) -> None:
@@ -102,6 +155,10 @@ def test_storage_that_cannot_be_used(command: CommandRunner, root: Path) -> None
 def test_wrong_generator_parameters(command: CommandRunner) -> None:
     assert "--resolution must be even" in refused(command, "data_prep.navier_stokes", "x.zarr", "--resolution", "15")
     assert "--viscosity must be above 0" in refused(command, "data_prep.navier_stokes", "x.zarr", "--viscosity", "0")
+    assert "--alpha must be above 1" in refused(command, "data_prep.navier_stokes", "x.zarr", "--alpha", "1")
+    coarse = ("--compute-resolution", "80")
+    assert "--compute-resolution 80 is above" in refused(command, "data_prep.navier_stokes", "x.zarr", *coarse)
+    assert "--device tpu cannot be used" in refused(command, "data_prep.navier_stokes", "x.zarr", "--device", "tpu")
 
 
 def test_generator_makes_reuses_and_refuses(command: CommandRunner) -> None:
@@ -134,7 +191,7 @@ def test_train_continues_finishes_and_starts_beside(command: CommandRunner, root
     judged = command("mcrnn.evaluate", "runs/small", "runs/small-2")
     assert judged.returncode == 0, judged.stderr
     metrics = json.loads((root / "reports/runs_small+runs_small-2/runs_small/metrics.json").read_text())
-    assert metrics["samples"] == 4
+    assert metrics["windows"] == 4
     assert len(metrics["rmse_by_lead_time"]) == 6
     assert metrics["baselines"]["persistence"]["rmse_closed_loop"] > 0
 

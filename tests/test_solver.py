@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data_prep.random_fields import gaussian_random_field
-from data_prep.solver import VorticityEquation, paper_forcing, simulate
+from data_prep.solver import VorticityEquation, paper_forcing, simulate, to_grid, to_spectrum
 
 VISCOSITY = 1e-3
 
@@ -67,22 +67,16 @@ def test_advection_agrees_with_exact_derivatives() -> None:
     u = -torch.sin(4 * math.pi * y) / (4 * math.pi)
     v = torch.sin(2 * math.pi * x) / (2 * math.pi)
     truth = -(u * -2 * math.pi * torch.sin(2 * math.pi * x) + v * -4 * math.pi * torch.sin(4 * math.pi * y))
-    explicit = torch.fft.irfft2(unforced(32).explicit(torch.fft.rfft2(w)[None]), s=(32, 32))[0]
+    explicit = to_grid(unforced(32).explicit(to_spectrum(w, 32)[None]), 32)[0]
     assert relative_error(explicit, truth) < 1e-13
 
 
 def test_default_scheme_agrees_with_a_fine_reference() -> None:
     n, fine = 64, 128
     w0 = initial_fields(2)
-    coarse_hat, fine_hat = (
-        torch.fft.rfft2(w0.double()),
-        torch.zeros(2, fine, fine // 2 + 1, dtype=torch.complex128),
-    )
-    half = n // 2
-    fine_hat[:, :half, :half] = coarse_hat[:, :half, :half]
-    fine_hat[:, 1 - half :, :half] = coarse_hat[:, 1 - half :, :half]
+    start = to_grid(to_spectrum(w0.double(), 96), fine)  # which carries all wavenumbers of the coarse grid
     reference = VorticityEquation.create(fine, VISCOSITY, 0.1 * paper_forcing(fine), dtype=torch.float64)
-    truth = simulate(reference, torch.fft.irfft2(fine_hat, s=(fine, fine)) * 4, frames=10, dt=1 / 64)[:, :, ::2, ::2]
+    truth = simulate(reference, start, frames=10, dt=1 / 64)[:, :, ::2, ::2]
     equation = VorticityEquation.create(n, VISCOSITY, 0.1 * paper_forcing(n))
     assert relative_error(simulate(equation, w0, frames=10), truth.float()) < 1e-5
 
@@ -99,11 +93,35 @@ def test_unstable_sample_is_done_again_with_a_shorter_step_and_the_others_are_no
     equation = VorticityEquation.create(n, VISCOSITY, torch.zeros(n, n))
     calm = initial_fields(1)
     fast = 20 * calm
-    assert equation.courant(torch.fft.rfft2(calm), 1 / 16) < 3.4 < equation.courant(torch.fft.rfft2(fast), 1 / 16)
+    assert equation.courant(to_spectrum(calm, n), 1 / 16) < 3.4 < equation.courant(to_spectrum(fast, n), 1 / 16)
     both = simulate(equation, torch.cat([calm, fast]), frames=2)
     assert torch.equal(both[:1], simulate(equation, calm, frames=2))
     accurate = simulate(equation, fast, frames=2, dt=1 / 512)
     assert relative_error(both[1:], accurate) < 1e-3
+
+
+def test_reduced_grid_agrees_and_samples_it_cannot_carry_get_the_full_one() -> None:
+    full = VorticityEquation.create(64, VISCOSITY, 0.1 * paper_forcing(64))
+    w0 = initial_fields(2)
+    truth = simulate(full, w0, frames=10)
+    reduced = VorticityEquation.create(48, VISCOSITY, 0.1 * paper_forcing(48))
+    recorded = simulate(reduced, w0, frames=10, fallback=full)
+    assert recorded.shape == truth.shape
+    assert 0 < relative_error(recorded, truth) < 1e-4
+    # 16 x 16 is far too coarse: without the guard wrong, with it the full grid's numbers to the last bit
+    coarse = VorticityEquation.create(16, VISCOSITY, 0.1 * paper_forcing(16))
+    assert relative_error(simulate(coarse, w0, frames=10), truth) > 1e-2
+    assert torch.equal(simulate(coarse, w0, frames=10, fallback=full), truth)
+
+
+@pytest.mark.parametrize(("n", "target"), [(32, 32), (32, 48), (64, 48), (48, 64)])
+def test_spectra_carry_a_smooth_field_between_grids(n: int, target: int) -> None:
+    def wave(points: int) -> torch.Tensor:
+        x, y = positions(points)
+        return torch.sin(2 * math.pi * (3 * x + 2 * y)) + torch.cos(2 * math.pi * (x - 4 * y)) + 0.3
+
+    spectrum = to_spectrum(wave(n), min(n, target))
+    assert relative_error(to_grid(spectrum, target), wave(target)) < 1e-13
 
 
 def test_hopeless_parameters_are_refused() -> None:
