@@ -103,11 +103,12 @@ def _read_root(location: Location, keys: dict[str, int]) -> dict[str, Any] | Non
     """The root's document, None where there is nothing yet or a build was killed before it wrote it."""
     if all(key.startswith(BUILD_FOLDER) or key.endswith(".partial") for key in keys):
         return None
+    content = location.read("zarr.json") if "zarr.json" in keys else b""
     try:
-        document = json.loads(location.read("zarr.json"))
+        document = json.loads(content)
         if document["attributes"]["format"] == FORMAT:
             return document
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         pass
     raise UserError(f"'{location.url}' exists and is not a store of this project; choose another name")
 
@@ -151,11 +152,12 @@ def _sweep(location: Location, plan: StorePlan, keys: dict[str, int]) -> dict[st
     for shard in plan.shards():
         if _marker_key(shard.name) not in keys:
             continue
+        content = location.read(_marker_key(shard.name))
         try:
-            marker = json.loads(location.read(_marker_key(shard.name)))
+            marker = json.loads(content)
             if all(keys.get(key) == entry["size"] for key, entry in marker["objects"].items()):
                 markers[shard.name] = marker
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             continue  # not a whole marker: the shard is made again
     return markers
 

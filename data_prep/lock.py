@@ -38,10 +38,12 @@ class Lease:
         """
         while not self.location.create(KEY, self._content()):
             try:
-                holder = json.loads(self.location.read(KEY))
-                age = time.time() - holder["time"]
+                content = self.location.read(KEY)
             except FileNotFoundError:
                 continue  # given back a moment ago
+            try:
+                holder = json.loads(content)
+                age = time.time() - holder["time"]
             except (ValueError, KeyError, TypeError):
                 holder, age = {"host": "?", "pid": 0}, LIFETIME + 1  # killed while it was written
             if age <= LIFETIME and not _is_gone(holder):
@@ -61,8 +63,8 @@ class Lease:
         if time.monotonic() - self.renewed < RENEWAL:
             return
         try:
-            mine = json.loads(self.location.read(KEY))["token"] == self.token
-        except (FileNotFoundError, ValueError):
+            mine = self.token.encode() in self.location.read(KEY)
+        except FileNotFoundError:
             mine = False
         if not mine:
             raise UserError(f"another build has taken over '{self.location.url}'; this one stops")

@@ -25,8 +25,6 @@ from mcrnn.store_format import SPLITS
 if TYPE_CHECKING:
     from data_prep.plan import Shard, StorePlan
 
-BATCH = 16
-"""samples that one core integrates together: what fits its cache, measured"""
 OBJECT_BYTES = 13_000_000
 """size of a shard before compression that is aimed at"""
 
@@ -59,7 +57,7 @@ class NavierStokes:
         import torch
 
         from data_prep.random_fields import gaussian_random_field
-        from data_prep.solver import VorticityEquation, paper_forcing, simulate
+        from data_prep.solver import VorticityEquation, batch_size, paper_forcing, simulate
 
         torch.set_num_threads(1)
         p = self.parameters
@@ -79,7 +77,7 @@ class NavierStokes:
             )
             for shard in shards
         ]
-        batch = BATCH if self.device == "cpu" else 10**9
+        batch = batch_size(p.compute_resolution) if self.device == "cpu" else 10**9
         solved = []
         try:
             for part in torch.from_numpy(np.concatenate(initial)).split(batch):
@@ -101,13 +99,16 @@ class NavierStokes:
 def plan_store(parameters: Parameters, samples: dict[str, int]) -> StorePlan:
     """The store of these parameters."""
     from data_prep.plan import Coordinate, SplitPlan, StorePlan, text_array
+    from data_prep.solver import batch_size
 
     p = parameters
     position = np.arange(p.resolution) / p.resolution
     times = p.interval * np.arange(1, p.frames + 1)
     frame_bytes = 4 * p.resolution**2 * p.frames
     shard = max(1, OBJECT_BYTES // frame_bytes)
-    shard = max(BATCH, shard // BATCH * BATCH) if shard >= BATCH else shard
+    batch = batch_size(p.compute_resolution)
+    if shard >= batch // 2:
+        shard = max(1, round(shard / batch)) * batch
 
     def coordinates(count: int) -> dict[str, Coordinate]:
         return {

@@ -1,18 +1,20 @@
 """Open and check a field store, and read its splits.
 
 What is refused: a store that is unfinished, damaged, truncated or not one of this project. Metadata and
-coordinates are hashed at every open; the objects of the field when they are read as a whole, or by `verify`.
-Reads of parts are guarded by the checksum of each chunk.
+coordinates are hashed at every open, the objects of the field by `verify`; every read of them is guarded by the
+checksum of each chunk and by the size of the object.
 """
 
 from __future__ import annotations
 
+import collections
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -23,8 +25,9 @@ from mcrnn.store_format import FORMAT, FORMAT_VERSION, MANIFEST, is_data, root_d
 if TYPE_CHECKING:
     import zarr
 
+Result = TypeVar("Result")
 PADDING_OF_BOUNDARY = {"periodic": "circular", "cylinder": "cylinder", "zeros": "zeros"}
-READS_AT_ONCE = 8
+READS_AT_ONCE = 4
 """objects in flight: hides the latency of object storage, costs their size in memory"""
 
 
@@ -78,30 +81,28 @@ class FieldStore:
         Raises:
             UserError: an object has changed.
         """
-        for _, content in self._checked(self.manifest):
-            on_bytes(len(content))
+        for size in self._checked(self.manifest):
+            on_bytes(size)
 
-    def _checked(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """Objects in order, several read ahead, each compared with the manifest."""
+    def _checked(self, keys: Iterable[str]) -> Iterator[int]:
+        """Compare objects with the manifest; gives the size of each."""
 
-        def read(key: str) -> bytes:
-            try:
-                content = self.location.read(key)
-            except FileNotFoundError:
-                raise _damaged(self.location, f"{key} is missing") from None
+        def compare(key: str) -> int:
+            content = self._read(key)
             if sha256(content) != self.manifest[key]["sha256"]:
                 raise _damaged(self.location, f"{key} has changed since it was built")
-            return content
+            return len(content)
 
-        keys = list(keys)
-        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-            # not pool.map, which would hold the content of all objects that are read before they are used
-            ahead = [pool.submit(read, key) for key in keys[:READS_AT_ONCE]]
-            for index, key in enumerate(keys):
-                content = ahead.pop(0).result()
-                if index + READS_AT_ONCE < len(keys):
-                    ahead.append(pool.submit(read, keys[index + READS_AT_ONCE]))
-                yield key, content
+        return _ahead(compare, keys)
+
+    def _read(self, key: str) -> bytes:
+        try:
+            content = self.location.read(key)
+        except FileNotFoundError:
+            raise _damaged(self.location, f"{key} is missing") from None
+        if len(content) != self.manifest[key]["size"]:
+            raise _damaged(self.location, f"{key} has another size than when it was built")
+        return content
 
     @property
     def name(self) -> str:
@@ -177,9 +178,15 @@ class FieldStore:
         return (*self.array(split).shape[:2], len(self.indices(variables)), *self.grid(coarsen))
 
     def blocks(
-        self, split: str, coarsen: int = 1, variables: list[str] | None = None
+        self, split: str, coarsen: int = 1, variables: list[str] | None = None, into: np.ndarray | None = None
     ) -> Iterator[tuple[slice, slice, np.ndarray]]:
-        """A split object by object, every byte checked: samples, times and values (n, t, C, H, W) of each.
+        """A split object by object, checked: samples, times and values (n, t, C, H, W) of each.
+
+        Args:
+            split: train, val or test.
+            coarsen: side of the blocks that are averaged.
+            variables: names of the channels, all by default.
+            into: array of the whole split, into which the values are put and of which those given out are parts.
 
         Raises:
             UserError: no such split or variable, damaged objects, values that are not finite.
@@ -191,29 +198,37 @@ class FieldStore:
         array = self.array(split)
         channels = self.indices(variables)
         self.grid(coarsen)
-        metadata = cpu.Buffer.from_bytes(self.location.read(f"{split}/field/zarr.json"))
+        as_stored = coarsen == 1 and channels == list(range(len(self.channels)))
+        prefix = f"{split}/field/"
+        metadata = cpu.Buffer.from_bytes(self._read(f"{prefix}zarr.json"))
         samples, times = (array.shards or array.chunks)[:2]
-        prefix = f"{split}/field/c/"
-        keys = sorted(
-            (key for key in self.manifest if key.startswith(prefix)),
-            key=lambda key: [int(n) for n in key.removeprefix(prefix).split("/")],
-        )
-        for key, content in self._checked(keys):
-            n, t = (int(i) for i in key.removeprefix(prefix).split("/")[:2])
-            where = (
-                slice(n * samples, min((n + 1) * samples, array.shape[0])),
-                slice(t * times, min((t + 1) * times, array.shape[1])),
-            )
-            one = MemoryStore(
-                {"zarr.json": metadata, key.removeprefix(f"{split}/field/"): cpu.Buffer.from_bytes(content)}
-            )
+
+        def place(key: str) -> tuple[int, int]:
+            n, t = key.removeprefix(f"{prefix}c/").split("/")[:2]
+            return int(n) * samples, int(t) * times
+
+        def decode(key: str) -> tuple[slice, slice, np.ndarray]:
+            n, t = place(key)
+            where = slice(n, min(n + samples, array.shape[0])), slice(t, min(t + times, array.shape[1]))
+            content = cpu.Buffer.from_bytes(self._read(key))
+            one = zarr.open_array(MemoryStore({"zarr.json": metadata, key.removeprefix(prefix): content}), mode="r")
+            part = into[where] if into is not None else None
+            direct = cpu.NDBuffer.from_numpy_array(part) if part is not None and as_stored else None
             try:
-                values = np.asarray(zarr.open_array(one, mode="r")[where])[:, :, channels]
+                # decoded right where it is to be: fresh memory and copies cost as much as decoding
+                values = np.asarray(one.get_basic_selection(where, out=direct))
             except (ValueError, RuntimeError, OSError) as error:
                 raise _damaged(self.location, f"{key} cannot be decoded ({error})") from None
             if not np.isfinite(values).all():
                 raise _damaged(self.location, f"{key} has values that are not finite")
-            yield *where, coarsened(values, coarsen)
+            if not as_stored:
+                values = coarsened(values[:, :, channels], coarsen)
+            if part is not None and direct is None:
+                part[...] = values
+            return *where, part if part is not None else values
+
+        keys = sorted((key for key in self.manifest if key.startswith(f"{prefix}c/")), key=place)
+        return _ahead(decode, keys)
 
     def load(
         self,
@@ -237,10 +252,19 @@ class FieldStore:
             UserError: see `blocks` and `grid`.
         """
         result = np.empty(self.shape(split, coarsen, variables), dtype=np.float32)
-        for samples, times, values in self.blocks(split, coarsen, variables):
-            result[samples, times] = values
+        for _, _, values in self.blocks(split, coarsen, variables, into=result):
             on_bytes(values.nbytes)
         return result
+
+
+def _ahead(work: Callable[[str], Result], keys: Iterable[str]) -> Iterator[Result]:
+    """Results of some work on each key, in order, several worked on at a time and no more held than that."""
+    rest = iter(list(keys))
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        running = collections.deque(pool.submit(work, key) for key in itertools.islice(rest, READS_AT_ONCE))
+        while running:
+            yield running.popleft().result()
+            running.extend(pool.submit(work, key) for key in itertools.islice(rest, 1))
 
 
 def read_root(location: Location) -> dict[str, Any]:
@@ -250,13 +274,15 @@ def read_root(location: Location) -> dict[str, Any]:
         UserError: there is none, or it is of another kind or version.
     """
     try:
-        document = json.loads(location.read("zarr.json"))
-        attributes = document["attributes"]
-        known = attributes.get("format") == FORMAT
+        content = location.read("zarr.json")
     except FileNotFoundError:
         raise UserError(
             f"there is no store '{location.url}'; make one with python -m data_prep.navier_stokes or data_prep.netcdf"
         ) from None
+    try:
+        document = json.loads(content)
+        attributes = document["attributes"]
+        known = attributes.get("format") == FORMAT
     except (ValueError, KeyError, AttributeError, TypeError):
         known = False
     if not known:

@@ -10,6 +10,7 @@ AWS_DEFAULT_REGION, AWS_PROFILE.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
@@ -89,18 +90,28 @@ class LocalFolder:
             raise self._cannot_write(key, error) from None
 
     def create(self, key: str, data: bytes) -> bool:
+        file = self.path / key
         try:
-            (self.path / key).parent.mkdir(parents=True, exist_ok=True)
-            with (self.path / key).open("xb") as file:
-                file.write(data)
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._cannot_write(key, error) from None
+        try:
+            with file.open("xb") as opened:
+                opened.write(data)
         except FileExistsError:
             return False
+        except FileNotFoundError:
+            return self.create(key, data)  # the folder was empty, and another process has just removed it
         except OSError as error:
             raise self._cannot_write(key, error) from None
         return True
 
     def delete(self, key: str) -> None:
-        (self.path / key).unlink(missing_ok=True)
+        file = self.path / key
+        file.unlink(missing_ok=True)
+        if file.parent != self.path:
+            with contextlib.suppress(OSError):  # there is more in it
+                file.parent.rmdir()
 
     def sizes(self) -> dict[str, int]:
         found = {}

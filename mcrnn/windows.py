@@ -62,7 +62,11 @@ class MemorySplit:
         return {"field_NTCHW": self.field_NTCHW}
 
     def windows(self, sample_B: torch.Tensor, start_B: torch.Tensor, length: int) -> torch.Tensor:
-        return self._tensor[sample_B[:, None], start_B[:, None] + torch.arange(length)]
+        samples, frames, *frame = self.shape
+        values = math.prod(frame)
+        # every window of the split as a row of one view: a batch is one gather of whole rows
+        rows = self._tensor.as_strided((samples * frames - length + 1, length * values), (values, 1))
+        return rows.index_select(0, sample_B * frames + start_B).view(-1, length, *frame)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def test_forced_flow_from_rest_follows_the_exact_solution() -> None:
     n, frames = 32, 20
     forcing = 0.1 * paper_forcing(n)
     equation = VorticityEquation.create(n, VISCOSITY, forcing, dtype=torch.float64)
-    w = simulate(equation, torch.zeros(1, n, n, dtype=torch.float64), frames=frames)[0]
+    w = simulate(equation, torch.zeros(1, n, n, dtype=torch.float64), frames=frames, dt=1 / 16)[0]
     rate = 8 * math.pi**2 * VISCOSITY
     for frame in range(frames):
         truth = forcing / rate * (1 - math.exp(-rate * (frame + 1)))
@@ -110,7 +110,7 @@ def test_reduced_grid_agrees_and_samples_it_cannot_carry_get_the_full_one() -> N
     assert 0 < relative_error(recorded, truth) < 1e-4
     # 16 x 16 is far too coarse: without the guard wrong, with it the full grid's numbers to the last bit
     coarse = VorticityEquation.create(16, VISCOSITY, 0.1 * paper_forcing(16))
-    assert relative_error(simulate(coarse, w0, frames=10), truth) > 1e-2
+    assert relative_error(simulate(coarse, w0, frames=10), truth) > 1e-3
     assert torch.equal(simulate(coarse, w0, frames=10, fallback=full), truth)
 
 

@@ -1,0 +1,142 @@
+"""Reading: batches of windows against NetCDF read item by item; a full load from S3 against a plain copy.
+
+    python -m benchmarks.reading [--samples 128]
+
+The S3 server is moto on loopback, in a process of its own (needs the dev extra).
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+
+from data_prep.navier_stokes import generate
+from mcrnn.config import DataConfig
+from mcrnn.fields import FieldStore
+from mcrnn.storage import LocalFolder, S3Prefix
+from mcrnn.windows import TrainingWindows, open_split
+
+LENGTH, BATCH = 25, 8
+
+
+def rate(work: Callable[[], int], repeats: int = 5) -> float:
+    """Median of items a second."""
+    rates = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        rates.append(work() / (time.perf_counter() - started))
+    return statistics.median(rates)
+
+
+def serve(connection: Connection) -> None:
+    """An S3 server, in a process of its own."""
+    from tests.s3 import S3Server
+
+    server = S3Server()
+    server.client().create_bucket(Bucket="lab")
+    connection.send(server.environment)
+    connection.recv()
+
+
+def windows(store: FieldStore, folder: Path) -> None:
+    """Windows a second, 16 x 16 after coarsening, of our gather, of the stored split and of the paper's way."""
+    # coarsened once, as our split in memory is, so that both read the same number of bytes
+    data = DataConfig(store="x", coarsen=4, sequence_length=LENGTH)
+    field = store.load("train", 4)
+    path = folder / "fields.nc"
+    names = ("sample", "time", "dim", "height", "width")
+    xr.Dataset({"u": (names, field)}).to_netcdf(path, encoding={"u": {"chunksizes": (1, *field.shape[1:])}})
+
+    def gather(split_windows: TrainingWindows, epochs: int) -> int:
+        return sum(len(batch) for epoch in range(epochs) for batch, _ in split_windows.epoch(epoch))
+
+    in_memory = TrainingWindows(open_split(store, "train", data), data, False, BATCH, 0)
+    os.environ["MCRNN_MEMORY"] = "0"
+    stored = TrainingWindows(open_split(store, "train", data), data, False, BATCH, 0)
+    del os.environ["MCRNN_MEMORY"]
+
+    def item_by_item() -> int:
+        # the paper's dataset: a window is cut out of the open file for each item, then stacked to a batch
+        count = 0
+        with xr.open_dataset(path) as opened:
+            variable = opened["u"]
+            for first in range(0, len(field), BATCH):
+                batch = []
+                for sample in range(first, min(first + BATCH, len(field))):
+                    start = sample % (field.shape[1] - LENGTH)
+                    values = variable.isel(sample=sample, time=slice(start, start + LENGTH + 1)).values
+                    batch.append(torch.from_numpy(values))
+                count += len(torch.stack(batch))
+        return count
+
+    measured = [(rate(lambda: gather(in_memory, 20), 1), rate(item_by_item, 1)) for _ in range(9)]
+    ours, theirs = (statistics.median(column) for column in zip(*measured, strict=True))
+    print(f"windows of {LENGTH} + 1 frames of 16 x 16, batches of {BATCH}:")
+    print(f"  in memory, one gather a batch    {ours:>10.0f} windows/s  {ours / theirs:.0f}x (promised: at least 25x)")
+    print(f"  read from the store by batches   {rate(lambda: gather(stored, 1)):>10.0f} windows/s")
+    print(f"  NetCDF item by item with xarray  {theirs:>10.0f} windows/s")
+
+
+def loads(samples: int) -> None:
+    """A full load from S3 against copying the same objects with s3fs."""
+    from mcrnn.s3 import filesystem
+
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    server = context.Process(target=serve, args=(there,), daemon=True)
+    server.start()
+    os.environ.update(here.recv())
+    generate("s3://lab/ns.zarr", train=samples, val=1, test=1, workers=os.cpu_count())
+    store = FieldStore.open(S3Prefix("lab/ns.zarr"))
+    keys = [f"lab/ns.zarr/{key}" for key in store.manifest if key.startswith("train/field/c/")]
+    stored = sum(store.manifest[key.removeprefix("lab/ns.zarr/")]["size"] for key in keys) / 1e6
+
+    def copy() -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            filesystem().get(keys, [f"{folder}/{i}" for i in range(len(keys))])
+        return 1
+
+    def load() -> int:
+        store.load("train")
+        return 1
+
+    copies, fulls = [], []
+    for _ in range(9):
+        # memory that a virtual machine has not been given yet costs far more at its first touch
+        np.ones(150_000_000, np.float32)
+        copies.append(stored * rate(copy, 1))
+        fulls.append(stored * rate(load, 1))
+    ours, plain = statistics.median(fulls), statistics.median(copies)
+    print(f"a full load of {stored:.0f} MB in {len(keys)} objects from S3, checksums of all chunks checked:")
+    print(
+        f"  {ours:.0f} MB/s, a plain copy by s3fs {plain:.0f} MB/s: {ours / plain:.2f} of it (promised: at least 0.5)"
+    )
+    here.send("end")
+    server.join(10)
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=128)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        generate("ns.zarr", train=options.samples, val=1, test=1, storage=folder)
+        windows(FieldStore.open(LocalFolder(Path(folder) / "ns.zarr")), Path(folder))
+    loads(3 * options.samples)
+
+
+if __name__ == "__main__":
+    main()
