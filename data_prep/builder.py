@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from data_prep.lock import KEY as LEASE_KEY
 from data_prep.lock import Lease
 from data_prep.plan import Shard, StorePlan, root_document
 from data_prep.statistics import Statistics
@@ -65,19 +66,20 @@ def build(
         UserError: there is something else at `location`, or a store of another recipe, or another build is
             writing it.
     """
-    keys = location.sizes()
-    root = _read_root(location, keys)
-    if root is not None and not overwrite:
-        _check_same_recipe(location, plan, root["attributes"])
-        if root["attributes"]["status"] == "complete":
-            return False
+    if _is_complete(location, plan, overwrite):
+        return False
     lease = Lease(location)
     lease.acquire()
     try:
+        # looked at again, for another build may have ended just before
+        if _is_complete(location, plan, overwrite):
+            return False
+        keys = location.sizes()
+        root = _read_root(location, keys)
         if overwrite and root is not None:
-            location.clear()
-            lease = Lease(location)
-            lease.acquire()
+            for key in keys:
+                if key != LEASE_KEY:
+                    location.delete(key)
             keys, root = {}, None
         metadata = plan.metadata()
         if root is None:
@@ -111,6 +113,19 @@ def _read_root(location: Location, keys: dict[str, int]) -> dict[str, Any] | Non
     except (ValueError, KeyError, TypeError):
         pass
     raise UserError(f"'{location.url}' exists and is not a store of this project; choose another name")
+
+
+def _is_complete(location: Location, plan: StorePlan, overwrite: bool) -> bool:
+    """Whether the store of this plan is there already.
+
+    Raises:
+        UserError: there is something else, or a store of another recipe that is not to be overwritten.
+    """
+    root = _read_root(location, location.sizes())
+    if root is None or overwrite:
+        return False
+    _check_same_recipe(location, plan, root["attributes"])
+    return root["attributes"]["status"] == "complete"
 
 
 def _check_same_recipe(location: Location, plan: StorePlan, attributes: dict[str, Any]) -> None:

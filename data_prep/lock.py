@@ -1,14 +1,16 @@
 """One build of a store at a time: a lease in the store's build folder, renewed while the build runs.
 
-A lease that is not renewed for `LIFETIME` seconds, or whose process on this machine is gone, is free again, so
-that a killed build can be continued at once.
+A thread renews the lease while the build runs. One that is not renewed for `LIFETIME` seconds, or whose process
+on this machine is gone, is free again, so that a killed build can be continued at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import threading
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -29,6 +31,9 @@ class Lease:
     location: Location
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     renewed: float = 0.0
+    lost: bool = False
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _mutex: threading.Lock = field(default_factory=threading.Lock)
 
     def acquire(self) -> None:
         """Take the lease.
@@ -53,6 +58,15 @@ class Lease:
                 )
             self.location.delete(KEY)
         self.renewed = time.monotonic()
+        threading.Thread(target=self._keep, daemon=True).start()
+
+    def _keep(self) -> None:
+        """Renew until the end; the build itself learns of a loss when it renews."""
+        while not self._ended.wait(RENEWAL / 2):
+            with contextlib.suppress(UserError):
+                self.renew()
+            if self.lost:
+                return
 
     def renew(self) -> None:
         """Say that the build is alive; cheap to call often.
@@ -60,20 +74,24 @@ class Lease:
         Raises:
             UserError: another build has taken over, because this one stood still for too long.
         """
-        if time.monotonic() - self.renewed < RENEWAL:
-            return
-        try:
-            mine = self.token.encode() in self.location.read(KEY)
-        except FileNotFoundError:
-            mine = False
-        if not mine:
+        with self._mutex:
+            if not self.lost and time.monotonic() - self.renewed >= RENEWAL:
+                try:
+                    self.lost = self.token.encode() not in self.location.read(KEY)
+                except FileNotFoundError:
+                    self.lost = True
+                if not self.lost:
+                    self.location.write(KEY, self._content())
+                    self.renewed = time.monotonic()
+        if self.lost:
             raise UserError(f"another build has taken over '{self.location.url}'; this one stops")
-        self.location.write(KEY, self._content())
-        self.renewed = time.monotonic()
 
     def release(self) -> None:
-        """Give it back."""
-        self.location.delete(KEY)
+        """Give it back, unless it is another's by now."""
+        self._ended.set()
+        with self._mutex:
+            if not self.lost:
+                self.location.delete(KEY)
 
     def _content(self) -> bytes:
         here = {"host": socket.gethostname(), "pid": os.getpid(), "token": self.token, "time": time.time()}

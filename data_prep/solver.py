@@ -270,7 +270,7 @@ def simulate(
     steps = max(1, math.ceil(interval / longest - 1e-9))
     run = _integrate(equation, w0, frames, interval, steps)
     recorded, courant = run.frames, run.courant
-    coarse = run.tail > TAIL_LIMIT if fallback is not None else torch.zeros(len(w0), dtype=torch.bool)
+    coarse = run.tail > TAIL_LIMIT if fallback is not None else torch.zeros_like(run.tail, dtype=torch.bool)
     for attempt in range(MAX_HALVINGS + 1):
         unstable = ~((courant <= STABILITY_LIMIT) & recorded.isfinite().all(-1).all(-1).all(-1)) & ~coarse
         if not unstable.any():
