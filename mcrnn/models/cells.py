@@ -8,6 +8,8 @@ Axes: B batch, T time, C channels, H height, W width. States are tuples of tenso
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -48,24 +50,24 @@ def over_time(module: nn.Module, x_BTCHW: torch.Tensor) -> torch.Tensor:
     return module(x_BTCHW.flatten(0, 1)).unflatten(0, x_BTCHW.shape[:2])
 
 
-class Cell(nn.Module):
+class Cell(nn.Module, ABC):
     """What all five cells do. Subclasses give `initial_state`, `forward` and `step`."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.hidden_size = hidden_size
 
+    @abstractmethod
     def initial_state(self, x_BCHW: torch.Tensor) -> State:
         """The state before the first frame, for frames like `x_BCHW` (hidden width, dtype, device)."""
-        raise NotImplementedError  # abstract
 
+    @abstractmethod
     def forward(self, x_BTCHW: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         """All hidden states (B, T, C, H, W) of a sequence, and the state after it."""
-        raise NotImplementedError  # abstract
 
+    @abstractmethod
     def step(self, x_BCHW: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         """The hidden state (B, C, H, W) after one frame, and the state."""
-        raise NotImplementedError  # abstract
 
 
 class MinimalCell(Cell):
@@ -86,9 +88,9 @@ class MinimalCell(Cell):
         return self.conv.weight, self.conv.bias
 
     @staticmethod
+    @abstractmethod
     def retention(gates: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """a, the share of the previous state that is kept, of the gates before activation."""
-        raise NotImplementedError  # abstract
 
     def initial_state(self, x_BCHW: torch.Tensor) -> State:
         return (torch.full_like(x_BCHW, 0.5),)
