@@ -191,44 +191,44 @@ class FieldStore:
         Raises:
             UserError: no such split or variable, damaged objects, values that are not finite.
         """
-        import zarr
-        from zarr.core.buffer import cpu
-        from zarr.storage import MemoryStore
+        from mcrnn.shards import decode
 
         array = self.array(split)
         channels = self.indices(variables)
         self.grid(coarsen)
         as_stored = coarsen == 1 and channels == list(range(len(self.channels)))
         prefix = f"{split}/field/"
-        metadata = cpu.Buffer.from_bytes(self._read(f"{prefix}zarr.json"))
-        samples, times = (array.shards or array.chunks)[:2]
+        shard = array.shards
+        assert shard is not None, "fields are always written in shards"
+        samples, times = shard[:2]
 
         def place(key: str) -> tuple[int, int]:
             n, t = key.removeprefix(f"{prefix}c/").split("/")[:2]
             return int(n) * samples, int(t) * times
 
-        def decode(key: str) -> tuple[slice, slice, np.ndarray]:
+        def load(key: str) -> tuple[slice, slice, np.ndarray]:
             n, t = place(key)
             where = slice(n, min(n + samples, array.shape[0])), slice(t, min(t + times, array.shape[1]))
-            content = cpu.Buffer.from_bytes(self._read(key))
-            one = zarr.open_array(MemoryStore({"zarr.json": metadata, key.removeprefix(prefix): content}), mode="r")
             part = into[where] if into is not None else None
-            direct = cpu.NDBuffer.from_numpy_array(part) if part is not None and as_stored else None
+            shape = (where[0].stop - n, where[1].stop - t, *array.shape[2:])
+            # decoded right where it is to be: fresh memory and copies cost as much as decoding
+            values = part if part is not None and as_stored else np.empty(shape, np.float32)
             try:
-                # decoded right where it is to be: fresh memory and copies cost as much as decoding
-                values = np.asarray(one.get_basic_selection(where, out=direct))
-            except (ValueError, RuntimeError, OSError) as error:
+                decode(self._read(key), shard, array.chunks, values)
+            except UserError:
+                raise
+            except (ValueError, RuntimeError) as error:
                 raise _damaged(self.location, f"{key} cannot be decoded ({error})") from None
             if not np.isfinite(values).all():
                 raise _damaged(self.location, f"{key} has values that are not finite")
             if not as_stored:
                 values = coarsened(values[:, :, channels], coarsen)
-            if part is not None and direct is None:
-                part[...] = values
-            return *where, part if part is not None else values
+                if part is not None:
+                    part[...] = values
+            return *where, values
 
         keys = sorted((key for key in self.manifest if key.startswith(f"{prefix}c/")), key=place)
-        return _ahead(decode, keys)
+        return _ahead(load, keys)
 
     def load(
         self,
