@@ -75,6 +75,14 @@ def test_minimal_cells_start_from_one_half(name: str) -> None:
     assert torch.equal(h0, torch.full_like(h0, 0.5))
 
 
+def padded_convolution(x_NCHW: torch.Tensor, conv: PaddedConv) -> torch.Tensor:
+    """As the cells do it."""
+    kernel = conv.kernel()
+    wrapped_NCHW = kernel.wrap.buffer(x_NCHW, x_NCHW.shape[1], x_NCHW.dtype)
+    kernel.wrap.fill(wrapped_NCHW, x_NCHW)
+    return kernel.convolve(wrapped_NCHW, x_NCHW.dtype)
+
+
 def test_padding_wraps_what_the_boundary_says() -> None:
     x = torch.zeros(1, 1, 4, 5)
     x[0, 0, 0, 0] = 1.0  # a corner: its neighbours across both edges show what is wrapped
@@ -83,11 +91,39 @@ def test_padding_wraps_what_the_boundary_says() -> None:
         conv = PaddedConv(1, 1, 3, padding)
         torch.nn.init.ones_(conv.weight)
         torch.nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-        touched[padding] = conv(x)[0, 0] > 0.5
+        touched[padding] = padded_convolution(x, conv)[0, 0] > 0.5
     assert touched["zeros"].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert touched["cylinder"].nonzero().tolist() == [[0, 0], [0, 1], [0, 4], [1, 0], [1, 1], [1, 4]]
     assert touched["circular"].sum() == 9
     assert touched["circular"][3, 4]
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_convolution_and_its_gradients_are_those_of_torch(padding: str, frames: int, kernel_size: int) -> None:
+    torch.manual_seed(0)
+    conv = PaddedConv(3, 4, kernel_size, padding)
+    kernel, p = conv.kernel(), kernel_size // 2
+    x, grad = torch.randn(frames, 3, 6, 7, requires_grad=True), torch.randn(frames, 4, 6, 7)
+    wide = x
+    if padding != "zeros":
+        wide = torch.nn.functional.pad(wide, (p, p, 0, 0), mode="circular")
+    if padding == "circular":
+        wide = torch.nn.functional.pad(wide, (0, 0, p, p), mode="circular")
+    rest = {"circular": (0, 0), "cylinder": (p, 0), "zeros": (p, p)}[padding]
+    y = torch.nn.functional.conv2d(wide, conv.weight, conv.bias, padding=rest)
+    y.backward(grad)
+    with torch.no_grad():
+        wrapped = kernel.wrap.buffer(x, 3, x.dtype)
+        kernel.wrap.fill(wrapped, x)
+        assert torch.allclose(kernel.convolve(wrapped, x.dtype), y, atol=1e-5)
+        of_x = kernel.wrap.fold(kernel.input_gradient(grad, wrapped), torch.empty_like(x))
+        of_weight, of_bias = kernel.parameter_gradients(grad, wrapped, None)
+    for ours, theirs in ((of_x, x.grad), (of_weight, conv.weight.grad), (of_bias, conv.bias.grad)):  # type: ignore[union-attr]
+        assert ours is not None
+        assert theirs is not None
+        assert torch.allclose(ours, theirs, atol=1e-4)
 
 
 def test_circular_cells_commute_with_shifts() -> None:
@@ -101,6 +137,15 @@ def test_circular_cells_commute_with_shifts() -> None:
         assert torch.allclose(h.roll((2, 3), dims=(3, 4)), h_shifted, atol=1e-5), name
 
 
-def test_unknown_padding_is_refused() -> None:
-    with pytest.raises(ValueError, match="padding must be"):
+def test_unknown_padding_and_even_kernels_are_refused() -> None:
+    with pytest.raises(ValueError, match="padding must be circular, cylinder or zeros, not 'reflect'"):
         PaddedConv(1, 1, 3, "reflect")
+    with pytest.raises(ValueError, match="kernel_size must be odd"):
+        PaddedConv(1, 1, 4, "zeros")
+
+
+def test_grids_smaller_than_the_wrap_are_refused() -> None:
+    cell = CELLS["minconvgru"](4, "circular", kernel_size=7)
+    x = sequence(height=2)
+    with pytest.raises(ValueError, match="a grid of 2 x 8 is too small"):
+        cell(x, cell.initial_state(x[:, 0]))

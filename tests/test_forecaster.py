@@ -50,8 +50,9 @@ def test_teacher_forcing_equals_single_steps_on_the_truth(architecture: str, dec
     x = frames()
     with torch.no_grad():
         together = model(x)
-        first, states = model._sequence(x[:, :1])
-        single = [first[:, 0], *(model._step(x[:, t], states) for t in range(1, x.shape[1]))]
+        states = [cell.initial_state(x[:, 0]) for cell in model._cells()]
+        kernels = [cell.kernels() for cell in model._cells()]
+        single = [model._advance(x[:, t], states, kernels) for t in range(x.shape[1])]
     assert torch.allclose(together, torch.stack(single, dim=1), rtol=0, atol=1e-5)
 
 

@@ -1,21 +1,22 @@
 """The network of all five architectures: 1x1 encoder, stack of residual recurrent layers, 1x1 decoder.
 
-A layer is x -> norm(x + cell(x)), the norm being a layer norm over the grid, the same for every channel
-(paper, section 3.4). Input frames up to `teacher_forcing_steps` are the truth and go through the stack layer
-by layer, all frames at once; after that each output is the next input.
+A layer is x -> norm(x + cell(x)), the norm being by default a layer norm over the grid, the same for every channel
+(paper, section 3.4). Input frames up to `teacher_forcing_steps` are the truth and go through the stack layer by
+layer, all frames at once; after that each output is the next input.
 
-Axes: B batch, T time, C channels, H height, W width.
+Axes: B batch, T time, N frames (T x B, time first), C channels, H height, W width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import torch
 from torch import nn
 
-from mcrnn.models.cells import CELLS, Cell, State, over_time
+from mcrnn.models.cells import CELLS, Cell, Kernels, State, frames, sequence
+from mcrnn.models.convolution import PointwiseConv
 
 
 class Forecaster(nn.Module):
@@ -23,42 +24,74 @@ class Forecaster(nn.Module):
 
     Args:
         architecture: convgru, convlstm, minconvgru, minconvlstm or minconvexplstm.
-        hidden_size: channels of every layer.
-        layers: number of recurrent layers.
+        hidden_size: channels of every layer, or of each; between layers of different widths stands a 1x1
+            convolution.
+        layers: number of recurrent layers; may be left out where `hidden_size` gives one each.
         channels: channels of the field.
         height: grid points of the field's first axis.
         width: grid points of its second axis.
         padding: circular, cylinder or zeros.
+        kernel_size: of the recurrent convolutions, odd.
+        prediction: `frame` decodes the next frame, `increment` what is added to the last one.
         decode: `residual` decodes the last layer's normed output; `hidden` its cell's hidden state, as the
             paper's ConvGRU does, which leaves the last norm unused (and frozen).
+        norm: `layer` over the grid, or `group` over groups of channels and the grid, for which any grid will do.
+        norm_groups: groups of the group norm; divides every width.
+        dropout: share of a layer's hidden channels that are dropped in training, before they are added.
         tanh_encoder: a tanh after the encoder.
+        channels_out: channels that are predicted, the first so many; all by default. In closed loop the others
+            stay as they were in the last frame given: for what does not change, such as orography.
+
+    Raises:
+        ValueError: an argument is not one of those, or they do not fit each other.
     """
 
     def __init__(
         self,
         architecture: str,
         *,
-        hidden_size: int,
-        layers: int,
+        hidden_size: int | Sequence[int],
+        layers: int | None = None,
         channels: int,
         height: int,
         width: int,
         padding: str = "circular",
+        kernel_size: int = 3,
+        prediction: str = "frame",
         decode: str = "residual",
+        norm: str = "layer",
+        norm_groups: int = 1,
+        dropout: float = 0.0,
         tanh_encoder: bool = False,
+        channels_out: int | None = None,
     ) -> None:
         super().__init__()
         if architecture not in CELLS:
             raise ValueError(f"unknown architecture '{architecture}'; known: {', '.join(CELLS)}")
-        if decode not in ("residual", "hidden"):
-            raise ValueError(f"decode must be residual or hidden, not '{decode}'")
+        _one_of("prediction", prediction, ("frame", "increment"))
+        _one_of("decode", decode, ("residual", "hidden"))
+        _one_of("norm", norm, ("layer", "group"))
+        widths = widths_of(hidden_size, layers)
+        channels_out = channels if channels_out is None else channels_out
+        if not 1 <= channels_out <= channels:
+            raise ValueError(f"channels_out must be from 1 to the {channels} channels of the field, not {channels_out}")
+        if norm == "group" and any(width % norm_groups for width in widths):
+            raise ValueError(f"norm_groups ({norm_groups}) must divide the hidden sizes, {widths}")
         self.frame_shape = (channels, height, width)
-        self.decode = decode
-        encoder = nn.Conv2d(channels, hidden_size, kernel_size=1)
+        self.channels_out = channels_out
+        self.prediction, self.decode = prediction, decode
+        encoder = PointwiseConv(channels, widths[0])
         self.encoder = nn.Sequential(encoder, nn.Tanh()) if tanh_encoder else nn.Sequential(encoder)
-        self.cells = nn.ModuleList(CELLS[architecture](hidden_size, padding) for _ in range(layers))
-        self.norms = nn.ModuleList(nn.LayerNorm((height, width)) for _ in range(layers))
-        self.decoder = nn.Conv2d(hidden_size, channels, kernel_size=1)
+        before = [widths[0], *widths[:-1]]
+        self.transitions = nn.ModuleList(
+            nn.Identity() if a == b else PointwiseConv(a, b) for a, b in zip(before, widths, strict=True)
+        )
+        self.cells = nn.ModuleList(CELLS[architecture](size, padding, kernel_size) for size in widths)
+        self.norms = nn.ModuleList(
+            nn.LayerNorm((height, width)) if norm == "layer" else nn.GroupNorm(norm_groups, size) for size in widths
+        )
+        self.dropout = nn.Dropout2d(dropout) if dropout > 0 else nn.Identity()
+        self.decoder = PointwiseConv(widths[-1], channels_out)
         if decode == "hidden":
             self.norms[-1].requires_grad_(False)
 
@@ -75,7 +108,7 @@ class Forecaster(nn.Module):
             steps: number of steps; as many as there are frames by default.
 
         Returns:
-            Predictions (B, steps, C, H, W): the one at index t is of frame t + 1.
+            Predictions (B, steps, channels_out, H, W): the one at index t is of frame t + 1.
 
         Raises:
             ValueError: the frames are not of the model's shape, or there are fewer of them than
@@ -86,49 +119,65 @@ class Forecaster(nn.Module):
                 f"expected frames of shape (batch, time, {', '.join(map(str, self.frame_shape))}) "
                 f"(batch, time, channel, height, width), got {tuple(x_BTCHW.shape)}"
             )
-        given = x_BTCHW.shape[1]
+        batch, given = x_BTCHW.shape[:2]
         steps = given if steps is None else steps
         forced = min(given if teacher_forcing_steps is None else teacher_forcing_steps, steps)
+        if batch < 1:
+            raise ValueError("at least one sample is needed, got a batch of none")
         if forced < 1:
             raise ValueError(f"at least one teacher-forced step is needed, got {forced}")
         if forced > given:
             raise ValueError(f"{forced} teacher-forced steps need as many frames, got {given}")
-        y_BTCHW, states = self._sequence(x_BTCHW[:, :forced])
-        outputs = [y_BTCHW]
-        y_BCHW = y_BTCHW[:, -1]
+        states = [cell.initial_state(x_BTCHW[:, 0]) for cell in self._cells()]
+        kernels = [cell.kernels() for cell in self._cells()]
+        outputs = [self._advance(frames(x_BTCHW[:, :forced]), states, kernels)]
+        held_BCHW = x_BTCHW[:, forced - 1, self.channels_out :]
         for _ in range(steps - forced):
-            y_BCHW = self._step(y_BCHW, states)
-            outputs.append(y_BCHW[:, None])
-        return torch.cat(outputs, dim=1)
+            x_BCHW = outputs[-1][-batch:]
+            if held_BCHW.shape[1]:
+                x_BCHW = torch.cat([x_BCHW, held_BCHW], dim=1)
+            outputs.append(self._advance(x_BCHW, states, kernels))
+        return sequence(torch.cat(outputs), batch)
 
     def forecast(self, frames_BTCHW: torch.Tensor, steps: int) -> torch.Tensor:
-        """Continue a sequence: the forecasts of lead times 1 .. steps, (B, steps, C, H, W)."""
+        """Continue a sequence: the forecasts of lead times 1 .. steps, (B, steps, channels_out, H, W)."""
         warm_up = frames_BTCHW.shape[1]
         return self(frames_BTCHW, warm_up, warm_up + steps - 1)[:, warm_up - 1 :]
 
-    def _sequence(self, x_BTCHW: torch.Tensor) -> tuple[torch.Tensor, list[State]]:
-        x_BTCHW = over_time(self.encoder, x_BTCHW)
-        z_BTCHW = x_BTCHW
-        states = []
-        for index, (cell, norm) in enumerate(self._layers()):
-            z_BTCHW, state = cell(x_BTCHW, cell.initial_state(x_BTCHW[:, 0]))
-            states.append(state)
-            if not self._skips_norm(index):
-                x_BTCHW = norm(x_BTCHW + z_BTCHW)
-        return over_time(self.decoder, z_BTCHW if self.decode == "hidden" else x_BTCHW), states
+    def _advance(self, given_NCHW: torch.Tensor, states: list[State], kernels: list[Kernels]) -> torch.Tensor:
+        """The outputs of the steps whose inputs these frames are; replaces the states in the list."""
+        x_NCHW = self.encoder(given_NCHW)
+        z_NCHW = x_NCHW
+        last = len(states) - 1
+        for layer, (cell, norm, transition) in enumerate(zip(self._cells(), self.norms, self.transitions, strict=True)):
+            x_NCHW = transition(x_NCHW)
+            z_NCHW, states[layer] = cell.run(x_NCHW, states[layer], kernels[layer])
+            if layer < last or self.decode == "residual":
+                x_NCHW = norm(x_NCHW + self.dropout(z_NCHW))
+        y_NCHW = self.decoder(z_NCHW if self.decode == "hidden" else x_NCHW)
+        return given_NCHW[:, : self.channels_out] + y_NCHW if self.prediction == "increment" else y_NCHW
 
-    def _step(self, x_BCHW: torch.Tensor, states: list[State]) -> torch.Tensor:
-        """One closed-loop step; replaces the states in the list."""
-        x_BCHW = self.encoder(x_BCHW)
-        z_BCHW = x_BCHW
-        for index, (cell, norm) in enumerate(self._layers()):
-            z_BCHW, states[index] = cell.step(x_BCHW, states[index])
-            if not self._skips_norm(index):
-                x_BCHW = norm(x_BCHW + z_BCHW)
-        return self.decoder(z_BCHW if self.decode == "hidden" else x_BCHW)
+    def _cells(self) -> Iterator[Cell]:
+        return iter(cast("Iterable[Cell]", self.cells))
 
-    def _layers(self) -> Iterator[tuple[Cell, nn.Module]]:
-        return zip(cast("Iterable[Cell]", self.cells), self.norms, strict=True)
 
-    def _skips_norm(self, layer: int) -> bool:
-        return self.decode == "hidden" and layer == len(self.cells) - 1
+def widths_of(hidden_size: int | Sequence[int], layers: int | None) -> list[int]:
+    """The width of each layer.
+
+    Raises:
+        ValueError: there is none, or one is less than 1, or there are more or fewer than `layers`.
+    """
+    if isinstance(hidden_size, int):
+        widths = [hidden_size] * (1 if layers is None else layers)
+    else:
+        widths = list(hidden_size)
+        if layers is not None and layers != len(widths):
+            raise ValueError(f"layers ({layers}) and hidden_size, which gives {len(widths)} widths, do not agree")
+    if not widths or min(widths) < 1:
+        raise ValueError(f"at least one layer of at least one channel is needed, not {widths}")
+    return widths
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be {' or '.join(known)}, not '{value}'")

@@ -1,11 +1,12 @@
-"""The recurrence of the minimal cells, h_t = a_t h_{t-1} + (1 - a_t) g(v_t), for all t at once.
+"""The recurrence of the minimal cells, h_t = (1 - z_t) h_{t-1} + z_t g(v_t), for all t at once.
 
 Horuz et al. (2025, arXiv 2508.03614) evaluate it as a cumulative sum in log space, as Feng et al. (2024,
 arXiv 2410.01201, appendix B) do. But each h_t is a convex combination of h_{t-1} and g(v_t) and cannot
-overflow, so it needs no logarithms: `scan` runs the plain loop over time, with a hand-written backward pass
-that keeps only what it needs. `log_space_scan` is the paper's formulation, the reference in tests.
+overflow, so it needs no logarithms: `minimal_recurrence` runs the plain loop over time, with the gates, the
+candidate's activation and the gradient by hand. `log_space_scan` is the paper's formulation, the reference in
+tests.
 
-Shapes: B batch, T time, and any further axes; time is axis 1.
+Axes: T time, B batch, C channels, H height, W width; K blocks of C channels: the gates, then the candidate.
 """
 
 from __future__ import annotations
@@ -16,77 +17,224 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from mcrnn.models.convolution import (
+    Gradients,
+    Kernel,
+    channels_last,
+    chunks_of_steps,
+    frames_like,
+)
+
+sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+threshold_backward = torch.ops.aten.threshold_backward
+SHUT = -20.0
+"""below it sigmoid(x) is exp(x) to 2e-9, so that ratios of sigmoids do not change when both gates are moved up"""
+
 
 def g(v: torch.Tensor) -> torch.Tensor:
-    """The positive candidate activation, v + 0.5 where v >= 0 and sigmoid(v) elsewhere; g(0) = 0.5."""
-    return torch.relu(v) + torch.sigmoid(v.clamp(max=0))
+    """The positive candidate activation: v + 0.5 where v >= 0, sigmoid(v) elsewhere, which is the larger of both."""
+    return torch.maximum(torch.sigmoid(v), v + 0.5)
 
 
-class _Scan(torch.autograd.Function):
-    """The recurrence and its gradient.
+def minimal_recurrence(blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor) -> torch.Tensor:
+    """All h_t of h_t = (1 - z_t) h_{t-1} + z_t g(v_t), t = 1 .. T.
 
-    With G_t = dL/dh_t, the gradient that reaches h_t from all later outputs,
+    With two blocks of channels (k, v), z = sigmoid(k). With three (f, i, v), z is the input gate normalised with
+    the forget gate, sigmoid(i) / (sigmoid(f) + sigmoid(i)).
 
-        G_t = dL/dy_t + a_{t+1} G_{t+1},   dL/da_t = G_t (h_{t-1} - u_t),   dL/du_t = (1 - a_t) G_t,
-        dL/dh_0 = a_1 G_1,                 u_t = g(v_t).
+    Args:
+        blocks_TBKHW: gates and candidate before their activations, of any memory layout.
+        h0_BCHW: the state before the first step.
+
+    Returns:
+        h_TBCHW, of the state's dtype, in which everything is reckoned.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
     """
+    steps, batch, channels = blocks_TBKHW.shape[:3]
+    if channels not in (2 * h0_BCHW.shape[1], 3 * h0_BCHW.shape[1]) or h0_BCHW.shape[0] != batch or steps == 0:
+        raise ValueError(
+            f"expected two or three blocks of {h0_BCHW.shape[1]} channels for {h0_BCHW.shape[0]} samples and at "
+            f"least one step, got {tuple(blocks_TBKHW.shape)} (time, batch, channel, height, width)"
+        )
+    return _MinimalRecurrence.apply(blocks_TBKHW, h0_BCHW)
+
+
+def activate_(blocks_TBKHW: torch.Tensor, channels: int) -> torch.Tensor:
+    """Gates and candidate in place, channels last: sigmoid of the gates (k) or (f, i), and u = g(v). Returns z."""
+    gates, v_TBCHW = blocks_TBKHW[:, :, :-channels], blocks_TBKHW[:, :, -channels:]
+    raised = v_TBCHW + 0.5
+    if gates.shape[2] > channels:
+        f, i = gates[:, :, :channels], gates[:, :, channels:]
+        # where both gates are so far shut that the quotient would be 0 / 0, both are moved up
+        shift = torch.maximum(f, i).sub_(SHUT).clamp_(max=0)
+        f.sub_(shift)
+        i.sub_(shift)
+    blocks_TBKHW.sigmoid_()
+    torch.maximum(v_TBCHW, raised, out=v_TBCHW)
+    return update_gate(gates, channels)
+
+
+def update_gate(gates_TBKHW: torch.Tensor, channels: int) -> torch.Tensor:
+    """z of the sigmoids of (k) or of (f, i)."""
+    if gates_TBKHW.shape[2] == channels:
+        return gates_TBKHW
+    f, i = gates_TBKHW[:, :, :channels], gates_TBKHW[:, :, channels:]
+    total = f + i
+    return torch.div(i, total, out=total)
+
+
+def run_forward(blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor, h_TBCHW: torch.Tensor) -> None:
+    """The recurrence into `h_TBCHW`; the blocks are overwritten with what `run_backward` needs."""
+    channels = h0_BCHW.shape[1]
+    z_TBCHW = activate_(blocks_TBKHW, channels)
+    u_TBCHW = blocks_TBKHW[:, :, -channels:]
+    previous = h0_BCHW
+    for h_BCHW, u_BCHW, z_BCHW in zip(h_TBCHW, u_TBCHW, z_TBCHW, strict=True):
+        previous = torch.lerp(previous, u_BCHW, z_BCHW, out=h_BCHW)
+
+
+def run_backward(
+    grad_TBCHW: torch.Tensor,
+    carry_BCHW: torch.Tensor,
+    kept_TBKHW: torch.Tensor,
+    h_TBCHW: torch.Tensor,
+    h0_BCHW: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of the blocks and of the state before the first step.
+
+    With u_t = g(v_t) and G_t = dL/dh_t, the gradient that reaches h_t from all later outputs,
+
+        G_t = dL/dy_t + (1 - z_{t+1}) G_{t+1},   dL/dz_t = G_t (u_t - h_{t-1}),   dL/du_t = z_t G_t,
+        dL/dh_0 = (1 - z_1) G_1.
+
+    Args:
+        grad_TBCHW: dL/dy, of all outputs.
+        carry_BCHW: what reaches the last state from beyond.
+        kept_TBKHW: the blocks as `run_forward` left them.
+        h_TBCHW: the states.
+        h0_BCHW: the state before the first step.
+    """
+    channels = h0_BCHW.shape[1]
+    gates, u_TBCHW = kept_TBKHW[:, :, :-channels], kept_TBKHW[:, :, -channels:]
+    z_TBCHW = update_gate(gates, channels)
+    result_TBKHW = torch.empty_like(kept_TBKHW)
+    grad_gates, grad_u = result_TBKHW[:, :, :-channels], result_TBKHW[:, :, -channels:]
+    total_TBCHW = torch.empty_like(h_TBCHW).copy_(grad_TBCHW)
+    for t in range(len(h_TBCHW) - 1, -1, -1):
+        total = total_TBCHW[t].add_(carry_BCHW)
+        torch.mul(total, z_TBCHW[t], out=grad_u[t])
+        carry_BCHW = total - grad_u[t]
+    # dL/dz, then before the sigmoid
+    grad_z = torch.empty_like(h_TBCHW)
+    torch.sub(u_TBCHW[0], h0_BCHW, out=grad_z[0])
+    if len(h_TBCHW) > 1:
+        torch.sub(u_TBCHW[1:], h_TBCHW[:-1], out=grad_z[1:])
+    grad_z.mul_(total_TBCHW)
+    if gates.shape[2] == channels:
+        sigmoid_backward(grad_z, z_TBCHW, grad_input=grad_gates)
+    else:
+        # z = sigmoid(log sigmoid(i) - log sigmoid(f)), and d log sigmoid(x) / dx = 1 - sigmoid(x)
+        grad_k = sigmoid_backward(grad_z, z_TBCHW, grad_input=grad_z)
+        f, i = gates[:, :, :channels], gates[:, :, channels:]
+        torch.addcmul(grad_k, grad_k, i, value=-1, out=grad_gates[:, :, channels:])
+        torch.mul(grad_k, f, out=grad_gates[:, :, :channels]).sub_(grad_k)
+    # g'(v) is 1 where v > 0, that is u > 0.5, and u (1 - u) elsewhere
+    steep = threshold_backward(grad_u, u_TBCHW, 0.5)
+    lower = torch.clamp(u_TBCHW, max=0.5, out=total_TBCHW)
+    sigmoid_backward(grad_u, lower, grad_input=grad_u).add_(steep, alpha=0.75)
+    return result_TBKHW, carry_BCHW
+
+
+class _MinimalRecurrence(torch.autograd.Function):
+    """`run_forward` and `run_backward` as they are."""
 
     @staticmethod
-    def forward(ctx: Any, a_BT: torch.Tensor, v_BT: torch.Tensor, h0_B: torch.Tensor) -> torch.Tensor:
-        half_BT = torch.sigmoid(v_BT.clamp(max=0))
-        u_BT = half_BT + torch.relu(v_BT)
-        h_BT = torch.empty_like(u_BT)
-        previous_B = h0_B
-        for t in range(u_BT.shape[1]):
-            torch.lerp(u_BT[:, t], previous_B, a_BT[:, t], out=h_BT[:, t])
-            previous_B = h_BT[:, t]
-        ctx.save_for_backward(a_BT, v_BT, half_BT, h_BT, h0_B)
-        return h_BT
+    def forward(ctx: Any, blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor) -> torch.Tensor:
+        kept_TBKHW = channels_last(blocks_TBKHW.to(h0_BCHW.dtype, copy=True))
+        h_TBCHW = torch.empty_like(kept_TBKHW[:, :, : h0_BCHW.shape[1]])
+        run_forward(kept_TBKHW, h0_BCHW, h_TBCHW)
+        ctx.save_for_backward(kept_TBKHW, h_TBCHW, h0_BCHW)
+        ctx.dtype = blocks_TBKHW.dtype
+        return h_TBCHW
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        a_BT, v_BT, half_BT, h_BT, h0_B = ctx.saved_tensors
-        total_BT = torch.empty_like(h_BT)
-        last = h_BT.shape[1] - 1
-        total_BT[:, last] = grad_BT[:, last]
-        for t in range(last - 1, -1, -1):
-            torch.addcmul(grad_BT[:, t], a_BT[:, t + 1], total_BT[:, t + 1], out=total_BT[:, t])
-        u_BT = half_BT + torch.relu(v_BT)
-        grad_a_BT = torch.cat([h0_B[:, None], h_BT[:, :-1]], dim=1).sub_(u_BT).mul_(total_BT)
-        grad_u_BT = total_BT - a_BT * total_BT
-        # g'(v) is 1 where v >= 0, where half is 0.5, and half (1 - half) elsewhere
-        slope_BT = torch.addcmul(half_BT, half_BT, half_BT, value=-1).add_((v_BT >= 0).to(v_BT.dtype), alpha=0.75)
-        return grad_a_BT, grad_u_BT.mul_(slope_BT), a_BT[:, 0] * total_BT[:, 0]
+    def backward(ctx: Any, grad_TBCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        kept_TBKHW, h_TBCHW, h0_BCHW = ctx.saved_tensors
+        result_TBKHW, carry = run_backward(grad_TBCHW, torch.zeros_like(h0_BCHW), kept_TBKHW, h_TBCHW, h0_BCHW)
+        return result_TBKHW.to(ctx.dtype), carry
 
 
-def scan(a_BT: torch.Tensor, v_BT: torch.Tensor, h0_B: torch.Tensor) -> torch.Tensor:
-    """All h_t of h_t = a_t h_{t-1} + (1 - a_t) g(v_t), t = 1 .. T.
+class ConvolvedRecurrence(torch.autograd.Function):
+    """The same of the blocks that a convolution gives, a few frames at a time while they are in the cache.
 
-    Args:
-        a_BT: weights of the past in [0, 1], (batch, time, ...), time at least 1.
-        v_BT: candidates before their activation g, of the same shape.
-        h0_B: the state before the first step, (batch, ...).
-
-    Returns:
-        h of the shape of `v_BT`.
+    Inputs: x_NCHW (N = T x B frames, time first), h0_BCHW, the kernel's weight (K, C, k, k) and bias, the kernel.
+    Outputs: h_NCHW and the last h_BCHW.
     """
-    return _Scan.apply(a_BT, v_BT, h0_B)
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_NCHW: torch.Tensor,
+        h0_BCHW: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        kernel: Kernel,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        batch, wrap = len(h0_BCHW), kernel.wrap
+        wrapped_NCHW = wrap.buffer(x_NCHW, x_NCHW.shape[1], weight.dtype)
+        h_NCHW = frames_like(h0_BCHW, len(x_NCHW), x_NCHW.shape[1])
+        chunks, kept = chunks_of_steps(x_NCHW, batch), []
+        previous = h0_BCHW
+        for frames in chunks:
+            wrap.fill(wrapped_NCHW[frames], x_NCHW[frames])
+            blocks_NKHW = kernel.convolve(wrapped_NCHW[frames], h0_BCHW.dtype)
+            h_TBCHW = h_NCHW[frames].unflatten(0, (-1, batch))
+            run_forward(blocks_NKHW.unflatten(0, (-1, batch)), previous, h_TBCHW)
+            previous = h_TBCHW[-1]
+            kept.append(blocks_NKHW)
+        ctx.save_for_backward(wrapped_NCHW, weight, h0_BCHW, h_NCHW, *kept)
+        ctx.kernel, ctx.dtype, ctx.chunks = kernel, x_NCHW.dtype, chunks
+        # an output of its own: the gradient of a slice would be as large as all of h
+        return h_NCHW, previous.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_NCHW: torch.Tensor, grad_last_BCHW: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        wrapped_NCHW, _, h0_BCHW, h_NCHW, *kept = ctx.saved_tensors
+        kernel, batch = ctx.kernel, len(h0_BCHW)
+        of_kernel: Gradients | None = None
+        of_x_NCHW = torch.empty(h_NCHW.shape, dtype=h_NCHW.dtype, device=h_NCHW.device)
+        carry = grad_last_BCHW
+        for frames, kept_NKHW in zip(reversed(ctx.chunks), reversed(kept), strict=True):
+            previous = h_NCHW[frames.start - batch : frames.start] if frames.start else h0_BCHW
+            grad_TBCHW, kept_TBKHW, h_TBCHW = (
+                tensor.unflatten(0, (-1, batch)) for tensor in (grad_NCHW[frames], kept_NKHW, h_NCHW[frames])
+            )
+            of_blocks, carry = run_backward(grad_TBCHW, carry, kept_TBKHW, h_TBCHW, previous)
+            of_blocks = of_blocks.flatten(0, 1)
+            of_kernel = kernel.parameter_gradients(of_blocks, wrapped_NCHW[frames], of_kernel)
+            kernel.wrap.fold(kernel.input_gradient(of_blocks, wrapped_NCHW[frames]), of_x_NCHW[frames])
+        assert of_kernel is not None
+        return of_x_NCHW.to(ctx.dtype), carry, *of_kernel, None
 
 
 def log_space_scan(
-    log_a_BT: torch.Tensor, log_1ma_BT: torch.Tensor, v_BT: torch.Tensor, h0_B: torch.Tensor
+    log_a_TB: torch.Tensor, log_1ma_TB: torch.Tensor, v_TB: torch.Tensor, h0_B: torch.Tensor
 ) -> torch.Tensor:
-    """The same in the log space of the paper (section 3.1): slow, and in float32 wrong for large inputs.
+    """h_t = a_t h_{t-1} + (1 - a_t) g(v_t) in the log space of the paper (section 3.1).
+
+    Slow, and in float32 wrong for large inputs.
 
     Args:
-        log_a_BT: log a_t, (batch, time, ...).
-        log_1ma_BT: log(1 - a_t), of the same shape.
-        v_BT: candidates before their activation g, of the same shape.
+        log_a_TB: log a_t, (time, batch, ...).
+        log_1ma_TB: log(1 - a_t), of the same shape.
+        v_TB: candidates before their activation g, of the same shape.
         h0_B: the state before the first step, positive, (batch, ...).
     """
-    log_u_BT = torch.where(v_BT >= 0, (F.relu(v_BT) + 0.5).log(), F.logsigmoid(v_BT))
-    summed_BT = log_a_BT.cumsum(1)
-    start_B1 = h0_B.log()[:, None]
-    terms = torch.cat([start_B1, log_1ma_BT + log_u_BT - summed_BT], dim=1)
-    return torch.exp(summed_BT + torch.logcumsumexp(terms, dim=1)[:, 1:])
+    log_u_TB = torch.where(v_TB >= 0, (F.relu(v_TB) + 0.5).log(), F.logsigmoid(v_TB))
+    summed_TB = log_a_TB.cumsum(0)
+    terms = torch.cat([h0_B.log()[None], log_1ma_TB + log_u_TB - summed_TB])
+    return torch.exp(summed_TB + torch.logcumsumexp(terms, dim=0)[1:])
