@@ -9,6 +9,8 @@ Axes: B batch, T time, C channels, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -46,7 +48,7 @@ class PaperCell(nn.Module):
         self.minimal = architecture.startswith("min")
         inputs = hidden_size if self.minimal else 2 * hidden_size
         self.wrap = {"circular": (1, 1, 1, 1), "cylinder": (1, 1, 0, 0), "zeros": (0, 0, 0, 0)}[padding]
-        self.rest = {"circular": 0, "cylinder": (1, 0), "zeros": 1}[padding]
+        self.rest = {"circular": (0, 0), "cylinder": (1, 0), "zeros": (1, 1)}[padding]
         outputs = {"convgru": 2, "convlstm": 4, "minconvgru": 2, "minconvlstm": 3, "minconvexplstm": 3}[architecture]
         self.conv = nn.Conv2d(inputs, outputs * hidden_size, 3, padding=self.rest)
         if architecture == "convgru":
@@ -115,7 +117,9 @@ class PaperForecaster(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = nn.Conv2d(channels, hidden_size, 1)
-        self.cells = nn.ModuleList(PaperCell(architecture, hidden_size, padding) for _ in range(layers))
+        cells = [PaperCell(architecture, hidden_size, padding) for _ in range(layers)]
+        self.cells: Iterable[PaperCell] = nn.ModuleList(cells)  # type: ignore[assignment]
+        self.minimal = cells[0].minimal
         self.norms = nn.ModuleList(nn.LayerNorm(grid) for _ in range(layers))
         self.decoder = nn.Conv2d(hidden_size, channels, 1)
 
@@ -135,7 +139,7 @@ class PaperForecaster(nn.Module):
         for cell in self.cells:
             cell.reset(x_BTCHW[:, 0])
         y_BCHW = x_BTCHW[:, 0]
-        if self.cells[0].minimal:
+        if self.minimal:
             first = min(teacher_forcing_steps, steps)
             x_NCHW = self.encoder(x_BTCHW[:, :first].flatten(0, 1))
             for cell, norm in zip(self.cells, self.norms, strict=True):

@@ -60,6 +60,99 @@ def test_state_carries_across_a_split_sequence(cell: Cell) -> None:
         assert torch.allclose(a, b, rtol=0, atol=1e-6)
 
 
+def test_gradients_are_exact(cell: Cell) -> None:
+    cell = cell.double()
+    x = sequence(batch=1, time=3, height=3, width=4).double().requires_grad_()
+
+    def run(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        h, state = cell(x, cell.initial_state(x[:, 0]))
+        return h, *state
+
+    assert torch.autograd.gradcheck(run, (x,), fast_mode=True)
+
+
+def test_gradients_reach_the_state_and_every_parameter(cell: Cell) -> None:
+    x = sequence()
+    state = tuple(s.detach().requires_grad_() for s in cell.initial_state(x[:, 0]))
+    h, end = cell(x, state)
+    sum(value.sum() for value in (h[:, 2], *end)).backward()  # type: ignore[union-attr]
+    for tensor in (*state, *cell.parameters()):
+        assert tensor.grad is not None
+        assert tensor.grad.abs().sum() > 0
+
+
+def test_same_input_gives_the_same_bits(cell: Cell) -> None:
+    results = []
+    for _ in range(2):
+        cell.zero_grad()
+        x = sequence().requires_grad_()
+        h, _ = cell(x, cell.initial_state(x[:, 0]))
+        h.square().sum().backward()
+        results.append([h, x.grad, *(p.grad for p in cell.parameters())])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 8), (1, 3, 5, 1), (5, 2, 3, 3), (3, 40, 9, 11)])
+def test_any_batch_length_and_grid(cell: Cell, shape: tuple[int, int, int, int]) -> None:
+    x = sequence(*shape).requires_grad_()
+    h, state = cell(x, cell.initial_state(x[:, 0]))
+    assert h.shape == x.shape
+    assert all(s.shape == x[:, 0].shape for s in state)
+    assert torch.allclose(h, stepwise(cell, x), rtol=0, atol=1e-5)
+    h.sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+def test_double_precision_all_through(cell: Cell) -> None:
+    x = sequence()
+    single, _ = cell(x, cell.initial_state(x[:, 0]))
+    cell = cell.double()
+    h, state = cell(x.double(), cell.initial_state(x[:, 0].double()))
+    assert h.dtype == state[0].dtype == torch.float64
+    assert torch.allclose(h, single.double(), atol=1e-5)
+
+
+def test_bfloat16_convolves_so_and_recurs_in_float32(cell: Cell) -> None:
+    x = sequence().requires_grad_()
+    exact, _ = cell(x, cell.initial_state(x[:, 0]))
+    with torch.autocast("cpu", torch.bfloat16):
+        h, state = cell(x, cell.initial_state(x[:, 0]))
+    assert h.dtype == state[0].dtype == torch.float32
+    assert 0 < (h - exact).abs().max() < 0.05
+    h.sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in cell.parameters())
+
+
+def test_moves_to_another_device(cell: Cell) -> None:
+    cell = cell.to("meta")
+    x = sequence().to("meta")
+    h, state = cell(x, cell.initial_state(x[:, 0]))
+    assert h.device == state[0].device == torch.device("meta")
+    assert h.shape == x.shape
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_state_dict_carries_the_function(name: str) -> None:
+    cell, other = CELLS[name](4, "circular"), CELLS[name](4, "circular")
+    other.load_state_dict(cell.state_dict())
+    x = sequence()
+    assert torch.equal(other(x, other.initial_state(x[:, 0]))[0], cell(x, cell.initial_state(x[:, 0]))[0])
+
+
+def test_compiles(cell: Cell) -> None:
+    torch._dynamo.reset()
+    x = sequence().requires_grad_()
+    plain, _ = cell(x, cell.initial_state(x[:, 0]))
+    # what the compiler sees, without the C++ compiler that its own backend needs
+    compiled = torch.compile(cell, backend="aot_eager")
+    h, _ = compiled(x, cell.initial_state(x[:, 0]))
+    assert torch.allclose(h, plain, atol=1e-6)
+    gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in (plain, h)]
+    assert torch.allclose(*gradients, atol=1e-5)
+
+
 def test_nothing_is_kept_between_calls(cell: Cell) -> None:
     x = sequence()
     first, _ = cell(x, cell.initial_state(x[:, 0]))

@@ -22,15 +22,6 @@ Gradients = tuple[torch.Tensor, torch.Tensor | None]
 PADDINGS = ("circular", "cylinder", "zeros")
 
 
-def channels_last(x: torch.Tensor) -> torch.Tensor:
-    """Frames (..., C, H, W) with the channels of a grid point together in memory; no copy where they are."""
-    return (
-        x.flatten(0, -4).contiguous(memory_format=torch.channels_last).view(x.shape)
-        if x.ndim > 4
-        else (x.contiguous(memory_format=torch.channels_last))
-    )
-
-
 @dataclass(frozen=True)
 class Wrap:
     """How many rows and columns a frame is continued by, and how far zeros go beyond that.
@@ -112,7 +103,8 @@ class Kernel:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, wrap: Wrap) -> None:
         device = weight.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
         self.weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
         self.bias = None if bias is None else bias.to(dtype)
         self.wrap = wrap
@@ -160,7 +152,8 @@ class Kernel:
 
 def _single_frame_on_cpu(x_NCHW: torch.Tensor) -> bool:
     """Where torch would take a convolution of its own, at half the speed of oneDNN's."""
-    return len(x_NCHW) == 1 and x_NCHW.dtype == torch.float32 and x_NCHW.is_cpu and torch.backends.mkldnn.enabled
+    on_cpu = x_NCHW.is_cpu and x_NCHW.dtype == torch.float32
+    return on_cpu and len(x_NCHW) == 1 and torch.backends.mkldnn.is_available()
 
 
 def frames_like(x_NCHW: torch.Tensor, frames: int, channels: int) -> torch.Tensor:

@@ -11,7 +11,9 @@ Axes: T time, B batch, C channels, H height, W width; K blocks of C channels: th
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +22,6 @@ from torch.autograd.function import once_differentiable
 from mcrnn.models.convolution import (
     Gradients,
     Kernel,
-    channels_last,
     chunks_of_steps,
     frames_like,
 )
@@ -147,12 +148,40 @@ def run_backward(
     return result_TBKHW, carry_BCHW
 
 
+class Implementation(NamedTuple):
+    """The recurrence for a kind of device."""
+
+    run_forward: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
+    run_backward: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+
+
+CPU = Implementation(run_forward, run_backward)
+
+
+@functools.cache
+def _fused() -> Implementation | None:
+    """The kernel for GPUs, where Triton is installed, as it is with PyTorch for CUDA."""
+    try:
+        from mcrnn.models import scan_triton
+    except ImportError:
+        return None
+    return Implementation(scan_triton.run_forward, scan_triton.run_backward)
+
+
+def implementation(h_BCHW: torch.Tensor) -> Implementation:
+    """The one for such states: the fused kernel for float32 on GPUs, else operation by operation."""
+    if h_BCHW.is_cuda and h_BCHW.dtype == torch.float32:
+        return _fused() or CPU
+    return CPU
+
+
 class _MinimalRecurrence(torch.autograd.Function):
     """`run_forward` and `run_backward` as they are."""
 
     @staticmethod
     def forward(ctx: Any, blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor) -> torch.Tensor:
-        kept_TBKHW = channels_last(blocks_TBKHW.to(h0_BCHW.dtype, copy=True))
+        blocks_NKHW = blocks_TBKHW.flatten(0, 1).to(h0_BCHW.dtype)
+        kept_TBKHW = blocks_NKHW.clone(memory_format=torch.channels_last).unflatten(0, blocks_TBKHW.shape[:2])
         h_TBCHW = torch.empty_like(kept_TBKHW[:, :, : h0_BCHW.shape[1]])
         run_forward(kept_TBKHW, h0_BCHW, h_TBCHW)
         ctx.save_for_backward(kept_TBKHW, h_TBCHW, h0_BCHW)
@@ -183,16 +212,17 @@ class ConvolvedRecurrence(torch.autograd.Function):
         bias: torch.Tensor | None,
         kernel: Kernel,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        batch, wrap = len(h0_BCHW), kernel.wrap
+        batch, wrap, steps_of = len(h0_BCHW), kernel.wrap, implementation(h0_BCHW)
+        dtype = h0_BCHW.dtype if steps_of is CPU else weight.dtype
         wrapped_NCHW = wrap.buffer(x_NCHW, x_NCHW.shape[1], weight.dtype)
         h_NCHW = frames_like(h0_BCHW, len(x_NCHW), x_NCHW.shape[1])
         chunks, kept = chunks_of_steps(x_NCHW, batch), []
         previous = h0_BCHW
         for frames in chunks:
             wrap.fill(wrapped_NCHW[frames], x_NCHW[frames])
-            blocks_NKHW = kernel.convolve(wrapped_NCHW[frames], h0_BCHW.dtype)
+            blocks_NKHW = kernel.convolve(wrapped_NCHW[frames], dtype)
             h_TBCHW = h_NCHW[frames].unflatten(0, (-1, batch))
-            run_forward(blocks_NKHW.unflatten(0, (-1, batch)), previous, h_TBCHW)
+            steps_of.run_forward(blocks_NKHW.unflatten(0, (-1, batch)), previous, h_TBCHW)
             previous = h_TBCHW[-1]
             kept.append(blocks_NKHW)
         ctx.save_for_backward(wrapped_NCHW, weight, h0_BCHW, h_NCHW, *kept)
@@ -204,7 +234,7 @@ class ConvolvedRecurrence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_NCHW: torch.Tensor, grad_last_BCHW: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         wrapped_NCHW, _, h0_BCHW, h_NCHW, *kept = ctx.saved_tensors
-        kernel, batch = ctx.kernel, len(h0_BCHW)
+        kernel, batch, steps_of = ctx.kernel, len(h0_BCHW), implementation(h0_BCHW)
         of_kernel: Gradients | None = None
         of_x_NCHW = torch.empty(h_NCHW.shape, dtype=h_NCHW.dtype, device=h_NCHW.device)
         carry = grad_last_BCHW
@@ -213,7 +243,7 @@ class ConvolvedRecurrence(torch.autograd.Function):
             grad_TBCHW, kept_TBKHW, h_TBCHW = (
                 tensor.unflatten(0, (-1, batch)) for tensor in (grad_NCHW[frames], kept_NKHW, h_NCHW[frames])
             )
-            of_blocks, carry = run_backward(grad_TBCHW, carry, kept_TBKHW, h_TBCHW, previous)
+            of_blocks, carry = steps_of.run_backward(grad_TBCHW, carry, kept_TBKHW, h_TBCHW, previous)
             of_blocks = of_blocks.flatten(0, 1)
             of_kernel = kernel.parameter_gradients(of_blocks, wrapped_NCHW[frames], of_kernel)
             kernel.wrap.fold(kernel.input_gradient(of_blocks, wrapped_NCHW[frames]), of_x_NCHW[frames])

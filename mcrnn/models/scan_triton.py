@@ -1,0 +1,164 @@
+"""The recurrence of the minimal cells as one kernel for GPUs, forward and backward.
+
+A program holds some grid points of one sample and goes through time with the state in registers: every gate,
+candidate and state is read or written once. Activations are reckoned again in the backward pass rather than kept.
+Gates and gradients may be of lower precision; everything in between is float32.
+
+The two functions do what `run_forward` and `run_backward` of `mcrnn.models.scan` do, which say what is reckoned;
+but they leave the blocks as they are.
+
+Axes: T time, B batch, C channels, H height, W width; K blocks of C channels: the gates, then the candidate.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+BLOCK = 256
+"""grid points times channels of a program"""
+
+
+@triton.jit
+def _sigmoid(x):
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def _softplus(x):
+    return tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def _update_gate(gates, offsets, mask, block_stride, GATES: tl.constexpr):
+    """z, and the sigmoids of (f, i) where there are two gates."""
+    if GATES == 1:
+        z = _sigmoid(tl.load(gates + offsets, mask=mask, other=0.0).to(tl.float32))
+        return z, z, z
+    else:
+        f = tl.load(gates + offsets, mask=mask, other=0.0).to(tl.float32)
+        i = tl.load(gates + offsets + block_stride, mask=mask, other=0.0).to(tl.float32)
+        # the quotient of sigmoids, without 0 / 0 where both are shut
+        return _sigmoid(_softplus(-f) - _softplus(-i)), _sigmoid(f), _sigmoid(i)
+
+
+@triton.jit
+def _forward(
+    blocks, h0, h, steps, size,
+    channels, points, channels_first: tl.constexpr,
+    blocks_t, blocks_b, blocks_c, blocks_p,
+    h_t, h_b, h_c, h_p,
+    h0_b, h0_c, h0_p,
+    GATES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    sample = tl.program_id(1).to(tl.int64)
+    mask = element < size
+    # neighbours in memory belong to neighbours in a program, whichever layout it is
+    channel = element // points if channels_first else element % channels
+    point = element % points if channels_first else element // channels
+    block_stride = channels * blocks_c
+    at_blocks = sample * blocks_b + channel * blocks_c + point * blocks_p
+    at_h = sample * h_b + channel * h_c + point * h_p
+    state = tl.load(h0 + sample * h0_b + channel * h0_c + point * h0_p, mask=mask, other=0.0)
+    for _ in range(steps):
+        z, _, _ = _update_gate(blocks, at_blocks, mask, block_stride, GATES)
+        v = tl.load(blocks + at_blocks + GATES * block_stride, mask=mask, other=0.0).to(tl.float32)
+        u = tl.maximum(_sigmoid(v), v + 0.5)
+        state += z * (u - state)
+        tl.store(h + at_h, state, mask=mask)
+        at_blocks += blocks_t
+        at_h += h_t
+
+
+@triton.jit
+def _backward(
+    grad, carry, blocks, h, h0, of_blocks, of_h0, steps, size,
+    channels, points, channels_first: tl.constexpr,
+    grad_t, grad_b, grad_c, grad_p,
+    blocks_t, blocks_b, blocks_c, blocks_p,
+    h_t, h_b, h_c, h_p,
+    h0_b, h0_c, h0_p,
+    carry_b, carry_c, carry_p,
+    GATES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    sample = tl.program_id(1).to(tl.int64)
+    mask = element < size
+    channel = element // points if channels_first else element % channels
+    point = element % points if channels_first else element // channels
+    block_stride = channels * blocks_c
+    last = sample * 0 + steps - 1  # 64 bits wide, as the offsets are
+    at_blocks = sample * blocks_b + channel * blocks_c + point * blocks_p + last * blocks_t
+    at_h = sample * h_b + channel * h_c + point * h_p + last * h_t
+    at_grad = sample * grad_b + channel * grad_c + point * grad_p + last * grad_t
+    at_h0 = sample * h0_b + channel * h0_c + point * h0_p
+    passed = tl.load(carry + sample * carry_b + channel * carry_c + point * carry_p, mask=mask, other=0.0)
+    for step in range(steps):
+        follows = (element * 0 + step) < steps - 1  # whether there is a step before this one
+        before = tl.load(h + at_h - h_t, mask=mask & follows, other=0.0)
+        before += tl.load(h0 + at_h0, mask=mask & (follows == 0), other=0.0)
+        z, f, i = _update_gate(blocks, at_blocks, mask, block_stride, GATES)
+        v = tl.load(blocks + at_blocks + GATES * block_stride, mask=mask, other=0.0).to(tl.float32)
+        half = _sigmoid(v)
+        u = tl.maximum(half, v + 0.5)
+        total = tl.load(grad + at_grad, mask=mask, other=0.0).to(tl.float32) + passed
+        of_u = total * z
+        passed = total - of_u
+        of_k = total * (u - before) * z * (1.0 - z)
+        if GATES == 1:
+            tl.store(of_blocks + at_blocks, of_k, mask=mask)
+        else:
+            tl.store(of_blocks + at_blocks, of_k * (f - 1.0), mask=mask)
+            tl.store(of_blocks + at_blocks + block_stride, of_k * (1.0 - i), mask=mask)
+        of_v = tl.where(v > 0, of_u, of_u * half * (1.0 - half))
+        tl.store(of_blocks + at_blocks + GATES * block_stride, of_v, mask=mask)
+        at_blocks -= blocks_t
+        at_h -= h_t
+        at_grad -= grad_t
+    tl.store(of_h0 + at_h0, passed, mask=mask)
+
+
+def run_forward(blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor, h_TBCHW: torch.Tensor) -> None:
+    """The recurrence into `h_TBCHW`."""
+    grid, shared = _geometry(blocks_TBKHW, h0_BCHW)
+    _forward[grid](
+        blocks_TBKHW, h0_BCHW, h_TBCHW, *shared,
+        *_strides(blocks_TBKHW), *_strides(h_TBCHW), *_strides(h0_BCHW),
+        GATES=blocks_TBKHW.shape[2] // h0_BCHW.shape[1] - 1, BLOCK=BLOCK,
+    )  # fmt: skip
+
+
+def run_backward(
+    grad_TBCHW: torch.Tensor,
+    carry_BCHW: torch.Tensor,
+    blocks_TBKHW: torch.Tensor,
+    h_TBCHW: torch.Tensor,
+    h0_BCHW: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of the blocks and of the state before the first step."""
+    grid, shared = _geometry(blocks_TBKHW, h0_BCHW)
+    of_blocks, of_h0 = torch.empty_like(blocks_TBKHW), torch.empty_like(h0_BCHW)
+    _backward[grid](
+        grad_TBCHW, carry_BCHW, blocks_TBKHW, h_TBCHW, h0_BCHW, of_blocks, of_h0, *shared,
+        *_strides(grad_TBCHW), *_strides(of_blocks), *_strides(h_TBCHW), *_strides(of_h0), *_strides(carry_BCHW),
+        GATES=blocks_TBKHW.shape[2] // h0_BCHW.shape[1] - 1, BLOCK=BLOCK,
+    )  # fmt: skip
+    return of_blocks, of_h0
+
+
+def _geometry(blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor) -> tuple[tuple[int, int], tuple[int, ...]]:
+    """The grid of programs; steps, size, channels, points, and whether the channels come before the grid points."""
+    batch, channels, height, width = h0_BCHW.shape
+    points = height * width
+    size = channels * points
+    channels_first = blocks_TBKHW.stride(-1) < blocks_TBKHW.stride(2)
+    return (triton.cdiv(size, BLOCK), batch), (len(blocks_TBKHW), size, channels, points, channels_first)
+
+
+def _strides(x: torch.Tensor) -> tuple[int, ...]:
+    """All strides with one for the grid points, which lie in rows one after another in either layout."""
+    *before, of_rows, of_columns = x.stride()
+    assert of_rows == of_columns * x.shape[-1], "rows of the grid must follow each other in memory"
+    return *before, of_columns
