@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mcrnn.errors import UserError, did_you_mean
 
@@ -47,11 +47,56 @@ class ModelConfig(Section):
     """The network."""
 
     architecture: Architecture
-    hidden_size: int = Field(16, ge=1, le=4096, description="channels of every layer")
-    layers: int = Field(4, ge=1, le=64, description="number of recurrent layers")
+    hidden_size: int | list[int] = Field(16, description="channels of every layer, or of each, from 1 to 4096")
+    layers: int = Field(
+        4, ge=1, le=64, description="number of recurrent layers; where hidden_size is a list, its length"
+    )
+    kernel_size: int = Field(3, ge=1, le=15, description="of the recurrent convolutions, odd")
     padding: Padding | None = Field(None, description="by default what the store's boundary asks for")
+    prediction: Literal["frame", "increment"] = Field(
+        "frame", description="whether the next frame is decoded or what is added to the last one"
+    )
     decode: Literal["residual", "hidden"] = Field("residual", description="what the decoder reads")
+    norm: Literal["layer", "group"] = Field(
+        "layer", description="over the grid, or over groups of channels and the grid"
+    )
+    norm_groups: int = Field(1, ge=1, description="groups of the group norm; divides hidden_size")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden channels dropped in training")
     tanh_encoder: bool = Field(False, description="a tanh after the encoder")
+    channels_out: int | None = Field(
+        None, ge=1, description="channels predicted, the first so many of the field; the others are held as given"
+    )
+
+    @field_validator("hidden_size", mode="wrap")
+    @classmethod
+    def _widths_are_whole_numbers(cls, value: Any, _: Any) -> int | list[int]:
+        # pydantic's own message for a union would list what is wrong with either
+        widths = value if isinstance(value, list) else [value]
+        if not 1 <= len(widths) <= 64 or any(type(width) is not int or not 1 <= width <= 4096 for width in widths):
+            raise ValueError(f"must be a whole number from 1 to 4096, or a list of at most 64 such, not {value!r}")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _layers_of_widths(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("hidden_size"), list):
+            return {"layers": len(values["hidden_size"])} | values
+        return values
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> ModelConfig:
+        if self.layers != len(self.widths):
+            raise ValueError(f"layers ({self.layers}) and hidden_size ({len(self.widths)} widths) do not agree")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, so that the grid is kept, not {self.kernel_size}")
+        if self.norm == "group" and any(width % self.norm_groups for width in self.widths):
+            raise ValueError(f"norm_groups ({self.norm_groups}) must divide hidden_size ({self.hidden_size})")
+        return self
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each layer."""
+        return self.hidden_size if isinstance(self.hidden_size, list) else [self.hidden_size] * self.layers
 
 
 class TrainConfig(Section):
@@ -66,6 +111,9 @@ class TrainConfig(Section):
     teacher_forcing_steps: int = Field(10, ge=1, description="steps whose input is the truth")
     seed: int = Field(0, ge=0)
     workers: int = Field(1, ge=1, description="data-parallel workers; more than one run on Ray Train")
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        "float32", description="of convolutions; recurrences, norms and the loss stay in float32"
+    )
 
 
 class ValidationConfig(Section):
@@ -160,6 +208,7 @@ NOT_SEARCHED = (
     "data.store",
     "data.variables",
     "data.coarsen",
+    "model.channels_out",
     "train.workers",
     "validation.",
     "search.",

@@ -33,8 +33,15 @@ def register(run: Run, folder: Path, name: str, alias: str = CHAMPION) -> int:
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
     quiet_mlflow()
-    channels, height, width = model_directory.load(folder).field.frame_shape
-    frames = Schema([TensorSpec(np.dtype(np.float32), (-1, -1, channels, height, width))])
+    model = model_directory.load(folder)
+    channels, height, width = model.field.frame_shape
+
+    def frames(channels: int) -> Schema:
+        return Schema([TensorSpec(np.dtype(np.float32), (-1, -1, channels, height, width))])
+
+    signature = ModelSignature(
+        frames(channels), frames(model.network.channels_out), ParamSchema([ParamSpec("steps", "long", 1)])
+    )
     package = Path(__file__).parent
     mlflow.set_tracking_uri(run.tracker.tracking_uri)
     with mlflow.start_run(run_id=run.run_id), _silent():
@@ -43,7 +50,7 @@ def register(run: Run, folder: Path, name: str, alias: str = CHAMPION) -> int:
             python_model=str(package / "pyfunc_model.py"),
             artifacts={"model": str(folder)},
             code_paths=[str(package)],
-            signature=ModelSignature(frames, frames, ParamSchema([ParamSpec("steps", "long", 1)])),
+            signature=signature,
             pip_requirements=[f"{p}=={version(p).split('+')[0]}" for p in REQUIREMENTS],
             registered_model_name=name,
         )

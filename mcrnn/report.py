@@ -80,10 +80,11 @@ def _judge(uri: str, model: TrainedModel, storage: Storage, warm_up: int | None,
     model.network.eval()
 
     # baselines forecast steps W .. W + H, lead times 1 .. H + 1
-    mean_CHW = climatology(store, data)
-    baseline_errors = {n: SquaredError(horizon + 1, test.shape[2]) for n in ("persistence", "climatology")}
+    predicted = model.network.channels_out
+    mean_CHW = climatology(store, data)[:predicted]
+    baseline_errors = {n: SquaredError(horizon + 1, predicted) for n in ("persistence", "climatology")}
     for sample_B, start_B in zip(*(part.split(BATCH_SIZE) for part in windows), strict=True):
-        frames_BTCHW = test.windows(sample_B, start_B, steps + 1)
+        frames_BTCHW = test.windows(sample_B, start_B, steps + 1)[:, :, :predicted]
         truth_BTCHW = frames_BTCHW[:, warm_up:]
         baseline_errors["persistence"].update(persistence(frames_BTCHW[:, :warm_up], horizon + 1), truth_BTCHW)
         baseline_errors["climatology"].update(mean_CHW.expand_as(truth_BTCHW), truth_BTCHW)
@@ -93,7 +94,7 @@ def _judge(uri: str, model: TrainedModel, storage: Storage, warm_up: int | None,
     example_THW = model.forecast(first_TCHW[None, :warm_up], horizon + 1)[0, :, 0]
     picked = [lead - 1 for lead in lead_times]
     by_step = error.rmse_by_step().numpy()
-    std = model.field.std
+    std = model.field.std[:predicted]
     metrics = {
         "model": uri,
         "architecture": model.config.model.architecture,

@@ -70,14 +70,19 @@ def build_model(config: ModelConfig, frame_shape: tuple[int, int, int], padding:
     channels, height, width = frame_shape
     return Forecaster(
         config.architecture,
-        hidden_size=config.hidden_size,
-        layers=config.layers,
+        hidden_size=config.widths,
         channels=channels,
         height=height,
         width=width,
         padding=config.padding or padding,
+        kernel_size=config.kernel_size,
+        prediction=config.prediction,
         decode=config.decode,
+        norm=config.norm,
+        norm_groups=config.norm_groups,
+        dropout=config.dropout,
         tanh_encoder=config.tanh_encoder,
+        channels_out=config.channels_out,
     )
 
 
@@ -110,14 +115,14 @@ def validate(
         world_size: number of workers that share the windows.
     """
     steps = warm_up + horizon
-    error = SquaredError(steps, split.shape[2])
+    error = SquaredError(steps, model.channels_out)
     model.eval()
     samples, starts = (part[rank::world_size].split(batch_size) for part in windows)
     for sample_B, start_B in zip(samples, starts, strict=True):
         batch_BTCHW = split.windows(sample_B, start_B, steps + 1)
         given_BTCHW = scaling.to_model(batch_BTCHW[:, :warm_up])
         prediction_BTCHW = scaling.to_physical(model(given_BTCHW, warm_up, steps))
-        error.update(prediction_BTCHW, batch_BTCHW[:, 1 : steps + 1])
+        error.update(prediction_BTCHW, batch_BTCHW[:, 1 : steps + 1, : model.channels_out])
     model.train()
     if world_size > 1:
         count = torch.tensor(error.count)
@@ -191,7 +196,7 @@ def fit(config: Configuration, data: FieldData, session: Session) -> None:
         metrics = {
             "epoch": epoch,
             "loss": _mean_over_ranks(loss, session),
-            **_errors(error, validation.warm_up, data.std),
+            **_errors(error, validation.warm_up, data.std[: model.channels_out]),
             "learning_rate": learning_rate,
             "gradient_norm": gradient_norm,
             "frames_per_second": frames_per_second,
@@ -210,7 +215,7 @@ def _loss(config: Configuration, model: nn.Module, x_BTCHW: torch.Tensor, noise:
     if config.data.noise > 0:
         given_BTCHW = given_BTCHW + config.data.noise * torch.randn(given_BTCHW.shape, generator=noise)
     prediction_BTCHW = model(given_BTCHW, config.train.teacher_forcing_steps)
-    return nn.functional.mse_loss(prediction_BTCHW, x_BTCHW[:, 1:])
+    return nn.functional.mse_loss(prediction_BTCHW, x_BTCHW[:, 1:, : prediction_BTCHW.shape[2]])
 
 
 def _schedule(

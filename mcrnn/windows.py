@@ -188,7 +188,10 @@ class Scaling:
         return x_BTCHW * std + mean
 
     def _like(self, x_BTCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, std = (torch.tensor(v, dtype=x_BTCHW.dtype, device=x_BTCHW.device) for v in (self.mean, self.std))
+        channels = x_BTCHW.shape[-3]  # all, or the first that are predicted
+        mean, std = (
+            torch.tensor(v[:channels], dtype=x_BTCHW.dtype, device=x_BTCHW.device) for v in (self.mean, self.std)
+        )
         return mean[:, None, None], std[:, None, None]
 
 
@@ -209,7 +212,9 @@ def check_exam(store: FieldStore, config: Configuration, sequence_length: int | 
         UserError: the grid, the variables or the length of the samples do not fit.
     """
     store.grid(config.data.coarsen)
-    store.indices(config.data.variables)
+    channels, predicted = len(store.indices(config.data.variables)), config.model.channels_out
+    if predicted is not None and predicted > channels:
+        raise UserError(f"model.channels_out ({predicted}) is above the number of variables ({channels})")
     exam, length = config.validation, sequence_length or config.data.sequence_length
     check_length(store.array("train").shape[1], length + 1, f"data.sequence_length {length}")
     check_length(

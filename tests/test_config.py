@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from mcrnn.config import known_fields, load_configuration, load_search
+from mcrnn.config import ModelConfig, known_fields, load_configuration, load_search
 from mcrnn.errors import UserError
 
 PROJECT = Path(__file__).parent.parent
@@ -45,6 +46,29 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     else:
         node[leaf] = value
     return content
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_size": [4, 0]}, "must be a whole number from 1 to 4096, or a list of at most 64 such, not [4, 0]"),
+        ({"hidden_size": []}, "must be a whole number"),
+        ({"hidden_size": True}, "must be a whole number"),
+        ({"hidden_size": [4, 8], "layers": 3}, "layers (3) and hidden_size (2 widths) do not agree"),
+        ({"hidden_size": 8, "norm": "group", "norm_groups": 3}, "norm_groups (3) must divide hidden_size (8)"),
+        ({"kernel_size": 4}, "kernel_size must be odd"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ModelConfig.model_validate({"architecture": "convgru", **fields})
+
+
+def test_widths_give_the_number_of_layers_also_after_a_round_trip() -> None:
+    config = ModelConfig.model_validate({"architecture": "convgru", "hidden_size": [4, 8, 6]})
+    assert config.widths == [4, 8, 6]
+    assert ModelConfig.model_validate(config.model_dump()) == config
+    assert ModelConfig(architecture="convgru", hidden_size=5, layers=2).widths == [5, 5]
 
 
 def test_space_takes_the_place_of_fields(write: Any) -> None:
@@ -96,7 +120,9 @@ def test_shipped_files_are_valid_and_found_from_anywhere(
         ),
         ("space", {}, "space: needs at least one entry"),
         ("space/model.hidden_size", {"int": [8, 4]}, "the lower bound 8 is above the upper bound 4"),
-        ("space/model.hidden_size", {"int": [0, 4]}, "space.model.hidden_size: input should be greater than"),
+        ("space/model.hidden_size", {"int": [0, 4]}, "space.model.hidden_size: must be a whole number from 1 to 4096"),
+        ("model/kernel_size", 4, "kernel_size must be odd"),
+        ("space/model.channels_out", {"int": [1, 2]}, "is the same for all trials and cannot be searched"),
         ("space/model.hidden_size", {"int": [4, 8], "choice": [4]}, "needs exactly one of choice, int, float"),
         ("space/model.hidden_size", {}, "needs exactly one of choice, int, float"),
         ("space/model.hidden_size", {"choice": []}, "at least 1 item"),

@@ -155,6 +155,7 @@ class Forecaster(nn.Module):
             if layer < last or self.decode == "residual":
                 x_NCHW = norm(x_NCHW + self.dropout(z_NCHW))
         y_NCHW = self.decoder(z_NCHW if self.decode == "hidden" else x_NCHW)
+        y_NCHW = y_NCHW.to(given_NCHW.dtype)
         return given_NCHW[:, : self.channels_out] + y_NCHW if self.prediction == "increment" else y_NCHW
 
     def _cells(self) -> Iterator[Cell]:
