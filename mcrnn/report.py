@@ -66,7 +66,7 @@ def _judge(uri: str, model: TrainedModel, storage: Storage, warm_up: int | None,
     horizon = horizon or model.config.validation.horizon
     steps = warm_up + horizon
     store = FieldStore.open(storage.location(data.store))
-    if store.digest != model.field.store_digest:
+    if model.field.store_digest and store.digest != model.field.store_digest:
         raise UserError(
             f"'{uri}' was trained on a store with digest {model.field.store_digest[:12]}, "
             f"'{data.store}' now has {store.digest[:12]}: build the store anew with its old parameters"

@@ -12,6 +12,7 @@ from mcrnn.config import Configuration
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.model_directory import FieldDescription
+from mcrnn.models import summary
 from mcrnn.storage import Storage
 from mcrnn.tracking import Run, Tracker
 from mcrnn.training import OBJECTIVE, Alone, Metrics, fit
@@ -32,15 +33,18 @@ def run(config: Configuration, storage: Storage, *, new: bool) -> None:
     folders.claim(folder, {**config.model_dump(), "store_digest": store.digest}, budgets=("train.workers",))
     state = load_state(folder)
     if state is None or state["epoch"] < config.train.epochs:
+        field = FieldDescription.of(store, config.data)
         job = Job(
             config=config,
-            field=FieldDescription.of(store, config.data),
+            field=field,
             folder=folder,
             tracker=Tracker.open(storage, "mcrnn-runs"),
             run_name=folder.name,
             tags=(("mcrnn.kind", "run"),),
         )
         console.print(f"run {folder.name}: {config.train.epochs} epochs, in {storage.show(folder)}", highlight=False)
+        costs = summary(config.model, field.frame_shape)
+        console.print(f"{config.model.architecture}: {costs}", highlight=False, soft_wrap=True)
         _train(job, FieldData.load(store, config.data), console)
     best = min(json.loads(line)["best"] for line in (folder / METRICS_FILE).read_text().splitlines())
     console.print(

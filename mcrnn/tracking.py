@@ -12,11 +12,12 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcrnn.config import Configuration
+from mcrnn.models.sizing import Summary
 from mcrnn.storage import Storage
 
 if TYPE_CHECKING:
@@ -67,11 +68,11 @@ class Run:
     tracker: Tracker
     run_id: str
 
-    def log_configuration(self, config: Configuration) -> None:
-        """The configuration as flat parameters with the names of the YAML, and whole as an artifact."""
+    def log_configuration(self, config: Configuration, costs: Summary) -> None:
+        """The configuration as flat parameters with the names of the YAML, and whole as an artifact; its costs."""
         from mlflow.entities import Param
 
-        values = flatten(config.model_dump())
+        values = flatten(config.model_dump()) | flatten({"costs": asdict(costs)})
         params = [Param(key, str(value)) for key, value in values.items() if value is not None]
         _client(self.tracker).log_batch(self.run_id, params=params)
         self.log_json("configuration.json", config.model_dump())

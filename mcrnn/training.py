@@ -7,8 +7,9 @@ global batch, and of the validation.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mcrnn.allocator import keep_freed_memory
 from mcrnn.config import Configuration, ModelConfig
 from mcrnn.metrics import SquaredError
 from mcrnn.models import Forecaster
@@ -57,6 +59,22 @@ class Alone:
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         return self.checkpoint
+
+
+@contextlib.contextmanager
+def running_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Convolve in float32, tf32 or bf16; recurrences, norms and the loss stay in float32.
+
+    tf32 is float32 with ten bits of mantissa in products; there is none on processors, where it is float32.
+    """
+    allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    # cuDNN takes tf32 unless told otherwise
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed
 
 
 def build_model(config: ModelConfig, frame_shape: tuple[int, int, int], padding: str) -> Forecaster:
@@ -141,9 +159,11 @@ def fit(config: Configuration, data: FieldData, session: Session) -> None:
         UserError: the samples are too short for the windows.
     """
     train = config.train
+    keep_freed_memory()
     torch.manual_seed(train.seed)
     scaling = Scaling.of(config.data, data.mean, data.std)
     model = build_model(config.model, data.frame_shape, data.padding)
+    device = next(model.parameters()).device
     wrapped: nn.Module = DistributedDataParallel(model) if session.world_size > 1 else model
     windows = TrainingWindows(data.train, config.data, data.is_series, train.batch_size, train.seed)
     validation = config.validation
@@ -169,9 +189,10 @@ def fit(config: Configuration, data: FieldData, session: Session) -> None:
         started = time.perf_counter()
         loss, gradient_norm, learning_rate = 0.0, 0.0, optimizer.param_groups[0]["lr"]
         for windows_BTCHW, weight in windows.epoch(epoch, session.rank, session.world_size):
-            step_loss = _loss(config, wrapped, scaling.to_model(windows_BTCHW), noise) * weight
-            optimizer.zero_grad()
-            step_loss.backward()
+            with running_in(train.precision, device):
+                step_loss = _loss(config, wrapped, scaling.to_model(windows_BTCHW), noise) * weight
+                optimizer.zero_grad()
+                step_loss.backward()
             gradient_norm = float(nn.utils.clip_grad_norm_(parameters, train.gradient_clip or float("inf")))
             # every rank has the same gradients, so all ranks decide the same
             if not torch.isfinite(torch.tensor(gradient_norm)):
@@ -182,17 +203,18 @@ def fit(config: Configuration, data: FieldData, session: Session) -> None:
             loss += float(step_loss.detach()) / len(windows)
         frames = windows.windows_per_epoch * config.data.sequence_length
         frames_per_second = frames / (time.perf_counter() - started)
-        error = validate(
-            model,
-            data.val,
-            exam,
-            scaling,
-            warm_up=validation.warm_up,
-            horizon=validation.horizon,
-            batch_size=validation.batch_size,
-            rank=session.rank,
-            world_size=session.world_size,
-        )
+        with running_in(train.precision, device):
+            error = validate(
+                model,
+                data.val,
+                exam,
+                scaling,
+                warm_up=validation.warm_up,
+                horizon=validation.horizon,
+                batch_size=validation.batch_size,
+                rank=session.rank,
+                world_size=session.world_size,
+            )
         metrics = {
             "epoch": epoch,
             "loss": _mean_over_ranks(loss, session),

@@ -17,6 +17,7 @@ import torch
 from mcrnn import model_directory
 from mcrnn.config import Configuration
 from mcrnn.model_directory import FieldDescription
+from mcrnn.models import summary
 from mcrnn.storage import write_atomically
 from mcrnn.tracking import Run, Tracker
 from mcrnn.training import OBJECTIVE, Metrics, fit
@@ -53,7 +54,7 @@ class Recorder:
             self.run = Run(job.tracker, json.loads(run_file.read_bytes())["run_id"])
         else:
             self.run = job.tracker.start(job.run_name, parent=job.parent_run, tags=dict(job.tags))
-            self.run.log_configuration(job.config)
+            self.run.log_configuration(job.config, summary(job.config.model, job.field.frame_shape))
             write_atomically(run_file, json.dumps({"run_id": self.run.run_id}).encode())
 
     def record(self, metrics: Metrics, state: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ COMMANDS = (
     "mcrnn.tune",
     "mcrnn.train",
     "mcrnn.evaluate",
+    "mcrnn.models.upstream",
 )
 
 CONFIGURATION = {
@@ -109,6 +110,7 @@ def test_store_on_object_storage_is_made_inspected_and_trained_on(
     assert "verified: all" in seen.stdout
     file = write(root, data={"store": "s3://lab/new.zarr", "sequence_length": 6})
     trained = command("mcrnn.train", file)
+    assert "minconvgru: 437 parameters; a frame costs " in trained.stdout
     assert (trained.returncode, trained.stderr) == (0, "")
     # larger than its memory: the same numbers, read batch by batch
     again = command("mcrnn.train", file, "--new", MCRNN_MEMORY="0.0000001")

@@ -11,7 +11,7 @@ import torch
 from mcrnn.config import Configuration
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
-from mcrnn.training import OBJECTIVE, PENALTY, Alone, Metrics, build_model, fit, validate
+from mcrnn.training import OBJECTIVE, PENALTY, Alone, Metrics, build_model, fit, running_in, validate
 from mcrnn.windows import FieldData, MemorySplit, Scaling, Split, evaluation_windows
 
 
@@ -56,6 +56,56 @@ def test_training_lowers_the_error(data: FieldData) -> None:
     assert [m["epoch"] for m in reports] == list(range(1, 13))
     assert reports[-1]["loss"] < 0.5 * reports[0]["loss"]
     assert reports[-1]["best"] == min(m[OBJECTIVE] for m in reports) < reports[0][OBJECTIVE]
+
+
+def changed(**model: Any) -> Configuration:
+    content = configuration().model_dump()
+    return Configuration.model_validate(content | {"model": content["model"] | model})
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"hidden_size": [4, 6], "layers": 2},
+        {"norm": "group", "norm_groups": 2, "dropout": 0.1},
+        {"prediction": "increment", "kernel_size": 5},
+    ],
+    ids=str,
+)
+def test_every_kind_of_network_learns(data: FieldData, model: dict[str, Any]) -> None:
+    reports, _ = run(changed(**model), data)
+    assert reports[-1]["loss"] < reports[0]["loss"]
+
+
+@pytest.mark.parametrize("architecture", ["convlstm", "minconvexplstm"])
+def test_bfloat16_learns_the_same(data: FieldData, architecture: str) -> None:
+    exact = run(changed(architecture=architecture), data)[0]
+    config = changed(architecture=architecture)
+    config = config.model_copy(update={"train": config.train.model_copy(update={"precision": "bf16"})})
+    reports, state = run(config, data)
+    assert reports[-1]["loss"] == pytest.approx(exact[-1]["loss"], rel=0.1)
+    assert reports[-1]["loss"] != exact[-1]["loss"]
+    assert all(value.dtype == torch.float32 for value in state["model"].values())
+
+
+def test_precision_leaves_the_settings_of_torch_as_they_were() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    for precision in ("float32", "tf32", "bf16"):
+        with running_in(precision, torch.device("cpu")):
+            assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == (precision == "tf32")
+            assert torch.is_autocast_enabled("cpu") == (precision == "bf16")
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_only_the_channels_that_are_predicted_count(data: FieldData) -> None:
+    def doubled(split: Split) -> MemorySplit:
+        frames = all_frames(split).numpy()
+        return MemorySplit(np.concatenate([frames, 100 * frames], axis=2))
+
+    two = replace(data, train=doubled(data.train), val=doubled(data.val), mean=data.mean * 2, std=data.std * 2)
+    reports, state = run(changed(channels_out=1), two)
+    assert state["model"]["decoder.bias"].shape == (1,)
+    assert reports[-1]["loss"] < 10 * float(data.std[0]) ** 2  # the second channel's would be 10,000 times as large
 
 
 def test_objective_is_the_closed_loop_rmse_over_the_training_deviation(data: FieldData) -> None:

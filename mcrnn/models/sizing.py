@@ -50,9 +50,18 @@ class Summary:
 
     def __str__(self) -> str:
         return (
-            f"{self.parameters:,} parameters, {self.multiply_adds / 1e6:,.1f} million multiply-adds and "
-            f"{self.activation_bytes / 1e6:,.2f} MB of activations a frame"
+            f"{self.parameters:,} parameters; a frame costs {_metric(self.multiply_adds)} multiply-adds, and in "
+            f"training {_metric(self.activation_bytes)}B of activations"
         )
+
+
+def _metric(value: float) -> str:
+    """Three significant figures with a metric prefix."""
+    for prefix in ("", "k", "M", "G"):
+        if value < 999.5:
+            break
+        value /= 1000
+    return f"{value:.3g} {prefix}"
 
 
 def summary(config: ModelConfig, frame_shape: FrameShape) -> Summary:
