@@ -171,7 +171,7 @@ def fit(config: Configuration, data: FieldData, session: Session) -> None:
         data.val.shape, data.is_series, validation.warm_up + validation.horizon, validation.windows
     )
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=train.learning_rate, weight_decay=train.weight_decay)
+    optimizer = torch.optim.Adam(parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
     schedule = _schedule(config, optimizer, train.epochs * len(windows))
     noise = torch.Generator()
     best = float("inf")

@@ -211,7 +211,7 @@ def test_convolution_and_its_gradients_are_those_of_torch(padding: str, frames: 
         wrapped = kernel.wrap.buffer(x, 3, x.dtype)
         kernel.wrap.fill(wrapped, x)
         assert torch.allclose(kernel.convolve(wrapped, x.dtype), y, atol=1e-5)
-        of_x = kernel.wrap.fold(kernel.input_gradient(grad, wrapped), torch.empty_like(x))
+        of_x = kernel.wrap.fold_(kernel.input_gradient(grad, wrapped), torch.empty_like(x))
         of_weight, of_bias = kernel.parameter_gradients(grad, wrapped, None)
     for ours, theirs in ((of_x, x.grad), (of_weight, conv.weight.grad), (of_bias, conv.bias.grad)):  # type: ignore[union-attr]
         assert ours is not None

@@ -76,23 +76,21 @@ class Wrap:
             wrapped_NCHW[:, :, :r].copy_(middle[:, :, height - r :])
             wrapped_NCHW[:, :, r + height :].copy_(middle[:, :, :r])
 
-    def fold(self, grad_NCHW: torch.Tensor, out_NCHW: torch.Tensor) -> torch.Tensor:
-        """The gradient of frames, of that of wrapped ones: what lies beyond an edge belongs to the other side."""
+    def fold_(self, grad_NCHW: torch.Tensor, out_NCHW: torch.Tensor) -> torch.Tensor:
+        """The gradient of frames, of that of wrapped ones, which is overwritten.
+
+        What lies beyond an edge is added to the other side, from where it came.
+        """
+        height, width = out_NCHW.shape[2:]
         r, c = self.rows, self.columns
-        rows = slice(r, grad_NCHW.shape[2] - r)
-        columns = slice(c, grad_NCHW.shape[3] - c)
-        out_NCHW.copy_(grad_NCHW[:, :, rows, columns])
-        # pairs of where a strip of the wrapped frame is and which strip of the frame it continues
-        vertical = [(slice(None, r), slice(-r, None)), (slice(-r, None), slice(None, r))] if r else []
-        horizontal = [(slice(None, c), slice(-c, None)), (slice(-c, None), slice(None, c))] if c else []
-        for beyond, own in vertical:
-            out_NCHW[:, :, own] += grad_NCHW[:, :, beyond, columns]
-        for beyond, own in horizontal:
-            out_NCHW[..., own] += grad_NCHW[:, :, rows, beyond]
-        for beyond_rows, own_rows in vertical:
-            for beyond_columns, own_columns in horizontal:
-                out_NCHW[:, :, own_rows, own_columns] += grad_NCHW[:, :, beyond_rows, beyond_columns]
-        return out_NCHW
+        if r:
+            grad_NCHW[:, :, r : 2 * r] += grad_NCHW[:, :, height + r :]
+            grad_NCHW[:, :, height : height + r] += grad_NCHW[:, :, :r]
+        middle = grad_NCHW[:, :, r : r + height]
+        if c:
+            middle[..., c : 2 * c] += middle[..., width + c :]
+            middle[..., width : width + c] += middle[..., :c]
+        return out_NCHW.copy_(middle[..., c : c + width])
 
 
 class Kernel:

@@ -28,6 +28,11 @@ GRID_POINTS_AT_ONCE = 2048
 """of the frames whose gradients of the weights are reckoned together: eight of 16 x 16"""
 
 
+def tanh(x: torch.Tensor) -> torch.Tensor:
+    """2 sigmoid(2 x) - 1."""
+    return torch.sigmoid(2 * x).mul_(2).sub_(1)
+
+
 class _Convolution:
     """A convolution of [input, state] at each step of a sequence, and its gradients.
 
@@ -56,7 +61,7 @@ class _Convolution:
         """Those of the step's input, which are added to what is there, and of its state, which are returned."""
         wrapped_BCHW = self.wrapped_NCHW[t * self.batch : (t + 1) * self.batch]
         grad_BCHW = self.kernel.input_gradient(grad_BKHW, wrapped_BCHW)
-        folded = self.kernel.wrap.fold(grad_BCHW, frames_like(grad_x_BCHW, self.batch, grad_BCHW.shape[1]))
+        folded = self.kernel.wrap.fold_(grad_BCHW, frames_like(grad_x_BCHW, self.batch, grad_BCHW.shape[1]))
         channels = grad_x_BCHW.shape[1]
         grad_x_BCHW.add_(folded[:, :channels])
         return folded[:, channels:]
@@ -86,7 +91,7 @@ class ConvLSTMRecurrence(torch.autograd.Function):
         batch, channels = h0_BCHW.shape[:2]
         steps = len(x_NCHW) // batch
         convolution = _Convolution.over(x_NCHW, batch, kernel)
-        gates, cells, squashed, states = [], [c0_BCHW], [], [h0_BCHW]
+        gates, cells, states = [], [c0_BCHW], [h0_BCHW]
         for t in range(steps):
             gates_BKHW = convolution(t, states[t])
             n, i, f, o = gates_BKHW.split(channels, dim=1)
@@ -94,12 +99,11 @@ class ConvLSTMRecurrence(torch.autograd.Function):
             gates_BKHW.sigmoid_()
             n.mul_(2).sub_(1)  # tanh
             c_BCHW = torch.mul(f, cells[t]).addcmul_(i, n)
-            squashed.append(torch.sigmoid(2 * c_BCHW).mul_(2).sub_(1))  # tanh
-            states.append(o * squashed[t])
+            states.append(tanh(c_BCHW).mul_(o))
             cells.append(c_BCHW)
             gates.append(gates_BKHW)
         ctx.kernel, ctx.batch, ctx.steps, ctx.dtype = kernel, batch, steps, x_NCHW.dtype
-        ctx.save_for_backward(weight, convolution.wrapped_NCHW, *gates, *squashed, *cells)
+        ctx.save_for_backward(weight, convolution.wrapped_NCHW, *gates, *cells)
         return torch.cat(states[1:]), states[-1], cells[-1].clone()
 
     @staticmethod
@@ -109,7 +113,7 @@ class ConvLSTMRecurrence(torch.autograd.Function):
     ) -> tuple[torch.Tensor | None, ...]:
         _, wrapped_NCHW, *saved = ctx.saved_tensors
         batch, steps = ctx.batch, ctx.steps
-        gates, squashed, cells = saved[:steps], saved[steps : 2 * steps], saved[2 * steps :]
+        gates, cells = saved[:steps], saved[steps:]
         convolution = _Convolution(ctx.kernel, batch, wrapped_NCHW)
         channels = cells[0].shape[1]
         grad_x_NCHW = torch.zeros_like(grad_NCHW, memory_format=torch.channels_last)
@@ -121,9 +125,10 @@ class ConvLSTMRecurrence(torch.autograd.Function):
                 grad_BKHW = grad_NKHW[t * batch - chunk.start :][:batch]
                 grad_n, grad_i, grad_f, grad_o = grad_BKHW.split(channels, dim=1)
                 grad_h = grad_h + grad_NCHW[frames]
-                torch.mul(grad_h, squashed[t], out=grad_o)
+                squashed = tanh(cells[t + 1])
+                torch.mul(grad_h, squashed, out=grad_o)
                 grad_h.mul_(o)
-                grad_c = tanh_backward(grad_h, squashed[t], grad_input=grad_h).add_(grad_c)
+                grad_c = tanh_backward(grad_h, squashed, grad_input=grad_h).add_(grad_c)
                 torch.mul(grad_c, n, out=grad_i)
                 torch.mul(grad_c, cells[t], out=grad_f)
                 torch.mul(grad_c, i, out=grad_n)

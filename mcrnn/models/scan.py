@@ -27,7 +27,7 @@ from mcrnn.models.convolution import (
 )
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
-threshold_backward = torch.ops.aten.threshold_backward
+threshold_backward = torch.ops.aten.threshold_backward.grad_input
 SHUT = -20.0
 """below it sigmoid(x) is exp(x) to 2e-9, so that ratios of sigmoids do not change when both gates are moved up"""
 
@@ -142,7 +142,7 @@ def run_backward(
         torch.addcmul(grad_k, grad_k, i, value=-1, out=grad_gates[:, :, channels:])
         torch.mul(grad_k, f, out=grad_gates[:, :, :channels]).sub_(grad_k)
     # g'(v) is 1 where v > 0, that is u > 0.5, and u (1 - u) elsewhere
-    steep = threshold_backward(grad_u, u_TBCHW, 0.5)
+    steep = threshold_backward(grad_u, u_TBCHW, 0.5, grad_input=grad_z)
     lower = torch.clamp(u_TBCHW, max=0.5, out=total_TBCHW)
     sigmoid_backward(grad_u, lower, grad_input=grad_u).add_(steep, alpha=0.75)
     return result_TBKHW, carry_BCHW
@@ -246,7 +246,7 @@ class ConvolvedRecurrence(torch.autograd.Function):
             of_blocks, carry = steps_of.run_backward(grad_TBCHW, carry, kept_TBKHW, h_TBCHW, previous)
             of_blocks = of_blocks.flatten(0, 1)
             of_kernel = kernel.parameter_gradients(of_blocks, wrapped_NCHW[frames], of_kernel)
-            kernel.wrap.fold(kernel.input_gradient(of_blocks, wrapped_NCHW[frames]), of_x_NCHW[frames])
+            kernel.wrap.fold_(kernel.input_gradient(of_blocks, wrapped_NCHW[frames]), of_x_NCHW[frames])
         assert of_kernel is not None
         return of_x_NCHW.to(ctx.dtype), carry, *of_kernel, None
 

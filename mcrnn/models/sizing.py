@@ -31,7 +31,7 @@ class _Cell:
 
 _CELLS = {
     "convgru": _Cell(2, 3, 3, 6, 4),
-    "convlstm": _Cell(2, 4, 4, 8, 2),
+    "convlstm": _Cell(2, 4, 4, 7, 2),
     "minconvgru": _Cell(1, 2, 2, 4, 1),
     "minconvlstm": _Cell(1, 3, 3, 5, 1),
     "minconvexplstm": _Cell(1, 3, 2, 4, 1),
@@ -57,10 +57,10 @@ class Summary:
 
 def _metric(value: float) -> str:
     """Three significant figures with a metric prefix."""
-    for prefix in ("", "k", "M", "G"):
-        if value < 999.5:
-            break
-        value /= 1000
+    prefixes = iter(("", "k", "M", "G", "T"))
+    prefix = next(prefixes)
+    while value >= 999.5:
+        value, prefix = value / 1000, next(prefixes)
     return f"{value:.3g} {prefix}"
 
 
