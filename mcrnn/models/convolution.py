@@ -10,15 +10,17 @@ Axes: N frames, C channels, H height, W width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 GRID_POINTS_AT_ONCE = 8192
 """of the frames that processors work on at a time: 32 of 16 x 16"""
-Gradients = tuple[torch.Tensor, torch.Tensor | None]
-"""of weight and bias"""
+GRID_POINTS_TOGETHER = 2048
+"""of the frames, at least, whose gradients of the parameters are reckoned together: eight of 16 x 16"""
 PADDINGS = ("circular", "cylinder", "zeros")
 
 
@@ -96,15 +98,17 @@ class Wrap:
 class Kernel:
     """Weight and bias of a convolution, ready for use: in its dtype, channels last. Made once for many steps.
 
-    Convolutions here have no graph; who calls them applies the gradients by hand.
+    Convolutions here leave no graph. Who runs them passes `weight` and `bias` to a function of its own, whose
+    backward pass calls `input_gradient` and `collect`, and returns nothing for the two.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, wrap: Wrap) -> None:
         device = weight.device.type
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
-        self.weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
-        self.bias = None if bias is None else bias.to(dtype)
+        ready = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+        self._gradients = _ParameterGradients(ready.detach(), wrap, bias is not None)
+        self.weight, self.bias = _Collected.apply(ready, None if bias is None else bias.to(dtype), self._gradients)
         self.wrap = wrap
         self._turned: torch.Tensor | None = None
 
@@ -126,26 +130,84 @@ class Kernel:
                 self._turned = turned.contiguous(memory_format=torch.channels_last)
             reach = [self.weight.shape[-1] - 1 - zeros for zeros in self.wrap.zeros]
             return torch.ops.aten.mkldnn_convolution(grad_NKHW, self._turned, None, reach, [1, 1], [1, 1], 1)
-        return self._backward(grad_NKHW, wrapped_NCHW, [True, False, False])[0]
+        return _convolution_backward(grad_NKHW, wrapped_NCHW, self.weight, self.wrap, [True, False, False])[0]
 
-    def parameter_gradients(
-        self, grad_NKHW: torch.Tensor, wrapped_NCHW: torch.Tensor, so_far: Gradients | None
-    ) -> Gradients:
-        """The gradients of weight and bias over some frames, added to those so far."""
-        has_bias = self.bias is not None
-        _, weight, bias = self._backward(grad_NKHW.to(self.weight.dtype), wrapped_NCHW, [False, True, has_bias])
-        if so_far is None:
-            return weight, bias if has_bias else None
-        so_far[0].add_(weight)
-        if so_far[1] is not None:
-            so_far[1].add_(bias)
-        return so_far
+    def collect(self, grad_NKHW: torch.Tensor, wrapped_NCHW: torch.Tensor) -> None:
+        """Take the gradient of some results, for those of weight and bias."""
+        self._gradients.add(grad_NKHW, wrapped_NCHW)
 
-    def _backward(self, grad_NKHW: torch.Tensor, wrapped_NCHW: torch.Tensor, mask: list[bool]) -> list[torch.Tensor]:
-        outputs, zeros = [self.weight.shape[0]], list(self.wrap.zeros)
-        return torch.ops.aten.convolution_backward(
-            grad_NKHW, wrapped_NCHW, self.weight, outputs, [1, 1], zeros, [1, 1], False, [0, 0], 1, mask
-        )
+
+class _ParameterGradients:
+    """The gradients of weight and bias, added up over all uses of a kernel in one backward pass.
+
+    Single frames, as closed loops have them, wait for others, because a convolution of several is far faster.
+    What another backward pass left behind, which stopped before it came to the parameters, is forgotten.
+    """
+
+    def __init__(self, weight: torch.Tensor, wrap: Wrap, has_bias: bool) -> None:
+        self._weight, self._wrap, self._has_bias = weight, wrap, has_bias
+        self._start(-1)
+
+    def _start(self, backward_pass: int) -> None:
+        self._pass = backward_pass
+        self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def add(self, grad_NKHW: torch.Tensor, wrapped_NCHW: torch.Tensor) -> None:
+        backward_pass = torch._C._current_graph_task_id()
+        if backward_pass != self._pass:
+            self._start(backward_pass)
+        points = grad_NKHW.shape[2:].numel()
+        if len(grad_NKHW) * points >= GRID_POINTS_TOGETHER:
+            self._flush()  # what is enough by itself is not copied together with others
+        self._waiting.append((grad_NKHW.to(self._weight.dtype), wrapped_NCHW))
+        if sum(len(grad) for grad, _ in self._waiting) * points >= GRID_POINTS_TOGETHER:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        several = len(self._waiting) > 1
+        grad, wrapped = (torch.cat(parts) if several else parts[0] for parts in zip(*self._waiting, strict=True))
+        self._waiting = []
+        mask = [False, True, self._has_bias]
+        _, *parts = _convolution_backward(grad, wrapped, self._weight, self._wrap, mask)
+        for name, part in zip(("weight", "bias")[: 1 + self._has_bias], parts, strict=False):
+            self._sums[name] = self._sums[name].add_(part) if name in self._sums else part
+
+    def take(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The sums of this backward pass."""
+        if torch._C._current_graph_task_id() != self._pass:
+            self._start(-1)
+        self._flush()
+        sums = self._sums
+        self._start(-1)
+        return sums.get("weight"), sums.get("bias")
+
+
+class _Collected(torch.autograd.Function):
+    """Weight and bias as they are; their gradient is what has been collected when all uses have been gone through."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: torch.Tensor, bias: torch.Tensor | None, gradients: _ParameterGradients
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        ctx.gradients = gradients
+        return weight.view_as(weight), None if bias is None else bias.view_as(bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *_: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+        return *ctx.gradients.take(), None
+
+
+def _convolution_backward(
+    grad_NKHW: torch.Tensor, wrapped_NCHW: torch.Tensor, weight: torch.Tensor, wrap: Wrap, mask: list[bool]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    outputs, zeros = [weight.shape[0]], list(wrap.zeros)
+    return torch.ops.aten.convolution_backward(
+        grad_NKHW, wrapped_NCHW, weight, outputs, [1, 1], zeros, [1, 1], False, [0, 0], 1, mask
+    )
 
 
 def _single_frame_on_cpu(x_NCHW: torch.Tensor) -> bool:

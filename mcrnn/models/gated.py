@@ -15,17 +15,10 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from mcrnn.models.convolution import (
-    Gradients,
-    Kernel,
-    chunks_of_steps,
-    frames_like,
-)
+from mcrnn.models.convolution import Kernel, frames_like
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
-GRID_POINTS_AT_ONCE = 2048
-"""of the frames whose gradients of the weights are reckoned together: eight of 16 x 16"""
 
 
 def tanh(x: torch.Tensor) -> torch.Tensor:
@@ -42,7 +35,6 @@ class _Convolution:
 
     def __init__(self, kernel: Kernel, batch: int, wrapped_NCHW: torch.Tensor) -> None:
         self.kernel, self.batch, self.wrapped_NCHW = kernel, batch, wrapped_NCHW
-        self.gradients: Gradients | None = None
 
     @classmethod
     def over(cls, x_NCHW: torch.Tensor, batch: int, kernel: Kernel) -> _Convolution:
@@ -57,18 +49,15 @@ class _Convolution:
         self.kernel.wrap.fill(wrapped_BCHW[:, -state_BCHW.shape[1] :], state_BCHW)
         return self.kernel.convolve(wrapped_BCHW, state_BCHW.dtype)
 
-    def input_gradients(self, t: int, grad_BKHW: torch.Tensor, grad_x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Those of the step's input, which are added to what is there, and of its state, which are returned."""
+    def backward(self, t: int, grad_BKHW: torch.Tensor, grad_x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Hand a step's gradient on: to the parameters, to the step's input (added), to its state (returned)."""
         wrapped_BCHW = self.wrapped_NCHW[t * self.batch : (t + 1) * self.batch]
+        self.kernel.collect(grad_BKHW, wrapped_BCHW)
         grad_BCHW = self.kernel.input_gradient(grad_BKHW, wrapped_BCHW)
         folded = self.kernel.wrap.fold_(grad_BCHW, frames_like(grad_x_BCHW, self.batch, grad_BCHW.shape[1]))
         channels = grad_x_BCHW.shape[1]
         grad_x_BCHW.add_(folded[:, :channels])
         return folded[:, channels:]
-
-    def collect(self, grad_NKHW: torch.Tensor, frames: slice) -> None:
-        """Add the gradients of weight and bias over some frames."""
-        self.gradients = self.kernel.parameter_gradients(grad_NKHW, self.wrapped_NCHW[frames], self.gradients)
 
 
 class ConvLSTMRecurrence(torch.autograd.Function):
@@ -117,29 +106,25 @@ class ConvLSTMRecurrence(torch.autograd.Function):
         convolution = _Convolution(ctx.kernel, batch, wrapped_NCHW)
         channels = cells[0].shape[1]
         grad_x_NCHW = torch.zeros_like(grad_NCHW, memory_format=torch.channels_last)
-        for chunk in reversed(chunks_of_steps(grad_NCHW, batch, GRID_POINTS_AT_ONCE)):
-            grad_NKHW = frames_like(cells[0], chunk.stop - chunk.start, 4 * channels)
-            for t in range(chunk.stop // batch - 1, chunk.start // batch - 1, -1):
-                frames = slice(t * batch, (t + 1) * batch)
-                n, i, f, o = gates[t].split(channels, dim=1)
-                grad_BKHW = grad_NKHW[t * batch - chunk.start :][:batch]
-                grad_n, grad_i, grad_f, grad_o = grad_BKHW.split(channels, dim=1)
-                grad_h = grad_h + grad_NCHW[frames]
-                squashed = tanh(cells[t + 1])
-                torch.mul(grad_h, squashed, out=grad_o)
-                grad_h.mul_(o)
-                grad_c = tanh_backward(grad_h, squashed, grad_input=grad_h).add_(grad_c)
-                torch.mul(grad_c, n, out=grad_i)
-                torch.mul(grad_c, cells[t], out=grad_f)
-                torch.mul(grad_c, i, out=grad_n)
-                tanh_backward(grad_n, n, grad_input=grad_n)
-                sigmoids = grad_BKHW[:, channels:]
-                sigmoid_backward(sigmoids, gates[t][:, channels:], grad_input=sigmoids)
-                grad_c = grad_c.mul_(f)
-                grad_h = convolution.input_gradients(t, grad_BKHW, grad_x_NCHW[frames])
-            convolution.collect(grad_NKHW, chunk)
-        assert convolution.gradients is not None
-        return grad_x_NCHW.to(ctx.dtype), grad_h, grad_c, *convolution.gradients, None
+        for t in range(ctx.steps - 1, -1, -1):
+            frames = slice(t * batch, (t + 1) * batch)
+            n, i, f, o = gates[t].split(channels, dim=1)
+            grad_BKHW = torch.empty_like(gates[t])
+            grad_n, grad_i, grad_f, grad_o = grad_BKHW.split(channels, dim=1)
+            grad_h = grad_h + grad_NCHW[frames]
+            squashed = tanh(cells[t + 1])
+            torch.mul(grad_h, squashed, out=grad_o)
+            grad_h.mul_(o)
+            grad_c = tanh_backward(grad_h, squashed, grad_input=grad_h).add_(grad_c)
+            torch.mul(grad_c, n, out=grad_i)
+            torch.mul(grad_c, cells[t], out=grad_f)
+            torch.mul(grad_c, i, out=grad_n)
+            tanh_backward(grad_n, n, grad_input=grad_n)
+            sigmoids = grad_BKHW[:, channels:]
+            sigmoid_backward(sigmoids, gates[t][:, channels:], grad_input=sigmoids)
+            grad_c = grad_c.mul_(f)
+            grad_h = convolution.backward(t, grad_BKHW, grad_x_NCHW[frames])
+        return grad_x_NCHW.to(ctx.dtype), grad_h, grad_c, None, None, None
 
 
 class ConvGRURecurrence(torch.autograd.Function):
@@ -188,27 +173,19 @@ class ConvGRURecurrence(torch.autograd.Function):
         convolution_b = _Convolution(ctx.kernels[1], batch, wrapped_b)
         channels = states[0].shape[1]
         grad_x_NCHW = torch.zeros_like(grad_NCHW, memory_format=torch.channels_last)
-        for chunk in reversed(chunks_of_steps(grad_NCHW, batch, GRID_POINTS_AT_ONCE)):
-            grad_a_NKHW = frames_like(states[0], chunk.stop - chunk.start, 2 * channels)
-            grad_b_NCHW = frames_like(states[0], chunk.stop - chunk.start, channels)
-            for t in range(chunk.stop // batch - 1, chunk.start // batch - 1, -1):
-                frames = slice(t * batch, (t + 1) * batch)
-                z, r = gates[t].split(channels, dim=1)
-                grad_BKHW, grad_n = (buffer[t * batch - chunk.start :][:batch] for buffer in (grad_a_NKHW, grad_b_NCHW))
-                grad_z, grad_r = grad_BKHW.split(channels, dim=1)
-                grad_h = grad_h + grad_NCHW[frames]
-                torch.sub(candidates[t], states[t], out=grad_z).mul_(grad_h)
-                torch.mul(grad_h, z, out=grad_n)
-                grad_h.sub_(grad_n)
-                tanh_backward(grad_n, candidates[t], grad_input=grad_n)
-                grad_reset = convolution_b.input_gradients(t, grad_n, grad_x_NCHW[frames])
-                torch.mul(grad_reset, states[t], out=grad_r)
-                grad_h.addcmul_(grad_reset, r)
-                sigmoid_backward(grad_BKHW, gates[t], grad_input=grad_BKHW)
-                grad_h.add_(convolution_a.input_gradients(t, grad_BKHW, grad_x_NCHW[frames]))
-            convolution_a.collect(grad_a_NKHW, chunk)
-            convolution_b.collect(grad_b_NCHW, chunk)
-        assert convolution_a.gradients is not None
-        assert convolution_b.gradients is not None
-        of_x_NCHW = grad_x_NCHW.to(ctx.dtype)
-        return of_x_NCHW, grad_h, *convolution_a.gradients, *convolution_b.gradients, None, None
+        for t in range(ctx.steps - 1, -1, -1):
+            frames = slice(t * batch, (t + 1) * batch)
+            z, r = gates[t].split(channels, dim=1)
+            grad_BKHW, grad_n = torch.empty_like(gates[t]), torch.empty_like(candidates[t])
+            grad_z, grad_r = grad_BKHW.split(channels, dim=1)
+            grad_h = grad_h + grad_NCHW[frames]
+            torch.sub(candidates[t], states[t], out=grad_z).mul_(grad_h)
+            torch.mul(grad_h, z, out=grad_n)
+            grad_h.sub_(grad_n)
+            tanh_backward(grad_n, candidates[t], grad_input=grad_n)
+            grad_reset = convolution_b.backward(t, grad_n, grad_x_NCHW[frames])
+            torch.mul(grad_reset, states[t], out=grad_r)
+            grad_h.addcmul_(grad_reset, r)
+            sigmoid_backward(grad_BKHW, gates[t], grad_input=grad_BKHW)
+            grad_h.add_(convolution_a.backward(t, grad_BKHW, grad_x_NCHW[frames]))
+        return grad_x_NCHW.to(ctx.dtype), grad_h, None, None, None, None, None, None

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from mcrnn.models.convolution import (
-    Gradients,
     Kernel,
     chunks_of_steps,
     frames_like,
@@ -235,7 +234,6 @@ class ConvolvedRecurrence(torch.autograd.Function):
     def backward(ctx: Any, grad_NCHW: torch.Tensor, grad_last_BCHW: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         wrapped_NCHW, _, h0_BCHW, h_NCHW, *kept = ctx.saved_tensors
         kernel, batch, steps_of = ctx.kernel, len(h0_BCHW), implementation(h0_BCHW)
-        of_kernel: Gradients | None = None
         of_x_NCHW = torch.empty(h_NCHW.shape, dtype=h_NCHW.dtype, device=h_NCHW.device)
         carry = grad_last_BCHW
         for frames, kept_NKHW in zip(reversed(ctx.chunks), reversed(kept), strict=True):
@@ -245,10 +243,9 @@ class ConvolvedRecurrence(torch.autograd.Function):
             )
             of_blocks, carry = steps_of.run_backward(grad_TBCHW, carry, kept_TBKHW, h_TBCHW, previous)
             of_blocks = of_blocks.flatten(0, 1)
-            of_kernel = kernel.parameter_gradients(of_blocks, wrapped_NCHW[frames], of_kernel)
+            kernel.collect(of_blocks, wrapped_NCHW[frames])
             kernel.wrap.fold_(kernel.input_gradient(of_blocks, wrapped_NCHW[frames]), of_x_NCHW[frames])
-        assert of_kernel is not None
-        return of_x_NCHW.to(ctx.dtype), carry, *of_kernel, None
+        return of_x_NCHW.to(ctx.dtype), carry, None, None, None
 
 
 def log_space_scan(

@@ -30,8 +30,8 @@ class _Cell:
 
 
 _CELLS = {
-    "convgru": _Cell(2, 3, 3, 6, 4),
-    "convlstm": _Cell(2, 4, 4, 7, 2),
+    "convgru": _Cell(2, 3, 3, 5, 4),
+    "convlstm": _Cell(2, 4, 4, 6, 2),
     "minconvgru": _Cell(1, 2, 2, 4, 1),
     "minconvlstm": _Cell(1, 3, 3, 5, 1),
     "minconvexplstm": _Cell(1, 3, 2, 4, 1),
