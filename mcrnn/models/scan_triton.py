@@ -122,12 +122,14 @@ def _backward(
 
 def run_forward(blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor, h_TBCHW: torch.Tensor) -> None:
     """The recurrence into `h_TBCHW`."""
+    h0_BCHW = _in_rows(h0_BCHW)
     grid, shared = _geometry(blocks_TBKHW, h0_BCHW)
-    _forward[grid](
-        blocks_TBKHW, h0_BCHW, h_TBCHW, *shared,
-        *_strides(blocks_TBKHW), *_strides(h_TBCHW), *_strides(h0_BCHW),
-        GATES=blocks_TBKHW.shape[2] // h0_BCHW.shape[1] - 1, BLOCK=BLOCK,
-    )  # fmt: skip
+    with torch.cuda.device_of(blocks_TBKHW):
+        _forward[grid](
+            blocks_TBKHW, h0_BCHW, h_TBCHW, *shared,
+            *_strides(blocks_TBKHW), *_strides(h_TBCHW), *_strides(h0_BCHW),
+            GATES=blocks_TBKHW.shape[2] // h0_BCHW.shape[1] - 1, BLOCK=BLOCK,
+        )  # fmt: skip
 
 
 def run_backward(
@@ -138,13 +140,15 @@ def run_backward(
     h0_BCHW: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The gradients of the blocks and of the state before the first step."""
+    grad_TBCHW, carry_BCHW, h0_BCHW = _in_rows(grad_TBCHW), _in_rows(carry_BCHW), _in_rows(h0_BCHW)
     grid, shared = _geometry(blocks_TBKHW, h0_BCHW)
     of_blocks, of_h0 = torch.empty_like(blocks_TBKHW), torch.empty_like(h0_BCHW)
-    _backward[grid](
-        grad_TBCHW, carry_BCHW, blocks_TBKHW, h_TBCHW, h0_BCHW, of_blocks, of_h0, *shared,
-        *_strides(grad_TBCHW), *_strides(of_blocks), *_strides(h_TBCHW), *_strides(of_h0), *_strides(carry_BCHW),
-        GATES=blocks_TBKHW.shape[2] // h0_BCHW.shape[1] - 1, BLOCK=BLOCK,
-    )  # fmt: skip
+    with torch.cuda.device_of(blocks_TBKHW):
+        _backward[grid](
+            grad_TBCHW, carry_BCHW, blocks_TBKHW, h_TBCHW, h0_BCHW, of_blocks, of_h0, *shared,
+            *_strides(grad_TBCHW), *_strides(of_blocks), *_strides(h_TBCHW), *_strides(of_h0), *_strides(carry_BCHW),
+            GATES=blocks_TBKHW.shape[2] // h0_BCHW.shape[1] - 1, BLOCK=BLOCK,
+        )  # fmt: skip
     return of_blocks, of_h0
 
 
@@ -157,8 +161,13 @@ def _geometry(blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor) -> tuple[tuple[
     return (triton.cdiv(size, BLOCK), batch), (len(blocks_TBKHW), size, channels, points, channels_first)
 
 
+def _in_rows(x: torch.Tensor) -> torch.Tensor:
+    """The same with the rows of the grid one after another in memory."""
+    return x if x.stride(-2) == x.stride(-1) * x.shape[-1] else x.contiguous()
+
+
 def _strides(x: torch.Tensor) -> tuple[int, ...]:
-    """All strides with one for the grid points, which lie in rows one after another in either layout."""
+    """All strides, with one for the grid points."""
     *before, of_rows, of_columns = x.stride()
     assert of_rows == of_columns * x.shape[-1], "rows of the grid must follow each other in memory"
     return *before, of_columns

@@ -183,7 +183,13 @@ def convert(
     if pads not in PADDINGS:
         raise UserError(f"which padding? Give --padding ({', '.join(PADDINGS)}) or --config (there: {pads})")
     tanh = bool(run["model"].get("tanh_encoder", False)) if tanh_encoder is None else tanh_encoder
-    network = load_checkpoint(checkpoint, architecture=named, padding=pads, tanh_encoder=tanh)
+    norm = run["model"].get("norm") or {}
+    groups = int(norm.get("num_groups") or 1)
+    sides = (run["data"].get("height"), run["data"].get("width"))
+    grid = (int(sides[0]), int(sides[1])) if "GroupNorm" in str(norm.get("_target_")) and all(sides) else None
+    network = load_checkpoint(
+        checkpoint, architecture=named, padding=pads, tanh_encoder=tanh, grid=grid, norm_groups=groups
+    )
     if (mean is None) != (std is None):
         raise UserError("--mean and --std go together")
     normalize = mean is not None or bool(run["data"].get("normalize", False))
@@ -209,6 +215,7 @@ def convert(
                 "padding": pads,
                 "decode": network.decode,
                 "norm": "layer" if isinstance(network.norms[0], torch.nn.LayerNorm) else "group",
+                "norm_groups": groups,
                 "tanh_encoder": tanh,
             },
             "train": {"teacher_forcing_steps": 1},
@@ -223,7 +230,7 @@ def convert(
                 f"'{store}' coarsened by {block} has frames of {field.frame_shape} (channels, height, width), the "
                 f"model takes {network.frame_shape}; --coarsen sets the blocks"
             )
-        of_store = vars(field)
+        of_store = dict(vars(field))
     else:
         name = variable or dataset.get("variable", "field")
         of_store = {
