@@ -175,9 +175,7 @@ def test_minimal_cells_start_from_one_half(name: str) -> None:
 def padded_convolution(x_NCHW: torch.Tensor, conv: PaddedConv) -> torch.Tensor:
     """As the cells do it."""
     kernel = conv.kernel()
-    wrapped_NCHW = kernel.wrap.buffer(x_NCHW, x_NCHW.shape[1], x_NCHW.dtype)
-    kernel.wrap.fill(wrapped_NCHW, x_NCHW)
-    return kernel.convolve(wrapped_NCHW, x_NCHW.dtype)
+    return kernel.convolve(kernel.wrap(x_NCHW), x_NCHW.dtype)
 
 
 def test_padding_wraps_what_the_boundary_says() -> None:
@@ -212,10 +210,9 @@ def test_convolution_and_its_gradients_are_those_of_torch(padding: str, frames: 
     y = torch.nn.functional.conv2d(wide, conv.weight, conv.bias, padding=rest)
     y.backward(grad)
     with torch.no_grad():
-        wrapped = kernel.wrap.buffer(x, 3, x.dtype)
-        kernel.wrap.fill(wrapped, x)
-        assert torch.allclose(kernel.convolve(wrapped, x.dtype), y, atol=1e-5)
-        of_x = kernel.wrap.fold_(kernel.input_gradient(grad, wrapped), torch.empty_like(x))
+        assert torch.allclose(kernel.convolve(kernel.wrap(x), x.dtype), y, atol=1e-5)
+        of_x = torch.empty_like(x)
+        kernel.input_gradient(grad, of_x)
     assert x.grad is not None
     assert torch.allclose(of_x, x.grad, atol=1e-4)
 

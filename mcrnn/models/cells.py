@@ -98,8 +98,8 @@ class MinimalCell(Cell):
 
     def run(self, x_NCHW: torch.Tensor, state: State, kernels: Kernels) -> tuple[torch.Tensor, State]:
         (kernel,) = kernels
-        h_NCHW, *last = ConvolvedRecurrence.apply(x_NCHW, *state, kernel.weight, kernel.bias, kernel)
-        return h_NCHW, tuple(last)
+        h_NCHW, last = ConvolvedRecurrence.apply(x_NCHW, *state, kernel.weight, kernel.bias, kernel)
+        return h_NCHW, (h_NCHW if last is None else last,)
 
 
 class MinConvGRUCell(MinimalCell):

@@ -9,6 +9,7 @@ Axes: N frames, C channels, H height, W width.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.autograd.function import once_differentiable
 GRID_POINTS_AT_ONCE = 8192
 """of the frames that processors work on at a time: 32 of 16 x 16"""
 GRID_POINTS_TOGETHER = 2048
-"""of the frames, at least, whose gradients of the parameters are reckoned together: eight of 16 x 16"""
+"""of the frames whose gradients are reckoned together: eight of 16 x 16"""
 PADDINGS = ("circular", "cylinder", "zeros")
 
 
@@ -52,47 +53,31 @@ class Wrap:
         columns = p if padding != "zeros" else 0
         return cls(rows, columns, (p - rows, p - columns))
 
-    def buffer(self, x_NCHW: torch.Tensor, channels: int, dtype: torch.dtype) -> torch.Tensor:
-        """Uninitialised memory for wrapped frames like these, channels last.
+    def __call__(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        """Frames of any layout with what lies beyond their edges, channels last: one gather.
 
         Raises:
             ValueError: the grid is smaller than what is wrapped around it.
         """
-        frames, _, height, width = x_NCHW.shape
-        if height < self.rows or width < self.columns:
-            reach = max(self.rows, self.columns)
-            raise ValueError(f"a grid of {height} x {width} is too small for a kernel that reaches {reach} beyond it")
-        shape = (frames, channels, height + 2 * self.rows, width + 2 * self.columns)
-        return torch.empty(shape, dtype=dtype, device=x_NCHW.device, memory_format=torch.channels_last)
+        if not self.rows and not self.columns:
+            return x_NCHW.contiguous(memory_format=torch.channels_last)
+        frames, channels, height, width = x_NCHW.shape
+        points = _points_with_wrap(height, width, self.rows, self.columns, x_NCHW.device)
+        x_NPC = x_NCHW.permute(0, 2, 3, 1).reshape(frames, height * width, channels)
+        wrapped_NPC = x_NPC.index_select(1, points)
+        return wrapped_NPC.view(frames, height + 2 * self.rows, -1, channels).permute(0, 3, 1, 2)
 
-    def fill(self, wrapped_NCHW: torch.Tensor, x_NCHW: torch.Tensor) -> None:
-        """Write frames and what lies beyond their edges."""
-        height, width = x_NCHW.shape[2:]
-        r, c = self.rows, self.columns
-        middle = wrapped_NCHW[:, :, r : r + height]
-        middle[..., c : c + width].copy_(x_NCHW)
-        if c:
-            middle[..., :c].copy_(x_NCHW[..., width - c :])
-            middle[..., c + width :].copy_(x_NCHW[..., :c])
-        if r:
-            wrapped_NCHW[:, :, :r].copy_(middle[:, :, height - r :])
-            wrapped_NCHW[:, :, r + height :].copy_(middle[:, :, :r])
 
-    def fold_(self, grad_NCHW: torch.Tensor, out_NCHW: torch.Tensor) -> torch.Tensor:
-        """The gradient of frames, of that of wrapped ones, which is overwritten.
-
-        What lies beyond an edge is added to the other side, from where it came.
-        """
-        height, width = out_NCHW.shape[2:]
-        r, c = self.rows, self.columns
-        if r:
-            grad_NCHW[:, :, r : 2 * r] += grad_NCHW[:, :, height + r :]
-            grad_NCHW[:, :, height : height + r] += grad_NCHW[:, :, :r]
-        middle = grad_NCHW[:, :, r : r + height]
-        if c:
-            middle[..., c : 2 * c] += middle[..., width + c :]
-            middle[..., width : width + c] += middle[..., :c]
-        return out_NCHW.copy_(middle[..., c : c + width])
+@functools.cache
+def _points_with_wrap(height: int, width: int, rows: int, columns: int, device: torch.device) -> torch.Tensor:
+    """For each point of a wrapped grid, the point of the grid that it repeats."""
+    if height < rows or width < columns:
+        raise ValueError(
+            f"a grid of {height} x {width} is too small for a kernel that reaches {max(rows, columns)} beyond it"
+        )
+    row = torch.arange(-rows, height + rows) % height
+    column = torch.arange(-columns, width + columns) % width
+    return (row[:, None] * width + column).flatten().to(device)
 
 
 class Kernel:
@@ -114,23 +99,17 @@ class Kernel:
 
     def convolve(self, wrapped_NCHW: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """The convolution of wrapped frames, (N, K, H, W), channels last, of this dtype."""
-        weight, bias, zeros = self.weight, self.bias, self.wrap.zeros
-        if _single_frame_on_cpu(wrapped_NCHW):
-            result = torch.ops.aten.mkldnn_convolution(wrapped_NCHW, weight, bias, zeros, [1, 1], [1, 1], 1)
-        else:
-            result = F.conv2d(wrapped_NCHW, weight, bias, padding=zeros)
+        result = _convolution(wrapped_NCHW, self.weight, self.bias, self.wrap.zeros)
         return result.to(dtype, memory_format=torch.channels_last)
 
-    def input_gradient(self, grad_NKHW: torch.Tensor, wrapped_NCHW: torch.Tensor) -> torch.Tensor:
-        """The gradient of wrapped frames."""
-        grad_NKHW = grad_NKHW.to(self.weight.dtype)
-        if _single_frame_on_cpu(wrapped_NCHW):
-            if self._turned is None:
-                turned = self.weight.detach().flip(2, 3).transpose(0, 1)
-                self._turned = turned.contiguous(memory_format=torch.channels_last)
-            reach = [self.weight.shape[-1] - 1 - zeros for zeros in self.wrap.zeros]
-            return torch.ops.aten.mkldnn_convolution(grad_NKHW, self._turned, None, reach, [1, 1], [1, 1], 1)
-        return _convolution_backward(grad_NKHW, wrapped_NCHW, self.weight, self.wrap, [True, False, False])[0]
+    def input_gradient(self, grad_NKHW: torch.Tensor, out_NCHW: torch.Tensor) -> None:
+        """Write the gradient of frames: that of the results, wrapped likewise, convolved with the kernel turned."""
+        if self._turned is None:
+            turned = self.weight.detach().flip(2, 3).transpose(0, 1)
+            self._turned = turned.contiguous(memory_format=torch.channels_last)
+        for part in chunks_of_steps(grad_NKHW, 1, GRID_POINTS_TOGETHER):
+            wrapped_NKHW = self.wrap(grad_NKHW[part].to(self.weight.dtype))
+            out_NCHW[part] = _convolution(wrapped_NKHW, self._turned, None, self.wrap.zeros)
 
     def collect(self, grad_NKHW: torch.Tensor, wrapped_NCHW: torch.Tensor) -> None:
         """Take the gradient of some results, for those of weight and bias."""
@@ -210,10 +189,14 @@ def _convolution_backward(
     )
 
 
-def _single_frame_on_cpu(x_NCHW: torch.Tensor) -> bool:
-    """Where torch would take a convolution of its own, at half the speed of oneDNN's."""
-    on_cpu = x_NCHW.is_cpu and x_NCHW.dtype == torch.float32
-    return on_cpu and len(x_NCHW) == 1 and torch.backends.mkldnn.is_available()
+def _convolution(
+    wrapped_NCHW: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, zeros: tuple[int, int]
+) -> torch.Tensor:
+    on_cpu = wrapped_NCHW.is_cpu and wrapped_NCHW.dtype == torch.float32
+    if on_cpu and len(wrapped_NCHW) == 1 and torch.backends.mkldnn.is_available():
+        # torch would take a convolution of its own for a single frame, at half the speed of oneDNN's
+        return torch.ops.aten.mkldnn_convolution(wrapped_NCHW, weight, bias, zeros, [1, 1], [1, 1], 1)
+    return F.conv2d(wrapped_NCHW, weight, bias, padding=zeros)
 
 
 def frames_like(x_NCHW: torch.Tensor, frames: int, channels: int) -> torch.Tensor:

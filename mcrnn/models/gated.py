@@ -10,6 +10,7 @@ Axes: T time, B batch, N frames (time first), C channels, H height, W width; K t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,37 +28,27 @@ def tanh(x: torch.Tensor) -> torch.Tensor:
 
 
 class _Convolution:
-    """A convolution of [input, state] at each step of a sequence, and its gradients.
+    """A convolution of [input, state] at each step of a sequence, and its gradients."""
 
-    `wrapped_NCHW` holds what each step convolved, continued beyond its edges. The input's half is there from the
-    start, the state's is written step by step.
-    """
+    def __init__(self, kernel: Kernel, wrapped: Sequence[torch.Tensor] = ()) -> None:
+        self.kernel = kernel
+        self.wrapped = list(wrapped)
+        """what each step convolved, continued beyond its edges"""
 
-    def __init__(self, kernel: Kernel, batch: int, wrapped_NCHW: torch.Tensor) -> None:
-        self.kernel, self.batch, self.wrapped_NCHW = kernel, batch, wrapped_NCHW
-
-    @classmethod
-    def over(cls, x_NCHW: torch.Tensor, batch: int, kernel: Kernel) -> _Convolution:
-        """For these inputs."""
-        wrapped_NCHW = kernel.wrap.buffer(x_NCHW, kernel.weight.shape[1], kernel.weight.dtype)
-        kernel.wrap.fill(wrapped_NCHW[:, : x_NCHW.shape[1]], x_NCHW)
-        return cls(kernel, batch, wrapped_NCHW)
-
-    def __call__(self, t: int, state_BCHW: torch.Tensor) -> torch.Tensor:
-        """The result at a step, (B, K, H, W), channels last, of the state's dtype."""
-        wrapped_BCHW = self.wrapped_NCHW[t * self.batch : (t + 1) * self.batch]
-        self.kernel.wrap.fill(wrapped_BCHW[:, -state_BCHW.shape[1] :], state_BCHW)
-        return self.kernel.convolve(wrapped_BCHW, state_BCHW.dtype)
+    def __call__(self, x_BCHW: torch.Tensor, state_BCHW: torch.Tensor) -> torch.Tensor:
+        """The result at the next step, (B, K, H, W), channels last, of the state's dtype."""
+        both_BCHW = torch.cat([x_BCHW, state_BCHW], dim=1).to(self.kernel.weight.dtype)
+        self.wrapped.append(self.kernel.wrap(both_BCHW))
+        return self.kernel.convolve(self.wrapped[-1], state_BCHW.dtype)
 
     def backward(self, t: int, grad_BKHW: torch.Tensor, grad_x_BCHW: torch.Tensor) -> torch.Tensor:
         """Hand a step's gradient on: to the parameters, to the step's input (added), to its state (returned)."""
-        wrapped_BCHW = self.wrapped_NCHW[t * self.batch : (t + 1) * self.batch]
-        self.kernel.collect(grad_BKHW, wrapped_BCHW)
-        grad_BCHW = self.kernel.input_gradient(grad_BKHW, wrapped_BCHW)
-        folded = self.kernel.wrap.fold_(grad_BCHW, frames_like(grad_x_BCHW, self.batch, grad_BCHW.shape[1]))
+        self.kernel.collect(grad_BKHW, self.wrapped[t])
+        grad_BCHW = frames_like(grad_BKHW, len(grad_BKHW), self.wrapped[t].shape[1])
+        self.kernel.input_gradient(grad_BKHW, grad_BCHW)
         channels = grad_x_BCHW.shape[1]
-        grad_x_BCHW.add_(folded[:, :channels])
-        return folded[:, channels:]
+        grad_x_BCHW.add_(grad_BCHW[:, :channels])
+        return grad_BCHW[:, channels:]
 
 
 class ConvLSTMRecurrence(torch.autograd.Function):
@@ -79,10 +70,11 @@ class ConvLSTMRecurrence(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         batch, channels = h0_BCHW.shape[:2]
         steps = len(x_NCHW) // batch
-        convolution = _Convolution.over(x_NCHW, batch, kernel)
+        convolution = _Convolution(kernel)
+        inputs = x_NCHW.contiguous(memory_format=torch.channels_last).split(batch)
         gates, cells, states = [], [c0_BCHW], [h0_BCHW]
         for t in range(steps):
-            gates_BKHW = convolution(t, states[t])
+            gates_BKHW = convolution(inputs[t], states[t])
             n, i, f, o = gates_BKHW.split(channels, dim=1)
             n.mul_(2)
             gates_BKHW.sigmoid_()
@@ -92,7 +84,7 @@ class ConvLSTMRecurrence(torch.autograd.Function):
             cells.append(c_BCHW)
             gates.append(gates_BKHW)
         ctx.kernel, ctx.batch, ctx.steps, ctx.dtype = kernel, batch, steps, x_NCHW.dtype
-        ctx.save_for_backward(weight, convolution.wrapped_NCHW, *gates, *cells)
+        ctx.save_for_backward(weight, *convolution.wrapped, *gates, *cells)
         return torch.cat(states[1:]), states[-1], cells[-1].clone()
 
     @staticmethod
@@ -100,10 +92,10 @@ class ConvLSTMRecurrence(torch.autograd.Function):
     def backward(
         ctx: Any, grad_NCHW: torch.Tensor, grad_h: torch.Tensor, grad_c: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
-        _, wrapped_NCHW, *saved = ctx.saved_tensors
+        _, *saved = ctx.saved_tensors
         batch, steps = ctx.batch, ctx.steps
-        gates, cells = saved[:steps], saved[steps:]
-        convolution = _Convolution(ctx.kernel, batch, wrapped_NCHW)
+        wrapped, gates, cells = saved[:steps], saved[steps : 2 * steps], saved[2 * steps :]
+        convolution = _Convolution(ctx.kernel, wrapped)
         channels = cells[0].shape[1]
         grad_x_NCHW = torch.zeros_like(grad_NCHW, memory_format=torch.channels_last)
         for t in range(ctx.steps - 1, -1, -1):
@@ -148,29 +140,30 @@ class ConvGRURecurrence(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         batch, channels = h0_BCHW.shape[:2]
         steps = len(x_NCHW) // batch
-        convolution_a = _Convolution.over(x_NCHW, batch, kernel_a)
-        convolution_b = _Convolution.over(x_NCHW, batch, kernel_b)
+        convolution_a, convolution_b = _Convolution(kernel_a), _Convolution(kernel_b)
+        inputs = x_NCHW.contiguous(memory_format=torch.channels_last).split(batch)
         gates, candidates, states = [], [], [h0_BCHW]
         for t in range(steps):
-            gates_BKHW = convolution_a(t, states[t]).sigmoid_()
+            gates_BKHW = convolution_a(inputs[t], states[t]).sigmoid_()
             z, r = gates_BKHW.split(channels, dim=1)
-            n = convolution_b(t, r * states[t]).mul_(2).sigmoid_().mul_(2).sub_(1)  # tanh
+            n = convolution_b(inputs[t], r * states[t]).mul_(2).sigmoid_().mul_(2).sub_(1)  # tanh
             states.append(torch.lerp(states[t], n, z))
             gates.append(gates_BKHW)
             candidates.append(n)
         ctx.kernels, ctx.batch, ctx.steps, ctx.dtype = (kernel_a, kernel_b), batch, steps, x_NCHW.dtype
-        wrapped = (convolution_a.wrapped_NCHW, convolution_b.wrapped_NCHW)
+        wrapped = [*convolution_a.wrapped, *convolution_b.wrapped]
         ctx.save_for_backward(weight_a, weight_b, *wrapped, *gates, *candidates, *states[:-1])
         return torch.cat(states[1:]), states[-1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_NCHW: torch.Tensor, grad_h: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        _, _, wrapped_a, wrapped_b, *saved = ctx.saved_tensors
         batch, steps = ctx.batch, ctx.steps
-        gates, candidates, states = saved[:steps], saved[steps : 2 * steps], saved[2 * steps :]
-        convolution_a = _Convolution(ctx.kernels[0], batch, wrapped_a)
-        convolution_b = _Convolution(ctx.kernels[1], batch, wrapped_b)
+        saved = ctx.saved_tensors[2:]
+        wrapped_a, wrapped_b, gates, candidates, states = (saved[i : i + steps] for i in range(0, 5 * steps, steps))
+        convolution_a, convolution_b = (
+            _Convolution(kernel, wrapped) for kernel, wrapped in zip(ctx.kernels, (wrapped_a, wrapped_b), strict=True)
+        )
         channels = states[0].shape[1]
         grad_x_NCHW = torch.zeros_like(grad_NCHW, memory_format=torch.channels_last)
         for t in range(ctx.steps - 1, -1, -1):

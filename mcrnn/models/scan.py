@@ -97,7 +97,7 @@ def run_forward(blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor, h_TBCHW: torc
 
 def run_backward(
     grad_TBCHW: torch.Tensor,
-    carry_BCHW: torch.Tensor,
+    carry_BCHW: torch.Tensor | None,
     kept_TBKHW: torch.Tensor,
     h_TBCHW: torch.Tensor,
     h0_BCHW: torch.Tensor,
@@ -111,7 +111,7 @@ def run_backward(
 
     Args:
         grad_TBCHW: dL/dy, of all outputs.
-        carry_BCHW: what reaches the last state from beyond.
+        carry_BCHW: what reaches the last state from beyond, if anything does.
         kept_TBKHW: the blocks as `run_forward` left them.
         h_TBCHW: the states.
         h0_BCHW: the state before the first step.
@@ -123,9 +123,12 @@ def run_backward(
     grad_gates, grad_u = result_TBKHW[:, :, :-channels], result_TBKHW[:, :, -channels:]
     total_TBCHW = torch.empty_like(h_TBCHW).copy_(grad_TBCHW)
     for t in range(len(h_TBCHW) - 1, -1, -1):
-        total = total_TBCHW[t].add_(carry_BCHW)
+        total = total_TBCHW[t]
+        if carry_BCHW is not None:
+            total.add_(carry_BCHW)
         torch.mul(total, z_TBCHW[t], out=grad_u[t])
         carry_BCHW = total - grad_u[t]
+    assert carry_BCHW is not None
     # dL/dz, then before the sigmoid
     grad_z = torch.empty_like(h_TBCHW)
     torch.sub(u_TBCHW[0], h0_BCHW, out=grad_z[0])
@@ -191,7 +194,7 @@ class _MinimalRecurrence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_TBCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         kept_TBKHW, h_TBCHW, h0_BCHW = ctx.saved_tensors
-        result_TBKHW, carry = run_backward(grad_TBCHW, torch.zeros_like(h0_BCHW), kept_TBKHW, h_TBCHW, h0_BCHW)
+        result_TBKHW, carry = run_backward(grad_TBCHW, None, kept_TBKHW, h_TBCHW, h0_BCHW)
         return result_TBKHW.to(ctx.dtype), carry
 
 
@@ -199,7 +202,7 @@ class ConvolvedRecurrence(torch.autograd.Function):
     """The same of the blocks that a convolution gives, a few frames at a time while they are in the cache.
 
     Inputs: x_NCHW (N = T x B frames, time first), h0_BCHW, the kernel's weight (K, C, k, k) and bias, the kernel.
-    Outputs: h_NCHW and the last h_BCHW.
+    Outputs: h_NCHW, and the last h_BCHW where that is another one.
     """
 
     @staticmethod
@@ -210,41 +213,42 @@ class ConvolvedRecurrence(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         kernel: Kernel,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         batch, wrap, steps_of = len(h0_BCHW), kernel.wrap, implementation(h0_BCHW)
         dtype = h0_BCHW.dtype if steps_of is CPU else weight.dtype
-        wrapped_NCHW = wrap.buffer(x_NCHW, x_NCHW.shape[1], weight.dtype)
         h_NCHW = frames_like(h0_BCHW, len(x_NCHW), x_NCHW.shape[1])
         chunks, kept = chunks_of_steps(x_NCHW, batch), []
         previous = h0_BCHW
         for frames in chunks:
-            wrap.fill(wrapped_NCHW[frames], x_NCHW[frames])
-            blocks_NKHW = kernel.convolve(wrapped_NCHW[frames], dtype)
+            wrapped_NCHW = wrap(x_NCHW[frames].to(weight.dtype))
+            blocks_NKHW = kernel.convolve(wrapped_NCHW, dtype)
             h_TBCHW = h_NCHW[frames].unflatten(0, (-1, batch))
             steps_of.run_forward(blocks_NKHW.unflatten(0, (-1, batch)), previous, h_TBCHW)
             previous = h_TBCHW[-1]
-            kept.append(blocks_NKHW)
-        ctx.save_for_backward(wrapped_NCHW, weight, h0_BCHW, h_NCHW, *kept)
+            kept += [wrapped_NCHW, blocks_NKHW]
+        ctx.save_for_backward(weight, h0_BCHW, h_NCHW, *kept)
         ctx.kernel, ctx.dtype, ctx.chunks = kernel, x_NCHW.dtype, chunks
         # an output of its own: the gradient of a slice would be as large as all of h
-        return h_NCHW, previous.clone()
+        return h_NCHW, previous.clone() if len(h_NCHW) > batch else None
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_NCHW: torch.Tensor, grad_last_BCHW: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        wrapped_NCHW, _, h0_BCHW, h_NCHW, *kept = ctx.saved_tensors
+    def backward(
+        ctx: Any, grad_NCHW: torch.Tensor, grad_last_BCHW: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
+        _, h0_BCHW, h_NCHW, *kept = ctx.saved_tensors
         kernel, batch, steps_of = ctx.kernel, len(h0_BCHW), implementation(h0_BCHW)
         of_x_NCHW = torch.empty(h_NCHW.shape, dtype=h_NCHW.dtype, device=h_NCHW.device)
         carry = grad_last_BCHW
-        for frames, kept_NKHW in zip(reversed(ctx.chunks), reversed(kept), strict=True):
+        for frames, wrapped_NCHW, kept_NKHW in zip(ctx.chunks[::-1], kept[-2::-2], kept[::-2], strict=True):
             previous = h_NCHW[frames.start - batch : frames.start] if frames.start else h0_BCHW
             grad_TBCHW, kept_TBKHW, h_TBCHW = (
                 tensor.unflatten(0, (-1, batch)) for tensor in (grad_NCHW[frames], kept_NKHW, h_NCHW[frames])
             )
             of_blocks, carry = steps_of.run_backward(grad_TBCHW, carry, kept_TBKHW, h_TBCHW, previous)
             of_blocks = of_blocks.flatten(0, 1)
-            kernel.collect(of_blocks, wrapped_NCHW[frames])
-            kernel.wrap.fold_(kernel.input_gradient(of_blocks, wrapped_NCHW[frames]), of_x_NCHW[frames])
+            kernel.collect(of_blocks, wrapped_NCHW)
+            kernel.input_gradient(of_blocks, of_x_NCHW[frames])
         return of_x_NCHW.to(ctx.dtype), carry, None, None, None
 
 

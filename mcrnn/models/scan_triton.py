@@ -134,12 +134,13 @@ def run_forward(blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor, h_TBCHW: torc
 
 def run_backward(
     grad_TBCHW: torch.Tensor,
-    carry_BCHW: torch.Tensor,
+    carry_BCHW: torch.Tensor | None,
     blocks_TBKHW: torch.Tensor,
     h_TBCHW: torch.Tensor,
     h0_BCHW: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The gradients of the blocks and of the state before the first step."""
+    carry_BCHW = torch.zeros_like(h0_BCHW) if carry_BCHW is None else carry_BCHW
     grad_TBCHW, carry_BCHW, h0_BCHW = _in_rows(grad_TBCHW), _in_rows(carry_BCHW), _in_rows(h0_BCHW)
     grid, shared = _geometry(blocks_TBKHW, h0_BCHW)
     of_blocks, of_h0 = torch.empty_like(blocks_TBKHW), torch.empty_like(h0_BCHW)
