@@ -20,6 +20,11 @@ StorageOption = Annotated[
     ),
 ]
 
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Set a field of FILE, such as train.epochs=5. Repeatable."),
+]
+
 
 def main(command: Callable[..., Any]) -> None:
     """Run a typer command; mistakes of the user end with one clear message on stderr and exit code 2."""

@@ -1,4 +1,4 @@
-"""The format of the YAML files: one configuration of a training, and a search around it.
+"""One configuration of a training, and a search around it: what the YAML files say, checked.
 
 A file has the sections `data`, `model`, `train` and `validation`, which make one `Configuration`, and for a
 search also `search` and `space`. An entry of the space names a field of the configuration by its dotted path
@@ -7,13 +7,9 @@ and takes the place of that field's value.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from mcrnn.errors import UserError, did_you_mean
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
 ARCHITECTURES = ("convgru", "convlstm", "minconvgru", "minconvlstm", "minconvexplstm")
 Architecture = Literal["convgru", "convlstm", "minconvgru", "minconvlstm", "minconvexplstm"]
@@ -104,16 +100,60 @@ class TrainConfig(Section):
 
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(8, ge=1, description="windows of a step, over all workers")
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0, description="L2 penalty inside Adam, as the paper has it")
-    schedule: Literal["constant", "cosine"] = Field("cosine", description="of the learning rate, to 0")
-    gradient_clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; null for none")
-    teacher_forcing_steps: int = Field(10, ge=1, description="steps whose input is the truth")
-    seed: int = Field(0, ge=0)
-    workers: int = Field(1, ge=1, description="data-parallel workers; more than one run on Ray Train")
-    precision: Literal["float32", "tf32", "bf16"] = Field(
-        "float32", description="of convolutions; recurrences, norms and the loss stay in float32"
+    micro_batch: int | None = Field(
+        None, ge=1, description="windows that a worker takes at a time, gradients being added up; all by default"
     )
+    max_batches: int | None = Field(None, ge=1, description="at most so many steps an epoch, for quick tries")
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(
+        0.0, ge=0, description="L2 penalty inside Adam, as the paper has it; decoupled from the gradient in AdamW"
+    )
+    schedule: Literal["constant", "cosine", "plateau"] = Field(
+        "cosine", description="of the learning rate: to 0 at the end, or times plateau_factor where nothing improves"
+    )
+    warm_up_epochs: float = Field(0.0, ge=0, description="in which the learning rate rises from 0")
+    plateau_epochs: int = Field(5, ge=1, description="without improvement, before the learning rate is lowered")
+    plateau_factor: float = Field(0.5, gt=0, lt=1)
+    early_stopping: int | None = Field(None, ge=1, description="ends after so many epochs without improvement")
+    gradient_clip: PositiveFloat | Literal["learning_rate"] | None = Field(
+        1.0, description="largest norm of the gradient; null for none, learning_rate for that, as the paper's code does"
+    )
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of an average of the weights, which is what is judged and kept"
+    )
+    teacher_forcing_steps: int = Field(10, ge=1, description="steps whose input is the truth")
+    teacher_forcing_end: int | None = Field(
+        None, ge=1, description="of a curriculum: the steps at its end, reached linearly"
+    )
+    teacher_forcing_epochs: int | None = Field(
+        None, ge=1, description="of a curriculum: epochs until its end; all by default"
+    )
+    seed: int = Field(0, ge=0, lt=2**20)
+    deterministic: bool = Field(False, description="refuse operations whose result varies; runs are then bit for bit")
+    precision: Literal["float64", "float32", "tf32", "bf16"] = Field(
+        "float32", description="of convolutions; tf32 and bf16 keep recurrences, norms and the loss in float32"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="a GPU where there is one, by default")
+    workers: int = Field(1, ge=1, description="data-parallel workers; more than one run on Ray Train")
+    max_failures: int = Field(3, ge=0, description="lost workers and nodes after which training still goes on")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="between checkpoints within an epoch")
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> TrainConfig:
+        if self.teacher_forcing_epochs is not None and self.teacher_forcing_end is None:
+            raise ValueError("teacher_forcing_epochs needs teacher_forcing_end, the steps that it leads to")
+        if self.warm_up_epochs > self.epochs:
+            raise ValueError(f"warm_up_epochs ({self.warm_up_epochs:g}) is above epochs ({self.epochs})")
+        return self
+
+    def teacher_forcing(self, epoch: int) -> int:
+        """Teacher-forced steps of an epoch, which count from 1."""
+        if self.teacher_forcing_end is None:
+            return self.teacher_forcing_steps
+        over = self.teacher_forcing_epochs or self.epochs
+        share = min(1.0, (epoch - 1) / max(1, over - 1))
+        return round(self.teacher_forcing_steps + share * (self.teacher_forcing_end - self.teacher_forcing_steps))
 
 
 class ValidationConfig(Section):
@@ -139,11 +179,12 @@ class Configuration(Section):
 
     @model_validator(mode="after")
     def _steps_fit(self) -> Configuration:
-        if self.train.teacher_forcing_steps > self.data.sequence_length:
-            raise ValueError(
-                f"train.teacher_forcing_steps ({self.train.teacher_forcing_steps}) is above "
-                f"data.sequence_length ({self.data.sequence_length})"
-            )
+        for name in ("teacher_forcing_steps", "teacher_forcing_end"):
+            if (getattr(self.train, name) or 0) > self.data.sequence_length:
+                raise ValueError(
+                    f"train.{name} ({getattr(self.train, name)}) is above "
+                    f"data.sequence_length ({self.data.sequence_length})"
+                )
         return self
 
 
@@ -176,6 +217,9 @@ class SpaceEntry(Section):
     float_range: tuple[float, float] | None = Field(None, alias="float", description="numbers between")
     log: bool = Field(False, description="sample the logarithm uniformly")
     step: float | None = Field(None, gt=0, description="distance of the values")
+    when: dict[str, Any] | None = Field(
+        None, min_length=1, description="other fields' values, or lists of such, for which this holds"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> SpaceEntry:
@@ -201,8 +245,24 @@ class SpaceEntry(Section):
         """Values such that the configuration accepts all if it accepts these: every choice, both bounds."""
         return list(self.choice or self.int_range or self.float_range or [])
 
+    @property
+    def only_value(self) -> Any:
+        """The value, where there is but one, else None."""
+        corners = self.corners
+        return corners[0] if all(corner == corners[0] for corner in corners) else None
 
-SectionT = TypeVar("SectionT", bound=Section)
+    @property
+    def conditions(self) -> dict[str, list[Any]]:
+        """Fields and the values that they may have."""
+        return {path: value if isinstance(value, list) else [value] for path, value in (self.when or {}).items()}
+
+    def __str__(self) -> str:
+        """In a few words."""
+        if self.choice is not None:
+            return "one of " + ", ".join(map(str, self.choice))
+        return "from {} to {}".format(*self.corners)
+
+
 NOT_SEARCHED = (
     "name",
     "data.store",
@@ -210,11 +270,21 @@ NOT_SEARCHED = (
     "data.coarsen",
     "model.channels_out",
     "train.workers",
+    "train.max_failures",
+    "train.checkpoint_minutes",
+    "train.device",
+    "train.deterministic",
     "validation.",
     "search.",
     "space.",
 )
 """what would change the exam, or the search itself, from trial to trial"""
+
+
+Values = dict[str, Any]
+"""of fields, by their dotted paths"""
+Space = dict[str, list[SpaceEntry]]
+"""the entries by field; several alternatives of one differ in their conditions"""
 
 
 class Search(Section):
@@ -223,24 +293,85 @@ class Search(Section):
     base: dict[str, Any]
     """the file's configuration sections as they stand; fields of the space may be missing"""
     search: SearchConfig
-    space: dict[str, SpaceEntry]
+    space: Space
+    """in an order in which each entry follows those that its conditions name"""
 
     @property
     def name(self) -> str:
         """Name of the search."""
         return self.base["name"]
 
-    def configuration(self, values: dict[str, Any]) -> Configuration:
-        """The configuration with these values, keyed by dotted path, in place of the space's entries.
+    def configuration(self, values: Values) -> Configuration:
+        """The configuration with these values in place of the space's entries.
 
         Raises:
             ValidationError: a value does not fit its field, or the values do not fit each other.
         """
         return Configuration.model_validate(with_values(self.base, values))
 
+    def alternative(self, path: str, values: Values) -> int | None:
+        """Which alternative of an entry holds, given the values of those before it; None where none does."""
+        return holding_alternative(self.base, self.space, path, values)
+
+    def values(self, parameters: Values) -> Values:
+        """The values of the space's entries, of parameters as `parameter` names them."""
+        return {name.split(" ")[0]: value for name, value in parameters.items()}
+
+    def parameter(self, path: str, index: int) -> str:
+        """What an alternative is called where all have to differ, such as in a study."""
+        return path if len(self.space[path]) == 1 else f"{path} ({index + 1})"
+
     def first_configuration(self) -> Configuration:
         """The configuration of the entries' first corners: for what is the same in all of them."""
-        return self.configuration({path: entry.corners[0] for path, entry in self.space.items()})
+        return self.configuration(completed(self.base, self.space, {}))
+
+    def corners(self, path: str, fixed: Any) -> list[Any]:
+        """The least and largest values of a field, or all its choices; `fixed` where it is not searched."""
+        return [corner for entry in self.space.get(path, []) for corner in entry.corners] or [fixed]
+
+
+def holding_alternative(base: dict[str, Any], space: Space, path: str, values: Values) -> int | None:
+    """Which alternative of an entry holds, given the file's sections and the values of the entries before it."""
+    for index, entry in enumerate(space[path]):
+        if all(_value(base, space, key, values) in allowed for key, allowed in entry.conditions.items()):
+            return index
+    return None
+
+
+def _value(base: dict[str, Any], space: Space, path: str, values: Values) -> Any:
+    """What a field is: drawn, given in the file, or the default. None where it is an entry that does not hold."""
+    return values.get(path) if path in space else given(base, path, default_of(path))
+
+
+def completed(base: dict[str, Any], space: Space, values: Values) -> Values:
+    """Values with the first corner of each other entry that then holds."""
+    result: Values = {}
+    for path in space:
+        index = holding_alternative(base, space, path, result)
+        if path in values:
+            result[path] = values[path]
+        elif index is not None:
+            result[path] = space[path][index].corners[0]
+    return result
+
+
+def given(config: dict[str, Any], path: str, default: Any = None) -> Any:
+    """The value at a dotted path of nested dictionaries."""
+    node: Any = config
+    for part in path.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return default
+        node = node[part]
+    return node
+
+
+def default_of(path: str) -> Any:
+    """A field's value where none is given."""
+    model: Any = Configuration
+    *parents, leaf = path.split(".")
+    for parent in parents:
+        model = model.model_fields[parent].annotation
+    return model.model_fields[leaf].get_default()
 
 
 def with_values(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -265,194 +396,3 @@ def known_fields(model: type[BaseModel] = Configuration, prefix: str = "") -> li
         else:
             paths.append(prefix + name)
     return paths
-
-
-def load_configuration(path: str) -> Configuration:
-    """Read a file without a space.
-
-    Raises:
-        UserError: the file is missing, no YAML, or has mistakes; all of them are in the message.
-    """
-    document = _Document.read(path)
-    if "space" in document.content:
-        raise UserError(f"{path} has a space to search; use python -m mcrnn.tune, or remove 'space' and 'search'")
-    return _checked(document, Configuration, document.content)
-
-
-def load_search(path: str) -> Search:
-    """Read a file with a space, and check that every value of every entry makes a valid configuration.
-
-    Raises:
-        UserError: the file is missing, no YAML, or has mistakes; all of them are in the message.
-    """
-    document = _Document.read(path)
-    content = dict(document.content)
-    if "space" not in content:
-        raise UserError(f"{path} has no 'space' to search; use python -m mcrnn.train for a single configuration")
-    raw_space = content.pop("space")
-    raw_search = content.pop("search", {})
-    mistakes: list[str] = []
-    search = _collect(document, SearchConfig, raw_search, ("search",), mistakes)
-    space: dict[str, SpaceEntry] = {}
-    if not isinstance(raw_space, dict) or not raw_space:
-        mistakes.append(document.mistake(("space",), "needs at least one entry such as model.hidden_size"))
-        raw_space = {}
-    fields = known_fields()
-    for key, raw in raw_space.items():
-        place = ("space", key)
-        if str(key).startswith(NOT_SEARCHED):
-            mistakes.append(document.mistake(place, f"{key} is the same for all trials and cannot be searched"))
-        elif key not in fields:
-            near = did_you_mean(str(key), (f for f in fields if not f.startswith(NOT_SEARCHED)))
-            mistakes.append(document.mistake(place, f"no field of the configuration{near}"))
-        elif (entry := _collect(document, SpaceEntry, raw, place, mistakes)) is not None:
-            space[key] = entry
-    corners = {key: entry.corners[0] for key, entry in space.items()}
-    first = with_values(content, corners) if _is_nested(content) else content
-    _collect(document, Configuration, first, (), mistakes, corners)
-    if not mistakes:
-        for key, entry in space.items():
-            for value in entry.corners[1:]:
-                _collect(document, Configuration, with_values(first, {key: value}), (), mistakes, {key: value})
-    if search is not None and search.cover is not None and "cover" in raw_search and search.cover not in space:
-        mistakes.append(document.mistake(("search", "cover"), f"'{search.cover}' is no entry of the space"))
-    if mistakes:
-        raise UserError("\n".join(dict.fromkeys(mistakes)))
-    assert search is not None
-    return Search(base=content, search=search, space=space)
-
-
-def _is_nested(content: dict[str, Any]) -> bool:
-    return all(isinstance(content.get(k, {}), dict) for k in ("data", "model", "train", "validation"))
-
-
-def find(path: str) -> Path:
-    """A configuration file: relative to the current folder, else one of those shipped with the package.
-
-    Raises:
-        UserError: there is neither.
-    """
-    if Path(path).is_file():
-        return Path(path)
-    import search_spaces
-
-    shipped = Path(search_spaces.__path__[0])
-    if (shipped.parent / path).is_file() and (shipped.parent / path).is_relative_to(shipped):
-        return shipped.parent / path
-    here = Path(path).parent
-    names = {str(here / p.name) for p in here.glob("*.yaml")} if here.is_dir() else set()
-    names |= {p.relative_to(shipped.parent).as_posix() for p in shipped.rglob("*.yaml")}
-    raise UserError(f"there is no file '{path}'{did_you_mean(path, names)}")
-
-
-class _Document:
-    """A YAML file that remembers the line of each key."""
-
-    def __init__(self, path: str, content: dict[str, Any], root: yaml.Node | None) -> None:
-        self.path, self.content, self.root = path, content, root
-
-    @classmethod
-    def read(cls, path: str) -> _Document:
-        file = find(path)
-        try:
-            text = file.read_text(encoding="utf-8")
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
-            content = yaml.safe_load(text)
-        except UnicodeDecodeError:
-            raise UserError(f"{path} is not a YAML file: it is not UTF-8 text") from None
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from None
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f":{mark.line + 1}" if mark else ""
-            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-            raise UserError(f"{path}{where}: not valid YAML: {problem}") from None
-        if not isinstance(content, dict):
-            raise UserError(f"{path} is not a configuration: it must be a mapping with the key 'data' and others")
-        document = cls(path, content, root)
-        document._refuse_duplicates(root)
-        return document
-
-    def _refuse_duplicates(self, node: yaml.Node | None) -> None:
-        if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key, value in node.value:
-                if key.value in seen:
-                    raise UserError(f"{self.path}:{key.start_mark.line + 1}: '{key.value}' is given twice")
-                seen.add(key.value)
-                self._refuse_duplicates(value)
-
-    def line(self, location: tuple[Any, ...]) -> int:
-        """Line of the deepest part of a location that is in the file."""
-        node, line = self.root, 1
-        for part in location:
-            if not isinstance(node, yaml.MappingNode):
-                break
-            for key, value in node.value:
-                if key.value == str(part):
-                    line, node = key.start_mark.line + 1, value
-                    break
-            else:
-                break
-        return line
-
-    def mistake(self, location: tuple[Any, ...], text: str) -> str:
-        """One line of an error message: file, line, key and what is wrong."""
-        key = ".".join(map(str, location))
-        return f"{self.path}:{self.line(location)}: {key + ': ' if key else ''}{text}"
-
-
-def _checked(document: _Document, model: type[Configuration], raw: Any) -> Configuration:
-    mistakes: list[str] = []
-    result = _collect(document, model, raw, (), mistakes)
-    if result is None:
-        raise UserError("\n".join(mistakes))
-    return result
-
-
-def _collect(
-    document: _Document,
-    model: type[SectionT],
-    raw: Any,
-    prefix: tuple[str, ...],
-    mistakes: list[str],
-    sampled: dict[str, Any] | None = None,
-) -> SectionT | None:
-    """Validate, or add a line for each mistake. `sampled` are values that came from the space."""
-    try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        for detail in error.errors():
-            location = detail["loc"]
-            path = ".".join(map(str, location))
-            text = _explain(model, detail)
-            if sampled and path in sampled:
-                mistakes.append(document.mistake(("space", path), f"{text} (got {sampled[path]!r})"))
-                continue
-            if sampled and not location:
-                values = ", ".join(f"{k} = {v!r}" for k, v in sampled.items())
-                text = f"{text} where the space gives {values}" if len(sampled) == 1 else text
-            mistakes.append(document.mistake((*prefix, *location), text))
-        return None
-
-
-def _explain(model: type[BaseModel], detail: Any) -> str:
-    """pydantic's message in our words."""
-    location, kind = detail["loc"], detail["type"]
-    if kind == "extra_forbidden":
-        section: Any = model
-        for part in location[:-1]:
-            section = section.model_fields[part].annotation
-        known = list(section.model_fields)
-        if section is Configuration:
-            known += ["search", "space"]
-        return f"unknown key{did_you_mean(str(location[-1]), known)}"
-    if kind == "missing":
-        return "is missing"
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return "must be a mapping of keys to values"
-    message = detail["msg"].removeprefix("Value error, ")
-    given = detail.get("input")
-    if location and kind != "value_error" and isinstance(given, str | int | float | bool):
-        return f"{message[0].lower()}{message[1:]}, not {given!r}"
-    return message[0].lower() + message[1:] if location else message

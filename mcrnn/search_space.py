@@ -13,19 +13,24 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def suggest(trial: optuna.Trial, search: Search) -> dict[str, Any]:
-    """Draw a value for every entry of the space, keyed by its dotted path."""
-    return {path: _suggest(trial, path, entry) for path, entry in search.space.items()}
+    """Draw a value for every entry of the space that holds, keyed by its dotted path."""
+    values: dict[str, Any] = {}
+    for path, alternatives in search.space.items():
+        index = search.alternative(path, values)
+        if index is not None:
+            values[path] = _suggest(trial, search.parameter(path, index), alternatives[index])
+    return values
 
 
-def _suggest(trial: optuna.Trial, path: str, entry: SpaceEntry) -> Any:
+def _suggest(trial: optuna.Trial, name: str, entry: SpaceEntry) -> Any:
     if entry.choice is not None:
-        return trial.suggest_categorical(path, entry.choice)
+        return trial.suggest_categorical(name, entry.choice)
     if entry.int_range is not None:
         low, high = entry.int_range
-        return trial.suggest_int(path, low, high, log=entry.log, step=int(entry.step or 1))
+        return trial.suggest_int(name, low, high, log=entry.log, step=int(entry.step or 1))
     assert entry.float_range is not None
     low_float, high_float = entry.float_range
-    return trial.suggest_float(path, low_float, high_float, log=entry.log, step=entry.step)
+    return trial.suggest_float(name, low_float, high_float, log=entry.log, step=entry.step)
 
 
 def sampler(config: SearchConfig, trial_number: int) -> optuna.samplers.BaseSampler:

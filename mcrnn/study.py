@@ -35,8 +35,9 @@ def open_study(folder: Path, search: Search) -> optuna.Study:
         load_if_exists=True,
     )
     if not study.trials and search.search.cover in search.space:
-        for choice in search.space[search.search.cover].choice or []:
-            study.enqueue_trial({search.search.cover: choice})
+        for entry in search.space[search.search.cover][:1]:
+            for choice in entry.choice or []:
+                study.enqueue_trial({search.search.cover: choice})
     for orphan in study.get_trials(states=[TrialState.RUNNING]):
         study.tell(orphan.number, state=TrialState.FAIL)
         study.enqueue_trial(orphan.params, user_attrs={"again": orphan.number})
@@ -85,7 +86,7 @@ class StudySearcher(Searcher):
             return
         kept = ("epoch", "rmse_closed_loop", "rmse_teacher_forced", "time_total_s", OBJECTIVE, "best")
         trial.set_user_attr("result", {key: result[key] for key in kept if key in result})
-        epochs = self.search.configuration(trial.params).train.epochs
+        epochs = self.search.configuration(self.search.values(trial.params)).train.epochs
         if result["diverged"]:
             trial.set_user_attr("end", "diverged")
         else:

@@ -11,21 +11,22 @@ from typing import Annotated
 
 import typer
 
-from mcrnn.cli import StorageOption, main
-from mcrnn.config import load_search
+from mcrnn.cli import SetOption, StorageOption, main
+from mcrnn.config_file import load_search
 from mcrnn.storage import Storage
 
 
 def tune(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Search space, such as search_spaces/demo.yaml.")],
     new: Annotated[bool, typer.Option("--new", help="Start a new search beside one of the same name.")] = False,
+    settings: SetOption = None,
     storage: StorageOption = None,
 ) -> None:
     """Search the hyperparameters that FILE leaves open and register the best model.
 
     The same command again continues an unfinished search; of a finished one it prints the summary.
     """
-    search = load_search(file)
+    search = load_search(file, settings or ())
     root = Storage.open(storage)
 
     from mcrnn.search import open_search, print_summary, run

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mcrnn.config import ModelConfig, known_fields, load_configuration, load_search
+from mcrnn.config import ModelConfig, known_fields
+from mcrnn.config_file import load_configuration, load_search
 from mcrnn.errors import UserError
 
 PROJECT = Path(__file__).parent.parent
@@ -85,7 +86,7 @@ def test_space_takes_the_place_of_fields(write: Any) -> None:
 def test_numbers_in_exponent_notation_without_a_point_are_numbers(write: Any) -> None:
     text = yaml.safe_dump(MINIMAL, sort_keys=False).replace("0.0001", "1e-4")
     assert "1e-4" in text  # which YAML 1.1 reads as a string
-    assert load_search(write(text)).space["train.learning_rate"].float_range == (1e-4, 1e-2)
+    assert load_search(write(text)).space["train.learning_rate"][0].float_range == (1e-4, 1e-2)
 
 
 @pytest.mark.parametrize("name", sorted(str(p.relative_to(PROJECT)) for p in PROJECT.glob("search_spaces/**/*.yaml")))
@@ -194,7 +195,9 @@ def test_missing_file_names_the_nearest(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_file_for_the_other_command_is_refused(write: Any) -> None:
-    with pytest.raises(UserError, match=r"use python -m mcrnn\.tune"):
+    with pytest.raises(
+        UserError, match=r"leaves open: model.hidden_size \(from 4 to 8\); train.*search with python -m mcrnn\.tune"
+    ):
         load_configuration(write(MINIMAL))
     with pytest.raises(UserError, match=r"use python -m mcrnn\.train"):
         load_search(write({k: v for k, v in MINIMAL.items() if k not in ("space", "search")}))

@@ -22,9 +22,9 @@ def search(trials: int = 6, **options: object) -> Search:
         },
         search=SearchConfig.model_validate({"trials": trials, **options}),
         space={
-            "model.architecture": SpaceEntry(choice=ARCHITECTURES),
-            "model.hidden_size": SpaceEntry.model_validate({"int": [4, 16], "step": 4}),
-            "train.learning_rate": SpaceEntry.model_validate({"float": [1e-4, 1e-2], "log": True}),
+            "model.architecture": [SpaceEntry(choice=ARCHITECTURES)],
+            "model.hidden_size": [SpaceEntry.model_validate({"int": [4, 16], "step": 4})],
+            "train.learning_rate": [SpaceEntry.model_validate({"float": [1e-4, 1e-2], "log": True})],
         },
     )
 

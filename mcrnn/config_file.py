@@ -1,0 +1,357 @@
+"""Read the YAML files, with settings of the command line in place of what they say.
+
+A file has the sections `data`, `model`, `train` and `validation`, and for a search also `search` and `space`.
+All its mistakes are found at once, each with its line and key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from mcrnn.config import (
+    NOT_SEARCHED,
+    Configuration,
+    Search,
+    SearchConfig,
+    Section,
+    Space,
+    SpaceEntry,
+    Values,
+    completed,
+    given,
+    holding_alternative,
+    known_fields,
+    with_values,
+)
+from mcrnn.errors import UserError, did_you_mean
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def load_configuration(path: str, settings: Sequence[str] = ()) -> Configuration:
+    """Read a file without a space, or one whose space leaves one value for every entry.
+
+    An entry of several values has the one of a setting, else the one that the file's own sections give. The
+    configuration's name then ends with those values.
+
+    Args:
+        path: of the file.
+        settings: `field=value`, in place of what is in the file.
+
+    Raises:
+        UserError: the file is missing, no YAML, or has mistakes, all of which are in the message; or entries of
+            the space are left open, which it names.
+    """
+    document = _Document.read(path, settings)
+    content = dict(document.content)
+    if "space" not in content:
+        content.pop("search", None)
+        return _checked(document, Configuration, content)
+    search = _search(document)
+    values: Values = {}
+    parts = [search.name]
+    left_open = []
+    for field, alternatives in search.space.items():
+        index = search.alternative(field, values)
+        if index is None:
+            continue
+        value = alternatives[index].only_value
+        if value is None:
+            value = given(search.base, field)
+            if value is None:
+                left_open.append(f"{field} ({alternatives[index]})")
+                value = alternatives[index].corners[0]
+            parts.append(_in_name(field, value))
+        values[field] = value
+    if left_open:
+        raise UserError(
+            f"{path} leaves open: {'; '.join(left_open)}. Give each a value, as in --set "
+            f"{left_open[0].split(' ')[0]}=..., or search with python -m mcrnn.tune"
+        )
+    spaced = given(document.file, "space")
+    parts[1:1] = [_in_name(field, value) for field, value in document.settings.items() if field in spaced]
+    named = {} if "name" in document.settings else {"name": "-".join(parts)}
+    return search.configuration(values | named)
+
+
+def _in_name(field: str, value: Any) -> str:
+    text = value if isinstance(value, str) else f"{field.rsplit('.', 1)[-1]}-{value}"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-")
+
+
+def load_search(path: str, settings: Sequence[str] = ()) -> Search:
+    """Read a file with a space, and check that every value of every entry makes a valid configuration.
+
+    Args:
+        path: of the file.
+        settings: `field=value`, in place of what is in the file; a field of the space is then not searched.
+
+    Raises:
+        UserError: the file is missing, no YAML, or has mistakes; all of them are in the message.
+    """
+    document = _Document.read(path, settings)
+    if "space" not in document.content:
+        raise UserError(f"{path} has no 'space' to search; use python -m mcrnn.train for a single configuration")
+    search = _search(document)
+    if not search.space:
+        raise UserError(f"{path}: the settings leave nothing to search; use python -m mcrnn.train with them")
+    return search
+
+
+def _search(document: _Document) -> Search:
+    content = dict(document.content)
+    raw_space = content.pop("space")
+    raw_search = content.pop("search", {})
+    mistakes: list[str] = []
+    search = _collect(document, SearchConfig, raw_search, ("search",), mistakes)
+    if not isinstance(raw_space, dict) or not (raw_space or given(document.file, "space")):
+        mistakes.append(document.mistake(("space",), "needs at least one entry such as model.hidden_size"))
+        raw_space = {}
+    space = _in_order(document, _entries(document, raw_space, mistakes), mistakes)
+    base = content
+    if _is_nested(content):
+        for values in _corners(base, space):
+            _collect(document, Configuration, with_values(base, values), (), mistakes, values)
+    else:
+        _collect(document, Configuration, content, (), mistakes)
+    cover = raw_search.get("cover") if isinstance(raw_search, dict) else None
+    if cover is not None and cover not in space and cover not in document.settings:
+        mistakes.append(document.mistake(("search", "cover"), f"'{cover}' is no entry of the space"))
+    if mistakes:
+        raise UserError("\n".join(dict.fromkeys(mistakes)))
+    assert search is not None
+    return Search(base=base, search=search, space=space)
+
+
+def _entries(document: _Document, raw_space: dict[Any, Any], mistakes: list[str]) -> Space:
+    """The space as it is written, in the file's order."""
+    space: Space = {}
+    fields = known_fields()
+    searchable = [field for field in fields if not field.startswith(NOT_SEARCHED)]
+    for key, raw in raw_space.items():
+        place = ("space", key)
+        if str(key).startswith(NOT_SEARCHED):
+            mistakes.append(document.mistake(place, f"{key} is the same for all trials and cannot be searched"))
+            continue
+        if key not in fields:
+            near = did_you_mean(str(key), searchable)
+            mistakes.append(document.mistake(place, f"no field of the configuration{near}"))
+            continue
+        if raw == []:
+            mistakes.append(document.mistake(place, "needs at least one alternative"))
+        entries = [_collect(document, SpaceEntry, one, place, mistakes) for one in _as_list(raw)]
+        for entry in entries:
+            for condition in entry.conditions if entry else []:
+                if condition not in fields:
+                    near = did_you_mean(condition, fields)
+                    mistakes.append(document.mistake(place, f"when: '{condition}' is no field{near}"))
+        if None not in entries:
+            space[key] = [entry for entry in entries if entry]
+    return space
+
+
+def _as_list(raw: Any) -> list[Any]:
+    return raw if isinstance(raw, list) else [raw]
+
+
+def _in_order(document: _Document, space: Space, mistakes: list[str]) -> Space:
+    """The same with each entry after those that its conditions name."""
+    needed = {
+        path: {other for entry in alternatives for other in entry.conditions if other in space}
+        for path, alternatives in space.items()
+    }
+    ordered: Space = {}
+    while len(ordered) < len(space):
+        ready = [path for path in space if path not in ordered and needed[path] <= ordered.keys()]
+        if not ready:
+            rest = [path for path in space if path not in ordered]
+            text = f"the conditions of {', '.join(rest)} go round in a circle"
+            mistakes.append(document.mistake(("space", rest[0]), text))
+            return ordered
+        ordered |= {path: space[path] for path in ready}
+    return ordered
+
+
+def _corners(base: dict[str, Any], space: Space) -> Iterator[Values]:
+    """Values of the whole space such that each corner of each alternative occurs."""
+    yield completed(base, space, {})
+    for path, alternatives in space.items():
+        for entry in alternatives:
+            conditions = {key: allowed[0] for key, allowed in entry.conditions.items() if key in space and allowed}
+            for corner in entry.corners:
+                values = completed(base, space, conditions | {path: corner})
+                index = holding_alternative(base, space, path, values)
+                if index is not None and alternatives[index] is entry:
+                    yield values
+
+
+def _is_nested(content: dict[str, Any]) -> bool:
+    return all(isinstance(content.get(k, {}), dict) for k in ("data", "model", "train", "validation", "search"))
+
+
+def find(path: str) -> Path:
+    """A configuration file: relative to the current folder, else one of those shipped with the package.
+
+    Raises:
+        UserError: there is neither.
+    """
+    if Path(path).is_file():
+        return Path(path)
+    import search_spaces
+
+    shipped = Path(search_spaces.__path__[0])
+    if (shipped.parent / path).is_file() and (shipped.parent / path).is_relative_to(shipped):
+        return shipped.parent / path
+    here = Path(path).parent
+    names = {str(here / p.name) for p in here.glob("*.yaml")} if here.is_dir() else set()
+    names |= {p.relative_to(shipped.parent).as_posix() for p in shipped.rglob("*.yaml")}
+    raise UserError(f"there is no file '{path}'{did_you_mean(path, names)}")
+
+
+class _Document:
+    """A YAML file that remembers the line of each key."""
+
+    def __init__(self, path: str, file: dict[str, Any], root: yaml.Node | None, settings: Values) -> None:
+        self.path, self.file, self.root, self.settings = path, file, root, settings
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The file with the settings in it; what they fix is no more in the space."""
+        if not _is_nested(self.file):
+            return self.file
+        content = with_values(self.file, self.settings)
+        if isinstance(content.get("space"), dict):
+            content["space"] = {key: entry for key, entry in content["space"].items() if key not in self.settings}
+        return content
+
+    @classmethod
+    def read(cls, path: str, settings: Sequence[str] = ()) -> _Document:
+        file = find(path)
+        try:
+            text = file.read_text(encoding="utf-8")
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            content = yaml.safe_load(text)
+        except UnicodeDecodeError:
+            raise UserError(f"{path} is not a YAML file: it is not UTF-8 text") from None
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f":{mark.line + 1}" if mark else ""
+            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+            raise UserError(f"{path}{where}: not valid YAML: {problem}") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{path} is not a configuration: it must be a mapping with the key 'data' and others")
+        document = cls(path, content, root, _parsed(settings))
+        document._refuse_duplicates(root)
+        return document
+
+    def _refuse_duplicates(self, node: yaml.Node | None) -> None:
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                if key.value in seen:
+                    raise UserError(f"{self.path}:{key.start_mark.line + 1}: '{key.value}' is given twice")
+                seen.add(key.value)
+                self._refuse_duplicates(value)
+
+    def line(self, location: tuple[Any, ...]) -> int:
+        """Line of the deepest part of a location that is in the file."""
+        node, line = self.root, 1
+        for part in location:
+            if not isinstance(node, yaml.MappingNode):
+                break
+            for key, value in node.value:
+                if key.value == str(part):
+                    line, node = key.start_mark.line + 1, value
+                    break
+            else:
+                break
+        return line
+
+    def mistake(self, location: tuple[Any, ...], text: str) -> str:
+        """One line of an error message: file, line, key and what is wrong."""
+        key = ".".join(map(str, location))
+        for path, value in self.settings.items():
+            if key == path or key.startswith(f"{path}."):
+                return f"--set {path}={value}: {text}"
+        return f"{self.path}:{self.line(location)}: {key + ': ' if key else ''}{text}"
+
+
+def _parsed(settings: Sequence[str]) -> Values:
+    """`field=value` by field, the values read as YAML."""
+    known = [*known_fields(), *known_fields(SearchConfig, "search.")]
+    values: Values = {}
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set takes FIELD=VALUE such as train.epochs=5, not '{setting}'")
+        if path not in known:
+            raise UserError(f"--set {path}: no field of the configuration{did_you_mean(path, known)}")
+        try:
+            values[path] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"--set {path}: '{text}' is not a YAML value") from None
+    return values
+
+
+def _checked(document: _Document, model: type[Configuration], raw: Any) -> Configuration:
+    mistakes: list[str] = []
+    result = _collect(document, model, raw, (), mistakes)
+    if result is None:
+        raise UserError("\n".join(mistakes))
+    return result
+
+
+def _collect(
+    document: _Document,
+    model: type[SectionT],
+    raw: Any,
+    prefix: tuple[str, ...],
+    mistakes: list[str],
+    sampled: dict[str, Any] | None = None,
+) -> SectionT | None:
+    """Validate, or add a line for each mistake. `sampled` are values that came from the space."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        for detail in error.errors():
+            location = detail["loc"]
+            path = ".".join(map(str, location))
+            text = _explain(model, detail)
+            if sampled and path in sampled:
+                mistakes.append(document.mistake(("space", path), f"{text} (got {sampled[path]!r})"))
+                continue
+            if sampled and not location:
+                values = ", ".join(f"{k} = {v!r}" for k, v in sampled.items())
+                text = f"{text} where the space gives {values}" if len(sampled) == 1 else text
+            mistakes.append(document.mistake((*prefix, *location), text))
+        return None
+
+
+def _explain(model: type[BaseModel], detail: Any) -> str:
+    """pydantic's message in our words."""
+    location, kind = detail["loc"], detail["type"]
+    if kind == "extra_forbidden":
+        section: Any = model
+        for part in location[:-1]:
+            section = section.model_fields[part].annotation
+        known = list(section.model_fields)
+        if section is Configuration:
+            known += ["search", "space"]
+        return f"unknown key{did_you_mean(str(location[-1]), known)}"
+    if kind == "missing":
+        return "is missing"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return "must be a mapping of keys to values"
+    message = detail["msg"].removeprefix("Value error, ")
+    given = detail.get("input")
+    if location and kind != "value_error" and isinstance(given, str | int | float | bool):
+        return f"{message[0].lower()}{message[1:]}, not {given!r}"
+    return message[0].lower() + message[1:] if location else message
