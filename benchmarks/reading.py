@@ -59,7 +59,7 @@ def windows(store: FieldStore, folder: Path) -> None:
     xr.Dataset({"u": (names, field)}).to_netcdf(path, encoding={"u": {"chunksizes": (1, *field.shape[1:])}})
 
     def gather(split_windows: TrainingWindows, epochs: int) -> int:
-        return sum(len(batch) for epoch in range(epochs) for batch, _ in split_windows.epoch(epoch))
+        return sum(len(batch.places) for epoch in range(epochs) for batch in split_windows.epoch(epoch))
 
     in_memory = TrainingWindows(open_split(store, "train", data), data, False, BATCH, 0)
     os.environ["MCRNN_MEMORY"] = "0"

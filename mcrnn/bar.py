@@ -73,3 +73,18 @@ class Bar:
             left = f", about {(self.total - self.done) / rate:.0f} s left" if rate > 0 else ""
             line = f"{self.title}: {self.done} of {self.total} {self.unit}, {rate:.3g}/s{left}"
             print(line, file=sys.stderr, flush=True)
+
+    def show(self, title: str, done: float) -> None:
+        """The title and how much is done, in a terminal only: for what prints lines of its own anywhere else."""
+        if self.progress:
+            now = time.monotonic()
+            if now - self.last_line < 0.1 and done < self.total:
+                return
+            self.last_line = now
+            rate = (done - self.skipped) / max(now - self.started, 1e-9)
+            shown = f"{rate:.3g} {self.unit}/s" if done > self.skipped else ""
+            self.progress.update(self.task, description=title, completed=done, rate=shown)
+
+    def print(self, line: str, console: Console) -> None:
+        """A line above the bar."""
+        (self.progress.console if self.progress else console).print(line, highlight=False, soft_wrap=True)

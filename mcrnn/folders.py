@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from mcrnn.errors import UserError
-from mcrnn.storage import write_atomically
+from mcrnn.storage import Location
 from mcrnn.tracking import flatten
 
 CONTENT_FILE = "configuration.json"
 
 
-def choose(parent: Path, name: str, *, new: bool) -> Path:
+def choose(parent: Location, name: str, *, new: bool) -> str:
     """NAME, or with `new` the first free one of NAME, NAME-2, NAME-3, ..."""
-    folder, number = parent / name, 1
-    while new and folder.exists():
+    chosen, number = name, 1
+    while new and _content(parent.child(chosen)) is not None:
         number += 1
-        folder = parent / f"{name}-{number}"
-    return folder
+        chosen = f"{name}-{number}"
+    return chosen
 
 
-def claim(folder: Path, content: dict[str, Any], budgets: tuple[str, ...] = ()) -> None:
+def _content(folder: Location) -> dict[str, Any] | None:
+    try:
+        return json.loads(folder.read(CONTENT_FILE))
+    except FileNotFoundError:
+        return None
+
+
+def claim(folder: Location, content: dict[str, Any], budgets: tuple[str, ...] = ()) -> None:
     """Write down what the folder is for, or check that it is for the same.
 
     Args:
@@ -33,9 +39,9 @@ def claim(folder: Path, content: dict[str, Any], budgets: tuple[str, ...] = ()) 
     Raises:
         UserError: the folder is for something else; names what differs.
     """
-    file = folder / CONTENT_FILE
-    if file.exists():
-        old, new = flatten(json.loads(file.read_bytes())), flatten(json.loads(json.dumps(content)))
+    before = _content(folder)
+    if before is not None:
+        old, new = flatten(before), flatten(json.loads(json.dumps(content)))
         missing = object()
         changed = [
             f"{key} is {new.get(key, 'not given')}, was {old.get(key, 'not given')}"
@@ -44,7 +50,7 @@ def claim(folder: Path, content: dict[str, Any], budgets: tuple[str, ...] = ()) 
         ]
         if changed:
             raise UserError(
-                f"'{folder.name}' was started with another configuration: {'; '.join(changed)}. "
+                f"'{folder.url}' was started with another configuration: {'; '.join(changed)}. "
                 "Start a new one beside it with --new"
             )
-    write_atomically(file, json.dumps(content, indent=1).encode())
+    folder.write(CONTENT_FILE, json.dumps(content, indent=1).encode())

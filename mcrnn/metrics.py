@@ -28,8 +28,8 @@ class SquaredError:
     def update(self, prediction_BTCHW: torch.Tensor, truth_BTCHW: torch.Tensor) -> None:
         """Add a batch. An error that is not finite makes the sums of its steps infinite."""
         squared_BTCHW = (prediction_BTCHW.double() - truth_BTCHW.double()).square()
-        total_TC = squared_BTCHW.sum((0, 3, 4)).cpu()
-        self.total_TC += torch.nan_to_num(total_TC, nan=torch.inf)
+        total_TC = squared_BTCHW.sum((0, 3, 4))
+        self.total_TC = self.total_TC.to(total_TC.device) + torch.nan_to_num(total_TC, nan=torch.inf)
         self.count += squared_BTCHW[:, 0, 0].numel()
 
     def rmse_by_step(self) -> torch.Tensor:
@@ -42,7 +42,7 @@ class SquaredError:
 
     def rmse_normalized(self, first: int, last: int, std: Sequence[float]) -> float:
         """`rmse` with the error of each channel over a deviation of it."""
-        scaled_TC = self.total_TC[first - 1 : last] / torch.tensor(std, dtype=torch.float64).square()
+        scaled_TC = self.total_TC[first - 1 : last].cpu() / torch.tensor(std, dtype=torch.float64).square()
         return float((scaled_TC.mean() / self.count).sqrt())
 
     def rmse_mean_of_steps(self, first: int, last: int) -> float:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from mcrnn.config import Configuration, DataConfig
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.models import Forecaster
-from mcrnn.storage import write_atomically
+from mcrnn.storage import Location
 from mcrnn.training import build_model
 from mcrnn.windows import Scaling
 
@@ -86,27 +85,27 @@ class TrainedModel:
         return self.scaling.to_physical(self.network.forecast(self.scaling.to_model(frames_BTCHW), steps))
 
 
-def save(folder: Path, config: Configuration, field: FieldDescription, weights: dict[str, torch.Tensor]) -> None:
+def save(folder: Location, config: Configuration, field: FieldDescription, weights: dict[str, torch.Tensor]) -> None:
     """Write a model directory; the weights first, so that a directory with a config is complete."""
     content = {"configuration": config.model_dump(), "field": vars(field)}
-    tensors = {name: value.contiguous() for name, value in weights.items()}
-    write_atomically(folder / WEIGHTS, save_safetensors(tensors))
-    write_atomically(folder / CONFIG, json.dumps(content, indent=1).encode())
+    tensors = {name: value.float().contiguous() for name, value in weights.items()}
+    folder.write(WEIGHTS, save_safetensors(tensors))
+    folder.write(CONFIG, json.dumps(content, indent=1).encode())
 
 
-def load(folder: Path) -> TrainedModel:
+def load(folder: Location) -> TrainedModel:
     """Read a model directory.
 
     Raises:
         UserError: it is not one.
     """
     try:
-        content: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
+        content: dict[str, Any] = json.loads(folder.read(CONFIG))
         config = Configuration.model_validate(content["configuration"])
         described: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["field"].items()}
         field = FieldDescription(**described)
         network = build_model(config.model, field.frame_shape, field.padding)
-        network.load_state_dict(load_safetensors((folder / WEIGHTS).read_bytes()))
+        network.load_state_dict(load_safetensors(folder.read(WEIGHTS)))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"'{folder}' is not a model directory ({error})") from None
+        raise UserError(f"'{folder.url}' is not a model directory ({error})") from None
     return TrainedModel(config, field, network.eval())

@@ -13,6 +13,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
 from mcrnn import model_directory
+from mcrnn.storage import LocalFolder
 
 
 class FieldForecaster(PythonModel):
@@ -20,7 +21,7 @@ class FieldForecaster(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Read the model directory among the artifacts."""
-        self.model = model_directory.load(Path(context.artifacts["model"]))
+        self.model = model_directory.load(LocalFolder(Path(context.artifacts["model"])))
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
         """Forecast `params["steps"]` frames after those given."""

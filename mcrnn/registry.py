@@ -15,7 +15,7 @@ import numpy as np
 from mcrnn import model_directory
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.model_directory import TrainedModel
-from mcrnn.storage import Storage
+from mcrnn.storage import LocalFolder, Storage
 from mcrnn.tracking import Run, quiet_mlflow
 
 REQUIREMENTS = ("torch", "numpy", "safetensors", "pydantic", "pyyaml", "mlflow")
@@ -33,7 +33,7 @@ def register(run: Run, folder: Path, name: str, alias: str = CHAMPION) -> int:
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
     quiet_mlflow()
-    model = model_directory.load(folder)
+    model = model_directory.load(LocalFolder(folder))
     channels, height, width = model.field.frame_shape
 
     def frames(channels: int) -> Schema:
@@ -97,12 +97,11 @@ def load(uri: str, storage: Storage) -> Loaded:
         UserError: there is no such model.
     """
     if not uri.startswith(("models:/", "runs:/")):
-        folder = storage.path(uri)
-        inner = folder / "model"
-        folder = inner if (inner / model_directory.CONFIG).exists() else folder
-        if not folder.is_dir():
+        folder = storage.location(uri)
+        found = [each for each in (folder.child("model"), folder) if model_directory.CONFIG in each.sizes()]
+        if not found and not folder.sizes():
             raise UserError(f"there is no model '{uri}': neither a registry URI (models:/NAME@champion) nor a folder")
-        return Loaded(model_directory.load(folder), None)
+        return Loaded(model_directory.load(found[0] if found else folder), None)
 
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -124,7 +123,7 @@ def load(uri: str, storage: Storage) -> Loaded:
     folders = [path.parent for path in local.rglob(model_directory.WEIGHTS)]
     if not folders:
         raise UserError(f"'{uri}' is not a model of this project")
-    return Loaded(model_directory.load(folders[0]), run_id)
+    return Loaded(model_directory.load(LocalFolder(folders[0])), run_id)
 
 
 def _find_version(client, uri: str):  # type: ignore[no-untyped-def]

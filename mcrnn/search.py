@@ -25,7 +25,7 @@ from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.model_directory import FieldDescription
 from mcrnn.progress import Progress, short, show
-from mcrnn.storage import Storage, write_atomically
+from mcrnn.storage import LocalFolder, Storage, write_atomically
 from mcrnn.study import StudySearcher, open_study, tried
 from mcrnn.tables import new_table
 from mcrnn.tracking import Run, Tracker
@@ -77,21 +77,18 @@ def open_search(search: Search, storage: Storage, *, new: bool) -> OpenSearch:
     """
     first = search.first_configuration()
     store = FieldStore.open(storage.location(first.data.store))
-    for length in _values(search, "data.sequence_length", first.data.sequence_length):
+    for length in search.corners("data.sequence_length", first.data.sequence_length):
         check_exam(store, first, sequence_length=length)
-    folder = folders.choose(storage.path("searches"), search.name, new=new)
+    parent = LocalFolder(storage.path("searches"))
+    folder = parent.path / folders.choose(parent, search.name, new=new)
     content = {
         **search.base,
         "search": search.search.model_dump(),
-        "space": {key: entry.model_dump(exclude_none=True) for key, entry in search.space.items()},
+        "space": {key: [entry.model_dump(exclude_none=True) for entry in space] for key, space in search.space.items()},
         "store_digest": store.digest,
     }
-    folders.claim(folder, content, BUDGETS)
+    folders.claim(LocalFolder(folder), content, BUDGETS)
     return OpenSearch(search, storage, folder, store, open_study(folder, search))
-
-
-def _values(search: Search, path: str, fixed: Any) -> list[Any]:
-    return search.space[path].corners if path in search.space else [fixed]
 
 
 def run(opened: OpenSearch) -> None:
@@ -203,7 +200,7 @@ def _trial(
     job = Job(
         config=search.configuration(proposal["values"]),
         field=field,
-        folder=folder / "trials" / f"{number:04d}",
+        folder=LocalFolder(folder / "trials" / f"{number:04d}"),
         tracker=tracker,
         run_name=f"trial-{number}",
         parent_run=parent_run,
@@ -259,8 +256,8 @@ def _finish(opened: OpenSearch, tracker: Tracker, parent: Run, best: FrozenTrial
         {
             "trial": t.number,
             "end": t.user_attrs.get("end", "failed"),
-            "values": t.params,
-            "epochs": opened.search.configuration(t.params).train.epochs,
+            "values": opened.search.values(t.params),
+            "epochs": opened.search.configuration(opened.search.values(t.params)).train.epochs,
             **t.user_attrs.get("result", {}),
         }
         for t in tried(opened.study)

@@ -2,90 +2,204 @@
 
 from __future__ import annotations
 
-import json
+import sys
+import threading
+import time
+from contextlib import ExitStack
 from typing import Any
 
 from rich.console import Console
 
 from mcrnn import folders
+from mcrnn.bar import Bar
 from mcrnn.config import Configuration
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
+from mcrnn.interrupts import on_stop
 from mcrnn.model_directory import FieldDescription
 from mcrnn.models import summary
 from mcrnn.storage import Storage
-from mcrnn.tracking import Run, Tracker
-from mcrnn.training import OBJECTIVE, Alone, Metrics, fit
+from mcrnn.tracking import Tracker
+from mcrnn.training import OBJECTIVE, End, Metrics
 from mcrnn.windows import FieldData, check_exam
-from mcrnn.worker import METRICS_FILE, MODEL_FOLDER, RUN_FILE, Job, Recorder, load_state, run_distributed
+from mcrnn.worker import (
+    END_FILE,
+    MODEL_FOLDER,
+    Job,
+    RunSession,
+    StopFlag,
+    device_for,
+    read_json,
+    read_metrics,
+    run_distributed,
+)
+
+MAY_CHANGE = ("train.workers", "train.micro_batch", "train.max_failures", "train.checkpoint_minutes", "train.device")
+"""when a run is continued: what changes nothing but how it is done"""
+SECONDS_BETWEEN_LOOKS = 0.5
+"""for new epochs of workers"""
 
 
 def run(config: Configuration, storage: Storage, *, new: bool) -> None:
     """Train, or continue a run of that name, and print the end of it.
 
     Raises:
-        UserError: the store cannot be used, its samples are too short, or the folder holds another run.
+        UserError: the store cannot be used, its samples are too short, or the folder holds another run; or memory
+            was not enough.
+        KeyboardInterrupt: a stop was asked for, and a checkpoint written.
     """
     console = Console()
     store = FieldStore.open(storage.location(config.data.store))
     check_exam(store, config)
-    folder = folders.choose(storage.path("runs"), config.name, new=new)
-    folders.claim(folder, {**config.model_dump(), "store_digest": store.digest}, budgets=("train.workers",))
-    state = load_state(folder)
-    if state is None or state["epoch"] < config.train.epochs:
+    runs = storage.location("runs")
+    name = folders.choose(runs, config.name, new=new)
+    folder = runs.child(name)
+    folders.claim(folder, {**config.model_dump(), "store_digest": store.digest}, budgets=MAY_CHANGE)
+    ended = read_json(folder, END_FILE)
+    if ended is None or ended["end"] == End.OUT_OF_MEMORY:
+        folder.delete(END_FILE)
         field = FieldDescription.of(store, config.data)
-        job = Job(
-            config=config,
-            field=field,
-            folder=folder,
-            tracker=Tracker.open(storage, "mcrnn-runs"),
-            run_name=folder.name,
-            tags=(("mcrnn.kind", "run"),),
-        )
-        console.print(f"run {folder.name}: {config.train.epochs} epochs, in {storage.show(folder)}", highlight=False)
+        tracker = Tracker.open(storage, "mcrnn-runs")
+        job = Job(config, field, folder, tracker, run_name=name, tags=(("mcrnn.kind", "run"),))
+        console.print(f"run {name}: {config.train.epochs} epochs, in {storage.show(folder)}", highlight=False)
         costs = summary(config.model, field.frame_shape)
         console.print(f"{config.model.architecture}: {costs}", highlight=False, soft_wrap=True)
         _train(job, FieldData.load(store, config.data), console)
-    best = min(json.loads(line)["best"] for line in (folder / METRICS_FILE).read_text().splitlines())
+        ended = read_json(folder, END_FILE)
+    if ended is None:
+        raise KeyboardInterrupt
+    history = read_metrics(folder)
+    if ended["end"] == End.DIVERGED:
+        print(
+            f"{name} diverged in epoch {history[-1]['epoch']:.0f}: its gradients were not finite for several steps in "
+            "a row. Try a smaller train.learning_rate or train.gradient_clip, in a new run beside it with --new",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    early = f", stopped early after {len(history)} epochs" if ended["end"] == End.STOPPED_EARLY else ""
     console.print(
-        f"{folder.name}: best closed-loop RMSE {best:.4f} of the training split's standard deviation; "
-        f"the model is in {storage.show(folder / MODEL_FOLDER)}",
+        f"{name}: best closed-loop RMSE {history[-1]['best']:.4f} of the training split's standard deviation{early}; "
+        f"the model is in {storage.show(folder.child(MODEL_FOLDER))}",
         highlight=False,
         soft_wrap=True,
     )
 
 
 def _train(job: Job, data: FieldData, console: Console) -> None:
+    shown = _Shown(job, console)
     status = "FAILED"
     try:
-        if job.config.train.workers == 1:
-            recorder = Recorder(job)
-
-            def on_report(metrics: Metrics, state: dict[str, Any]) -> None:
-                recorder.record(metrics, state)
-                console.print(_line(metrics, job.config.train.epochs), highlight=False, soft_wrap=True)
-
-            fit(job.config, data, Alone(on_report, load_state(job.folder)))
-        else:
-            import ray
-
-            from mcrnn.cluster import connected
-
-            with connected() as cpus:
-                if job.config.train.workers > cpus:
-                    raise UserError(f"train.workers {job.config.train.workers} needs as many CPUs, there are {cpus}")
-                run_distributed(job, ray.put(data))
-        status = "FINISHED"
+        with shown.bar:
+            if job.config.train.workers == 1:
+                _train_here(job, data, shown)
+            else:
+                _train_on_workers(job, data, shown)
+        status = "FINISHED" if read_json(job.folder, END_FILE) else "KILLED"
     finally:
-        if (job.folder / RUN_FILE).exists():
-            Run(job.tracker, json.loads((job.folder / RUN_FILE).read_bytes())["run_id"]).end(status)
+        if (run := job.run()) is not None:
+            run.end(status)
 
 
-def _line(metrics: Metrics, epochs: int) -> str:
+def _train_here(job: Job, data: FieldData, shown: _Shown) -> None:
+    def stop() -> None:
+        session.stop_requested = True
+
+    session = RunSession(job, on_epoch=shown.epoch, on_step=shown.step, warn=shown.warn)
+    with on_stop(stop):
+        session.train(data, device_for(job.config.train))
+
+
+def _train_on_workers(job: Job, data: FieldData, shown: _Shown) -> None:
+    import ray
+
+    from mcrnn.cluster import connected
+
+    workers = job.config.train.workers
+    job.load_checkpoint(shown.warn)  # refuses what the workers would fail on
+    with connected() as cpus, ExitStack() as until_end:
+        if workers > cpus:
+            raise UserError(f"train.workers {workers} needs as many CPUs, there are {cpus}")
+        flag: Any = ray.remote(num_cpus=0)(StopFlag).remote()
+        failure: list[BaseException] = []
+
+        def drive() -> None:
+            try:
+                run_distributed(job, reference, gpus=int(ray.cluster_resources().get("GPU", 0)), stop=flag)
+            except BaseException as error:
+                failure.append(error)
+
+        reference = ray.put(data)
+        until_end.enter_context(on_stop(lambda: flag.request.remote()))
+        # in a thread, for Ray would handle the signals itself
+        driver = threading.Thread(target=drive, daemon=True)
+        driver.start()
+        seen = len(read_metrics(job.folder))
+        running = True
+        while running:
+            driver.join(SECONDS_BETWEEN_LOOKS)
+            running = driver.is_alive()
+            history = read_metrics(job.folder)
+            for metrics in history[seen:]:
+                shown.epoch(metrics)
+            seen = max(seen, len(history))
+        if failure:
+            raise _explained(job, failure[0])
+
+
+def _explained(job: Job, error: BaseException) -> BaseException:
+    """The error of the workers: what a user can mend as such, anything else as it is."""
+    ended = read_json(job.folder, END_FILE)
+    if ended is not None:
+        return UserError(ended["message"])
+    inner: BaseException | None = error
+    for each in [*getattr(error, "worker_failures", {}).values(), error]:
+        inner = each
+        while inner is not None and not isinstance(inner, UserError):
+            inner = inner.__cause__ or getattr(inner, "cause", None) or getattr(inner, "_base_exc", None)
+        if inner is not None:
+            return UserError(str(inner))
+    return error
+
+
+class _Shown:
+    """What a training shows: a line an epoch; in a terminal a bar below."""
+
+    def __init__(self, job: Job, console: Console) -> None:
+        self.console, self.epochs = console, job.config.train.epochs
+        self.bar = Bar("epoch 1", self.epochs, "epochs")
+        self.started, self.first = time.monotonic(), 0
+
+    def step(self, epoch: int, batch: int, batches: int) -> None:
+        """A step is done."""
+        if not self.first:
+            self.first, self.started = epoch, time.monotonic()
+            self.bar.skip(epoch - 1)
+        self.bar.show(f"epoch {epoch}", epoch - 1 + batch / batches)
+
+    def epoch(self, metrics: Metrics) -> None:
+        """An epoch is done."""
+        epoch = int(metrics["epoch"])
+        if not self.first:
+            self.first = epoch
+            self.started -= metrics.get("seconds", 0.0)
+        self.bar.show(f"epoch {epoch}", epoch)
+        spent = (time.monotonic() - self.started) / (epoch + 1 - self.first)
+        self.bar.print(_line(metrics, self.epochs, spent * (self.epochs - epoch)), self.console)
+
+    def warn(self, text: str) -> None:
+        """Say what is not as it should be."""
+        print(f"warning: {text}", file=sys.stderr)
+
+
+def _line(metrics: Metrics, epochs: int, seconds_left: float) -> str:
+    line = f"epoch {metrics['epoch']:.0f}/{epochs}: "
     if metrics["diverged"]:
-        return f"epoch {metrics['epoch']:.0f}/{epochs}: diverged, the loss is not a number"
-    return (
-        f"epoch {metrics['epoch']:.0f}/{epochs}: loss {metrics['loss']:.5f}, "
-        f"RMSE {metrics['rmse_teacher_forced']:.4f} teacher-forced, {metrics['rmse_closed_loop']:.4f} closed loop "
-        f"({metrics[OBJECTIVE]:.4f} normalised), {metrics['frames_per_second']:.0f} frames/s"
+        return line + "diverged"
+    skipped = f", {metrics['skipped_steps']:.0f} steps left out" if metrics["skipped_steps"] else ""
+    minutes, seconds = divmod(round(seconds_left), 60)
+    left = f", {minutes} min {seconds:02d} s left" if metrics["epoch"] < epochs else ""
+    return line + (
+        f"loss {metrics['loss']:.5f}, RMSE {metrics['rmse_teacher_forced']:.4f} teacher-forced, "
+        f"{metrics['rmse_closed_loop']:.4f} closed loop ({metrics[OBJECTIVE]:.4f} normalised), "
+        f"{metrics['frames_per_second']:.0f} frames/s{skipped}{left}"
     )

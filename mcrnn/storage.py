@@ -271,7 +271,7 @@ class Storage:
         """
         if not self.is_local:
             raise UserError(
-                f"the storage root '{self.name}' is on object storage, where stores can be kept; searches, runs "
+                f"the storage root '{self.name}' is on object storage, where stores and runs can be kept; searches "
                 "and reports need a local root: set MCRNN_STORAGE to a folder and name the store by its URL"
             )
         return Path(self.name)
@@ -309,15 +309,16 @@ class Storage:
 
     @property
     def tracking_uri(self) -> str:
-        """MLFLOW_TRACKING_URI where it is set, else the SQLite database under the root."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+        """MLFLOW_TRACKING_URI where it is set, else the SQLite database under the root, or here for a remote root."""
+        folder = Path(self.name) if self.is_local else Path.cwd()
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
 
     @property
     def artifact_root(self) -> str | None:
         """URI of MLflow's artifacts under the root; None where a tracking server decides."""
         if os.environ.get("MLFLOW_TRACKING_URI"):
             return None
-        return (self.root / "mlartifacts").as_uri()
+        return (Path(self.name) / "mlartifacts").as_uri() if self.is_local else f"{self.name}/mlartifacts"
 
 
 def _s3(url: str) -> S3Prefix:

@@ -3,33 +3,67 @@
 The loop talks to whatever runs it through a `Session`: report metrics and a checkpoint after each epoch, ask
 for the checkpoint to start from. Where `torch.distributed` is initialised, each rank takes its part of every
 global batch, and of the validation.
+
+Nothing depends on what a random generator has done before: order, windows, noise and dropout of a step follow from
+the seed, the epoch and the step. So a run that goes on from a checkpoint, also from within an epoch, is bit for bit
+the one that was not interrupted, and another number of workers sees the same samples, with the same noise.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mcrnn.allocator import keep_freed_memory
-from mcrnn.config import Configuration, ModelConfig
+from mcrnn.config import Configuration, ModelConfig, TrainConfig
+from mcrnn.errors import NotEnoughMemoryError
 from mcrnn.metrics import SquaredError
-from mcrnn.models import Forecaster
-from mcrnn.windows import FieldData, Scaling, Split, Starts, TrainingWindows, evaluation_windows
+from mcrnn.models import Forecaster, summary
+from mcrnn.windows import Batch, FieldData, Scaling, Split, Starts, TrainingWindows, ahead, evaluation_windows
 
 OBJECTIVE = "rmse_closed_loop_normalized"
 """what a search minimises: the closed-loop RMSE of the validation over the store's training deviation"""
 PENALTY = 10.0
 """the objective of a run whose loss is not a number, and the largest that is reported: ten deviations"""
+SKIPPED_IN_A_ROW = 5
+"""steps without a finite gradient after which a run has diverged"""
+STEPS_BETWEEN_AGREEMENTS = 8
+"""of the workers, on whether to write a checkpoint or to stop"""
+STEPS_BETWEEN_CHECKS = 32
+"""on GPUs for divergence, which is the only thing that the host waits for within an epoch"""
 
 Metrics = dict[str, float]
+State = dict[str, Any]
+"""of a training: model, optimizer, average, epoch, batch (of the epoch that has begun, else 0), sums, history, best"""
+
+
+class Request(enum.IntEnum):
+    """What a session asks of the loop between two steps."""
+
+    NOTHING = 0
+    CHECKPOINT = 1
+    STOP = 2
+
+
+class End(enum.StrEnum):
+    """How a training ended."""
+
+    FINISHED = "finished"
+    STOPPED_EARLY = "stopped early"
+    DIVERGED = "diverged"
+    INTERRUPTED = "interrupted"
+    OUT_OF_MEMORY = "out of memory"
 
 
 class Session(Protocol):
@@ -38,32 +72,39 @@ class Session(Protocol):
     rank: int
     world_size: int
 
-    def report(self, metrics: Metrics, checkpoint: dict[str, Any]) -> None:
-        """Take the metrics of an epoch and the state after it. Called on every rank."""
+    def report(self, metrics: Metrics | None, checkpoint: State) -> None:
+        """Take the metrics of an epoch and the state after it, or the state within an epoch. Called on every rank."""
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
+    def load_checkpoint(self) -> State | None:
         """The state to start from, None for the beginning."""
+
+    def advance(self, epoch: int, batch: int, batches: int) -> Request:
+        """Called after every step of an epoch, whose batches count from 1."""
 
 
 @dataclass
 class Alone:
     """A session of one process that hands each report to a function."""
 
-    on_report: Callable[[Metrics, dict[str, Any]], None]
-    checkpoint: dict[str, Any] | None = None
+    on_report: Callable[[Metrics, State], None]
+    checkpoint: State | None = None
     rank: int = 0
     world_size: int = 1
 
-    def report(self, metrics: Metrics, checkpoint: dict[str, Any]) -> None:
-        self.on_report(metrics, checkpoint)
+    def report(self, metrics: Metrics | None, checkpoint: State) -> None:
+        if metrics is not None:
+            self.on_report(metrics, checkpoint)
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
+    def load_checkpoint(self) -> State | None:
         return self.checkpoint
+
+    def advance(self, epoch: int, batch: int, batches: int) -> Request:
+        return Request.NOTHING
 
 
 @contextlib.contextmanager
 def running_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Convolve in float32, tf32 or bf16; recurrences, norms and the loss stay in float32.
+    """Convolve in float32, tf32 or bf16 (float64 is up to the model); recurrences, norms and the loss stay in float32.
 
     tf32 is float32 with ten bits of mantissa in products; there is none on processors, where it is float32.
     """
@@ -116,6 +157,7 @@ def validate(
     batch_size: int,
     rank: int = 0,
     world_size: int = 1,
+    group: dist.ProcessGroup | None = None,
 ) -> SquaredError:
     """Errors of all windows in the field's units: `warm_up` teacher-forced steps, then `horizon` in closed loop.
 
@@ -131,121 +173,350 @@ def validate(
         batch_size: windows at a time.
         rank: of this worker.
         world_size: number of workers that share the windows.
+        group: of the workers, for tensors of the processor; the default one by default.
     """
     steps = warm_up + horizon
     error = SquaredError(steps, model.channels_out)
+    like = next(model.parameters())
     model.eval()
     samples, starts = (part[rank::world_size].split(batch_size) for part in windows)
     for sample_B, start_B in zip(samples, starts, strict=True):
-        batch_BTCHW = split.windows(sample_B, start_B, steps + 1)
+        batch_BTCHW = split.windows(sample_B, start_B, steps + 1).to(like)
         given_BTCHW = scaling.to_model(batch_BTCHW[:, :warm_up])
         prediction_BTCHW = scaling.to_physical(model(given_BTCHW, warm_up, steps))
         error.update(prediction_BTCHW, batch_BTCHW[:, 1 : steps + 1, : model.channels_out])
     model.train()
+    error.total_TC = error.total_TC.cpu()
     if world_size > 1:
         count = torch.tensor(error.count)
-        dist.all_reduce(error.total_TC)
-        dist.all_reduce(count)
+        dist.all_reduce(error.total_TC, group=group)
+        dist.all_reduce(count, group=group)
         error.count = int(count)
     return error
 
 
-def fit(config: Configuration, data: FieldData, session: Session) -> None:
-    """Train as the configuration says, reporting after each epoch.
+def fit(config: Configuration, data: FieldData, session: Session, device: torch.device | None = None) -> End:
+    """Train as the configuration says, reporting after each epoch, and say how it ended.
 
-    A run whose loss is not a number is not an error: it reports `diverged` with the penalty and ends.
+    A run whose loss is not a number is not an error: its steps are left out, and after several in a row it reports
+    `diverged` with the penalty and ends.
 
     Raises:
         UserError: the samples are too short for the windows.
+        NotEnoughMemoryError: says what was asked for, and what to try.
     """
-    train = config.train
     keep_freed_memory()
-    torch.manual_seed(train.seed)
-    scaling = Scaling.of(config.data, data.mean, data.std)
-    model = build_model(config.model, data.frame_shape, data.padding)
-    device = next(model.parameters()).device
-    wrapped: nn.Module = DistributedDataParallel(model) if session.world_size > 1 else model
-    windows = TrainingWindows(data.train, config.data, data.is_series, train.batch_size, train.seed)
-    validation = config.validation
-    exam = evaluation_windows(
-        data.val.shape, data.is_series, validation.warm_up + validation.horizon, validation.windows
-    )
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
-    schedule = _schedule(config, optimizer, train.epochs * len(windows))
-    noise = torch.Generator()
-    best = float("inf")
-    best_weights: dict[str, torch.Tensor] = {}
-    first_epoch = 1
-    if (checkpoint := session.load_checkpoint()) is not None:
-        model.load_state_dict(checkpoint["model"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        schedule.load_state_dict(checkpoint["schedule"])
-        best, best_weights = checkpoint["best"], checkpoint["best_model"]
-        first_epoch = checkpoint["epoch"] + 1
+    device = device or torch.device("cpu")
+    with _settings(config.train, device):
+        try:
+            return _Training(config, data, session, device).run()
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
+                raise NotEnoughMemoryError(_too_large(config, data, session.world_size, device)) from None
+            raise
 
-    for epoch in range(first_epoch, train.epochs + 1):
-        noise.manual_seed((train.seed << 32) + (epoch << 12) + session.rank)
-        started = time.perf_counter()
-        loss, gradient_norm, learning_rate = 0.0, 0.0, optimizer.param_groups[0]["lr"]
-        for windows_BTCHW, weight in windows.epoch(epoch, session.rank, session.world_size):
-            with running_in(train.precision, device):
-                step_loss = _loss(config, wrapped, scaling.to_model(windows_BTCHW), noise) * weight
-                optimizer.zero_grad()
-                step_loss.backward()
-            gradient_norm = float(nn.utils.clip_grad_norm_(parameters, train.gradient_clip or float("inf")))
-            # every rank has the same gradients, so all ranks decide the same
-            if not torch.isfinite(torch.tensor(gradient_norm)):
-                session.report(_diverged(epoch), _state(model, optimizer, schedule, epoch, best, best_weights))
-                return
-            optimizer.step()
-            schedule.step()
-            loss += float(step_loss.detach()) / len(windows)
-        frames = windows.windows_per_epoch * config.data.sequence_length
-        frames_per_second = frames / (time.perf_counter() - started)
+
+@contextlib.contextmanager
+def _settings(train: TrainConfig, device: torch.device) -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(train.deterministic or before)
+    try:
         with running_in(train.precision, device):
-            error = validate(
-                model,
-                data.val,
-                exam,
-                scaling,
-                warm_up=validation.warm_up,
-                horizon=validation.horizon,
-                batch_size=validation.batch_size,
-                rank=session.rank,
-                world_size=session.world_size,
-            )
-        metrics = {
-            "epoch": epoch,
-            "loss": _mean_over_ranks(loss, session),
-            **_errors(error, validation.warm_up, data.std[: model.channels_out]),
-            "learning_rate": learning_rate,
-            "gradient_norm": gradient_norm,
-            "frames_per_second": frames_per_second,
-            "diverged": 0.0,
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def _too_large(config: Configuration, data: FieldData, workers: int, device: torch.device) -> str:
+    train, steps = config.train, config.data.sequence_length
+    part = math.ceil(train.batch_size / workers)
+    windows = min(part, train.micro_batch or part)
+    costs = summary(config.model, data.frame_shape)
+    total = windows * steps * costs.activation_bytes
+    channels, height, width = data.frame_shape
+    smaller = f"--set train.micro_batch={windows // 2}" if windows > 1 else "a smaller data.sequence_length"
+    return (
+        f"out of memory on {device}: a step takes {windows} windows of {steps} steps of "
+        f"{channels} x {height} x {width} through {costs.parameters:,} parameters, about {total / 1e9:.2g} GB of "
+        f"activations. Try {smaller}, or a smaller model"
+    )
+
+
+class _Training:
+    """A model with all that its training needs."""
+
+    def __init__(self, config: Configuration, data: FieldData, session: Session, device: torch.device) -> None:
+        self.config, self.session, self.device = config, session, device
+        train = config.train
+        torch.manual_seed(train.seed)
+        self.dtype = torch.float64 if train.precision == "float64" else torch.float32
+        model = build_model(config.model, data.frame_shape, data.padding)
+        self.model = model.to(device, self.dtype)
+        self.distributed: nn.Module = self.model
+        self.group: dist.ProcessGroup | None = None
+        if session.world_size > 1:
+            self.distributed = DistributedDataParallel(self.model)
+            if dist.get_backend() != "gloo":
+                self.group = dist.new_group(backend="gloo")
+        self.average: AveragedModel | None = None
+        if train.ema is not None:
+            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(train.ema), use_buffers=True)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        kind = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
+        self.optimizer = kind(self.parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
+        self.data = data
+        self.train_split, self.val_split = data.train.on(device), data.val.on(device)
+        self.scaling = Scaling.of(config.data, data.mean, data.std)
+        self.windows = TrainingWindows(self.train_split, config.data, data.is_series, train.batch_size, train.seed)
+        self.batches = min(len(self.windows), train.max_batches or len(self.windows))
+        exam = config.validation
+        self.exam = evaluation_windows(data.val.shape, data.is_series, exam.warm_up + exam.horizon, exam.windows)
+        self.noise = torch.Generator(device)
+        self.epoch, self.batch = 1, 0
+        self.sums = _Sums(device)
+        self.history: list[Metrics] = []
+        self.best = float("inf")
+        if (checkpoint := session.load_checkpoint()) is not None:
+            self._continue(checkpoint)
+
+    def _continue(self, state: State) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.sums.load(state["sums"])
+        self.history, self.best = state["history"], state["best"]
+
+    def state(self) -> State:
+        """What a run needs to go on from here."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "sums": self.sums.values(),
+            "history": list(self.history),
+            "best": self.best,
         }
-        if metrics[OBJECTIVE] < best:
-            best = metrics[OBJECTIVE]
-            best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        metrics["best"] = best
-        session.report(metrics, _state(model, optimizer, schedule, epoch, best, best_weights))
+
+    def run(self) -> End:
+        """Epoch by epoch to the end."""
+        train = self.config.train
+        request = Request.NOTHING
+        while (end := self._end()) is None:
+            if request == Request.STOP:
+                return End.INTERRUPTED
+            started, first = time.perf_counter(), self.batch
+            request = self._epoch()
+            if self.batch < self.batches and not self.sums.diverged:
+                return End.INTERRUPTED
+            windows = min(self.batches * train.batch_size, self.windows.windows_per_epoch) - first * train.batch_size
+            seconds = time.perf_counter() - started
+            metrics: Metrics = {"epoch": self.epoch, OBJECTIVE: PENALTY, "diverged": 1.0}
+            if not self.sums.diverged:
+                metrics = {
+                    "epoch": self.epoch,
+                    **self.sums.metrics(self.batches, self),
+                    **self._validated(),
+                    "learning_rate": self.optimizer.param_groups[0]["lr"],
+                    "frames_per_second": windows * self.config.data.sequence_length / seconds,
+                    "diverged": 0.0,
+                }
+                metrics["seconds"] = time.perf_counter() - started
+            self.best = metrics["best"] = min(self.best, metrics[OBJECTIVE])
+            self.history.append(metrics)
+            self.epoch, self.batch = self.epoch + 1, 0
+            self.sums = _Sums(self.device)
+            self.session.report(metrics, self.state())
+        return end
+
+    def _end(self) -> End | None:
+        """Whether the training has come to its end."""
+        if self.history and self.history[-1]["diverged"]:
+            return End.DIVERGED
+        if self.epoch > self.config.train.epochs:
+            return End.FINISHED
+        patience = self.config.train.early_stopping
+        return End.STOPPED_EARLY if patience is not None and _epochs_without_gain(self.history) >= patience else None
+
+    def _epoch(self) -> Request:
+        """The steps of an epoch that are left; returns early where a stop was asked for, or on divergence."""
+        asked = Request.NOTHING
+        limit = self.batches - self.batch
+        session = self.session
+        batches = self.windows.epoch(self.epoch, session.rank, session.world_size, self.batch)
+        with contextlib.closing(ahead(_first(batches, limit))) as ready:
+            for batch in ready:
+                self._step(batch)
+                self.batch += 1
+                last = self.batch == self.batches
+                due = self.device.type == "cpu" or last or self.batch % STEPS_BETWEEN_CHECKS == 0
+                if due and self.sums.check(self.batches):
+                    break
+                asked = max(asked, session.advance(self.epoch, self.batch, self.batches))
+                if session.world_size > 1:
+                    if not last and self.batch % STEPS_BETWEEN_AGREEMENTS:
+                        continue
+                    asked = self._agreed(asked)
+                if asked and not last:
+                    session.report(None, self.state())
+                    if asked == Request.STOP:
+                        break
+                    asked = Request.NOTHING
+        return asked
+
+    def _agreed(self, asked: Request) -> Request:
+        """The most that any worker asks for."""
+        most = torch.tensor(int(asked))
+        dist.all_reduce(most, dist.ReduceOp.MAX, group=self.group)
+        return Request(int(most))
+
+    def _step(self, batch: Batch) -> None:
+        train = self.config.train
+        rate = learning_rate(train, (self.epoch - 1) * self.batches + self.batch, self.batches, self.history)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if self.config.model.dropout > 0:
+            place = self.epoch * self.batches + self.batch
+            torch.manual_seed(train.seed + (place << 20) + (self.session.rank << 52))
+        self.optimizer.zero_grad()
+        loss = torch.zeros((), device=self.device, dtype=self.dtype)
+        windows_BTCHW = self.scaling.to_model(batch.windows_BTCHW.to(self.device, self.dtype))
+        size = train.micro_batch or len(windows_BTCHW)
+        for first in range(0, len(windows_BTCHW), size):
+            part = slice(first, first + size)
+            share = batch.weight * len(batch.places[part]) / len(batch.places)
+            with self._without_exchange() if part.stop < len(windows_BTCHW) else contextlib.nullcontext():
+                part_loss = self._loss(windows_BTCHW[part], batch.places[part]) * share
+                part_loss.backward()
+            loss += part_loss.detach()
+        clip = rate if train.gradient_clip == "learning_rate" else train.gradient_clip or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.parameters, clip)
+        # every rank has the same gradients, so all ranks leave out the same steps; the optimizer does so by itself
+        left_out = self.sums.add(loss, norm)
+        self.optimizer.grad_scale, self.optimizer.found_inf = None, left_out  # type: ignore[attr-defined]
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+    def _without_exchange(self) -> contextlib.AbstractContextManager[None]:
+        model = self.distributed
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
+
+    def _loss(self, x_BTCHW: torch.Tensor, places: list[int]) -> torch.Tensor:
+        """Mean squared error over all steps of a window, in the units the model sees."""
+        given_BTCHW = x_BTCHW[:, :-1]
+        if self.config.data.noise > 0:
+            given_BTCHW = given_BTCHW + self.config.data.noise * self._noise(given_BTCHW, places)
+        prediction_BTCHW = self.distributed(given_BTCHW, self.config.train.teacher_forcing(self.epoch))
+        return nn.functional.mse_loss(prediction_BTCHW, x_BTCHW[:, 1:, : prediction_BTCHW.shape[2]])
+
+    def _noise(self, x_BTCHW: torch.Tensor, places: list[int]) -> torch.Tensor:
+        """Noise that follows from the place of each window in its epoch."""
+        noise_BTCHW = torch.empty_like(x_BTCHW, memory_format=torch.contiguous_format)
+        for noise_TCHW, place in zip(noise_BTCHW, places, strict=True):
+            self.noise.manual_seed((self.config.train.seed << 43) + (self.epoch << 28) + place)
+            noise_TCHW.normal_(generator=self.noise)
+        return noise_BTCHW
+
+    def _validated(self) -> Metrics:
+        """The errors of the validation, of the averaged weights where there are such."""
+        exam, session = self.config.validation, self.session
+        model = self.model if self.average is None else cast("Forecaster", self.average.module)
+        error = validate(
+            model,
+            self.val_split,
+            self.exam,
+            self.scaling,
+            warm_up=exam.warm_up,
+            horizon=exam.horizon,
+            batch_size=exam.batch_size,
+            rank=session.rank,
+            world_size=session.world_size,
+            group=self.group,
+        )
+        return _errors(error, exam.warm_up, self.data.std[: model.channels_out])
 
 
-def _loss(config: Configuration, model: nn.Module, x_BTCHW: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
-    """Mean squared error over all steps of a window, in the units the model sees."""
-    given_BTCHW = x_BTCHW[:, :-1]
-    if config.data.noise > 0:
-        given_BTCHW = given_BTCHW + config.data.noise * torch.randn(given_BTCHW.shape, generator=noise)
-    prediction_BTCHW = model(given_BTCHW, config.train.teacher_forcing_steps)
-    return nn.functional.mse_loss(prediction_BTCHW, x_BTCHW[:, 1:, : prediction_BTCHW.shape[2]])
+class _Sums:
+    """What is added up over the steps of an epoch, on the device, without waiting for it."""
+
+    NAMES = ("loss", "gradient_norm", "skipped", "in_a_row", "longest_row")
+
+    def __init__(self, device: torch.device) -> None:
+        self.tensor = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
+        self.diverged = False
+
+    def add(self, loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        """Take a step's; returns 1 where its gradient is not finite, and else 0."""
+        left_out = (~norm.isfinite()).to(torch.float32)
+        taken = left_out == 0
+        loss_sum, norm_sum, skipped, in_a_row, longest = self.tensor.unbind()
+        loss_sum += torch.where(taken, loss, 0.0)
+        norm_sum += torch.where(taken, norm, 0.0)
+        skipped += left_out
+        in_a_row.copy_((in_a_row + 1) * left_out)
+        torch.maximum(longest, in_a_row, out=longest)
+        return left_out
+
+    def check(self, batches: int) -> bool:
+        """Whether too many steps in a row were left out, or all of an epoch of few batches."""
+        self.diverged = bool(self.tensor[-1] >= min(SKIPPED_IN_A_ROW, batches))
+        return self.diverged
+
+    def values(self) -> list[float]:
+        """All sums."""
+        return self.tensor.tolist()
+
+    def load(self, values: list[float]) -> None:
+        """Go on from such."""
+        self.tensor.copy_(torch.tensor(values, dtype=torch.float64))
+
+    def metrics(self, batches: int, training: _Training) -> Metrics:
+        """Means over the steps that were taken, and over all workers."""
+        loss, norm, skipped = self.values()[:3]
+        taken = max(1.0, batches - skipped)
+        if training.session.world_size > 1:
+            total = torch.tensor([loss], dtype=torch.float64)
+            dist.all_reduce(total, group=training.group)
+            loss = float(total[0]) / training.session.world_size
+        return {"loss": loss / taken, "gradient_norm": norm / taken, "skipped_steps": skipped}
 
 
-def _schedule(
-    config: Configuration, optimizer: torch.optim.Optimizer, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    if config.train.schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+def _first(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
+    for _, batch in zip(range(count), batches, strict=False):
+        yield batch
+
+
+def learning_rate(train: TrainConfig, step: int, steps_per_epoch: int, history: list[Metrics]) -> float:
+    """The learning rate of a step, which count from 0 over all epochs, after epochs with these metrics."""
+    warm_up = round(train.warm_up_epochs * steps_per_epoch)
+    if step < warm_up:
+        return train.learning_rate * (step + 1) / warm_up
+    if train.schedule == "cosine":
+        share = (step - warm_up) / (train.epochs * steps_per_epoch - warm_up)
+        return train.learning_rate * (1 + math.cos(math.pi * share)) / 2
+    if train.schedule == "plateau":
+        return train.learning_rate * train.plateau_factor ** _plateaus(history, train.plateau_epochs)
+    return train.learning_rate
+
+
+def _plateaus(history: list[Metrics], patience: int) -> int:
+    """How many times there was no improvement for so many epochs."""
+    best, waited, plateaus = float("inf"), 0, 0
+    for metrics in history:
+        waited = 0 if metrics[OBJECTIVE] < best else waited + 1
+        best = min(best, metrics[OBJECTIVE])
+        if waited == patience:
+            waited, plateaus = 0, plateaus + 1
+    return plateaus
+
+
+def _epochs_without_gain(history: list[Metrics]) -> int:
+    errors = [metrics[OBJECTIVE] for metrics in history]
+    return len(errors) - 1 - errors.index(min(errors)) if errors else 0
 
 
 def _errors(error: SquaredError, warm_up: int, std: tuple[float, ...]) -> Metrics:
@@ -258,32 +529,9 @@ def _errors(error: SquaredError, warm_up: int, std: tuple[float, ...]) -> Metric
     }
 
 
-def _diverged(epoch: int) -> Metrics:
-    return {"epoch": epoch, OBJECTIVE: PENALTY, "best": PENALTY, "diverged": 1.0}
-
-
-def _mean_over_ranks(value: float, session: Session) -> float:
-    if session.world_size == 1:
-        return value
-    total = torch.tensor([value], dtype=torch.float64)
-    dist.all_reduce(total)
-    return float(total[0]) / session.world_size
-
-
-def _state(
-    model: Forecaster,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    epoch: int,
-    best: float,
-    best_weights: dict[str, torch.Tensor],
-) -> dict[str, Any]:
-    """What a run needs to go on from here, and the best weights so far."""
-    return {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-        "epoch": epoch,
-        "best": best,
-        "best_model": best_weights,
-    }
+def judged_weights(state: State) -> dict[str, torch.Tensor]:
+    """The weights of a state that were validated: the averaged ones where there are such."""
+    if state["average"] is None:
+        return state["model"]
+    start = "module."
+    return {name.removeprefix(start): w for name, w in state["average"].items() if name.startswith(start)}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,6 +40,9 @@ class Split(Protocol):
     def windows(self, sample_B: torch.Tensor, start_B: torch.Tensor, length: int) -> torch.Tensor:
         """`length` consecutive frames of each sample from its start, (B, length, C, H, W), in field units."""
 
+    def on(self, device: torch.device) -> Split:
+        """The split where its windows are wanted, in the device's memory if it is in memory at all."""
+
 
 @dataclass(frozen=True)
 class MemorySplit:
@@ -61,12 +64,43 @@ class MemorySplit:
     def __getstate__(self) -> dict[str, np.ndarray]:
         return {"field_NTCHW": self.field_NTCHW}
 
+    def on(self, device: torch.device) -> Split:
+        """The same on a device."""
+        if device.type == "cpu":
+            return self
+        return DeviceSplit(self._tensor.to(device))
+
     def windows(self, sample_B: torch.Tensor, start_B: torch.Tensor, length: int) -> torch.Tensor:
-        samples, frames, *frame = self.shape
-        values = math.prod(frame)
-        # every window of the split as a row of one view: a batch is one gather of whole rows
-        rows = self._tensor.as_strided((samples * frames - length + 1, length * values), (values, 1))
-        return rows.index_select(0, sample_B * frames + start_B).view(-1, length, *frame)
+        return _gathered(self._tensor, sample_B, start_B, length)
+
+
+def _gathered(field_NTCHW: torch.Tensor, sample_B: torch.Tensor, start_B: torch.Tensor, length: int) -> torch.Tensor:
+    samples, frames, *frame = field_NTCHW.shape
+    values = math.prod(frame)
+    # every window of the split as a row of one view: a batch is one gather of whole rows
+    rows = field_NTCHW.as_strided((samples * frames - length + 1, length * values), (values, 1))
+    return rows.index_select(0, sample_B * frames + start_B).view(-1, length, *frame)
+
+
+@dataclass(frozen=True)
+class DeviceSplit:
+    """A split in the memory of a GPU."""
+
+    field_NTCHW: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.field_NTCHW.shape)
+
+    def windows(self, sample_B: torch.Tensor, start_B: torch.Tensor, length: int) -> torch.Tensor:
+        def moved(index: torch.Tensor) -> torch.Tensor:
+            return index.pin_memory().to(self.field_NTCHW.device, non_blocking=True)
+
+        return _gathered(self.field_NTCHW, moved(sample_B), moved(start_B), length)
+
+    def on(self, device: torch.device) -> Split:
+        """The same on a device."""
+        return DeviceSplit(self.field_NTCHW.to(device))
 
 
 @dataclass(frozen=True)
@@ -107,6 +141,10 @@ class StoredSplit:
 
         places = zip(sample_B.tolist(), start_B.tolist(), strict=True)
         return torch.from_numpy(np.stack(list(self._readers.map(read, places))))
+
+    def on(self, device: torch.device) -> Split:
+        """Itself: its windows are read into the processor's memory."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -302,19 +340,36 @@ class TrainingWindows:
         offset = torch.randint(slack + 1, (), generator=generator)
         return torch.zeros_like(order), offset + order * window
 
-    def epoch(self, epoch: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[torch.Tensor, float]]:
-        """The batches of an epoch, or one worker's part of each.
-
-        Yields:
-            windows (B, S + 1, C, H, W) in the field's units, and their weight: the share of this part in the
-            global batch times the number of workers, by which the mean loss of the part is multiplied so
-            that the workers' mean is the global batch's mean.
-        """
+    def epoch(self, epoch: int, rank: int = 0, world_size: int = 1, first_batch: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from `first_batch` on, or one worker's part of each."""
         length = self.data.sequence_length + 1
-        batches = zip(*(part.split(self.batch_size) for part in self.starts(epoch)), strict=True)
-        for sample_B, start_B in batches:
-            mine = slice(rank, None, world_size)
-            weight = len(sample_B[mine]) * world_size / len(sample_B)
+        samples, starts = self.starts(epoch)
+        for first in range(first_batch * self.batch_size, len(samples), self.batch_size):
+            whole = torch.arange(first, min(first + self.batch_size, len(samples)))
+            mine = whole[rank::world_size]
+            weight = len(mine) * world_size / len(whole)
             if weight == 0:
-                mine = slice(0, 1)  # every worker takes part in every step; this one's weight is zero
-            yield self.split.windows(sample_B[mine], start_B[mine], length), weight
+                mine = whole[:1]  # every worker takes part in every step; this one's weight is zero
+            yield Batch(self.split.windows(samples[mine], starts[mine], length), mine.tolist(), weight)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A worker's part of a global batch."""
+
+    windows_BTCHW: torch.Tensor
+    """(B, S + 1, C, H, W) in the field's units"""
+    places: list[int]
+    """of the windows in the epoch"""
+    weight: float
+    """the part's share of the global batch times the number of workers, by which its mean loss is multiplied so that
+    the workers' mean is the global batch's mean"""
+
+
+def ahead(batches: Iterator[Batch]) -> Generator[Batch]:
+    """The same batches, each read while the one before is in use."""
+    with ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(next, batches, None)
+        while (batch := reading.result()) is not None:
+            reading = reader.submit(next, batches, None)
+            yield batch

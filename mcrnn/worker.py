@@ -1,32 +1,39 @@
 """What runs on a worker: the training loop with its checkpoints, its MLflow run and its reports.
 
-The same loop runs in three places, which differ in their session only: alone in a process, in a Tune trial,
-on the workers of Ray Train. Rank 0 records; the others train.
+The same loop runs in three places, which differ in their session only: in this process, in a Tune trial, on the
+workers of Ray Train. Rank 0 records; the others train.
 """
 
 from __future__ import annotations
 
-import io
 import json
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from mcrnn import model_directory
-from mcrnn.config import Configuration
+from mcrnn.checkpoints import Checkpoints, packed, unpacked
+from mcrnn.config import Configuration, TrainConfig
+from mcrnn.errors import NotEnoughMemoryError, UserError
 from mcrnn.model_directory import FieldDescription
 from mcrnn.models import summary
-from mcrnn.storage import write_atomically
+from mcrnn.storage import Location
 from mcrnn.tracking import Run, Tracker
-from mcrnn.training import OBJECTIVE, Metrics, fit
+from mcrnn.training import OBJECTIVE, End, Metrics, Request, State, fit, judged_weights
 from mcrnn.windows import FieldData
 
-STATE = "state.pt"
+CHECKPOINT_FOLDER = "checkpoints"
 MODEL_FOLDER = "model"
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
+END_FILE = "end.json"
+"""how the training ended, where it has: not after an interruption"""
+SECONDS_BETWEEN_QUESTIONS = 0.5
+"""of a worker to its driver, whether to stop"""
 
 
 @dataclass(frozen=True)
@@ -35,120 +42,312 @@ class Job:
 
     config: Configuration
     field: FieldDescription
-    folder: Path
+    folder: Location
     """for its checkpoints, its model and its record"""
     tracker: Tracker
     run_name: str
     parent_run: str | None = None
     tags: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Those of this training."""
+        return Checkpoints(self.folder.child(CHECKPOINT_FOLDER))
+
+    def load_checkpoint(self, warn: Callable[[str], None]) -> bytes | None:
+        """The newest packed state.
+
+        Raises:
+            UserError: it belongs to another store.
+        """
+        content = self.checkpoints.load(warn)
+        if content is not None and (digest := unpacked(content)["store_digest"]) != self.field.store_digest:
+            raise UserError(
+                f"the store has changed since the checkpoint in '{self.folder.url}': its digest is "
+                f"{self.field.store_digest}, the checkpoint's {digest}. Start a new run beside it with --new"
+            )
+        return content
+
+    def run(self) -> Run | None:
+        """Its run in MLflow, where it has begun."""
+        content = read_json(self.folder, RUN_FILE)
+        return Run(self.tracker, content["run_id"]) if content else None
+
+    def finish(self, end: End, message: str = "") -> None:
+        """Write down how it ended, unless it goes on."""
+        if end != End.INTERRUPTED:
+            self.folder.write(END_FILE, json.dumps({"end": end, "message": message}).encode())
+
+
+def read_json(folder: Location, name: str) -> Any:
+    """Content of a JSON file, None where there is none."""
+    try:
+        return json.loads(folder.read(name))
+    except FileNotFoundError:
+        return None
+
+
+def read_metrics(folder: Location) -> list[Metrics]:
+    """The metrics of a training's epochs so far."""
+    try:
+        return [json.loads(line) for line in folder.read(METRICS_FILE).splitlines()]
+    except FileNotFoundError:
+        return []
+
 
 class Recorder:
-    """Rank 0's record of a job: files in its folder, metrics in its MLflow run."""
+    """Rank 0's record of a job: files in its folder, metrics in its MLflow run; written while training goes on."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        job.folder.mkdir(parents=True, exist_ok=True)
-        run_file = job.folder / RUN_FILE
-        if run_file.exists():
-            self.run = Run(job.tracker, json.loads(run_file.read_bytes())["run_id"])
-        else:
-            self.run = job.tracker.start(job.run_name, parent=job.parent_run, tags=dict(job.tags))
-            self.run.log_configuration(job.config, summary(job.config.model, job.field.frame_shape))
-            write_atomically(run_file, json.dumps({"run_id": self.run.run_id}).encode())
+        if (run := job.run()) is None:
+            run = job.tracker.start(job.run_name, parent=job.parent_run, tags=dict(job.tags))
+            run.log_configuration(job.config, summary(job.config.model, job.field.frame_shape))
+            job.folder.write(RUN_FILE, json.dumps({"run_id": run.run_id}).encode())
+        self.run = run
+        self._writer = ThreadPoolExecutor(1, "recorder")
+        self._writing: Future[None] | None = None
 
-    def record(self, metrics: Metrics, state: dict[str, Any]) -> None:
-        """Keep the state, the model where it is the best so far, and the metrics."""
-        folder = self.job.folder
-        if metrics[OBJECTIVE] == metrics["best"] and state["best_model"]:
-            model_directory.save(folder / MODEL_FOLDER, self.job.config, self.job.field, state["best_model"])
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomically(folder / STATE, buffer.getvalue())
-        with (folder / METRICS_FILE).open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
-        self.run.log_metrics(metrics, step=int(metrics["epoch"]))
+    def record(self, metrics: Metrics | None, state: State) -> None:
+        """Begin to keep the state, the model where it is the best so far, and the metrics.
+
+        Raises:
+            UserError: what was recorded before could not be written.
+        """
+        best = None
+        if metrics is not None and metrics[OBJECTIVE] == metrics["best"] and not metrics["diverged"]:
+            best = {name: weight.cpu().clone() for name, weight in judged_weights(state).items()}
+        content = packed(
+            state | {"store_digest": self.job.field.store_digest, "configuration": self.job.config.model_dump()}
+        )
+        self.wait()
+        self._writing = self._writer.submit(self._write, metrics, state["history"], content, best, _place(state))
+
+    def wait(self) -> None:
+        """Until all is written.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        if self._writing is not None:
+            self._writing.result()
+
+    def close(self) -> None:
+        """The same, at the end."""
+        self._writer.shutdown()
+        self.wait()
+
+    def _write(
+        self,
+        metrics: Metrics | None,
+        history: list[Metrics],
+        content: bytes,
+        best: dict[str, torch.Tensor] | None,
+        place: dict[str, int],
+    ) -> None:
+        job = self.job
+        if best is not None:
+            model_directory.save(job.folder.child(MODEL_FOLDER), job.config, job.field, best)
+        job.checkpoints.save(content, **place)
+        if metrics is not None:
+            lines = "".join(f"{json.dumps(epoch)}\n" for epoch in history)
+            job.folder.write(METRICS_FILE, lines.encode())
+            self.run.log_metrics(metrics, step=int(metrics["epoch"]))
 
 
-def load_state(folder: Path) -> dict[str, Any] | None:
-    """The state that a job left in its folder, None where there is none."""
-    path = folder / STATE
-    return torch.load(path, weights_only=True) if path.exists() else None
+def _place(state: State) -> dict[str, int]:
+    return {"epoch": state["epoch"], "batch": state["batch"]}
 
 
-class TuneSession:
+class RunSession:
+    """The session of a job in this process."""
+
+    def __init__(
+        self,
+        job: Job,
+        rank: int = 0,
+        world_size: int = 1,
+        on_epoch: Callable[[Metrics], None] | None = None,
+        on_step: Callable[[int, int, int], None] | None = None,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        self.job, self.rank, self.world_size = job, rank, world_size
+        self.on_epoch, self.on_step, self.warn = on_epoch, on_step, warn or (lambda _: None)
+        self.recorder = Recorder(job) if rank == 0 else None
+        self.stop_requested = False
+        self.last_checkpoint = time.monotonic()
+
+    def report(self, metrics: Metrics | None, checkpoint: State) -> None:
+        """Record on rank 0."""
+        if self.recorder:
+            self.recorder.record(metrics, checkpoint)
+        self.last_checkpoint = time.monotonic()
+        if metrics is not None and self.on_epoch:
+            self.on_epoch(metrics)
+
+    def load_checkpoint(self) -> State | None:
+        """The newest."""
+        content = self.job.load_checkpoint(self.warn)
+        return None if content is None else unpacked(content)
+
+    def advance(self, epoch: int, batch: int, batches: int) -> Request:
+        """Ask for a checkpoint when it is time."""
+        if self.on_step:
+            self.on_step(epoch, batch, batches)
+        if self.stop_requested:
+            return Request.STOP
+        due = time.monotonic() - self.last_checkpoint > 60 * self.job.config.train.checkpoint_minutes
+        return Request.CHECKPOINT if due else Request.NOTHING
+
+    def train(self, data: FieldData, device: torch.device | None = None) -> End:
+        """Train to the end, and write down which it was.
+
+        Raises:
+            NotEnoughMemoryError: written down, too.
+        """
+        try:
+            end = fit(self.job.config, data, self, device)
+        except NotEnoughMemoryError as error:
+            self.job.finish(End.OUT_OF_MEMORY, str(error))
+            raise
+        finally:
+            if self.recorder:
+                self.recorder.close()
+        if self.rank == 0:
+            self.job.finish(end)
+        return end
+
+
+class TuneSession(RunSession):
     """A one-worker trial: a plain Tune function on a reused actor."""
 
-    rank = 0
-    world_size = 1
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.recorder = Recorder(job)
-
-    def report(self, metrics: Metrics, checkpoint: dict[str, Any]) -> None:
+    def report(self, metrics: Metrics | None, checkpoint: State) -> None:
+        """Record, and then report, for the trial may be stopped with the report."""
         from ray import tune
 
-        self.recorder.record(metrics, checkpoint)
-        tune.report(dict(metrics))
+        super().report(metrics, checkpoint)
+        if metrics is not None:
+            assert self.recorder is not None
+            self.recorder.wait()
+            tune.report(dict(metrics))
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
-        return load_state(self.job.folder)
 
-
-class TrainSession:
+class TrainSession(RunSession):
     """One of the workers of a Ray Train run."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, stop: Any) -> None:
         import ray.train
 
         context = ray.train.get_context()
-        self.rank = context.get_world_rank()
-        self.world_size = context.get_world_size()
-        self.job = job
-        self.recorder = Recorder(job) if self.rank == 0 else None
+        super().__init__(job, context.get_world_rank(), context.get_world_size())
+        self._stop = stop
+        self._asked, self._answer = 0.0, None
 
-    def report(self, metrics: Metrics, checkpoint: dict[str, Any]) -> None:
+    def report(self, metrics: Metrics | None, checkpoint: State) -> None:
+        """Record on rank 0 and report on all."""
         import ray.train
 
-        if self.recorder:
-            self.recorder.record(metrics, checkpoint)
-        ray.train.report(dict(metrics))
+        super().report(metrics, checkpoint)
+        if metrics is not None:
+            ray.train.report(dict(metrics))
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
-        return load_state(self.job.folder)
+    def load_checkpoint(self) -> State | None:
+        """The newest that rank 0 finds, so that all ranks start from the same."""
+        import torch.distributed as dist
+
+        content = [self.job.load_checkpoint(self.warn) if self.rank == 0 else None]
+        if self.world_size > 1:
+            group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+            dist.broadcast_object_list(content, group=group)
+        return None if content[0] is None else unpacked(content[0])
+
+    def advance(self, epoch: int, batch: int, batches: int) -> Request:
+        """Ask the driver now and then whether to stop, without waiting for its answer."""
+        import ray
+
+        if self.rank == 0 and self._stop is not None and not self.stop_requested:
+            if self._answer is None and time.monotonic() - self._asked > SECONDS_BETWEEN_QUESTIONS:
+                self._asked, self._answer = time.monotonic(), self._stop.requested.remote()
+            if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+                self.stop_requested, self._answer = ray.get(self._answer), None
+        return super().advance(epoch, batch, batches)
+
+
+class StopFlag:
+    """A Ray actor through which the driver asks its workers to stop."""
+
+    def __init__(self) -> None:
+        self._requested = False
+
+    def request(self) -> None:
+        """Stop."""
+        self._requested = True
+
+    def requested(self) -> bool:
+        """Whether to."""
+        return self._requested
+
+
+def device_for(train: TrainConfig) -> torch.device:
+    """The device that a configuration asks for, on this machine.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    if train.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("train.device is cuda, but PyTorch finds no GPU here; leave it out, or set it to cpu")
+    return torch.device("cpu" if train.device == "cpu" or not torch.cuda.is_available() else "cuda")
 
 
 def _on_train_worker(loop_config: dict[str, Any]) -> None:
     """The function that Ray Train runs on every worker."""
     import ray
+    import ray.train.torch
 
     torch.set_num_threads(1)
     job: Job = loop_config["job"]
-    fit(job.config, ray.get(loop_config["data"]), TrainSession(job))
+    if read_json(job.folder, END_FILE) is not None:
+        return  # a worker ran out of memory, and would again
+    data = ray.get(loop_config["data"])
+    TrainSession(job, loop_config["stop"]).train(data, ray.train.torch.get_device())
 
 
-def run_distributed(job: Job, data: Any, callbacks: list[Any] | None = None) -> None:
+def run_distributed(job: Job, data: Any, *, gpus: int = 0, stop: Any = None, callbacks: Any = None) -> None:
     """Train on `job.config.train.workers` data-parallel workers of Ray Train.
+
+    Lost workers and nodes are replaced as often as the configuration says, and training goes on from the newest
+    checkpoint.
 
     Args:
         job: what to train.
-        data: a `FieldData` in Ray's object store (an object reference).
+        data: a `FieldData` in Ray's object store (an object reference), of which a node has one copy.
+        gpus: of the cluster.
+        stop: a handle of a `StopFlag`.
         callbacks: of Ray Train, such as the one that hands reports on to Tune.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    train = job.config.train
+    use_gpu = train.device != "cpu" and gpus >= train.workers
+    if train.device == "cuda" and not use_gpu:
+        raise UserError(f"train.workers {train.workers} on cuda needs as many GPUs, there are {gpus}")
     trainer = TorchTrainer(
         _on_train_worker,
-        train_loop_config={"job": job, "data": data},
-        torch_config=TorchConfig(backend="gloo"),
-        scaling_config=ScalingConfig(num_workers=job.config.train.workers, resources_per_worker={"CPU": 1}),
+        train_loop_config={"job": job, "data": data, "stop": stop},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=train.workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if use_gpu else {})},
+        ),
         run_config=RunConfig(
             name="train",
-            storage_path=str(job.folder),
+            storage_path=job.folder.url,
             callbacks=callbacks,
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=train.max_failures, controller_failure_limit=0
+            ),
         ),
     )
     trainer.fit()
@@ -157,4 +356,4 @@ def run_distributed(job: Job, data: Any, callbacks: list[Any] | None = None) -> 
 def run_in_tune(job: Job, data: FieldData) -> None:
     """A one-worker trial, inside a Tune actor."""
     torch.set_num_threads(1)
-    fit(job.config, data, TuneSession(job))
+    TuneSession(job).train(data, device_for(job.config.train))

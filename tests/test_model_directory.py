@@ -10,6 +10,7 @@ from mcrnn.config import ARCHITECTURES, Configuration
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.model_directory import FieldDescription
+from mcrnn.storage import LocalFolder
 from mcrnn.training import build_model
 
 
@@ -27,10 +28,10 @@ def test_round_trip_forecasts_in_field_units(
     )
     field = FieldDescription.of(store, config.data)
     network = build_model(config.model, field.frame_shape, field.padding).eval()
-    model_directory.save(tmp_path / "m", config, field, network.state_dict())
+    model_directory.save(LocalFolder(tmp_path / "m"), config, field, network.state_dict())
     assert {p.name for p in (tmp_path / "m").iterdir()} == {"config.json", "model.safetensors"}
 
-    loaded = model_directory.load(tmp_path / "m")
+    loaded = model_directory.load(LocalFolder(tmp_path / "m"))
     assert loaded.config == config
     assert loaded.field == field
     frames = torch.from_numpy(store.load("test", 2))[:, :5]
@@ -42,7 +43,7 @@ def test_round_trip_forecasts_in_field_units(
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a model directory"):
-        model_directory.load(tmp_path)
+        model_directory.load(LocalFolder(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="is not a model directory"):
-        model_directory.load(tmp_path)
+        model_directory.load(LocalFolder(tmp_path))

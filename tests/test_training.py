@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from mcrnn.checkpoints import packed, unpacked
 from mcrnn.config import Configuration
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
-from mcrnn.training import OBJECTIVE, PENALTY, Alone, Metrics, build_model, fit, running_in, validate
+from mcrnn.training import OBJECTIVE, PENALTY, Alone, Metrics, State, build_model, fit, running_in, validate
 from mcrnn.windows import FieldData, MemorySplit, Scaling, Split, evaluation_windows
 
 
@@ -43,9 +44,9 @@ def run(
     reports: list[Metrics] = []
     states: list[dict[str, Any]] = []
 
-    def on_report(metrics: Metrics, state: dict[str, Any]) -> None:
+    def on_report(metrics: Metrics, state: State) -> None:
         reports.append(metrics)
-        states.append(state)
+        states.append(unpacked(packed(state)))
 
     fit(config, data, Alone(on_report, checkpoint))
     return reports, states[-1]

@@ -17,6 +17,7 @@ from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.models.cells import CELLS
 from mcrnn.models.upstream import load_checkpoint
+from mcrnn.storage import LocalFolder
 
 CHECKPOINTS = Path(__file__).parent / "paper_checkpoints"
 
@@ -115,7 +116,7 @@ def test_command_converts_by_the_runs_configuration(architecture: str, command: 
     done = command("mcrnn.models.upstream", folder / "model.ckpt", "converted", "--config", folder / "config.yaml")
     assert done.returncode == 0, done.stderr
     assert f"{architecture}, " in done.stdout
-    model = model_directory.load(root / "converted")
+    model = model_directory.load(LocalFolder(root / "converted"))
     with np.load(folder / "io.npz") as arrays:
         forecast = model.forecast(torch.from_numpy(arrays["x"][:, :9]), 6)
         assert np.abs(forecast.numpy() - arrays["y"][:, 8:]).max() < 1e-5

@@ -38,13 +38,13 @@ def collect(windows: TrainingWindows, epoch: int, ranks: int = 1) -> list[list[i
     """First frame of every window of an epoch, batch by batch, all ranks together."""
     batches: list[list[int]] = []
     for parts in zip(*(windows.epoch(epoch, rank, ranks) for rank in range(ranks)), strict=True):
-        batches.append([int(w[0, 0, 0, 0]) for part, weight in parts if weight > 0 for w in part])
+        batches.append([int(w[0, 0, 0, 0]) for part in parts if part.weight > 0 for w in part.windows_BTCHW])
     return batches
 
 
 def test_a_window_has_one_frame_more_than_its_steps_and_they_are_consecutive() -> None:
-    for batch, _ in windows_of(numbered()).epoch(1):
-        frames = batch[:, :, 0, 0, 0]
+    for batch in windows_of(numbered()).epoch(1):
+        frames = batch.windows_BTCHW[:, :, 0, 0, 0]
         assert frames.shape[1] == 5
         assert torch.equal(frames[:, 1:] - frames[:, :-1], torch.ones(len(frames), 4))
 
@@ -72,8 +72,8 @@ def test_ranks_share_each_global_batch_and_their_weights_add_up(ranks: int) -> N
     alone = collect(windows, 1)
     assert [sorted(batch) for batch in collect(windows, 1, ranks)] == [sorted(batch) for batch in alone]
     for parts in zip(*(windows.epoch(1, rank, ranks) for rank in range(ranks)), strict=True):
-        assert sum(weight for _, weight in parts) == pytest.approx(ranks)
-        assert all(len(part) > 0 for part, _ in parts)
+        assert sum(part.weight for part in parts) == pytest.approx(ranks)
+        assert all(len(part.places) > 0 for part in parts)
 
 
 def test_window_longer_than_the_samples_is_refused() -> None:

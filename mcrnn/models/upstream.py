@@ -246,7 +246,7 @@ def convert(
         }
     if normalize:
         of_store |= {"mean": (mean,) * channels, "std": (std,) * channels}
-    folder = root.path(out)
+    folder = root.location(out)
     model_directory.save(folder, configuration, FieldDescription(**of_store), network.state_dict())
     count = sum(p.numel() for p in network.parameters())
     print(f"{named}, {count:,} parameters, {height} x {width}, {pads} padding -> {root.show(folder)}")
