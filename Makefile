@@ -1,5 +1,6 @@
 # make demo   data -> search -> registry -> evaluation, on this machine
 # make test   the whole test suite
+# make soak   faults by the dozen: kills of drivers and workers, lost nodes (some 15 minutes)
 # make lint   formatter, linter, type checker
 # make ui     the MLflow UI on what is here
 # make clean  remove the environment (not what the commands made)
@@ -8,7 +9,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format ui clean setup
+.PHONY: demo test soak lint format ui clean setup
 
 setup: $(READY)
 
@@ -27,6 +28,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(PYTHON) -m pytest
+
+soak: $(READY)
+	$(PYTHON) -m pytest -m soak
 
 lint: $(READY)
 	$(PYTHON) -m ruff format --check .

@@ -81,9 +81,7 @@ class Bar:
             if now - self.last_line < 0.1 and done < self.total:
                 return
             self.last_line = now
-            rate = (done - self.skipped) / max(now - self.started, 1e-9)
-            shown = f"{rate:.3g} {self.unit}/s" if done > self.skipped else ""
-            self.progress.update(self.task, description=title, completed=done, rate=shown)
+            self.progress.update(self.task, description=title, completed=done)
 
     def print(self, line: str, console: Console) -> None:
         """A line above the bar."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -29,15 +30,21 @@ SetOption = Annotated[
 def main(command: Callable[..., Any]) -> None:
     """Run a typer command; mistakes of the user end with one clear message on stderr and exit code 2."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command()(command)
+
+    @functools.wraps(command)
+    def until_interrupted(*arguments: Any, **options: Any) -> Any:
+        try:
+            return command(*arguments, **options)
+        except KeyboardInterrupt:  # which typer would end silently
+            print("interrupted; the same command continues", file=sys.stderr)
+            sys.exit(130)
+
+    app.command()(until_interrupted)
     try:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         # the reader (head, less) is gone; keep the interpreter from reporting it once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -61,7 +60,9 @@ def run(config: Configuration, storage: Storage, *, new: bool) -> None:
         field = FieldDescription.of(store, config.data)
         tracker = Tracker.open(storage, "mcrnn-runs")
         job = Job(config, field, folder, tracker, run_name=name, tags=(("mcrnn.kind", "run"),))
-        console.print(f"run {name}: {config.train.epochs} epochs, in {storage.show(folder)}", highlight=False)
+        console.print(
+            f"run {name}: {config.train.epochs} epochs, in {storage.show(folder)}", highlight=False, soft_wrap=True
+        )
         costs = summary(config.model, field.frame_shape)
         console.print(f"{config.model.architecture}: {costs}", highlight=False, soft_wrap=True)
         _train(job, FieldData.load(store, config.data), console)
@@ -167,24 +168,20 @@ class _Shown:
     def __init__(self, job: Job, console: Console) -> None:
         self.console, self.epochs = console, job.config.train.epochs
         self.bar = Bar("epoch 1", self.epochs, "epochs")
-        self.started, self.first = time.monotonic(), 0
+        self.seconds: list[float] = []
+        """of the epochs seen"""
 
     def step(self, epoch: int, batch: int, batches: int) -> None:
         """A step is done."""
-        if not self.first:
-            self.first, self.started = epoch, time.monotonic()
-            self.bar.skip(epoch - 1)
         self.bar.show(f"epoch {epoch}", epoch - 1 + batch / batches)
 
     def epoch(self, metrics: Metrics) -> None:
         """An epoch is done."""
         epoch = int(metrics["epoch"])
-        if not self.first:
-            self.first = epoch
-            self.started -= metrics.get("seconds", 0.0)
+        self.seconds.append(metrics.get("seconds", 0.0))
         self.bar.show(f"epoch {epoch}", epoch)
-        spent = (time.monotonic() - self.started) / (epoch + 1 - self.first)
-        self.bar.print(_line(metrics, self.epochs, spent * (self.epochs - epoch)), self.console)
+        left = sum(self.seconds) / len(self.seconds) * (self.epochs - epoch)
+        self.bar.print(_line(metrics, self.epochs, left), self.console)
 
     def warn(self, text: str) -> None:
         """Say what is not as it should be."""

@@ -181,6 +181,8 @@ def validate(
     model.eval()
     samples, starts = (part[rank::world_size].split(batch_size) for part in windows)
     for sample_B, start_B in zip(samples, starts, strict=True):
+        if not len(sample_B):
+            break  # there are fewer windows than workers
         batch_BTCHW = split.windows(sample_B, start_B, steps + 1).to(like)
         given_BTCHW = scaling.to_model(batch_BTCHW[:, :warm_up])
         prediction_BTCHW = scaling.to_physical(model(given_BTCHW, warm_up, steps))

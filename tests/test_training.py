@@ -1,7 +1,9 @@
 from __future__ import annotations
 
-import io
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,21 @@ from mcrnn.checkpoints import packed, unpacked
 from mcrnn.config import Configuration
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
-from mcrnn.training import OBJECTIVE, PENALTY, Alone, Metrics, State, build_model, fit, running_in, validate
+from mcrnn.training import (
+    OBJECTIVE,
+    PENALTY,
+    Alone,
+    End,
+    Metrics,
+    Request,
+    State,
+    build_model,
+    fit,
+    judged_weights,
+    learning_rate,
+    running_in,
+    validate,
+)
 from mcrnn.windows import FieldData, MemorySplit, Scaling, Split, evaluation_windows
 
 
@@ -142,33 +158,205 @@ def test_same_seed_gives_the_same_run_and_another_does_not(data: FieldData) -> N
     assert losses(0) != losses(1)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_continued_run_is_the_uninterrupted_one(data: FieldData, schedule: str) -> None:
-    config = configuration(schedule=schedule)
-    whole, end = run(config, data)
-    buffer = io.BytesIO()
+class Interrupted:
+    """A session that asks for a checkpoint or a stop at some step and keeps what is reported."""
 
-    def die_after_two(metrics: Metrics, state: dict[str, Any]) -> None:
-        if metrics["epoch"] == 2:
-            torch.save(state, buffer)
-            raise KeyboardInterrupt
+    rank, world_size = 0, 1
 
-    with pytest.raises(KeyboardInterrupt):
-        fit(config, data, Alone(die_after_two))
-    buffer.seek(0)
-    rest, continued = run(config, data, torch.load(buffer, weights_only=True))
-    assert [m["epoch"] for m in rest] == [3]
-    assert rest[-1]["loss"] == whole[-1]["loss"]
-    for name, value in end["model"].items():
-        assert torch.equal(continued["model"][name], value)
+    def __init__(self, request: Request = Request.NOTHING, at: tuple[int, int] = (0, 0), start: State | None = None):
+        self.request, self.at, self.start = request, at, start
+        self.within: State | None = None
+        self.reports: list[Metrics] = []
+        self.state: State = {}
+
+    def report(self, metrics: Metrics | None, checkpoint: State) -> None:
+        self.state = unpacked(packed(checkpoint))
+        if metrics is None:
+            self.within = self.state
+        else:
+            self.reports.append(metrics)
+
+    def load_checkpoint(self) -> State | None:
+        return self.start
+
+    def advance(self, epoch: int, batch: int, batches: int) -> Request:
+        return self.request if (epoch, batch) == self.at else Request.NOTHING
 
 
-def test_run_that_diverges_ends_with_the_penalty(data: FieldData) -> None:
-    wild = replace(data, train=MemorySplit(np.full_like(all_frames(data.train).numpy(), 1e30)))
-    reports, _ = run(configuration(), wild)
-    assert len(reports) == 1
-    assert reports[0]["diverged"] == 1.0
-    assert reports[0][OBJECTIVE] == PENALTY
+EVERYTHING = {
+    "schedule": "plateau",
+    "plateau_epochs": 1,
+    "optimizer": "adamw",
+    "weight_decay": 0.01,
+    "ema": 0.9,
+    "warm_up_epochs": 0.5,
+    "teacher_forcing_end": 2,
+    "deterministic": True,
+}
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+TIMES = ("seconds", "frames_per_second")
+
+
+def timeless(state: State) -> State:
+    history = [{key: value for key, value in metrics.items() if key not in TIMES} for metrics in state["history"]]
+    return state | {"history": history}
+
+
+@pytest.mark.parametrize("request_", [Request.CHECKPOINT, Request.STOP], ids=str)
+@pytest.mark.parametrize("at", [(1, 1), (2, 2), (2, 3), (3, 1)], ids=str)
+@pytest.mark.parametrize("options", [{"schedule": "constant"}, {"schedule": "cosine"}, EVERYTHING], ids=str)
+def test_run_that_goes_on_is_bit_for_bit_the_uninterrupted_one(
+    data: FieldData, options: dict[str, Any], at: tuple[int, int], request_: Request
+) -> None:
+    config = configuration(**options)
+    config = config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"noise": 0.1}),
+            "model": config.model.model_copy(update={"dropout": 0.2}),
+        }
+    )
+    whole = Interrupted()
+    assert fit(config, data, whole) == End.FINISHED
+    first = Interrupted(request_, at)
+    end = fit(config, data, first)
+    assert end == (End.INTERRUPTED if request_ == Request.STOP else End.FINISHED)
+    if request_ == Request.CHECKPOINT and at[1] == 3:
+        assert first.within is None  # the epoch's end has one of its own
+        return
+    torch.manual_seed(123)  # what happened before must not matter
+    rest = Interrupted(start=first.within or first.state)
+    assert fit(config, data, rest) == End.FINISHED
+    assert equal(timeless(rest.state), timeless(whole.state))
+
+
+def test_learning_rate_follows_its_schedule() -> None:
+    def rates(steps: int, history: list[Metrics] | None = None, **train: Any) -> list[float]:
+        config = configuration(learning_rate=1.0, **train).train
+        return [learning_rate(config, step, 4, history or []) for step in range(steps)]
+
+    assert rates(3, schedule="constant") == [1.0, 1.0, 1.0]
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12)
+    for rate in rates(12, schedule="cosine"):
+        assert rate == pytest.approx(reference.get_last_lr()[0], abs=1e-9)
+        optimizer.step()
+        reference.step()
+    assert rates(4, schedule="constant", warm_up_epochs=0.5) == [0.5, 1.0, 1.0, 1.0]
+    worse = [{OBJECTIVE: value} for value in (3.0, 2.0, 2.5, 2.4, 2.3, 2.2)]
+    assert rates(1, worse, schedule="plateau", plateau_epochs=2) == [0.25]
+    assert rates(1, worse[:3], schedule="plateau", plateau_epochs=2) == [1.0]
+
+
+def test_curriculum_moves_the_horizon_over_epochs() -> None:
+    train = configuration(epochs=9, teacher_forcing_end=1, teacher_forcing_epochs=4).train
+    assert [train.teacher_forcing(epoch) for epoch in range(1, 7)] == [4, 3, 2, 1, 1, 1]
+    assert configuration().train.teacher_forcing(3) == 4
+
+
+def test_early_stopping_ends_a_run_that_no_longer_improves(data: FieldData) -> None:
+    session = Interrupted()
+    # at this rate the first epoch is the best
+    config = configuration(epochs=30, early_stopping=2, learning_rate=1e-12, schedule="constant", gradient_clip=None)
+    assert fit(config, data, session) == End.STOPPED_EARLY
+    errors = [metrics[OBJECTIVE] for metrics in session.reports]
+    assert len(errors) - 1 - errors.index(min(errors)) == 2
+    assert fit(config, data, Interrupted(start=session.state)) == End.STOPPED_EARLY
+
+
+def test_average_of_the_weights_is_what_is_judged(data: FieldData) -> None:
+    session = Interrupted()
+    fit(configuration(epochs=2, ema=0.99), data, session)
+    averaged = judged_weights(session.state)
+    assert not equal(averaged, session.state["model"])
+    config = configuration()
+    model = build_model(config.model, data.frame_shape, data.padding)
+    model.load_state_dict(averaged)
+    windows = evaluation_windows(data.val.shape, False, 9)
+    error = validate(model, data.val, windows, Scaling((0.0,), (1.0,)), warm_up=4, horizon=5, batch_size=32)
+    assert session.reports[-1]["rmse_closed_loop"] == pytest.approx(error.rmse(5, 9), rel=1e-6)
+
+
+def test_gradients_in_parts_are_those_of_the_whole_batch(data: FieldData) -> None:
+    whole = run(configuration(batch_size=5, precision="float64"), data)[1]
+    parts = run(configuration(batch_size=5, precision="float64", micro_batch=2), data)[1]
+    for name, value in whole["model"].items():
+        assert torch.allclose(parts["model"][name], value, rtol=1e-10, atol=1e-14), name
+    assert not equal(whole["model"], parts["model"])
+
+
+def test_few_batches_for_a_quick_try(data: FieldData) -> None:
+    seen = []
+
+    class Counting(Interrupted):
+        def advance(self, epoch: int, batch: int, batches: int) -> Request:
+            seen.append((epoch, batch, batches))
+            return Request.NOTHING
+
+    fit(configuration(epochs=2, max_batches=2), data, Counting())
+    assert seen == [(1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 2)]
+
+
+def spoilt(data: FieldData, samples: list[int]) -> FieldData:
+    """With infinite frames in some training samples."""
+    frames = all_frames(data.train).clone().numpy()
+    frames[samples] = np.inf
+    return replace(data, train=MemorySplit(frames))
+
+
+def test_step_without_a_finite_gradient_is_left_out_and_counted(data: FieldData) -> None:
+    reports, state = run(configuration(epochs=4, batch_size=1), spoilt(data, [2]))
+    assert [metrics["skipped_steps"] for metrics in reports] == [1.0, 1.0, 1.0, 1.0]
+    assert all(np.isfinite(metrics["loss"]) and metrics["diverged"] == 0 for metrics in reports)
+    assert reports[-1]["loss"] < reports[0]["loss"]
+    assert all(bool(value.isfinite().all()) for value in state["model"].values())
+
+
+def test_run_whose_losses_are_no_numbers_ends_with_the_penalty(data: FieldData) -> None:
+    for wild in (spoilt(data, [0, 1, 2, 3, 4, 5]), spoilt(data, [0, 1, 2, 3, 5])):
+        session = Interrupted()
+        assert fit(configuration(batch_size=1, epochs=30), wild, session) == End.DIVERGED
+        last = session.reports[-1]
+        assert last["diverged"] == 1.0
+        assert last[OBJECTIVE] == PENALTY
+        assert len(session.reports) < 30
+        assert fit(configuration(batch_size=1, epochs=30), wild, Interrupted(start=session.state)) == End.DIVERGED
+
+
+def test_too_little_memory_says_what_was_asked_for(store_path: Path) -> None:
+    script = f"""
+import resource
+from pathlib import Path
+from mcrnn.errors import NotEnoughMemoryError
+from mcrnn.fields import FieldStore
+from mcrnn.storage import LocalFolder
+from mcrnn.training import Alone, fit
+from mcrnn.windows import FieldData
+from tests.test_training import configuration
+config = configuration(batch_size=6)
+config = config.model_copy(update={{"model": config.model.model_copy(update={{"hidden_size": 512, "layers": 3}})}})
+data = FieldData.load(FieldStore.open(LocalFolder(Path("{store_path}"))), config.data)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))
+try:
+    fit(config, data, Alone(lambda *_: None))
+except NotEnoughMemoryError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "a step takes 6 windows of 6 steps of 1 x 8 x 8 through 14,1" in result.stdout, result.stderr
+    assert "Try --set train.micro_batch=3, or a smaller model" in result.stdout
 
 
 def test_objective_never_exceeds_the_penalty(data: FieldData) -> None:

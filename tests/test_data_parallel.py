@@ -1,0 +1,100 @@
+"""Data-parallel workers over gloo, without Ray: the gradients, weights and metrics of one worker."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from mcrnn.fields import FieldStore
+from mcrnn.storage import LocalFolder
+from mcrnn.training import Alone, Metrics, Request, State, _Training, fit
+from mcrnn.windows import FieldData, ahead
+from tests.test_training import configuration
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def noisy(**train: Any) -> Any:
+    """Six windows in batches of five and one, with noise."""
+    config = configuration(batch_size=5, **train)
+    return config.model_copy(update={"data": config.data.model_copy(update={"noise": 0.1})})
+
+
+def on_worker(rank: int, world: int, port: int, kind: str, store: str, out: str) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if world > 1:
+        dist.init_process_group("gloo", rank=rank, world_size=world)
+    config = noisy(precision=kind) if kind != "stop" else noisy(epochs=9)
+    data = FieldData.load(FieldStore.open(LocalFolder(Path(store))), config.data)
+    reports: list[Metrics] = []
+    states: list[State] = []
+    session = Alone(lambda metrics, state: reports.append(metrics), rank=rank, world_size=world)
+    result: Any
+    if kind == "stop":
+        stopping = Stopping(rank, world, states)
+        end = fit(config, data, stopping)
+        result = {"end": str(end), "epochs": len(stopping.history)}
+    else:
+        training = _Training(config, data, session, torch.device("cpu"))
+        training._step(next(ahead(training.windows.epoch(1, rank, world))))
+        # before it was clipped the gradient was another, but for one factor that is the same for all
+        gradients = {name: p.grad.double() for name, p in training.model.named_parameters() if p.grad is not None}
+        fit(config, data, Alone(lambda metrics, state: states.append(state), rank=rank, world_size=world))
+        result = {"gradients": gradients, "weights": states[-1]["model"], "history": states[-1]["history"]}
+    torch.save(result, f"{out}-{rank}")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+class Stopping(Alone):
+    """A session whose last rank alone asks for a stop."""
+
+    def __init__(self, rank: int, world: int, states: list[State]) -> None:
+        self.history: list[Metrics] = []
+        super().__init__(lambda metrics, state: self.history.append(metrics), rank=rank, world_size=world)
+
+    def advance(self, epoch: int, batch: int, batches: int) -> Request:
+        return Request.STOP if (epoch, batch, self.rank) == (2, 1, self.world_size - 1) else Request.NOTHING
+
+
+def run(world: int, kind: str, store_path: Path, out: Path) -> list[dict[str, Any]]:
+    mp.spawn(on_worker, (world, free_port(), kind, str(store_path), str(out)), world)
+    return [torch.load(f"{out}-{rank}") for rank in range(world)]
+
+
+def test_workers_have_the_gradients_and_weights_of_one(store_path: Path, tmp_path: Path) -> None:
+    ((alone),) = run(1, "float64", store_path, tmp_path / "one")
+    for world in (2, 4):
+        for mine in run(world, "float64", store_path, tmp_path / f"{world}"):
+            for part in ("gradients", "weights"):
+                for name, value in alone[part].items():
+                    error = (mine[part][name] - value).norm() / value.norm().clamp(min=1e-300)
+                    assert error <= 1e-10, (world, part, name)
+            for a, b in zip(mine["history"], alone["history"], strict=True):
+                for name in ("loss", "gradient_norm", "rmse_closed_loop", "best"):
+                    assert a[name] == pytest.approx(b[name], rel=1e-10)
+
+
+def test_gradients_in_float32_are_the_same_to_rounding(store_path: Path, tmp_path: Path) -> None:
+    (alone,) = run(1, "float32", store_path, tmp_path / "one")
+    largest = max(float(gradient.abs().max()) for gradient in alone["gradients"].values())
+    for world in (2, 4):
+        for mine in run(world, "float32", store_path, tmp_path / f"{world}"):
+            for name, value in alone["gradients"].items():
+                assert float((mine["gradients"][name] - value).abs().max()) <= 1e-5 * largest, (world, name)
+
+
+def test_a_stop_asked_of_one_worker_stops_all(store_path: Path, tmp_path: Path) -> None:
+    assert run(2, "stop", store_path, tmp_path / "stop") == [{"end": "interrupted", "epochs": 2}] * 2
