@@ -1,8 +1,7 @@
-"""One configuration of a training, and a search around it: what the YAML files say, checked.
+"""One configuration of a training, and how a search spends its budget: what the YAML files say, checked.
 
 A file has the sections `data`, `model`, `train` and `validation`, which make one `Configuration`, and for a
-search also `search` and `space`. An entry of the space names a field of the configuration by its dotted path
-and takes the place of that field's value.
+search also `search` and `space` (see `mcrnn.space`).
 """
 
 from __future__ import annotations
@@ -209,60 +208,6 @@ class SearchConfig(Section):
     )
 
 
-class SpaceEntry(Section):
-    """The values that a field of the configuration may take."""
-
-    choice: list[Any] | None = Field(None, min_length=1, description="one of these")
-    int_range: tuple[int, int] | None = Field(None, alias="int", description="whole numbers, both included")
-    float_range: tuple[float, float] | None = Field(None, alias="float", description="numbers between")
-    log: bool = Field(False, description="sample the logarithm uniformly")
-    step: float | None = Field(None, gt=0, description="distance of the values")
-    when: dict[str, Any] | None = Field(
-        None, min_length=1, description="other fields' values, or lists of such, for which this holds"
-    )
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> SpaceEntry:
-        if sum(kind is not None for kind in (self.choice, self.int_range, self.float_range)) != 1:
-            raise ValueError("needs exactly one of choice, int, float")
-        bounds = self.int_range or self.float_range
-        if bounds is None:
-            if self.log or self.step is not None:
-                raise ValueError("log and step go with int or float, not with choice")
-            return self
-        if bounds[0] > bounds[1]:
-            raise ValueError(f"the lower bound {bounds[0]} is above the upper bound {bounds[1]}")
-        if self.log and bounds[0] <= 0:
-            raise ValueError(f"log needs bounds above 0, not {bounds[0]}")
-        if self.log and self.step is not None:
-            raise ValueError("log and step exclude each other")
-        if self.int_range is not None and self.step is not None and self.step != int(self.step):
-            raise ValueError(f"step of an int must be a whole number, not {self.step}")
-        return self
-
-    @property
-    def corners(self) -> list[Any]:
-        """Values such that the configuration accepts all if it accepts these: every choice, both bounds."""
-        return list(self.choice or self.int_range or self.float_range or [])
-
-    @property
-    def only_value(self) -> Any:
-        """The value, where there is but one, else None."""
-        corners = self.corners
-        return corners[0] if all(corner == corners[0] for corner in corners) else None
-
-    @property
-    def conditions(self) -> dict[str, list[Any]]:
-        """Fields and the values that they may have."""
-        return {path: value if isinstance(value, list) else [value] for path, value in (self.when or {}).items()}
-
-    def __str__(self) -> str:
-        """In a few words."""
-        if self.choice is not None:
-            return "one of " + ", ".join(map(str, self.choice))
-        return "from {} to {}".format(*self.corners)
-
-
 NOT_SEARCHED = (
     "name",
     "data.store",
@@ -280,79 +225,8 @@ NOT_SEARCHED = (
 )
 """what would change the exam, or the search itself, from trial to trial"""
 
-
 Values = dict[str, Any]
 """of fields, by their dotted paths"""
-Space = dict[str, list[SpaceEntry]]
-"""the entries by field; several alternatives of one differ in their conditions"""
-
-
-class Search(Section):
-    """A configuration with some fields left to a search."""
-
-    base: dict[str, Any]
-    """the file's configuration sections as they stand; fields of the space may be missing"""
-    search: SearchConfig
-    space: Space
-    """in an order in which each entry follows those that its conditions name"""
-
-    @property
-    def name(self) -> str:
-        """Name of the search."""
-        return self.base["name"]
-
-    def configuration(self, values: Values) -> Configuration:
-        """The configuration with these values in place of the space's entries.
-
-        Raises:
-            ValidationError: a value does not fit its field, or the values do not fit each other.
-        """
-        return Configuration.model_validate(with_values(self.base, values))
-
-    def alternative(self, path: str, values: Values) -> int | None:
-        """Which alternative of an entry holds, given the values of those before it; None where none does."""
-        return holding_alternative(self.base, self.space, path, values)
-
-    def values(self, parameters: Values) -> Values:
-        """The values of the space's entries, of parameters as `parameter` names them."""
-        return {name.split(" ")[0]: value for name, value in parameters.items()}
-
-    def parameter(self, path: str, index: int) -> str:
-        """What an alternative is called where all have to differ, such as in a study."""
-        return path if len(self.space[path]) == 1 else f"{path} ({index + 1})"
-
-    def first_configuration(self) -> Configuration:
-        """The configuration of the entries' first corners: for what is the same in all of them."""
-        return self.configuration(completed(self.base, self.space, {}))
-
-    def corners(self, path: str, fixed: Any) -> list[Any]:
-        """The least and largest values of a field, or all its choices; `fixed` where it is not searched."""
-        return [corner for entry in self.space.get(path, []) for corner in entry.corners] or [fixed]
-
-
-def holding_alternative(base: dict[str, Any], space: Space, path: str, values: Values) -> int | None:
-    """Which alternative of an entry holds, given the file's sections and the values of the entries before it."""
-    for index, entry in enumerate(space[path]):
-        if all(_value(base, space, key, values) in allowed for key, allowed in entry.conditions.items()):
-            return index
-    return None
-
-
-def _value(base: dict[str, Any], space: Space, path: str, values: Values) -> Any:
-    """What a field is: drawn, given in the file, or the default. None where it is an entry that does not hold."""
-    return values.get(path) if path in space else given(base, path, default_of(path))
-
-
-def completed(base: dict[str, Any], space: Space, values: Values) -> Values:
-    """Values with the first corner of each other entry that then holds."""
-    result: Values = {}
-    for path in space:
-        index = holding_alternative(base, space, path, result)
-        if path in values:
-            result[path] = values[path]
-        elif index is not None:
-            result[path] = space[path][index].corners[0]
-    return result
 
 
 def given(config: dict[str, Any], path: str, default: Any = None) -> Any:

@@ -7,7 +7,7 @@ All its mistakes are found at once, each with its line and key.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,19 +17,15 @@ from pydantic import BaseModel, ValidationError
 from mcrnn.config import (
     NOT_SEARCHED,
     Configuration,
-    Search,
     SearchConfig,
     Section,
-    Space,
-    SpaceEntry,
     Values,
-    completed,
     given,
-    holding_alternative,
     known_fields,
     with_values,
 )
 from mcrnn.errors import UserError, did_you_mean
+from mcrnn.space import Entries, Search, Space, SpaceEntry
 
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -57,16 +53,16 @@ def load_configuration(path: str, settings: Sequence[str] = ()) -> Configuration
     values: Values = {}
     parts = [search.name]
     left_open = []
-    for field, alternatives in search.space.items():
-        index = search.alternative(field, values)
-        if index is None:
+    for field in search.space:
+        entry = search.space.entry(field, values)
+        if entry is None:
             continue
-        value = alternatives[index].only_value
+        value = entry.only_value
         if value is None:
-            value = given(search.base, field)
+            value = given(search.space.base, field)
             if value is None:
-                left_open.append(f"{field} ({alternatives[index]})")
-                value = alternatives[index].corners[0]
+                left_open.append(f"{field} ({entry})")
+                value = entry.corners[0]
             parts.append(_in_name(field, value))
         values[field] = value
     if left_open:
@@ -99,7 +95,7 @@ def load_search(path: str, settings: Sequence[str] = ()) -> Search:
     if "space" not in document.content:
         raise UserError(f"{path} has no 'space' to search; use python -m mcrnn.train for a single configuration")
     search = _search(document)
-    if not search.space:
+    if not search.space.entries:
         raise UserError(f"{path}: the settings leave nothing to search; use python -m mcrnn.train with them")
     return search
 
@@ -113,25 +109,23 @@ def _search(document: _Document) -> Search:
     if not isinstance(raw_space, dict) or not (raw_space or given(document.file, "space")):
         mistakes.append(document.mistake(("space",), "needs at least one entry such as model.hidden_size"))
         raw_space = {}
-    space = _in_order(document, _entries(document, raw_space, mistakes), mistakes)
-    base = content
-    if _is_nested(content):
-        for values in _corners(base, space):
-            _collect(document, Configuration, with_values(base, values), (), mistakes, values)
-    else:
+    space = Space(content, _in_order(document, _entries(document, raw_space, mistakes), mistakes))
+    if not _is_nested(content):
         _collect(document, Configuration, content, (), mistakes)
+    else:
+        _check_corners(document, space, mistakes)
     cover = raw_search.get("cover") if isinstance(raw_search, dict) else None
     if cover is not None and cover not in space and cover not in document.settings:
         mistakes.append(document.mistake(("search", "cover"), f"'{cover}' is no entry of the space"))
     if mistakes:
         raise UserError("\n".join(dict.fromkeys(mistakes)))
     assert search is not None
-    return Search(base=base, search=search, space=space)
+    return Search(space, search)
 
 
-def _entries(document: _Document, raw_space: dict[Any, Any], mistakes: list[str]) -> Space:
+def _entries(document: _Document, raw_space: dict[Any, Any], mistakes: list[str]) -> Entries:
     """The space as it is written, in the file's order."""
-    space: Space = {}
+    space: Entries = {}
     fields = known_fields()
     searchable = [field for field in fields if not field.startswith(NOT_SEARCHED)]
     for key, raw in raw_space.items():
@@ -147,10 +141,9 @@ def _entries(document: _Document, raw_space: dict[Any, Any], mistakes: list[str]
             mistakes.append(document.mistake(place, "needs at least one alternative"))
         entries = [_collect(document, SpaceEntry, one, place, mistakes) for one in _as_list(raw)]
         for entry in entries:
-            for condition in entry.conditions if entry else []:
-                if condition not in fields:
-                    near = did_you_mean(condition, fields)
-                    mistakes.append(document.mistake(place, f"when: '{condition}' is no field{near}"))
+            for name in entry.needs if entry else []:
+                if name not in fields:
+                    mistakes.append(document.mistake(place, f"'{name}' is no field{did_you_mean(name, fields)}"))
         if None not in entries:
             space[key] = [entry for entry in entries if entry]
     return space
@@ -160,35 +153,33 @@ def _as_list(raw: Any) -> list[Any]:
     return raw if isinstance(raw, list) else [raw]
 
 
-def _in_order(document: _Document, space: Space, mistakes: list[str]) -> Space:
-    """The same with each entry after those that its conditions name."""
+def _in_order(document: _Document, space: Entries, mistakes: list[str]) -> Entries:
+    """The same with each entry after those that it names."""
     needed = {
-        path: {other for entry in alternatives for other in entry.conditions if other in space}
+        path: {other for entry in alternatives for other in entry.needs if other in space}
         for path, alternatives in space.items()
     }
-    ordered: Space = {}
+    ordered: Entries = {}
     while len(ordered) < len(space):
         ready = [path for path in space if path not in ordered and needed[path] <= ordered.keys()]
         if not ready:
             rest = [path for path in space if path not in ordered]
-            text = f"the conditions of {', '.join(rest)} go round in a circle"
+            text = f"what {', '.join(rest)} depend on goes round in a circle"
             mistakes.append(document.mistake(("space", rest[0]), text))
             return ordered
         ordered |= {path: space[path] for path in ready}
     return ordered
 
 
-def _corners(base: dict[str, Any], space: Space) -> Iterator[Values]:
-    """Values of the whole space such that each corner of each alternative occurs."""
-    yield completed(base, space, {})
-    for path, alternatives in space.items():
-        for entry in alternatives:
-            conditions = {key: allowed[0] for key, allowed in entry.conditions.items() if key in space and allowed}
-            for corner in entry.corners:
-                values = completed(base, space, conditions | {path: corner})
-                index = holding_alternative(base, space, path, values)
-                if index is not None and alternatives[index] is entry:
-                    yield values
+def _check_corners(document: _Document, space: Space, mistakes: list[str]) -> None:
+    """That the configuration takes every value of every entry."""
+    try:
+        for values in [space.completed({})] if mistakes else space.corners():
+            _collect(document, Configuration, with_values(space.base, values), (), mistakes, values)
+    except ValidationError as error:
+        named = [path for path, entries in space.entries.items() if any(e.needs - e.conditions.keys() for e in entries)]
+        for detail in error.errors():
+            mistakes.append(document.mistake(("space", named[0]), f"its bounds: {_explain(SpaceEntry, detail)}"))
 
 
 def _is_nested(content: dict[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from mcrnn.config import Search
+from mcrnn.space import Search
 from mcrnn.tables import new_table
 from mcrnn.training import OBJECTIVE
 

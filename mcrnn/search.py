@@ -20,11 +20,11 @@ from rich.console import Console
 
 from mcrnn import folders, model_directory, registry
 from mcrnn.cluster import connected
-from mcrnn.config import Search
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.model_directory import FieldDescription
 from mcrnn.progress import Progress, short, show
+from mcrnn.space import Search
 from mcrnn.storage import LocalFolder, Storage, write_atomically
 from mcrnn.study import StudySearcher, open_study, tried
 from mcrnn.tables import new_table
@@ -77,16 +77,12 @@ def open_search(search: Search, storage: Storage, *, new: bool) -> OpenSearch:
     """
     first = search.first_configuration()
     store = FieldStore.open(storage.location(first.data.store))
-    for length in search.corners("data.sequence_length", first.data.sequence_length):
+    lengths = {search.configuration(values).data.sequence_length for values in search.space.corners()}
+    for length in sorted(lengths):
         check_exam(store, first, sequence_length=length)
     parent = LocalFolder(storage.path("searches"))
     folder = parent.path / folders.choose(parent, search.name, new=new)
-    content = {
-        **search.base,
-        "search": search.search.model_dump(),
-        "space": {key: [entry.model_dump(exclude_none=True) for entry in space] for key, space in search.space.items()},
-        "store_digest": store.digest,
-    }
+    content = search.content() | {"store_digest": store.digest}
     folders.claim(LocalFolder(folder), content, BUDGETS)
     return OpenSearch(search, storage, folder, store, open_study(folder, search))
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import optuna
 
-from mcrnn.config import Search, SearchConfig, SpaceEntry
+from mcrnn.config import SearchConfig
+from mcrnn.space import Search, SpaceEntry
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -15,22 +16,23 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 def suggest(trial: optuna.Trial, search: Search) -> dict[str, Any]:
     """Draw a value for every entry of the space that holds, keyed by its dotted path."""
     values: dict[str, Any] = {}
-    for path, alternatives in search.space.items():
-        index = search.alternative(path, values)
-        if index is not None:
-            values[path] = _suggest(trial, search.parameter(path, index), alternatives[index])
+    for path in search.space:
+        index, entry = search.space.holding(path, values), search.space.entry(path, values)
+        if index is not None and entry is not None:
+            values[path] = _suggest(trial, search.parameter(path, index), entry)
     return values
 
 
 def _suggest(trial: optuna.Trial, name: str, entry: SpaceEntry) -> Any:
     if entry.choice is not None:
         return trial.suggest_categorical(name, entry.choice)
+    assert entry.bounds is not None
+    low, high = entry.bounds
+    assert not isinstance(low, str)
+    assert not isinstance(high, str)
     if entry.int_range is not None:
-        low, high = entry.int_range
-        return trial.suggest_int(name, low, high, log=entry.log, step=int(entry.step or 1))
-    assert entry.float_range is not None
-    low_float, high_float = entry.float_range
-    return trial.suggest_float(name, low_float, high_float, log=entry.log, step=entry.step)
+        return trial.suggest_int(name, int(low), int(high), log=entry.log, step=int(entry.step or 1))
+    return trial.suggest_float(name, low, high, log=entry.log, step=entry.step)
 
 
 def sampler(config: SearchConfig, trial_number: int) -> optuna.samplers.BaseSampler:

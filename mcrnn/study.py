@@ -15,8 +15,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
-from mcrnn.config import Search
 from mcrnn.search_space import sampler, suggest
+from mcrnn.space import Search
 from mcrnn.training import OBJECTIVE
 
 JOURNAL = "study.journal"
@@ -34,10 +34,10 @@ def open_study(folder: Path, search: Search) -> optuna.Study:
         direction="minimize",
         load_if_exists=True,
     )
-    if not study.trials and search.search.cover in search.space:
-        for entry in search.space[search.search.cover][:1]:
-            for choice in entry.choice or []:
-                study.enqueue_trial({search.search.cover: choice})
+    cover = search.search.cover
+    if not study.trials and cover is not None and cover in search.space:
+        for choice in search.space.entries[cover][0].choice or []:
+            study.enqueue_trial({search.parameter(cover, 0): choice})
     for orphan in study.get_trials(states=[TrialState.RUNNING]):
         study.tell(orphan.number, state=TrialState.FAIL)
         study.enqueue_trial(orphan.params, user_attrs={"again": orphan.number})

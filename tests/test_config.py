@@ -86,7 +86,7 @@ def test_space_takes_the_place_of_fields(write: Any) -> None:
 def test_numbers_in_exponent_notation_without_a_point_are_numbers(write: Any) -> None:
     text = yaml.safe_dump(MINIMAL, sort_keys=False).replace("0.0001", "1e-4")
     assert "1e-4" in text  # which YAML 1.1 reads as a string
-    assert load_search(write(text)).space["train.learning_rate"][0].float_range == (1e-4, 1e-2)
+    assert load_search(write(text)).space.entries["train.learning_rate"][0].float_range == (1e-4, 1e-2)
 
 
 @pytest.mark.parametrize("name", sorted(str(p.relative_to(PROJECT)) for p in PROJECT.glob("search_spaces/**/*.yaml")))

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from mcrnn.config import Search, SearchConfig, SpaceEntry
+from mcrnn.config import SearchConfig
+from mcrnn.space import Search, Space, SpaceEntry
 from mcrnn.study import StudySearcher, open_study, tried
 from mcrnn.training import OBJECTIVE, PENALTY
 
@@ -13,20 +14,13 @@ ARCHITECTURES = ["convgru", "convlstm", "minconvgru"]
 
 
 def search(trials: int = 6, **options: object) -> Search:
-    return Search(
-        base={
-            "name": "test",
-            "data": {"store": "s"},
-            "model": {},
-            "train": {"epochs": 4},
-        },
-        search=SearchConfig.model_validate({"trials": trials, **options}),
-        space={
-            "model.architecture": [SpaceEntry(choice=ARCHITECTURES)],
-            "model.hidden_size": [SpaceEntry.model_validate({"int": [4, 16], "step": 4})],
-            "train.learning_rate": [SpaceEntry.model_validate({"float": [1e-4, 1e-2], "log": True})],
-        },
-    )
+    base = {"name": "test", "data": {"store": "s"}, "model": {}, "train": {"epochs": 4}}
+    entries = {
+        "model.architecture": [SpaceEntry(choice=ARCHITECTURES)],
+        "model.hidden_size": [SpaceEntry.model_validate({"int": [4, 16], "step": 4})],
+        "train.learning_rate": [SpaceEntry.model_validate({"float": [1e-4, 1e-2], "log": True})],
+    }
+    return Search(Space(base, entries), SearchConfig.model_validate({"trials": trials, **options}))
 
 
 def result(error: float, epoch: int = 4, diverged: float = 0.0) -> dict[str, float]:
