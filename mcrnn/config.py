@@ -6,7 +6,7 @@ search also `search` and `space` (see `mcrnn.space`).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
@@ -43,6 +43,9 @@ class ModelConfig(Section):
 
     architecture: Architecture
     hidden_size: int | list[int] = Field(16, description="channels of every layer, or of each, from 1 to 4096")
+    parameters: int | None = Field(
+        None, ge=1, description="in place of hidden_size: as wide as comes nearest to so many parameters"
+    )
     layers: int = Field(
         4, ge=1, le=64, description="number of recurrent layers; where hidden_size is a list, its length"
     )
@@ -82,9 +85,12 @@ class ModelConfig(Section):
     def _sizes_fit(self) -> ModelConfig:
         if self.layers != len(self.widths):
             raise ValueError(f"layers ({self.layers}) and hidden_size ({len(self.widths)} widths) do not agree")
+        if self.parameters is not None and "hidden_size" in self.model_fields_set:
+            raise ValueError("parameters takes the place of hidden_size: only one of them can be given")
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, so that the grid is kept, not {self.kernel_size}")
-        if self.norm == "group" and any(width % self.norm_groups for width in self.widths):
+        uneven = any(width % self.norm_groups for width in self.widths)
+        if self.norm == "group" and uneven and self.parameters is None:
             raise ValueError(f"norm_groups ({self.norm_groups}) must divide hidden_size ({self.hidden_size})")
         return self
 
@@ -194,18 +200,71 @@ class AshaConfig(Section):
     reduction_factor: int = Field(3, ge=2, description="one in so many trials goes on at each rung")
 
 
+class MedianConfig(Section):
+    """The median rule (Golovin et al. 2017, Vizier): stopped is what is worse than the median of the others so far."""
+
+    grace_epochs: int = Field(3, ge=1, description="epochs that every trial gets")
+    grace_trials: int = Field(5, ge=1, description="trials that run to their end before any is stopped")
+
+
+class ConfirmConfig(Section):
+    """The best configuration of each architecture, trained again."""
+
+    seeds: int = Field(5, ge=1, description="trainings of each, with the seeds from train.seed on")
+
+
+Objective = Literal["error", "parameters", "frames_per_second"]
+
+
 class SearchConfig(Section):
     """The budget of the search and how it is spent."""
 
-    trials: int = Field(20, ge=1)
-    concurrency: int | None = Field(None, ge=1, description="trials at a time; by default one a core")
+    trials: int | None = Field(None, ge=1, description="20 by default; of a grid, all")
+    hours: float | None = Field(None, gt=0, description="that the search may run, over all its starts")
+    trial_hours: float | None = Field(None, gt=0, description="that its trials may run, added up")
+    goal: float | None = Field(None, gt=0, description="the search ends when an error is as low")
+    failures: int = Field(5, ge=1, description="the search ends after so many trials that failed")
+    concurrency: int | None = Field(None, ge=1, description="trials at a time; by default as many as there is room for")
+    gpus: float | None = Field(
+        None, ge=0, description="of a trial's worker, such as 0.125; by default 1 where there is one for each"
+    )
     seed: int = Field(0, ge=0)
-    sampler: Literal["tpe", "random"] = "tpe"
-    scheduler: Literal["asha", "none"] = "asha"
+    sampler: Literal["tpe", "random", "grid", "nsga2"] = "tpe"
+    scheduler: Literal["asha", "median", "none"] | None = Field(
+        None, description="what stops trials early: asha by default, none for a grid or several objectives"
+    )
     asha: AshaConfig = AshaConfig()
+    median: MedianConfig = MedianConfig()
+    objectives: list[Objective] = Field(["error"], min_length=1, description="what is made better, all at once")
     cover: str | None = Field(
         "model.architecture", description="entry each of whose choices is tried before the sampler decides"
     )
+    warm_start: list[str] = Field([], description="names of earlier searches whose trials the sampler may learn from")
+    storage: str | None = Field(
+        None, description="URL of a database for the study, such as postgresql://...; by default a journal beside it"
+    )
+    keep: int = Field(3, ge=1, description="models that are kept, the best")
+    confirm: ConfirmConfig | None = Field(None, description="training again of the best, with several seeds")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> SearchConfig:
+        if len(set(self.objectives)) < len(self.objectives):
+            raise ValueError("objectives must differ")
+        if len(self.objectives) > 1:
+            if self.scheduler not in (None, "none"):
+                raise ValueError("several objectives leave no early stopping: scheduler must be none")
+            if self.confirm or self.goal:
+                raise ValueError("confirm and goal go with the error as the only objective")
+        elif self.objectives != ["error"]:
+            raise ValueError("a single objective is the error")
+        elif self.sampler == "nsga2":
+            raise ValueError("nsga2 is for several objectives")
+        return self
+
+    @property
+    def early_stopping(self) -> str:
+        """asha, median or none."""
+        return self.scheduler or ("asha" if self.sampler != "grid" and len(self.objectives) == 1 else "none")
 
 
 NOT_SEARCHED = (
@@ -264,9 +323,10 @@ def known_fields(model: type[BaseModel] = Configuration, prefix: str = "") -> li
     """Dotted paths of all fields of a section."""
     paths = []
     for name, field in model.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
+        kinds = get_args(field.annotation) or (field.annotation,)
+        sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        for section in sections:
             paths += known_fields(section, f"{prefix}{name}.")
-        else:
+        if not sections or len(kinds) > 1:
             paths.append(prefix + name)
     return paths

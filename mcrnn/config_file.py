@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -332,7 +332,8 @@ def _explain(model: type[BaseModel], detail: Any) -> str:
     if kind == "extra_forbidden":
         section: Any = model
         for part in location[:-1]:
-            section = section.model_fields[part].annotation
+            annotation = section.model_fields[part].annotation
+            section = next((kind for kind in get_args(annotation) if hasattr(kind, "model_fields")), annotation)
         known = list(section.model_fields)
         if section is Configuration:
             known += ["search", "space"]

@@ -14,6 +14,8 @@ from mcrnn.space import Search
 from mcrnn.tables import new_table
 from mcrnn.training import OBJECTIVE
 
+STYLES = {"running": "bold", "stopped": "dim", "finished": None}
+
 
 def short(path: str) -> str:
     """The last part of a dotted path, in words."""
@@ -28,8 +30,9 @@ def show(value: Any) -> str:
 class Progress(Callback):
     """Follows the trials of a search as Tune reports them."""
 
-    def __init__(self, search: Search, name: str, console: Console, *, done: int = 0) -> None:
-        self.search, self.name, self.console, self.done = search, name, console, done
+    def __init__(self, search: Search, name: str, console: Console, *, budget: int, done: int = 0) -> None:
+        self.search, self.name, self.console = search, name, console
+        self.budget, self.done = budget, done
         self.rows: dict[int, dict[str, Any]] = {}
         self.started = time.monotonic()
         self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
@@ -56,9 +59,11 @@ class Progress(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         result = trial.last_result or {}
-        epochs = self.search.configuration(trial.config["values"]).train.epochs
-        stopped = result.get("epoch", 0) < epochs
-        state = "diverged" if result.get("diverged") else "stopped" if stopped else "finished"
+        if result.get("mistake") or result.get("interrupted"):
+            return  # the search ends, and says why
+        state = "stopped" if result.get("epoch", 0) < result.get("epochs", 0) else "finished"
+        for end in ("diverged", "out_of_memory"):
+            state = end.replace("_", " ") if result.get(end) else state
         self._ended(trial, state)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -79,7 +84,7 @@ class Progress(Callback):
             values = ", ".join(f"{short(k)} {show(v)}" for k, v in row["values"].items())
             error = f"{row['best']:.4f}" if "best" in row else "-"
             self.console.print(
-                f"[{self.done}/{self.search.search.trials}] trial {trial.config['number']} {state} "
+                f"[{self.done}/{self.budget}] trial {trial.config['number']} {state} "
                 f"at epoch {row.get('epoch', 0)}, error {error}, best {self._best():.4f}: {values}",
                 highlight=False,
                 soft_wrap=True,
@@ -92,20 +97,17 @@ class Progress(Callback):
         fresh = sum(row["state"] != "running" for row in self.rows.values())
         if not fresh:
             return "-"
-        left = (time.monotonic() - self.started) / fresh * (self.search.search.trials - self.done)
+        left = (time.monotonic() - self.started) / fresh * (self.budget - self.done)
         return f"{left // 60:.0f} min {left % 60:02.0f} s"
 
     def table(self) -> Table:
         """One row a trial, with the running ones' state of a moment ago."""
-        caption = (
-            f"{self.done} of {self.search.search.trials} trials, best {self._best():.4f}, "
-            f"about {self._time_left()} left"
-        )
+        caption = f"{self.done} of {self.budget} trials, best {self._best():.4f}, about {self._time_left()} left"
         headers = ["trial", *map(short, self.search.space), "epoch", "error", "time", "state"]
         table = new_table(headers, title=f"search {self.name}", caption=caption, names=0)
         room = max(3, self.console.height - 9)
         for number, row in sorted(self.rows.items())[-room:]:
-            style = {"running": "bold", "stopped": "dim", "failed": "red", "diverged": "red"}.get(row["state"])
+            style = STYLES.get(row["state"], "red")
             table.add_row(
                 str(number),
                 *(show(row["values"].get(path, "")) for path in self.search.space),

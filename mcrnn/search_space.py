@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from mcrnn.config import SearchConfig
 from mcrnn.space import Search, SpaceEntry
@@ -35,11 +36,26 @@ def _suggest(trial: optuna.Trial, name: str, entry: SpaceEntry) -> Any:
     return trial.suggest_float(name, low, high, log=entry.log, step=entry.step)
 
 
+def distribution(entry: SpaceEntry) -> BaseDistribution:
+    """What `suggest` draws from, for an entry whose bounds are numbers."""
+    if entry.choice is not None:
+        return CategoricalDistribution(entry.choice)
+    assert entry.bounds is not None
+    low, high = entry.bounds
+    assert not isinstance(low, str)
+    assert not isinstance(high, str)
+    if entry.int_range is not None:
+        return IntDistribution(int(low), int(high), log=entry.log, step=int(entry.step or 1))
+    return FloatDistribution(low, high, log=entry.log, step=entry.step)
+
+
 def sampler(config: SearchConfig, trial_number: int) -> optuna.samplers.BaseSampler:
     """The sampler of one trial, seeded by (seed, number of the trial): a search can stop and go on anywhere."""
     seed = (config.seed * 1_000_003 + trial_number) % 2**32
-    if config.sampler == "random":
+    if config.sampler in ("random", "grid"):
         return optuna.samplers.RandomSampler(seed=seed)
+    if config.sampler == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(
@@ -47,5 +63,5 @@ def sampler(config: SearchConfig, trial_number: int) -> optuna.samplers.BaseSamp
             multivariate=True,
             group=True,
             constant_liar=True,
-            n_startup_trials=min(10, config.trials // 2),
+            n_startup_trials=min(10, (config.trials or 20) // 2),
         )

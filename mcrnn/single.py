@@ -16,7 +16,7 @@ from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.interrupts import on_stop
 from mcrnn.model_directory import FieldDescription
-from mcrnn.models import summary
+from mcrnn.models import sized, summary
 from mcrnn.storage import Storage
 from mcrnn.tracking import Tracker
 from mcrnn.training import OBJECTIVE, End, Metrics
@@ -28,6 +28,7 @@ from mcrnn.worker import (
     RunSession,
     StopFlag,
     device_for,
+    gpus_for,
     read_json,
     read_metrics,
     run_distributed,
@@ -50,6 +51,8 @@ def run(config: Configuration, storage: Storage, *, new: bool) -> None:
     console = Console()
     store = FieldStore.open(storage.location(config.data.store))
     check_exam(store, config)
+    frame_shape = FieldDescription.of(store, config.data).frame_shape
+    config = sized(config, frame_shape)
     runs = storage.location("runs")
     name = folders.choose(runs, config.name, new=new)
     folder = runs.child(name)
@@ -120,12 +123,13 @@ def _train_on_workers(job: Job, data: FieldData, shown: _Shown) -> None:
     with connected() as cpus, ExitStack() as until_end:
         if workers > cpus:
             raise UserError(f"train.workers {workers} needs as many CPUs, there are {cpus}")
+        gpus = gpus_for(job.config.train, ray.cluster_resources().get("GPU", 0))
         flag: Any = ray.remote(num_cpus=0)(StopFlag).remote()
         failure: list[BaseException] = []
 
         def drive() -> None:
             try:
-                run_distributed(job, reference, gpus=int(ray.cluster_resources().get("GPU", 0)), stop=flag)
+                run_distributed(job, reference, gpus=gpus, stop=flag)
             except BaseException as error:
                 failure.append(error)
 

@@ -1,54 +1,188 @@
 """The Optuna study of a search: the only record of what was tried and how it ended.
 
-Tune asks it for trials through `StudySearcher` and tells it how they went; a search that is run again looks
-here for what is done. It lives in a journal file beside the results, which optuna-dashboard opens too.
+Tune asks it for trials through `StudySearcher`, stops them as `StudyScheduler` finds in it, and tells it how they
+went. A search that is run again looks here for what is done, and takes up the trials that were running where they
+are. It lives in a journal beside the results or in a database, which optuna-dashboard opens too.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import time
+from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from mcrnn.search_space import sampler, suggest
+from mcrnn.config import SearchConfig, Values
+from mcrnn.errors import UserError
+from mcrnn.search_space import distribution, sampler, suggest
 from mcrnn.space import Search
-from mcrnn.training import OBJECTIVE
+from mcrnn.training import OBJECTIVE, PENALTY
 
 JOURNAL = "study.journal"
+STUDY = "search"
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+LARGEST_GRID = 10_000
+DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
+    "error": "minimize",
+    "parameters": "minimize",
+    "frames_per_second": "maximize",
+}
+KEPT = ("epoch", "rmse_closed_loop", "rmse_teacher_forced", OBJECTIVE, "best", "frames_per_second", "parameters")
+"""of a trial's last result"""
 
 
-def open_study(folder: Path, search: Search) -> optuna.Study:
+class TrialEnd(StrEnum):
+    """How a trial ended."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    DIVERGED = "diverged"
+    OUT_OF_MEMORY = "out of memory"
+    FAILED = "failed"
+
+
+def open_study(folder: Path, search: Search, earlier: Iterable[optuna.Study] = ()) -> optuna.Study:
     """The study of a search folder, created where there is none.
 
-    Trials that a killed search left running are failed, and their values enqueued again.
+    Args:
+        folder: of the search.
+        search: what is searched.
+        earlier: studies whose trials a new one learns from, as far as they fit the space.
+
+    Raises:
+        UserError: the database cannot be used, or a grid is too large.
     """
+    several = len(search.search.objectives) > 1
+    name = STUDY if search.search.storage is None else f"{search.name}:{folder}"
     study = optuna.create_study(
-        study_name="search",
-        storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
-        direction="minimize",
+        study_name=name,
+        storage=_storage(folder, search.search),
+        directions=[DIRECTIONS[objective] for objective in search.search.objectives],
         load_if_exists=True,
     )
-    cover = search.search.cover
-    if not study.trials and cover is not None and cover in search.space:
-        for choice in search.space.entries[cover][0].choice or []:
-            study.enqueue_trial({search.parameter(cover, 0): choice})
-    for orphan in study.get_trials(states=[TrialState.RUNNING]):
-        study.tell(orphan.number, state=TrialState.FAIL)
-        study.enqueue_trial(orphan.params, user_attrs={"again": orphan.number})
-        study.set_user_attr(f"orphan {orphan.number}", True)
+    if not several:
+        study.pruner = pruner(search.search)
+    if not study.trials:
+        for values in _first(search):
+            study.enqueue_trial(values)
+        for before in earlier:
+            study.add_trials(_fitting(before, search))
     return study
 
 
+def _storage(folder: Path, config: SearchConfig) -> BaseStorage:
+    if config.storage is None:
+        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    try:
+        return RDBStorage(config.storage)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"search.storage: the database cannot be used ({type(error).__name__}: {reason})") from None
+
+
+def _first(search: Search) -> list[Values]:
+    """Parameters of the trials that come before the sampler decides: a whole grid, or one of each choice."""
+    config, space = search.search, search.space
+    if config.sampler == "grid":
+        grid = list(itertools.islice(space.grid(), LARGEST_GRID + 1))
+        if len(grid) > LARGEST_GRID:
+            raise UserError(f"the grid of '{search.name}' has more than {LARGEST_GRID} trials; use another sampler")
+        return [search.parameters(values) for values in grid[: config.trials]]
+    if config.cover is None or config.cover not in space:
+        return []
+    return [{search.parameter(config.cover, 0): choice} for choice in space.entries[config.cover][0].choice or []]
+
+
+def _fitting(before: optuna.Study, search: Search) -> list[FrozenTrial]:
+    """Trials of an earlier study that this space could have drawn, with its distributions."""
+    fitting = []
+    for trial in before.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        if before.directions != [optuna.study.StudyDirection.MINIMIZE] or "from" in trial.user_attrs:
+            continue
+        values = search.values(trial.params)
+        distributions = {}
+        for path in search.space:
+            index, entry = search.space.holding(path, values), search.space.entry(path, values)
+            if index is not None and entry is not None:
+                distributions[search.parameter(path, index)] = distribution(entry)
+        parameters = search.parameters({path: value for path, value in values.items() if path in search.space})
+        if parameters.keys() != distributions.keys() or len(values) != len(parameters):
+            continue
+        with contextlib.suppress(ValueError):  # a value that this space could not have drawn
+            fitting.append(
+                optuna.trial.create_trial(
+                    params=parameters,
+                    distributions=distributions,
+                    value=trial.value,
+                    user_attrs={"from": before.study_name, "end": trial.user_attrs.get("end", "")},
+                )
+            )
+    return fitting
+
+
+def pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
+    """What stops trials early. What it has decided is in the study, so that it goes on where it was."""
+    if config.early_stopping == "asha":
+        return optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=config.asha.grace_epochs, reduction_factor=config.asha.reduction_factor
+        )
+    if config.early_stopping == "median":
+        return optuna.pruners.MedianPruner(
+            n_startup_trials=config.median.grace_trials, n_warmup_steps=config.median.grace_epochs
+        )
+    return optuna.pruners.NopPruner()
+
+
+def own(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials of this search, those learnt from left out."""
+    return [t for t in study.get_trials(deepcopy=False) if "from" not in t.user_attrs]
+
+
 def tried(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that count: all that ended, but for the orphans, which are tried again."""
-    orphans = {int(key.split()[1]) for key in study.user_attrs if key.startswith("orphan ")}
-    return [t for t in study.get_trials(states=ENDED) if t.number not in orphans]
+    """The trials that ended."""
+    return [t for t in own(study) if t.state in ENDED]
+
+
+def budget(study: optuna.Study, config: SearchConfig) -> int:
+    """The number of trials of a search."""
+    if config.trials is not None:
+        return config.trials
+    return len(own(study)) if config.sampler == "grid" else 20
+
+
+def spent(study: optuna.Study, config: SearchConfig, hours: float = 0.0) -> str | None:
+    """Why a search has come to its end, None where it goes on.
+
+    Args:
+        study: its study.
+        config: its budgets.
+        hours: since it was started this time.
+    """
+    ended = tried(study)
+    failed = sum(t.user_attrs.get("end") == TrialEnd.FAILED for t in ended)
+    if len(ended) >= budget(study, config):
+        return "all trials are done"
+    if config.hours is not None and study.user_attrs.get("hours", 0.0) + hours >= config.hours:
+        return f"its {config.hours:g} hours are spent"
+    if config.trial_hours is not None and sum(_seconds(t) for t in ended) / 3600 >= config.trial_hours:
+        return f"its {config.trial_hours:g} trial hours are spent"
+    if config.goal is not None and any(t.value is not None and t.value <= config.goal for t in ended):
+        return f"the goal of {config.goal:g} is reached"
+    return f"{failed} trials failed" if failed >= config.failures else None
+
+
+def _seconds(trial: FrozenTrial) -> float:
+    return trial.user_attrs.get("result", {}).get("time_total_s", 0.0)
 
 
 class StudySearcher(Searcher):
@@ -57,47 +191,107 @@ class StudySearcher(Searcher):
     def __init__(self, study: optuna.Study, search: Search) -> None:
         super().__init__(metric=OBJECTIVE, mode="min")
         self.study, self.search = study, search
-        self.left = search.search.trials - len(tried(study))
+        self.interrupted = [t for t in own(study) if t.state == TrialState.RUNNING]
+        """trials that a killed search left, which go on first"""
         self.asked: dict[str, optuna.Trial] = {}
+        self.stopped: set[str] = set()
+        """trials that were stopped early"""
+        self.ending: str | None = None
+        """why no more trials are begun"""
+        self.mistake: str | None = None
+        """what is wrong with a configuration or our code, which ends the search at once"""
+        self.started = time.monotonic()
+        self.hours_before = study.user_attrs.get("hours", 0.0)
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial as a Tune configuration: its number and its values."""
-        if self.left == 0:
+        config = self.search.search
+        begun = len(tried(self.study)) + len(self.asked)
+        self.ending = self.ending or self.mistake or spent(self.study, config, self._hours())
+        if self.ending:
+            self._remember_hours()
+        if self.ending or begun >= budget(self.study, config):
             return Searcher.FINISHED
-        self.left -= 1
-        trials = self.study.get_trials(deepcopy=False)
-        waiting = [t.number for t in trials if t.state == TrialState.WAITING]
-        self.study.sampler = sampler(self.search.search, min(waiting, default=len(trials)))
-        trial = self.study.ask()
+        if self.interrupted:
+            number = self.interrupted.pop(0).number
+        else:
+            trials = self.study.get_trials(deepcopy=False)
+            number = min((t.number for t in trials if t.state == TrialState.WAITING), default=len(trials))
+        # a trial's values follow from its number and those that ended before it
+        self.study.sampler = sampler(config, number)
+        running = [t for t in own(self.study) if t.number == number and t.state == TrialState.RUNNING]
+        trial = optuna.Trial(self.study, running[0]._trial_id) if running else self.study.ask()
         self.asked[trial_id] = trial
         return {"number": trial.number, "values": suggest(trial, self.search)}
 
+    def _hours(self) -> float:
+        return (time.monotonic() - self.started) / 3600
+
+    def _remember_hours(self) -> None:
+        self.study.set_user_attr("hours", self.hours_before + self._hours())
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """An epoch has ended."""
-        if "epoch" in result:
-            self.asked[trial_id].report(result[OBJECTIVE], step=int(result["epoch"]))
+        """Taken by the scheduler, which comes first."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A trial has ended: at its last epoch, stopped early, diverged, or by a failure."""
         trial = self.asked.pop(trial_id)
+        self._remember_hours()
+        if result and result.get("interrupted"):
+            return  # it goes on when the search does
+        if result and result.get("mistake"):
+            self.mistake = result["mistake"]
+            return  # nothing was learnt: once it is mended, the trial goes on
         if error or not result or "epoch" not in result:
-            trial.set_user_attr("end", "failed")
+            trial.set_user_attr("end", TrialEnd.FAILED)
             self.study.tell(trial, state=TrialState.FAIL)
             return
-        kept = ("epoch", "rmse_closed_loop", "rmse_teacher_forced", "time_total_s", OBJECTIVE, "best")
-        trial.set_user_attr("result", {key: result[key] for key in kept if key in result})
-        epochs = self.search.configuration(self.search.values(trial.params)).train.epochs
-        if result["diverged"]:
-            trial.set_user_attr("end", "diverged")
-        else:
-            trial.set_user_attr("end", "finished" if result["epoch"] >= epochs else "stopped")
-        if trial.user_attrs["end"] == "stopped":
+        trial.set_user_attr("result", {key: result[key] for key in (*KEPT, "time_total_s") if key in result})
+        end = TrialEnd.STOPPED if trial_id in self.stopped else TrialEnd.FINISHED
+        if result.get("out_of_memory"):
+            end = TrialEnd.OUT_OF_MEMORY
+        elif result["diverged"]:
+            end = TrialEnd.DIVERGED
+        trial.set_user_attr("end", end)
+        if end == TrialEnd.STOPPED:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            self.study.tell(trial, result["best"])
+            self.study.tell(trial, self._objectives(result, failed=end != TrialEnd.FINISHED))
+
+    def _objectives(self, result: dict[str, Any], *, failed: bool) -> list[float]:
+        values = {
+            "error": PENALTY if failed else result["best"],
+            "parameters": result.get("parameters", 0.0),
+            "frames_per_second": 0.0 if failed else result.get("frames_per_second", 0.0),
+        }
+        return [float(values[objective]) for objective in self.search.search.objectives]
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save beside the study, which is always up to date."""
 
     def restore(self, checkpoint_path: str) -> None:
         """See `save`."""
+
+
+class StudyScheduler(FIFOScheduler):
+    """Stops trials as the study's pruner says, whose memory is the study."""
+
+    def __init__(self, searcher: StudySearcher) -> None:
+        super().__init__()
+        self.searcher = searcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """An epoch has ended."""
+        searcher = self.searcher
+        several = len(searcher.search.search.objectives) > 1
+        if "epoch" not in result or several:
+            return TrialScheduler.CONTINUE
+        asked = searcher.asked[trial.trial_id]
+        step = int(result["epoch"])
+        if step in searcher.study._storage.get_trial(asked._trial_id).intermediate_values:
+            return TrialScheduler.CONTINUE  # told once more, after an interruption
+        asked.report(result[OBJECTIVE], step=step)
+        if step < result.get("epochs", step + 1) and asked.should_prune():
+            searcher.stopped.add(trial.trial_id)
+            return TrialScheduler.STOP
+        return TrialScheduler.CONTINUE

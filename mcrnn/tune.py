@@ -18,19 +18,27 @@ from mcrnn.storage import Storage
 
 def tune(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Search space, such as search_spaces/demo.yaml.")],
-    new: Annotated[bool, typer.Option("--new", help="Start a new search beside one of the same name.")] = False,
     settings: SetOption = None,
+    show: Annotated[
+        bool, typer.Option("--preview", help="Print what would be run and what it would cost; start nothing.")
+    ] = False,
+    new: Annotated[bool, typer.Option("--new", help="Start a new search beside one of the same name.")] = False,
     storage: StorageOption = None,
 ) -> None:
     """Search the hyperparameters that FILE leaves open and register the best model.
 
-    The same command again continues an unfinished search; of a finished one it prints the summary.
+    The same command again continues an unfinished search, after anything; of a finished one it prints the summary.
+    With a larger budget (--set search.trials=200) it goes on. Ctrl-C stops after saving, twice at once.
     """
     search = load_search(file, settings or ())
     root = Storage.open(storage)
 
-    from mcrnn.search import open_search, print_summary, run
+    from mcrnn.search import check, open_search, run
+    from mcrnn.search_report import preview, print_summary
 
+    if show:
+        preview(search, check(search, root))
+        return
     opened = open_search(search, root, new=new)
     if not opened.finished:
         run(opened)

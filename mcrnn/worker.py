@@ -176,6 +176,9 @@ class RunSession:
         self.recorder = Recorder(job) if rank == 0 else None
         self.stop_requested = False
         self.last_checkpoint = time.monotonic()
+        costs = summary(job.config.model, job.field.frame_shape)
+        self.known = {"epochs": job.config.train.epochs, "parameters": costs.parameters}
+        """what goes with every report to Ray"""
 
     def report(self, metrics: Metrics | None, checkpoint: State) -> None:
         """Record on rank 0."""
@@ -218,8 +221,31 @@ class RunSession:
         return end
 
 
+class _Asking:
+    """Asks a `StopFlag` now and then, without waiting for its answer."""
+
+    def __init__(self, flag: Any) -> None:
+        self._flag, self._asked, self._answer = flag, 0.0, None
+
+    def __call__(self) -> bool:
+        import ray
+
+        if self._flag is None:
+            return False
+        if self._answer is None and time.monotonic() - self._asked > SECONDS_BETWEEN_QUESTIONS:
+            self._asked, self._answer = time.monotonic(), self._flag.requested.remote()
+        if self._answer is None or not ray.wait([self._answer], timeout=0)[0]:
+            return False
+        requested, self._answer = ray.get(self._answer), None
+        return requested
+
+
 class TuneSession(RunSession):
     """A one-worker trial: a plain Tune function on a reused actor."""
+
+    def __init__(self, job: Job, stop: Any) -> None:
+        super().__init__(job)
+        self._stop_asked = _Asking(stop)
 
     def report(self, metrics: Metrics | None, checkpoint: State) -> None:
         """Record, and then report, for the trial may be stopped with the report."""
@@ -229,7 +255,21 @@ class TuneSession(RunSession):
         if metrics is not None:
             assert self.recorder is not None
             self.recorder.wait()
-            tune.report(dict(metrics))
+            tune.report(metrics | self.known)
+
+    def load_checkpoint(self) -> State | None:
+        """The newest; its epochs are told once more, for the driver may have been lost before it heard of them."""
+        from ray import tune
+
+        state = super().load_checkpoint()
+        for metrics in state["history"] if state else []:
+            tune.report(metrics | self.known)
+        return state
+
+    def advance(self, epoch: int, batch: int, batches: int) -> Request:
+        """Ask the driver whether to stop."""
+        self.stop_requested = self.stop_requested or self._stop_asked()
+        return super().advance(epoch, batch, batches)
 
 
 class TrainSession(RunSession):
@@ -240,8 +280,7 @@ class TrainSession(RunSession):
 
         context = ray.train.get_context()
         super().__init__(job, context.get_world_rank(), context.get_world_size())
-        self._stop = stop
-        self._asked, self._answer = 0.0, None
+        self._stop_asked = _Asking(stop if self.rank == 0 else None)
 
     def report(self, metrics: Metrics | None, checkpoint: State) -> None:
         """Record on rank 0 and report on all."""
@@ -249,7 +288,7 @@ class TrainSession(RunSession):
 
         super().report(metrics, checkpoint)
         if metrics is not None:
-            ray.train.report(dict(metrics))
+            ray.train.report(metrics | self.known)
 
     def load_checkpoint(self) -> State | None:
         """The newest that rank 0 finds, so that all ranks start from the same."""
@@ -262,14 +301,8 @@ class TrainSession(RunSession):
         return None if content[0] is None else unpacked(content[0])
 
     def advance(self, epoch: int, batch: int, batches: int) -> Request:
-        """Ask the driver now and then whether to stop, without waiting for its answer."""
-        import ray
-
-        if self.rank == 0 and self._stop is not None and not self.stop_requested:
-            if self._answer is None and time.monotonic() - self._asked > SECONDS_BETWEEN_QUESTIONS:
-                self._asked, self._answer = time.monotonic(), self._stop.requested.remote()
-            if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
-                self.stop_requested, self._answer = ray.get(self._answer), None
+        """Ask the driver whether to stop, on rank 0."""
+        self.stop_requested = self.stop_requested or self._stop_asked()
         return super().advance(epoch, batch, batches)
 
 
@@ -299,6 +332,22 @@ def device_for(train: TrainConfig) -> torch.device:
     return torch.device("cpu" if train.device == "cpu" or not torch.cuda.is_available() else "cuda")
 
 
+def gpus_for(train: TrainConfig, in_cluster: float, each: float | None = None) -> float:
+    """GPUs for each worker: as given, else one where there are enough for all.
+
+    Raises:
+        UserError: GPUs are asked for and there are too few.
+    """
+    if train.device == "cpu":
+        return 0.0
+    wanted = 1.0 if each is None else each
+    if wanted * train.workers <= in_cluster:
+        return wanted
+    if each or train.device == "cuda":
+        raise UserError(f"{train.workers} workers need {wanted * train.workers:g} GPUs, the cluster has {in_cluster:g}")
+    return 0.0
+
+
 def _on_train_worker(loop_config: dict[str, Any]) -> None:
     """The function that Ray Train runs on every worker."""
     import ray
@@ -312,7 +361,7 @@ def _on_train_worker(loop_config: dict[str, Any]) -> None:
     TrainSession(job, loop_config["stop"]).train(data, ray.train.torch.get_device())
 
 
-def run_distributed(job: Job, data: Any, *, gpus: int = 0, stop: Any = None, callbacks: Any = None) -> None:
+def run_distributed(job: Job, data: Any, *, gpus: float = 0, stop: Any = None, callbacks: Any = None) -> None:
     """Train on `job.config.train.workers` data-parallel workers of Ray Train.
 
     Lost workers and nodes are replaced as often as the configuration says, and training goes on from the newest
@@ -321,7 +370,7 @@ def run_distributed(job: Job, data: Any, *, gpus: int = 0, stop: Any = None, cal
     Args:
         job: what to train.
         data: a `FieldData` in Ray's object store (an object reference), of which a node has one copy.
-        gpus: of the cluster.
+        gpus: for each worker, or a part of one.
         stop: a handle of a `StopFlag`.
         callbacks: of Ray Train, such as the one that hands reports on to Tune.
     """
@@ -329,9 +378,7 @@ def run_distributed(job: Job, data: Any, *, gpus: int = 0, stop: Any = None, cal
     from ray.train.torch import TorchConfig, TorchTrainer
 
     train = job.config.train
-    use_gpu = train.device != "cpu" and gpus >= train.workers
-    if train.device == "cuda" and not use_gpu:
-        raise UserError(f"train.workers {train.workers} on cuda needs as many GPUs, there are {gpus}")
+    use_gpu = gpus > 0
     trainer = TorchTrainer(
         _on_train_worker,
         train_loop_config={"job": job, "data": data, "stop": stop},
@@ -339,7 +386,7 @@ def run_distributed(job: Job, data: Any, *, gpus: int = 0, stop: Any = None, cal
         scaling_config=ScalingConfig(
             num_workers=train.workers,
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": 1, **({"GPU": 1} if use_gpu else {})},
+            resources_per_worker={"CPU": 1, **({"GPU": gpus} if use_gpu else {})},
         ),
         run_config=RunConfig(
             name="train",
@@ -353,7 +400,7 @@ def run_distributed(job: Job, data: Any, *, gpus: int = 0, stop: Any = None, cal
     trainer.fit()
 
 
-def run_in_tune(job: Job, data: FieldData) -> None:
+def run_in_tune(job: Job, data: FieldData, stop: Any = None) -> End:
     """A one-worker trial, inside a Tune actor."""
     torch.set_num_threads(1)
-    TuneSession(job).train(data, device_for(job.config.train))
+    return TuneSession(job, stop).train(data, device_for(job.config.train))

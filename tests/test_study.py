@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
 
 from mcrnn.config import SearchConfig
 from mcrnn.space import Search, Space, SpaceEntry
-from mcrnn.study import StudySearcher, open_study, tried
+from mcrnn.study import StudyScheduler, StudySearcher, open_study, spent, tried
 from mcrnn.training import OBJECTIVE, PENALTY
 
 ARCHITECTURES = ["convgru", "convlstm", "minconvgru"]
@@ -35,7 +36,6 @@ def play(folder: Path, plan: Search, stop_after: int | None = None) -> list[dict
         trial_id = str(len(values))
         values.append(proposal["values"])
         error = proposal["values"]["train.learning_rate"] * proposal["values"]["model.hidden_size"]
-        searcher.on_trial_result(trial_id, result(error))
         searcher.on_trial_complete(trial_id, result(error))
     return values
 
@@ -68,19 +68,33 @@ def test_another_seed_proposes_something_else(tmp_path: Path) -> None:
     assert play(tmp_path / "a", search(seed=0)) != play(tmp_path / "b", search(seed=1))
 
 
-def test_trial_left_running_by_a_killed_search_is_tried_again(tmp_path: Path) -> None:
+def test_trial_left_running_by_a_killed_search_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
     plan = search()
-    searcher = StudySearcher(open_study(tmp_path, plan), plan)
-    lost = searcher.suggest("a")["values"]
+    whole = play(tmp_path / "a", plan)
+    play(tmp_path / "b", plan, stop_after=2)
+    searcher = StudySearcher(open_study(tmp_path / "b", plan), plan)
+    lost = searcher.suggest("a")
     del searcher
 
-    study = open_study(tmp_path, plan)
+    assert tried(open_study(tmp_path / "b", plan))[-1].number == 1
+    rest = play(tmp_path / "b", plan)
+    assert rest[0] == lost["values"]
+    assert whole[2:] == rest
+    study = open_study(tmp_path / "b", plan)
+    assert [t.number for t in tried(study)] == list(range(plan.search.trials))
     assert not study.get_trials(states=[TrialState.RUNNING])
-    assert tried(study) == []
-    rest = play(tmp_path, plan)
-    assert len(rest) == plan.search.trials
-    assert lost in rest
-    assert len(tried(open_study(tmp_path, plan))) == plan.search.trials
+
+
+def test_trial_killed_before_its_values_were_drawn_draws_the_same(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    plan = search(cover=None)
+    whole = play(tmp_path / "a", plan)
+    play(tmp_path / "b", plan, stop_after=3)
+    open_study(tmp_path / "b", plan).ask()  # and then the driver was killed
+    assert play(tmp_path / "b", plan) == whole[3:]
 
 
 def test_raised_budget_runs_the_difference(tmp_path: Path) -> None:
@@ -90,21 +104,148 @@ def test_raised_budget_runs_the_difference(tmp_path: Path) -> None:
 
 
 def test_how_a_trial_ended_is_recorded(tmp_path: Path) -> None:
-    plan = search()
+    plan = search(trials=8)
     study = open_study(tmp_path, plan)
     searcher = StudySearcher(study, plan)
-    for trial_id in "abcd":
+    for trial_id in "abcdefg":
         searcher.suggest(trial_id)
-    searcher.on_trial_result("a", result(0.5))
+    searcher.stopped.add("b")
     searcher.on_trial_complete("a", result(0.5))
-    searcher.on_trial_result("b", result(0.9, epoch=2))
     searcher.on_trial_complete("b", result(0.9, epoch=2))
-    searcher.on_trial_result("c", result(PENALTY, epoch=1, diverged=1.0))
     searcher.on_trial_complete("c", result(PENALTY, epoch=1, diverged=1.0))
     searcher.on_trial_complete("d", None, error=True)
-    trials = study.get_trials()[:4]
-    states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE, TrialState.FAIL]
-    assert [t.state for t in trials] == states
-    assert [t.user_attrs["end"] for t in trials] == ["finished", "stopped", "diverged", "failed"]
-    assert trials[2].value == PENALTY
-    assert trials[1].intermediate_values == {2: 0.9}
+    searcher.on_trial_complete("e", result(PENALTY, epoch=0) | {"out_of_memory": 1.0})
+    searcher.on_trial_complete("f", {"interrupted": 1.0})
+    searcher.on_trial_complete("g", {"mistake": "train.x is wrong"})
+    trials = study.get_trials()
+    complete, running = TrialState.COMPLETE, TrialState.RUNNING
+    states = [complete, TrialState.PRUNED, complete, TrialState.FAIL, complete, running, running]
+    assert [t.state for t in trials[:7]] == states
+    assert [t.user_attrs.get("end") for t in trials[:5]] == [
+        "finished", "stopped", "diverged", "failed", "out of memory"
+    ]  # fmt: skip
+    assert trials[2].value == trials[4].value == PENALTY
+    assert searcher.mistake == "train.x is wrong"
+    assert searcher.suggest("h") == "FINISHED"
+
+
+class Told:
+    """A Tune trial as far as a scheduler looks at it."""
+
+    def __init__(self, trial_id: str) -> None:
+        self.trial_id = trial_id
+
+
+def epochs_of(folder: Path, plan: Search, errors: list[float], restart: bool) -> list[int]:
+    """How far trials of constant errors get; `restart` opens the study anew before each trial."""
+    lengths = []
+    searcher = StudySearcher(open_study(folder, plan), plan)
+    for number, error in enumerate(errors):
+        if restart:
+            searcher = StudySearcher(open_study(folder, plan), plan)
+        scheduler, trial_id = StudyScheduler(searcher), str(number)
+        searcher.suggest(trial_id)
+        last: dict[str, float] = {}
+        for epoch in range(1, 10):
+            last = result(error, epoch=epoch) | {"epochs": 9}
+            if scheduler.on_trial_result(None, Told(trial_id), last) == "STOP":
+                break
+        searcher.on_trial_complete(trial_id, last)
+        lengths.append(int(last["epoch"]))
+    return lengths
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median", "none"])
+def test_early_stopping_goes_on_where_it_was(tmp_path: Path, scheduler: str) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    errors = [0.5, 0.6, 0.4, 0.7, 0.3, 0.8]
+    asha, median = {"grace_epochs": 1, "reduction_factor": 2}, {"grace_epochs": 2, "grace_trials": 2}
+    plan = search(scheduler=scheduler, asha=asha, median=median)
+    whole = epochs_of(tmp_path / "a", plan, errors, restart=False)
+    assert epochs_of(tmp_path / "b", plan, errors, restart=True) == whole
+    expected = {"asha": [9, 1, 9, 1, 9, 1], "median": [9, 9, 9, 2, 9, 2], "none": [9] * 6}
+    assert whole == expected[scheduler]
+
+
+def conditional() -> Search:
+    entries = {
+        "model.architecture": [SpaceEntry(choice=["convgru", "convlstm"])],
+        "model.hidden_size": [
+            SpaceEntry.model_validate({"int": [4, 8], "step": 4, "when": {"model.architecture": "convgru"}}),
+            SpaceEntry.model_validate({"choice": [5], "when": {"model.architecture": "convlstm"}}),
+        ],
+        "train.teacher_forcing_steps": [SpaceEntry.model_validate({"int": ["model.layers", 3]})],
+    }
+    base = {"name": "grid", "data": {"store": "s"}, "model": {"layers": 2}, "train": {"epochs": 4}}
+    return Search(Space(base, entries), SearchConfig.model_validate({"sampler": "grid"}))
+
+
+def test_grid_has_every_combination_whose_conditions_hold_once(tmp_path: Path) -> None:
+    plan = conditional()
+    study = open_study(tmp_path, plan)
+    searcher = StudySearcher(study, plan)
+    seen = []
+    while isinstance(proposal := searcher.suggest(str(len(seen))), dict):
+        searcher.on_trial_complete(str(len(seen)), result(0.5))
+        seen.append(tuple(proposal["values"].values()))
+    assert sorted(seen) == sorted(
+        [(a, size, steps) for a, size in (("convgru", 4), ("convgru", 8), ("convlstm", 5)) for steps in (2, 3)]
+    )
+    assert spent(study, plan.search) == "all trials are done"
+
+
+@pytest.mark.parametrize(
+    ("budget", "why"),
+    [
+        ({"trials": 2}, "all trials are done"),
+        ({"goal": 0.35}, "the goal of 0.35 is reached"),
+        ({"trial_hours": 0.05}, "its 0.05 trial hours are spent"),
+        ({"hours": 1e-9}, "its 1e-09 hours are spent"),
+        ({"failures": 1}, "1 trials failed"),
+    ],
+    ids=str,
+)
+def test_each_budget_ends_the_search_and_can_be_raised(tmp_path: Path, budget: dict[str, Any], why: str) -> None:
+    plan = search(**budget)
+    searcher = StudySearcher(open_study(tmp_path, plan), plan)
+    for number, error in enumerate((0.5, 0.3)):
+        if searcher.suggest(str(number)) == "FINISHED":
+            break
+        failed = number == 1 and "failures" in budget
+        searcher.on_trial_complete(str(number), result(error) | {"time_total_s": 100.0}, error=failed)
+    assert searcher.suggest("last") == "FINISHED"
+    assert spent(searcher.study, plan.search) == why
+    more = search(trials=9, hours=9, trial_hours=9, failures=9)
+    assert isinstance(StudySearcher(open_study(tmp_path, more), more).suggest("next"), dict)
+
+
+def test_several_objectives_have_a_front(tmp_path: Path) -> None:
+    plan = search(trials=12, sampler="nsga2", objectives=["error", "parameters"], cover=None)
+    study = open_study(tmp_path, plan)
+    searcher = StudySearcher(study, plan)
+    for number in range(12):
+        values = searcher.suggest(str(number))["values"]
+        size = values["model.hidden_size"]
+        searcher.on_trial_complete(str(number), result(1 / size) | {"parameters": size})
+    front = {trial.params["model.hidden_size"] for trial in study.best_trials}
+    assert front == {t.params["model.hidden_size"] for t in study.get_trials()}
+
+
+def test_earlier_trials_that_fit_are_learnt_from_and_do_not_count(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    play(tmp_path / "a", search(trials=6))
+    before = open_study(tmp_path / "a", search(trials=6))
+    plan = search(trials=4)
+    study = open_study(tmp_path / "b", plan, [before])
+    learnt = [t for t in study.get_trials() if "from" in t.user_attrs]
+    assert len(learnt) == 6
+    assert {t.value for t in learnt} == {t.value for t in before.get_trials()}
+    assert tried(study) == []
+    assert len(play(tmp_path / "b", plan)) == 4
+    # a space that is narrower takes what it could have drawn itself
+    entries = plan.space.entries | {"model.hidden_size": [SpaceEntry.model_validate({"int": [4, 8], "step": 4})]}
+    narrow = Search(Space(plan.space.base, entries), plan.search)
+    fitting = [t for t in before.get_trials() if t.params["model.hidden_size"] <= 8]
+    assert len(open_study(tmp_path / "c", narrow, [before]).get_trials(states=[TrialState.COMPLETE])) == len(fitting)

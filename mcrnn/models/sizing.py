@@ -8,7 +8,8 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass
 
-from mcrnn.config import ModelConfig
+from mcrnn.config import Configuration, ModelConfig
+from mcrnn.errors import UserError
 
 LARGEST_WIDTH = 4096
 FrameShape = tuple[int, int, int]
@@ -121,3 +122,20 @@ def width_for(config: ModelConfig, frame_shape: FrameShape, parameters: int) -> 
             f"a width of {best} has {count(best):,}"
         )
     return best
+
+
+def sized(config: Configuration, frame_shape: FrameShape) -> Configuration:
+    """The same with the hidden size that its budget of parameters allows, where it has one.
+
+    Raises:
+        UserError: no width comes near it.
+    """
+    model = config.model
+    if model.parameters is None:
+        return config
+    try:
+        width = width_for(model, frame_shape, model.parameters)
+    except ValueError as error:
+        raise UserError(f"model.parameters: {error}") from None
+    update = {"hidden_size": width, "parameters": None, "layers": model.layers}
+    return config.model_copy(update={"model": ModelConfig.model_validate(model.model_dump() | update)})
