@@ -11,20 +11,10 @@ from rich.live import Live
 from rich.table import Table
 
 from mcrnn.space import Search
-from mcrnn.tables import new_table
+from mcrnn.tables import new_table, short, show
 from mcrnn.training import OBJECTIVE
 
 STYLES = {"running": "bold", "stopped": "dim", "finished": None}
-
-
-def short(path: str) -> str:
-    """The last part of a dotted path, in words."""
-    return path.rsplit(".", 1)[-1].replace("_", " ")
-
-
-def show(value: Any) -> str:
-    """A value of the space in few characters."""
-    return f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
 class Progress(Callback):

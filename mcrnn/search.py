@@ -26,6 +26,7 @@ from ray import tune
 from rich.console import Console
 
 from mcrnn import confirmation, folders, model_directory, registry
+from mcrnn.checks import check
 from mcrnn.cluster import connected
 from mcrnn.errors import NotEnoughMemoryError, UserError, did_you_mean
 from mcrnn.fields import FieldStore
@@ -39,7 +40,7 @@ from mcrnn.storage import LocalFolder, Storage, write_atomically
 from mcrnn.study import StudyScheduler, StudySearcher, TrialEnd, budget, open_study, spent, tried
 from mcrnn.tracking import Run, Tracker
 from mcrnn.training import OBJECTIVE, PENALTY, End
-from mcrnn.windows import FieldData, check_exam
+from mcrnn.windows import FieldData
 from mcrnn.worker import (
     CHECKPOINT_FOLDER,
     END_FILE,
@@ -106,21 +107,6 @@ class OpenSearch:
     def trial_folder(self, number: int) -> Path:
         """Where a trial keeps its state and model."""
         return self.folder / "trials" / f"{number:04d}"
-
-
-def check(search: Search, storage: Storage) -> FieldStore:
-    """Whether the store can serve all of a search; nothing is written.
-
-    Raises:
-        UserError: the store cannot be used, its samples are too short, or no width comes near a budget of parameters.
-    """
-    first = search.first_configuration()
-    store = FieldStore.open(storage.location(first.data.store))
-    frame_shape = FieldDescription.of(store, first.data).frame_shape
-    for values in search.space.corners():
-        config = sized(search.configuration(values), frame_shape)
-        check_exam(store, config)
-    return store
 
 
 def open_search(search: Search, storage: Storage, *, new: bool) -> OpenSearch:

@@ -16,10 +16,9 @@ from mcrnn.confirmation import ARCHITECTURE
 from mcrnn.fields import FieldStore
 from mcrnn.model_directory import FieldDescription
 from mcrnn.models import sized, summary
-from mcrnn.progress import short, show
 from mcrnn.space import Search
 from mcrnn.storage import Storage
-from mcrnn.tables import new_table
+from mcrnn.tables import new_table, short, show
 from mcrnn.windows import TrainingWindows
 
 if TYPE_CHECKING:

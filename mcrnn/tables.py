@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -18,3 +19,13 @@ def new_table(headers: Iterable[str], *, title: str, caption: str | None = None,
             # a word a line, so that a header is no wider than it must be
             table.add_column("\n".join(header.split()), justify="right", no_wrap=True)
     return table
+
+
+def short(path: str) -> str:
+    """The last part of a dotted path, in words."""
+    return path.rsplit(".", 1)[-1].replace("_", " ")
+
+
+def show(value: Any) -> str:
+    """A value of the space in few characters."""
+    return f"{value:.2g}" if isinstance(value, float) else str(value)

@@ -33,12 +33,16 @@ def tune(
     search = load_search(file, settings or ())
     root = Storage.open(storage)
 
-    from mcrnn.search import check, open_search, run
-    from mcrnn.search_report import preview, print_summary
-
     if show:
+        from mcrnn.checks import check
+        from mcrnn.search_report import preview
+
         preview(search, check(search, root))
         return
+
+    from mcrnn.search import open_search, run
+    from mcrnn.search_report import print_summary
+
     opened = open_search(search, root, new=new)
     if not opened.finished:
         run(opened)

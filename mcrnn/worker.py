@@ -7,6 +7,7 @@ workers of Ray Train. Rank 0 records; the others train.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,8 +33,10 @@ RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 END_FILE = "end.json"
 """how the training ended, where it has: not after an interruption"""
-SECONDS_BETWEEN_QUESTIONS = 0.5
+SECONDS_BETWEEN_QUESTIONS = 1.0
 """of a worker to its driver, whether to stop"""
+SECONDS_BETWEEN_POLLS = {"alone": "2.0", "in Tune": "0.1"}
+"""of Ray Train's controller to its workers: each takes time from all of them, and a report waits for one"""
 
 
 @dataclass(frozen=True)
@@ -273,10 +276,18 @@ class TuneSession(RunSession):
 
 
 class TrainSession(RunSession):
-    """One of the workers of a Ray Train run."""
+    """One of the workers of a Ray Train run.
 
-    def __init__(self, job: Job, stop: Any) -> None:
+    Args:
+        job: what it trains.
+        stop: a handle of a `StopFlag`.
+        reports: whether to report to Ray, for Tune; the run's own files have all that others need.
+    """
+
+    def __init__(self, job: Job, stop: Any = None, *, reports: bool = False) -> None:
         import ray.train
+
+        self.reports = reports
 
         context = ray.train.get_context()
         super().__init__(job, context.get_world_rank(), context.get_world_size())
@@ -287,7 +298,7 @@ class TrainSession(RunSession):
         import ray.train
 
         super().report(metrics, checkpoint)
-        if metrics is not None:
+        if metrics is not None and self.reports:
             ray.train.report(metrics | self.known)
 
     def load_checkpoint(self) -> State | None:
@@ -358,7 +369,8 @@ def _on_train_worker(loop_config: dict[str, Any]) -> None:
     if read_json(job.folder, END_FILE) is not None:
         return  # a worker ran out of memory, and would again
     data = ray.get(loop_config["data"])
-    TrainSession(job, loop_config["stop"]).train(data, ray.train.torch.get_device())
+    session = TrainSession(job, loop_config["stop"], reports=loop_config["reports"])
+    session.train(data, ray.train.torch.get_device())
 
 
 def run_distributed(job: Job, data: Any, *, gpus: float = 0, stop: Any = None, callbacks: Any = None) -> None:
@@ -377,11 +389,12 @@ def run_distributed(job: Job, data: Any, *, gpus: float = 0, stop: Any = None, c
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = SECONDS_BETWEEN_POLLS["in Tune" if callbacks else "alone"]
     train = job.config.train
     use_gpu = gpus > 0
     trainer = TorchTrainer(
         _on_train_worker,
-        train_loop_config={"job": job, "data": data, "stop": stop},
+        train_loop_config={"job": job, "data": data, "stop": stop, "reports": callbacks is not None},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=train.workers,

@@ -328,7 +328,7 @@ def train_all(loop_config: dict[str, Any]) -> None:
 
     data = ray.get(loop_config["data"])
     for job in loop_config["jobs"]:
-        TrainSession(job, None).train(data)
+        TrainSession(job).train(data)
 
 
 def test_every_architecture_prediction_and_decoding_trains_on_two_workers(root: Path, ray_folder: Path) -> None:

@@ -1,0 +1,257 @@
+"""What happens to searches: kills, signals, mistakes, losers; the same command finishes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from tests.conftest import CommandRunner
+
+pytestmark = pytest.mark.integration
+
+TRIALS = 20
+SEARCH: dict[str, Any] = {
+    "name": "s",
+    "data": {"store": "data/tiny.zarr", "coarsen": 2, "sequence_length": 6, "windows_per_epoch": 24},
+    "model": {"layers": 1},
+    "train": {"epochs": 4, "batch_size": 4, "teacher_forcing_steps": 4, "checkpoint_minutes": 0.002},
+    "validation": {"warm_up": 4, "horizon": 5},
+    "search": {"trials": TRIALS, "concurrency": 1, "seed": 3, "asha": {"grace_epochs": 2, "reduction_factor": 2}},
+    "space": {
+        "model.architecture": {"choice": ["convgru", "minconvgru", "minconvexplstm"]},
+        "model.hidden_size": [
+            {"int": [2, 8], "when": {"model.architecture": "convgru"}},
+            {"int": [4, 16], "step": 4, "when": {"model.architecture": ["minconvgru", "minconvexplstm"]}},
+        ],
+        "train.learning_rate": {"float": [1e-3, 1e-2], "log": True},
+    },
+}
+
+
+def write(root: Path, name: str, **changes: Any) -> str:
+    content = SEARCH | {"name": name}
+    for section, values in changes.items():
+        content[section] = content[section] | values
+    (root / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return f"{name}.yaml"
+
+
+def journal(root: Path, name: str) -> Any:
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    path = root / "searches" / name / "study.journal"
+    return optuna.load_study(study_name="search", storage=JournalStorage(JournalFileBackend(str(path))))
+
+
+def ended(root: Path, name: str) -> int:
+    """Trials that ended so far; looks at the file only, which the driver is writing."""
+    try:
+        return len([t for t in journal(root, name).get_trials(deepcopy=False) if t.state.is_finished()])
+    except (KeyError, OSError):
+        return 0
+
+
+def rows(root: Path, name: str) -> list[dict[str, Any]]:
+    """What the trials tried and found, without times."""
+    summary = json.loads((root / "searches" / name / "summary.json").read_text())
+    kept = ("trial", "end", "values", "epoch", "best", "rmse_closed_loop")
+    return [{key: row.get(key) for key in kept} for row in summary["trials"]]
+
+
+def assert_whole(root: Path, name: str, trials: int = TRIALS) -> None:
+    """All trials once, none left running anywhere."""
+    import mlflow
+
+    states = [t.state.name for t in journal(root, name).get_trials(deepcopy=False)]
+    assert len(states) == trials
+    assert set(states) <= {"COMPLETE", "PRUNED"}
+    client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(f"mcrnn-{name}")
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    names = [run.info.run_name for run in runs if run.data.tags["mcrnn.kind"] == "trial"]
+    assert sorted(names) == sorted(f"trial-{number}" for number in range(trials))
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(root: Path) -> Iterator[Start]:
+    """Start a search without waiting for its end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mcrnn.tune", *arguments],
+            cwd=root,
+            env=os.environ | {"MCRNN_STORAGE": str(root)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def of_ray(folder: Path, starting: str) -> list[psutil.Process]:
+    """Processes of Ray in this folder whose command begins so."""
+    found = []
+    for each in psutil.process_iter(["cmdline", "environ"]):
+        line = " ".join(each.info["cmdline"] or [])
+        if (each.info["environ"] or {}).get("RAY_TMPDIR") == str(folder) and starting in line:
+            found.append(each)
+    return found
+
+
+def kill_at(
+    what: str, start: Start, command: CommandRunner, root: Path, ray_folder: Path, name: str, seed: int
+) -> subprocess.CompletedProcess[str]:
+    """Kill something at a random moment of a search, and finish it with the same command."""
+    rng = random.Random(seed)
+    file = write(root, name)
+    process = start(file)
+    after = rng.randrange(1, TRIALS - 5)
+    wait_for(lambda: ended(root, name) >= after, process)
+    time.sleep(rng.uniform(0, 0.5))
+    if what == "driver":
+        process.send_signal(signal.SIGKILL)
+    elif what == "cluster":
+        for each in [*of_ray(ray_folder, "gcs_server"), *of_ray(ray_folder, "raylet")]:
+            each.kill()
+        process.send_signal(signal.SIGKILL)
+    else:
+        trial = of_ray(ray_folder, "ray::ImplicitFunc")
+        assert trial
+        trial[0].kill()
+    if what != "trial":
+        process.communicate()
+        return command("mcrnn.tune", file)
+    out, err = process.communicate(timeout=250)
+    return subprocess.CompletedProcess(file, process.returncode, out, err)
+
+
+def undisturbed(command: CommandRunner, root: Path) -> list[dict[str, Any]]:
+    result = command("mcrnn.tune", write(root, "undisturbed"))
+    assert result.returncode == 0, result.stderr
+    assert_whole(root, "undisturbed")
+    return rows(root, "undisturbed")
+
+
+def test_killed_search_ends_as_the_undisturbed_one(
+    command: CommandRunner, root: Path, start: Start, ray_folder: Path
+) -> None:
+    expected = undisturbed(command, root)
+    assert {row["end"] for row in expected} == {"finished", "stopped"}
+    # two runs with the same seed are the same
+    for what in ("driver", "trial"):
+        result = kill_at(what, start, command, root, ray_folder, what, 1)
+        assert result.returncode == 0, result.stderr
+        assert "Traceback" not in result.stderr
+        assert_whole(root, what)
+        assert rows(root, what) == expected
+    # losers leave no checkpoints, and three models stay
+    folder = root / "searches/driver/trials"
+    assert not list(folder.glob("*/checkpoints"))
+    assert len(list(folder.glob("*/model"))) == 3
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize(("what", "times"), [("driver", 10), ("cluster", 3), ("trial", 3)])
+def test_many_kills(command: CommandRunner, root: Path, start: Start, ray_folder: Path, what: str, times: int) -> None:
+    expected = undisturbed(command, root)
+    for seed in range(times):
+        name = f"{what}-{seed}"
+        result = kill_at(what, start, command, root, ray_folder, name, seed)
+        assert result.returncode == 0, result.stderr
+        assert_whole(root, name)
+        assert rows(root, name) == expected
+
+
+def test_ctrl_c_stops_after_saving_and_a_second_driver_is_refused(
+    command: CommandRunner, root: Path, start: Start, ray_folder: Path
+) -> None:
+    file = write(root, "s")
+    process = start(file)
+    wait_for(lambda: ended(root, "s") >= 2, process)
+    second = command("mcrnn.tune", file)
+    assert second.returncode == 2
+    assert "is running already" in second.stderr
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "interrupted; the same command continues"
+    assert ended(root, "s") < TRIALS
+    again = command("mcrnn.tune", file)
+    assert again.returncode == 0, again.stderr
+    assert_whole(root, "s")
+
+
+def test_mistake_in_a_configuration_stops_the_search_with_its_message(
+    command: CommandRunner, root: Path, ray_folder: Path
+) -> None:
+    # deterministic algorithms are not there for everything: here a setting that only training finds out
+    file = write(root, "s", train={"device": "cuda"})
+    result = command("mcrnn.tune", file)
+    assert result.returncode == 2
+    assert "train.device is cuda" in result.stderr or "GPU" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert ended(root, "s") == 0
+
+
+def test_confirmation_trains_the_best_again_and_takes_the_best_seed(
+    command: CommandRunner, root: Path, ray_folder: Path
+) -> None:
+    file = write(root, "s", search={"trials": 6, "confirm": {"seeds": 2}})
+    result = command("mcrnn.tune", file)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((root / "searches/s/summary.json").read_text())
+    assert len(summary["confirmed"]) == 3
+    means = [row["mean"] for row in summary["confirmed"]]
+    assert means == sorted(means)
+    assert summary["best"] == summary["confirmed"][0]["best"]
+    assert "trained again with other seeds" in result.stdout
+    assert "±" in result.stdout
+    figures = {path.name for path in (root / "searches/s/figures").iterdir()}
+    assert figures == {"history.png", "slices.png", "parallel_coordinates.png"}
+    more = command("mcrnn.tune", file, "--set", "search.confirm.seeds=3")
+    assert more.returncode == 0, more.stderr
+    assert "confirmation: 3 trainings" in more.stdout
+
+
+def test_preview_starts_and_writes_nothing(command: CommandRunner, root: Path) -> None:
+    result = command("mcrnn.tune", write(root, "s"), "--preview")
+    assert result.returncode == 0, result.stderr
+    assert "20 trials by tpe, early stopping by asha" in result.stdout
+    assert "floating-point operations" in result.stdout
+    assert not (root / "searches").exists()
+    assert not (root / "mlflow.db").exists()
