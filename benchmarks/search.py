@@ -131,7 +131,7 @@ def test_error(root: Path, folder: Path) -> float:
 
 def navier_stokes(root: Path, epochs: int, trials: int) -> None:
     """Print what a search finds beside the paper's configuration."""
-    common = {
+    common: dict[str, Any] = {
         "data": {"store": "data/ns.zarr", "coarsen": 4},
         "validation": {"warm_up": 20, "horizon": 30},
     }

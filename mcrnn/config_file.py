@@ -140,11 +140,10 @@ def _entries(document: _Document, raw_space: dict[Any, Any], mistakes: list[str]
         if raw == []:
             mistakes.append(document.mistake(place, "needs at least one alternative"))
         entries = [_collect(document, SpaceEntry, one, place, mistakes) for one in _as_list(raw)]
-        for entry in entries:
-            for name in entry.needs if entry else []:
-                if name not in fields:
-                    mistakes.append(document.mistake(place, f"'{name}' is no field{did_you_mean(name, fields)}"))
-        if None not in entries:
+        unknown = {name for entry in entries if entry for name in entry.needs} - set(fields)
+        for name in sorted(unknown):
+            mistakes.append(document.mistake(place, f"'{name}' is no field{did_you_mean(name, fields)}"))
+        if None not in entries and not unknown:
             space[key] = [entry for entry in entries if entry]
     return space
 
@@ -177,9 +176,11 @@ def _check_corners(document: _Document, space: Space, mistakes: list[str]) -> No
         for values in [space.completed({})] if mistakes else space.corners():
             _collect(document, Configuration, with_values(space.base, values), (), mistakes, values)
     except ValidationError as error:
-        named = [path for path, entries in space.entries.items() if any(e.needs - e.conditions.keys() for e in entries)]
-        for detail in error.errors():
-            mistakes.append(document.mistake(("space", named[0]), f"its bounds: {_explain(SpaceEntry, detail)}"))
+        for path, entries in space.entries.items():
+            names = {name for entry in entries for name in entry.needs - entry.conditions.keys()}
+            if names:
+                text = _explain(SpaceEntry, error.errors()[0])
+                mistakes.append(document.mistake(("space", path), f"{text}, with the bound {', '.join(sorted(names))}"))
 
 
 def _is_nested(content: dict[str, Any]) -> bool:
@@ -232,6 +233,8 @@ class _Document:
             raise UserError(f"{path} is not a YAML file: it is not UTF-8 text") from None
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from None
+        except RecursionError:
+            raise UserError(f"{path} is not a configuration: it is nested too deeply") from None
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f":{mark.line + 1}" if mark else ""

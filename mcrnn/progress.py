@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -55,6 +56,10 @@ class Progress(Callback):
         for end in ("diverged", "out_of_memory"):
             state = end.replace("_", " ") if result.get(end) else state
         self._ended(trial, state)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        line = f"warning: the process of trial {trial.config['number']} was lost; it goes on from its checkpoint"
+        print(line, file=sys.stderr)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._ended(trial, "failed")

@@ -37,15 +37,10 @@ def json_schema() -> dict[str, Any]:
             "additionalProperties": False,
         },
     }
-    _allow_searched(definitions)
+    # what a section needs may come from the space
+    whole["required"].remove("model")
+    definitions["ModelConfig"].pop("required")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole, "$defs": definitions}
-
-
-def _allow_searched(definitions: dict[str, Any]) -> None:
-    """What a section needs may come from the space."""
-    for name, definition in definitions.items():
-        if name in ("ModelConfig", "TrainConfig"):
-            definition.pop("required", None)
 
 
 def schema() -> None:

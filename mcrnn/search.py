@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import shutil
 import threading
 import traceback
@@ -299,6 +300,8 @@ class _Trials:
             except BaseException as error:
                 failure.append(error)
 
+        for name in ("ray.tune", "ray.air"):  # whose tracebacks of lost processes say less than our own lines
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         thread = threading.Thread(target=fit, daemon=True)
         thread.start()
         while thread.is_alive():

@@ -288,10 +288,14 @@ class StudyScheduler(FIFOScheduler):
             return TrialScheduler.CONTINUE
         asked = searcher.asked[trial.trial_id]
         step = int(result["epoch"])
-        if step in searcher.study._storage.get_trial(asked._trial_id).intermediate_values:
-            return TrialScheduler.CONTINUE  # told once more, after an interruption
-        asked.report(result[OBJECTIVE], step=step)
-        if step < result.get("epochs", step + 1) and asked.should_prune():
+        known = searcher.study._storage.get_trial(asked._trial_id)
+        if step in known.intermediate_values:  # told once more, after an interruption
+            stop = known.user_attrs.get("stopped") == step
+        else:
+            asked.report(result[OBJECTIVE], step=step)
+            stop = step < result.get("epochs", step + 1) and asked.should_prune()
+        if stop:
+            asked.set_user_attr("stopped", step)
             searcher.stopped.add(trial.trial_id)
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE

@@ -287,7 +287,10 @@ class _Training:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.epoch, self.batch = state["epoch"], state["batch"]
-        self.sums.load(state["sums"])
+        sums = state["sums"]
+        # of this rank where there are as many workers as before, else the mean, which is the same to rounding
+        same = len(sums) == self.session.world_size
+        self.sums.load(sums[self.session.rank] if same else [sum(each) / len(sums) for each in zip(*sums, strict=True)])
         self.history, self.best = state["history"], state["best"]
 
     def state(self) -> State:
@@ -298,10 +301,17 @@ class _Training:
             "average": None if self.average is None else self.average.state_dict(),
             "epoch": self.epoch,
             "batch": self.batch,
-            "sums": self.sums.values(),
+            "sums": self._sums_of_all(),
             "history": list(self.history),
             "best": self.best,
         }
+
+    def _sums_of_all(self) -> list[list[float]]:
+        mine = self.sums.values()
+        every: list[Any] = [mine] * self.session.world_size
+        if self.session.world_size > 1 and self.batch > 0:
+            dist.all_gather_object(every, mine, group=self.group)
+        return every
 
     def run(self) -> End:
         """Epoch by epoch to the end."""

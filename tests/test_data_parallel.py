@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from mcrnn.checkpoints import packed, unpacked
 from mcrnn.fields import FieldStore
 from mcrnn.storage import LocalFolder
 from mcrnn.training import Alone, Metrics, Request, State, _Training, fit
@@ -26,9 +27,9 @@ def free_port() -> int:
 
 
 def noisy(**train: Any) -> Any:
-    """Six windows in batches of five and one, with noise."""
+    """48 windows in batches of five, the last of three, with noise."""
     config = configuration(batch_size=5, **train)
-    return config.model_copy(update={"data": config.data.model_copy(update={"noise": 0.1})})
+    return config.model_copy(update={"data": config.data.model_copy(update={"noise": 0.1, "windows_per_epoch": 48})})
 
 
 def on_worker(rank: int, world: int, port: int, kind: str, store: str, out: str) -> None:
@@ -36,13 +37,19 @@ def on_worker(rank: int, world: int, port: int, kind: str, store: str, out: str)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if world > 1:
         dist.init_process_group("gloo", rank=rank, world_size=world)
-    config = noisy(precision=kind) if kind != "stop" else noisy(epochs=9)
+    config = noisy(precision=kind) if kind.startswith("float") else noisy(epochs=3 if kind == "resume" else 9)
     data = FieldData.load(FieldStore.open(LocalFolder(Path(store))), config.data)
     reports: list[Metrics] = []
     states: list[State] = []
     session = Alone(lambda metrics, state: reports.append(metrics), rank=rank, world_size=world)
     result: Any
-    if kind == "stop":
+    if kind == "resume":
+        keeping = Keeping(rank, world)
+        fit(config, data, keeping)
+        again = Alone(lambda metrics, state: reports.append(metrics), keeping.within, rank, world)
+        fit(config, data, again)
+        result = {"whole": keeping.history[1:], "resumed": reports}
+    elif kind == "stop":
         stopping = Stopping(rank, world, states)
         end = fit(config, data, stopping)
         result = {"end": str(end), "epochs": len(stopping.history)}
@@ -67,6 +74,23 @@ class Stopping(Alone):
 
     def advance(self, epoch: int, batch: int, batches: int) -> Request:
         return Request.STOP if (epoch, batch, self.rank) == (2, 1, self.world_size - 1) else Request.NOTHING
+
+
+class Keeping(Alone):
+    """A session that keeps the state after the first step of the second epoch."""
+
+    def __init__(self, rank: int, world: int) -> None:
+        self.history: list[Metrics] = []
+        self.within: State | None = None
+        super().__init__(lambda metrics, state: self.history.append(metrics), rank=rank, world_size=world)
+
+    def report(self, metrics: Metrics | None, checkpoint: State) -> None:
+        if metrics is None:
+            self.within = unpacked(packed(checkpoint))
+        super().report(metrics, checkpoint)
+
+    def advance(self, epoch: int, batch: int, batches: int) -> Request:
+        return Request.CHECKPOINT if (epoch, batch) == (2, 8) else Request.NOTHING
 
 
 def run(world: int, kind: str, store_path: Path, out: Path) -> list[dict[str, Any]]:
@@ -97,4 +121,14 @@ def test_gradients_in_float32_are_the_same_to_rounding(store_path: Path, tmp_pat
 
 
 def test_a_stop_asked_of_one_worker_stops_all(store_path: Path, tmp_path: Path) -> None:
-    assert run(2, "stop", store_path, tmp_path / "stop") == [{"end": "interrupted", "epochs": 2}] * 2
+    assert run(2, "stop", store_path, tmp_path / "stop") == [{"end": "interrupted", "epochs": 1}] * 2
+
+
+def test_metrics_of_an_epoch_that_was_continued_within_are_the_same(store_path: Path, tmp_path: Path) -> None:
+    times = ("seconds", "frames_per_second")
+    for result in run(2, "resume", store_path, tmp_path / "resume"):
+        whole, resumed = (
+            [{key: value for key, value in epoch.items() if key not in times} for epoch in result[name]]
+            for name in ("whole", "resumed")
+        )
+        assert resumed == whole
