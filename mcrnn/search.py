@@ -49,6 +49,7 @@ from mcrnn.worker import (
     RUN_FILE,
     Job,
     StopFlag,
+    explained,
     gpus_for,
     read_json,
     read_metrics,
@@ -349,7 +350,12 @@ def _trial(
             else:
                 from ray.tune.integration.ray_train import TuneReportCallback
 
-                run_distributed(job, data[0], gpus=gpus, stop=flag, callbacks=[TuneReportCallback()])
+                try:
+                    run_distributed(job, data[0], gpus=gpus, stop=flag, callbacks=[TuneReportCallback()])
+                except Exception as error:
+                    if (known := explained(job, error)) is error:
+                        raise
+                    raise known from error
         elif history := read_metrics(job.folder):
             tune.report(history[-1] | {"epochs": job.config.train.epochs})
         ended = read_json(job.folder, END_FILE)

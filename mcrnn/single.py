@@ -28,6 +28,7 @@ from mcrnn.worker import (
     RunSession,
     StopFlag,
     device_for,
+    explained,
     gpus_for,
     read_json,
     read_metrics,
@@ -148,22 +149,7 @@ def _train_on_workers(job: Job, data: FieldData, shown: _Shown) -> None:
                 shown.epoch(metrics)
             seen = max(seen, len(history))
         if failure:
-            raise _explained(job, failure[0])
-
-
-def _explained(job: Job, error: BaseException) -> BaseException:
-    """The error of the workers: what a user can mend as such, anything else as it is."""
-    ended = read_json(job.folder, END_FILE)
-    if ended is not None:
-        return UserError(ended["message"])
-    inner: BaseException | None = error
-    for each in [*getattr(error, "worker_failures", {}).values(), error]:
-        inner = each
-        while inner is not None and not isinstance(inner, UserError):
-            inner = inner.__cause__ or getattr(inner, "cause", None) or getattr(inner, "_base_exc", None)
-        if inner is not None:
-            return UserError(str(inner))
-    return error
+            raise explained(job, failure[0])
 
 
 class _Shown:

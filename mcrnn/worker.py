@@ -413,6 +413,20 @@ def run_distributed(job: Job, data: Any, *, gpus: float = 0, stop: Any = None, c
     trainer.fit()
 
 
+def explained(job: Job, error: BaseException) -> BaseException:
+    """The error of a training on Ray Train: what a user can mend as such, anything else as it is."""
+    ended = read_json(job.folder, END_FILE)
+    if ended is not None:
+        return NotEnoughMemoryError(ended["message"])
+    for each in [*getattr(error, "worker_failures", {}).values(), error]:
+        inner: BaseException | None = each
+        while inner is not None and not isinstance(inner, UserError):
+            inner = inner.__cause__ or getattr(inner, "cause", None)
+        if inner is not None:
+            return UserError(str(inner))
+    return error
+
+
 def run_in_tune(job: Job, data: FieldData, stop: Any = None) -> End:
     """A one-worker trial, inside a Tune actor."""
     torch.set_num_threads(1)
