@@ -21,7 +21,8 @@ from tests.conftest import CommandRunner
 
 pytestmark = pytest.mark.integration
 
-TRIALS = 20
+TRIALS = 8
+TRIALS_OF_SOAK = 20
 SEARCH: dict[str, Any] = {
     "name": "s",
     "data": {"store": "data/tiny.zarr", "coarsen": 2, "sequence_length": 6, "windows_per_epoch": 24},
@@ -72,7 +73,7 @@ def rows(root: Path, name: str) -> list[dict[str, Any]]:
     return [{key: row.get(key) for key in kept} for row in summary["trials"]]
 
 
-def assert_whole(root: Path, name: str, trials: int = TRIALS) -> None:
+def assert_whole(root: Path, name: str, trials: int) -> None:
     """All trials once, none left running anywhere."""
     import mlflow
 
@@ -133,13 +134,13 @@ def of_ray(folder: Path, starting: str) -> list[psutil.Process]:
 
 
 def kill_at(
-    what: str, start: Start, command: CommandRunner, root: Path, ray_folder: Path, name: str, seed: int
+    what: str, start: Start, command: CommandRunner, root: Path, ray_folder: Path, name: str, seed: int, trials: int
 ) -> subprocess.CompletedProcess[str]:
     """Kill something at a random moment of a search, and finish it with the same command."""
     rng = random.Random(seed)
-    file = write(root, name)
+    file = write(root, name, search={"trials": trials})
     process = start(file)
-    after = rng.randrange(1, TRIALS - 5)
+    after = rng.randrange(1, trials - 4)
     wait_for(lambda: ended(root, name) >= after, process)
     time.sleep(rng.uniform(0, 0.5))
     if what == "driver":
@@ -159,24 +160,24 @@ def kill_at(
     return subprocess.CompletedProcess(file, process.returncode, out, err)
 
 
-def undisturbed(command: CommandRunner, root: Path) -> list[dict[str, Any]]:
-    result = command("mcrnn.tune", write(root, "undisturbed"))
+def undisturbed(command: CommandRunner, root: Path, trials: int) -> list[dict[str, Any]]:
+    result = command("mcrnn.tune", write(root, "undisturbed", search={"trials": trials}))
     assert result.returncode == 0, result.stderr
-    assert_whole(root, "undisturbed")
+    assert_whole(root, "undisturbed", trials)
     return rows(root, "undisturbed")
 
 
 def test_killed_search_ends_as_the_undisturbed_one(
     command: CommandRunner, root: Path, start: Start, ray_folder: Path
 ) -> None:
-    expected = undisturbed(command, root)
+    expected = undisturbed(command, root, TRIALS)
     assert {row["end"] for row in expected} == {"finished", "stopped"}
     # two runs with the same seed are the same
     for what in ("driver", "trial"):
-        result = kill_at(what, start, command, root, ray_folder, what, 1)
+        result = kill_at(what, start, command, root, ray_folder, what, 1, TRIALS)
         assert result.returncode == 0, result.stderr
         assert "Traceback" not in result.stderr
-        assert_whole(root, what)
+        assert_whole(root, what, TRIALS)
         assert rows(root, what) == expected
     # losers leave no checkpoints, and three models stay
     folder = root / "searches/driver/trials"
@@ -188,12 +189,12 @@ def test_killed_search_ends_as_the_undisturbed_one(
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize(("what", "times"), [("driver", 10), ("cluster", 3), ("trial", 3)])
 def test_many_kills(command: CommandRunner, root: Path, start: Start, ray_folder: Path, what: str, times: int) -> None:
-    expected = undisturbed(command, root)
+    expected = undisturbed(command, root, TRIALS_OF_SOAK)
     for seed in range(times):
         name = f"{what}-{seed}"
-        result = kill_at(what, start, command, root, ray_folder, name, seed)
+        result = kill_at(what, start, command, root, ray_folder, name, seed, TRIALS_OF_SOAK)
         assert result.returncode == 0, result.stderr
-        assert_whole(root, name)
+        assert_whole(root, name, TRIALS_OF_SOAK)
         assert rows(root, name) == expected
 
 
@@ -252,7 +253,7 @@ def test_confirmation_trains_the_best_again_and_takes_the_best_seed(
 def test_preview_starts_and_writes_nothing(command: CommandRunner, root: Path) -> None:
     result = command("mcrnn.tune", write(root, "s"), "--preview")
     assert result.returncode == 0, result.stderr
-    assert "20 trials by tpe, early stopping by asha" in result.stdout
+    assert f"{TRIALS} trials by tpe, early stopping by asha" in result.stdout
     assert "floating-point operations" in result.stdout
     assert not (root / "searches").exists()
     assert not (root / "mlflow.db").exists()
