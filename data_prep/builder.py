@@ -18,15 +18,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_prep.lock import KEY as LEASE_KEY
-from data_prep.lock import Lease
 from data_prep.plan import Shard, StorePlan, root_document
 from data_prep.statistics import Statistics
 from mcrnn.errors import UserError
+from mcrnn.lease import Lease
 from mcrnn.storage import Location
 from mcrnn.store_format import BUILD_FOLDER, FORMAT, FORMAT_VERSION, MANIFEST, canonical_json, root_digest, sha256
 
 Marker = dict[str, Any]
+
+LEASE = f"{BUILD_FOLDER}/lock.json"
 
 
 class Source(Protocol):
@@ -68,7 +69,7 @@ def build(
     """
     if _is_complete(location, plan, overwrite):
         return False
-    lease = Lease(location)
+    lease = Lease(location, LEASE, "build")
     lease.acquire()
     try:
         # looked at again, for another build may have ended just before
@@ -78,7 +79,7 @@ def build(
         root = _read_root(location, keys)
         if overwrite and root is not None:
             for key in keys:
-                if key != LEASE_KEY:
+                if key != LEASE:
                     location.delete(key)
             keys, root = {}, None
         metadata = plan.metadata()

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from data_prep import lock
 from data_prep.builder import build
 from data_prep.plan import Shard, SplitPlan, StorePlan, text_array
 from data_prep.statistics import Statistics
+from mcrnn import lease
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.storage import LocalFolder, Location, S3Prefix
@@ -214,11 +214,11 @@ def test_second_build_of_a_store_is_refused_while_the_first_runs(place: Location
 
 
 def test_lease_of_a_dead_process_is_taken_over_at_once(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
-    dead = lock.Lease(place)
+    dead = lease.Lease(place, "lock.json", "build")
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: 2**22 + 1)  # above the highest process id
         dead.acquire()
-    heir = lock.Lease(place)
+    heir = lease.Lease(place, "lock.json", "build")
     heir.acquire()
     dead.renewed = -1e9
     with pytest.raises(UserError, match="another build has taken over"):
@@ -226,9 +226,9 @@ def test_lease_of_a_dead_process_is_taken_over_at_once(place: Location, monkeypa
 
 
 def test_lease_that_is_not_renewed_runs_out(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock.Lease(place).acquire()
-    monkeypatch.setattr(lock, "LIFETIME", -1.0)
-    lock.Lease(place).acquire()
+    lease.Lease(place, "lock.json", "build").acquire()
+    monkeypatch.setattr(lease, "LIFETIME", -1.0)
+    lease.Lease(place, "lock.json", "build").acquire()
 
 
 def test_one_failed_request_in_ten_does_not_matter(s3: S3Server) -> None:

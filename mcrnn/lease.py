@@ -1,7 +1,7 @@
-"""One build of a store at a time: a lease in the store's build folder, renewed while the build runs.
+"""One process at a time: a lease in a folder, wherever it lives, renewed while the work goes on.
 
-A thread renews the lease while the build runs. One that is not renewed for `LIFETIME` seconds, or whose process
-on this machine is gone, is free again, so that a killed build can be continued at once.
+A thread renews the lease. One that is not renewed for `LIFETIME` seconds, or whose process on this machine is gone, is
+free again, so that what was killed can be continued at once.
 """
 
 from __future__ import annotations
@@ -17,18 +17,24 @@ from dataclasses import dataclass, field
 
 from mcrnn.errors import UserError
 from mcrnn.storage import Location
-from mcrnn.store_format import BUILD_FOLDER, canonical_json
 
-KEY = f"{BUILD_FOLDER}/lock.json"
 LIFETIME = 60.0
 RENEWAL = 10.0
 
 
 @dataclass
 class Lease:
-    """The right to build a store."""
+    """The right to work in a folder.
+
+    Attributes:
+        location: the folder.
+        key: of the object that says who has it.
+        work: what it is for, such as "build", for messages.
+    """
 
     location: Location
+    key: str
+    work: str
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     renewed: float = 0.0
     lost: bool = False
@@ -39,11 +45,11 @@ class Lease:
         """Take the lease.
 
         Raises:
-            UserError: another build that is alive has it.
+            UserError: another process that is alive has it.
         """
-        while not self.location.create(KEY, self._content()):
+        while not self.location.create(self.key, self._content()):
             try:
-                content = self.location.read(KEY)
+                content = self.location.read(self.key)
             except FileNotFoundError:
                 continue  # given back a moment ago
             try:
@@ -53,15 +59,16 @@ class Lease:
                 holder, age = {"host": "?", "pid": 0}, LIFETIME + 1  # killed while it was written
             if age <= LIFETIME and not _is_gone(holder):
                 raise UserError(
-                    f"another build (process {holder['pid']} on {holder['host']}) is writing '{self.location.url}': "
+                    f"another {self.work} (process {holder['pid']} on {holder['host']}) is writing "
+                    f"'{self.location.url}': "
                     f"wait until it ends; if it is dead, try again in {LIFETIME - age:.0f} s"
                 )
-            self.location.delete(KEY)
+            self.location.delete(self.key)
         self.renewed = time.monotonic()
         threading.Thread(target=self._keep, daemon=True).start()
 
     def _keep(self) -> None:
-        """Renew until the end; the build itself learns of a loss when it renews."""
+        """Renew until the end; the work itself learns of a loss when it renews."""
         while not self._ended.wait(RENEWAL / 2):
             with contextlib.suppress(UserError):
                 self.renew()
@@ -69,33 +76,33 @@ class Lease:
                 return
 
     def renew(self) -> None:
-        """Say that the build is alive; cheap to call often.
+        """Say that the work goes on; cheap to call often.
 
         Raises:
-            UserError: another build has taken over, because this one stood still for too long.
+            UserError: another process has taken over, because this one stood still for too long.
         """
         with self._mutex:
             if not self.lost and time.monotonic() - self.renewed >= RENEWAL:
                 try:
-                    self.lost = self.token.encode() not in self.location.read(KEY)
+                    self.lost = self.token.encode() not in self.location.read(self.key)
                 except FileNotFoundError:
                     self.lost = True
                 if not self.lost:
-                    self.location.write(KEY, self._content())
+                    self.location.write(self.key, self._content())
                     self.renewed = time.monotonic()
         if self.lost:
-            raise UserError(f"another build has taken over '{self.location.url}'; this one stops")
+            raise UserError(f"another {self.work} has taken over '{self.location.url}'; this one stops")
 
     def release(self) -> None:
         """Give it back, unless it is another's by now."""
         self._ended.set()
         with self._mutex:
             if not self.lost:
-                self.location.delete(KEY)
+                self.location.delete(self.key)
 
     def _content(self) -> bytes:
         here = {"host": socket.gethostname(), "pid": os.getpid(), "token": self.token, "time": time.time()}
-        return canonical_json(here)
+        return json.dumps(here).encode()
 
 
 def _is_gone(holder: dict) -> bool:
