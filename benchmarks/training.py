@@ -27,7 +27,6 @@ from mcrnn.config import Configuration
 from mcrnn.fields import FieldStore
 from mcrnn.model_directory import FieldDescription
 from mcrnn.storage import Storage
-from mcrnn.tracking import Tracker
 from mcrnn.training import build_model
 from mcrnn.windows import FieldData, TrainingWindows
 from mcrnn.worker import Job, RunSession, TrainSession, read_metrics, run_distributed
@@ -86,7 +85,7 @@ def overheads(job: Job, data: FieldData, rounds: int, session: Callable[[Job], R
     loop = bare_loop(job.config, data)
     shares = []
     for number in range(rounds):
-        mine = Job(job.config, job.field, job.folder.child(str(number)), job.tracker, f"{job.run_name}-{number}")
+        mine = Job(job.config, job.field, job.folder.child(str(number)), f"{job.run_name}-{number}")
         bare = cpu_seconds(loop)
         shares.append(cpu_seconds(lambda: session(mine).train(data)) / bare - 1)  # noqa: B023
     return shares
@@ -113,9 +112,8 @@ def overhead(root: Path, rounds: int, seconds: float) -> None:
     steps = round(5 * seconds / cpu_seconds(trial)) + 1
     config = with_windows(config, steps * config.train.batch_size)
     field = FieldDescription.of(store, config.data)
-    tracker = Tracker.open(storage, "benchmark")
     print(f"epochs of {steps} steps; share beyond a bare loop, processor time, median of {rounds}", flush=True)
-    job = Job(config, field, storage.location("alone"), tracker, "alone")
+    job = Job(config, field, storage.location("alone"), "alone")
     shares = overheads(job, data, rounds, RunSession)
     print(f"  in this process  {_percent(shares)}  (promised: at most 2 %)", flush=True)
 
@@ -127,7 +125,7 @@ def overhead(root: Path, rounds: int, seconds: float) -> None:
 
     with connected():
         out = root / "shares"
-        job = Job(config, field, storage.location("worker"), tracker, "worker")
+        job = Job(config, field, storage.location("worker"), "worker")
         flag: Any = ray.remote(num_cpus=0)(StopFlag).remote()
         TorchTrainer(
             _on_worker,
@@ -150,7 +148,6 @@ def scaling(root: Path, rounds: int, seconds: float) -> None:
 
     storage = Storage.open(str(root))
     store = FieldStore.open(storage.location("data/ns.zarr"))
-    tracker = Tracker.open(storage, "benchmark")
     config = configuration("scaling")
     data = FieldData.load(store, config.data)
     trial = bare_loop(with_windows(config, 5 * config.train.batch_size), data)
@@ -165,7 +162,7 @@ def scaling(root: Path, rounds: int, seconds: float) -> None:
                 each = configuration("scaling", workers=workers, epochs=2)
                 each = with_windows(each, steps * config.train.batch_size)
                 folder = storage.location(f"scaling-{workers}-{number}")
-                job = Job(each, FieldDescription.of(store, each.data), folder, tracker, folder.url)
+                job = Job(each, FieldDescription.of(store, each.data), folder, folder.url)
                 run_distributed(job, reference)
                 rates[workers].append(read_metrics(folder)[-1]["frames_per_second"])
     one, two = statistics.median(rates[1]), statistics.median(rates[2])

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from mcrnn.errors import UserError
 from mcrnn.storage import Location
 
 SUFFIX = ".pt"
@@ -27,8 +29,18 @@ def packed(state: dict[str, Any]) -> bytes:
 
 
 def unpacked(content: bytes) -> dict[str, Any]:
-    """The state, its tensors in the processor's memory; nothing but data is ever loaded."""
-    return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    """The state, its tensors in the processor's memory; nothing but data is ever loaded.
+
+    Raises:
+        UserError: there is more in it.
+    """
+    try:
+        return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"a checkpoint holds more than data, and was not loaded ({str(error).splitlines()[0]}): it was not written "
+            "by this project; delete it"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mcrnn.interrupts import on_stop
 from mcrnn.model_directory import FieldDescription
 from mcrnn.models import sized, summary
 from mcrnn.storage import Storage
-from mcrnn.tracking import Tracker
+from mcrnn.tracking import Mirrors, Tracker, settled
 from mcrnn.training import OBJECTIVE, End, Metrics
 from mcrnn.windows import FieldData, check_exam
 from mcrnn.worker import (
@@ -37,12 +37,20 @@ from mcrnn.worker import (
 
 MAY_CHANGE = ("train.workers", "train.micro_batch", "train.max_failures", "train.checkpoint_minutes", "train.device")
 """when a run is continued: what changes nothing but how it is done"""
+EXPERIMENT = "mcrnn-runs"
+"""in MLflow"""
 SECONDS_BETWEEN_LOOKS = 0.5
 """for new epochs of workers"""
 
 
-def run(config: Configuration, storage: Storage, *, new: bool) -> None:
+def run(config: Configuration, storage: Storage, *, new: bool, digest: str | None = None) -> None:
     """Train, or continue a run of that name, and print the end of it.
+
+    Args:
+        config: what to train.
+        storage: the root.
+        new: begin a new run beside one of the same name.
+        digest: that the store must have, where an earlier run is repeated.
 
     Raises:
         UserError: the store cannot be used, its samples are too short, or the folder holds another run; or memory
@@ -51,6 +59,11 @@ def run(config: Configuration, storage: Storage, *, new: bool) -> None:
     """
     console = Console()
     store = FieldStore.open(storage.location(config.data.store))
+    if digest is not None and store.digest != digest:
+        raise UserError(
+            f"the run trained on a store with digest {digest[:12]}, '{store.name}' has {store.digest[:12]}: build the "
+            "store anew with its old parameters; they are in the run's dataset in MLflow"
+        )
     check_exam(store, config)
     frame_shape = FieldDescription.of(store, config.data).frame_shape
     config = sized(config, frame_shape)
@@ -61,16 +74,21 @@ def run(config: Configuration, storage: Storage, *, new: bool) -> None:
     ended = read_json(folder, END_FILE)
     if ended is None or ended["end"] == End.OUT_OF_MEMORY:
         folder.delete(END_FILE)
+        mirrors = Mirrors(Tracker.open(storage, EXPERIMENT))
         field = FieldDescription.of(store, config.data)
-        tracker = Tracker.open(storage, "mcrnn-runs")
-        job = Job(config, field, folder, tracker, run_name=name, tags=(("mcrnn.kind", "run"),))
+        job = Job(config, field, folder, run_name=name, tags=(("mcrnn.kind", "run"),))
         console.print(
             f"run {name}: {config.train.epochs} epochs, in {storage.show(folder)}", highlight=False, soft_wrap=True
         )
         costs = summary(config.model, field.frame_shape)
         console.print(f"{config.model.architecture}: {costs}", highlight=False, soft_wrap=True)
-        _train(job, FieldData.load(store, config.data), console)
+        _train(job, FieldData.load(store, config.data), console, mirrors)
         ended = read_json(folder, END_FILE)
+    elif not settled(folder):  # MLflow was away when it ended
+        mirrors = Mirrors(Tracker.open(storage, EXPERIMENT))
+        mirrors.update(folder, "FINISHED")
+        mirrors.wait()
+        mirrors.close()
     if ended is None:
         raise KeyboardInterrupt
     history = read_metrics(folder)
@@ -90,8 +108,8 @@ def run(config: Configuration, storage: Storage, *, new: bool) -> None:
     )
 
 
-def _train(job: Job, data: FieldData, console: Console) -> None:
-    shown = _Shown(job, console)
+def _train(job: Job, data: FieldData, console: Console, mirrors: Mirrors) -> None:
+    shown = _Shown(job, console, mirrors)
     status = "FAILED"
     try:
         with shown.bar:
@@ -100,16 +118,19 @@ def _train(job: Job, data: FieldData, console: Console) -> None:
             else:
                 _train_on_workers(job, data, shown)
         status = "FINISHED" if read_json(job.folder, END_FILE) else "KILLED"
+        mirrors.update(job.folder, status)
+        if status == "FINISHED":
+            mirrors.wait()
     finally:
-        if (run := job.run()) is not None:
-            run.end(status)
+        mirrors.update(job.folder, status)
+        mirrors.close()
 
 
 def _train_here(job: Job, data: FieldData, shown: _Shown) -> None:
     def stop() -> None:
         session.stop_requested = True
 
-    session = RunSession(job, on_epoch=shown.epoch, on_step=shown.step, warn=shown.warn)
+    session = RunSession(job, on_epoch=shown.epoch, on_step=shown.step, on_recorded=shown.recorded, warn=shown.warn)
     with on_stop(stop):
         session.train(data, device_for(job.config.train))
 
@@ -147,6 +168,7 @@ def _train_on_workers(job: Job, data: FieldData, shown: _Shown) -> None:
             history = read_metrics(job.folder)
             for metrics in history[seen:]:
                 shown.epoch(metrics)
+                shown.recorded()
             seen = max(seen, len(history))
         if failure:
             raise explained(job, failure[0])
@@ -155,7 +177,8 @@ def _train_on_workers(job: Job, data: FieldData, shown: _Shown) -> None:
 class _Shown:
     """What a training shows: a line an epoch; in a terminal a bar below."""
 
-    def __init__(self, job: Job, console: Console) -> None:
+    def __init__(self, job: Job, console: Console, mirrors: Mirrors) -> None:
+        self.job, self.mirrors = job, mirrors
         self.console, self.epochs = console, job.config.train.epochs
         self.bar = Bar("epoch 1", self.epochs, "epochs")
         self.seconds: list[float] = []
@@ -172,6 +195,10 @@ class _Shown:
         self.bar.show(f"epoch {epoch}", epoch)
         left = sum(self.seconds) / len(self.seconds) * (self.epochs - epoch)
         self.bar.print(_line(metrics, self.epochs, left), self.console)
+
+    def recorded(self) -> None:
+        """An epoch is written down."""
+        self.mirrors.update(self.job.folder, "RUNNING")
 
     def warn(self, text: str) -> None:
         """Say what is not as it should be."""

@@ -1,6 +1,7 @@
 """Train one configuration.
 
     python -m mcrnn.train my_configuration.yaml
+    python -m mcrnn.train --from-run 3f9c...                       # repeats a run, from what MLflow has of it
     python -m mcrnn.train search_spaces/paper/ns_s25_tf20.yaml --set model.architecture=minconvexplstm
 
 With `train.workers` above 1 it runs data-parallel on Ray Train, else in this process.
@@ -8,21 +9,30 @@ With `train.workers` above 1 it runs data-parallel on Ray Train, else in this pr
 
 from __future__ import annotations
 
+import json
+import tempfile
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mcrnn.cli import SetOption, StorageOption, main
+from mcrnn.config import Configuration
 from mcrnn.config_file import load_configuration
+from mcrnn.errors import UserError
 from mcrnn.storage import Storage
 
 
 def train(
     file: Annotated[
-        str,
+        str | None,
         typer.Argument(metavar="FILE", help="Configuration, or a space that the settings leave one value of each."),
-    ],
+    ] = None,
     settings: SetOption = None,
+    from_run: Annotated[
+        str | None,
+        typer.Option(metavar="RUN_ID", help="In place of FILE: repeat a run or a trial, known by its id in MLflow."),
+    ] = None,
     new: Annotated[bool, typer.Option("--new", help="Start a new run beside one of the same name.")] = False,
     storage: StorageOption = None,
 ) -> None:
@@ -31,12 +41,29 @@ def train(
     The same command again continues an unfinished run from its last checkpoint, after anything. SIGTERM and Ctrl-C
     write a checkpoint first.
     """
-    config = load_configuration(file, settings or ())
+    if (file is None) == (from_run is None):
+        raise UserError("give a FILE, or --from-run with the id of a run in MLflow")
     root = Storage.open(storage)
+    digest = None
+    if from_run is not None:
+        config, digest = _repeated(root, from_run, settings or [])
+    else:
+        config = load_configuration(file or "", settings or ())
 
     from mcrnn import single
 
-    single.run(config, root, new=new)
+    single.run(config, root, new=new, digest=digest)
+
+
+def _repeated(storage: Storage, run_id: str, settings: list[str]) -> tuple[Configuration, str]:
+    """What a run in MLflow says that it trained, and the digest of its store."""
+    from mcrnn.tracking import CONFIGURATION_FILE, recorded
+
+    content, digest = recorded(storage, run_id)
+    with tempfile.TemporaryDirectory(prefix="mcrnn-run-") as place:
+        file = Path(place) / CONFIGURATION_FILE
+        file.write_text(json.dumps(content | {"name": f"{content['name']}-from-{run_id[:8]}"}, indent=1))
+        return load_configuration(str(file), settings), digest
 
 
 if __name__ == "__main__":

@@ -537,6 +537,7 @@ def _errors(error: SquaredError, warm_up: int, std: tuple[float, ...]) -> Metric
     return {
         "rmse_teacher_forced": min(error.rmse(1, warm_up), largest),
         "rmse_closed_loop": min(error.rmse(warm_up + 1, error.steps), largest),
+        "rmse_teacher_forced_normalized": min(error.rmse_normalized(1, warm_up, std), PENALTY),
         OBJECTIVE: min(error.rmse_normalized(warm_up + 1, error.steps, std), PENALTY),
     }
 

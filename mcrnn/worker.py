@@ -1,4 +1,4 @@
-"""What runs on a worker: the training loop with its checkpoints, its MLflow run and its reports.
+"""What runs on a worker: the training loop with its checkpoints, its record and its reports.
 
 The same loop runs in three places, which differ in their session only: in this process, in a Tune trial, on the
 workers of Ray Train. Rank 0 records; the others train.
@@ -11,26 +11,25 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from mcrnn import model_directory
+from mcrnn import model_directory, tracking
 from mcrnn.checkpoints import Checkpoints, packed, unpacked
 from mcrnn.config import Configuration, TrainConfig
 from mcrnn.errors import NotEnoughMemoryError, UserError
+from mcrnn.lineage import hardware, load
 from mcrnn.model_directory import FieldDescription
 from mcrnn.models import summary
 from mcrnn.storage import Location
-from mcrnn.tracking import Run, Tracker
+from mcrnn.tracking import METRICS_FILE
 from mcrnn.training import OBJECTIVE, End, Metrics, Request, State, fit, judged_weights
 from mcrnn.windows import FieldData
 
 CHECKPOINT_FOLDER = "checkpoints"
 MODEL_FOLDER = "model"
-RUN_FILE = "run.json"
-METRICS_FILE = "metrics.jsonl"
 END_FILE = "end.json"
 """how the training ended, where it has: not after an interruption"""
 SECONDS_BETWEEN_QUESTIONS = 1.0
@@ -47,9 +46,7 @@ class Job:
     field: FieldDescription
     folder: Location
     """for its checkpoints, its model and its record"""
-    tracker: Tracker
     run_name: str
-    parent_run: str | None = None
     tags: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -71,10 +68,31 @@ class Job:
             )
         return content
 
-    def run(self) -> Run | None:
-        """Its run in MLflow, where it has begun."""
-        content = read_json(self.folder, RUN_FILE)
-        return Run(self.tracker, content["run_id"]) if content else None
+    def write_record(self) -> None:
+        """Write down what is trained, on what and where, for its run in MLflow."""
+        config, field = self.config, self.field
+        machine = hardware()
+        size = asdict(summary(config.model, field.frame_shape))
+        tags = {
+            "mcrnn.machine": f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gb']:g} GB",
+            "mcrnn.gpus": ", ".join(machine["gpus"]) or "none",
+            "mcrnn.store_digest": field.store_digest,
+        }
+        dataset = {
+            "name": config.data.store,
+            "source": field.store or config.data.store,
+            "digest": field.store_digest,
+            "recipe": field.recipe,
+            "schema": {"variable": field.variable, "units": field.units, "channels": field.channels},
+        }
+        tracking.write_record(
+            self.folder,
+            self.run_name,
+            tags=dict(self.tags) | tags,
+            params=config.model_dump() | {"size": size},
+            files={tracking.CONFIGURATION_FILE: config.model_dump(), "machine.json": machine},
+            dataset=dataset,
+        )
 
     def finish(self, end: End, message: str = "") -> None:
         """Write down how it ended, unless it goes on."""
@@ -99,15 +117,11 @@ def read_metrics(folder: Location) -> list[Metrics]:
 
 
 class Recorder:
-    """Rank 0's record of a job: files in its folder, metrics in its MLflow run; written while training goes on."""
+    """Rank 0's record of a job in its folder, written while training goes on."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        if (run := job.run()) is None:
-            run = job.tracker.start(job.run_name, parent=job.parent_run, tags=dict(job.tags))
-            run.log_configuration(job.config, summary(job.config.model, job.field.frame_shape))
-            job.folder.write(RUN_FILE, json.dumps({"run_id": run.run_id}).encode())
-        self.run = run
+    def __init__(self, job: Job, on_recorded: Callable[[], None] | None = None) -> None:
+        self.job, self._on_recorded = job, on_recorded or (lambda: None)
+        job.write_record()
         self._writer = ThreadPoolExecutor(1, "recorder")
         self._writing: Future[None] | None = None
 
@@ -118,6 +132,8 @@ class Recorder:
             UserError: what was recorded before could not be written.
         """
         best = None
+        if metrics is not None:
+            metrics |= {"time": time.time(), **load()}  # of the history, too
         if metrics is not None and metrics[OBJECTIVE] == metrics["best"] and not metrics["diverged"]:
             best = {name: weight.cpu().clone() for name, weight in judged_weights(state).items()}
         content = packed(
@@ -155,7 +171,7 @@ class Recorder:
         if metrics is not None:
             lines = "".join(f"{json.dumps(epoch)}\n" for epoch in history)
             job.folder.write(METRICS_FILE, lines.encode())
-            self.run.log_metrics(metrics, step=int(metrics["epoch"]))
+            self._on_recorded()
 
 
 def _place(state: State) -> dict[str, int]:
@@ -172,11 +188,12 @@ class RunSession:
         world_size: int = 1,
         on_epoch: Callable[[Metrics], None] | None = None,
         on_step: Callable[[int, int, int], None] | None = None,
+        on_recorded: Callable[[], None] | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> None:
         self.job, self.rank, self.world_size = job, rank, world_size
         self.on_epoch, self.on_step, self.warn = on_epoch, on_step, warn or (lambda _: None)
-        self.recorder = Recorder(job) if rank == 0 else None
+        self.recorder = Recorder(job, on_recorded) if rank == 0 else None
         self.stop_requested = False
         self.last_checkpoint = time.monotonic()
         costs = summary(job.config.model, job.field.frame_shape)

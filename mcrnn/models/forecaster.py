@@ -78,6 +78,7 @@ class Forecaster(nn.Module):
         if norm == "group" and any(width % norm_groups for width in widths):
             raise ValueError(f"norm_groups ({norm_groups}) must divide the hidden sizes, {widths}")
         self.frame_shape = (channels, height, width)
+        self.takes_any_grid = norm == "group"
         self.channels_out = channels_out
         self.prediction, self.decode = prediction, decode
         encoder = PointwiseConv(channels, widths[0])
@@ -114,9 +115,11 @@ class Forecaster(nn.Module):
             ValueError: the frames are not of the model's shape, or there are fewer of them than
                 `teacher_forcing_steps`, or that is less than 1.
         """
-        if x_BTCHW.ndim != 5 or x_BTCHW.shape[2:] != self.frame_shape:
+        axes = 1 if self.takes_any_grid else 3
+        if x_BTCHW.ndim != 5 or tuple(x_BTCHW.shape[2 : 2 + axes]) != self.frame_shape[:axes]:
+            grid = ("any height", "any width") if self.takes_any_grid else self.frame_shape[1:]
             raise ValueError(
-                f"expected frames of shape (batch, time, {', '.join(map(str, self.frame_shape))}) "
+                f"expected frames of shape (batch, time, {', '.join(map(str, (self.frame_shape[0], *grid)))}) "
                 f"(batch, time, channel, height, width), got {tuple(x_BTCHW.shape)}"
             )
         batch, given = x_BTCHW.shape[:2]

@@ -1,0 +1,113 @@
+"""Where a run came from: the code, the packages, the command and the machine."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+PACKAGES = ("mcrnn", "torch", "ray", "optuna", "mlflow", "numpy", "xarray", "zarr", "s3fs", "pydantic", "safetensors")
+
+
+def origin() -> dict[str, Any]:
+    """Of this process: commit, packages, command and who gave it; without passwords."""
+    return {
+        "command": masked(" ".join([f"python -m {_module()}", *sys.argv[1:]])),
+        "process": {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()},
+        "user": os.environ.get("USER") or str(os.getuid()),
+        "packages": packages(),
+        **commit(),
+    }
+
+
+def _module() -> str:
+    name = getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", None)
+    return name or Path(sys.argv[0]).name
+
+
+def packages() -> dict[str, str]:
+    """Versions of what has an influence on results."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def commit() -> dict[str, Any]:
+    """The git commit that this code is of, and whether files were changed since; nothing where git does not know."""
+    folder = Path(__file__).parent.parent
+
+    def git(*arguments: str) -> str:
+        run = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+        return run.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != folder:
+            return {}  # installed into somebody else's repository
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "mcrnn"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+@functools.cache
+def hardware() -> dict[str, Any]:
+    """Of this machine."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "host": socket.gethostname(),
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "gpus": gpus,
+    }
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1) if found else platform.processor() or platform.machine()
+
+
+def load() -> dict[str, float]:
+    """How busy this machine is, with the names that MLflow shows as system metrics."""
+    memory = psutil.virtual_memory()
+    found = {
+        "system/cpu_utilization_percentage": psutil.cpu_percent(),  # since the last call
+        "system/system_memory_usage_percentage": memory.percent,
+        "system/process_memory_usage_megabytes": psutil.Process().memory_info().rss / 1e6,
+    }
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        found["system/gpu_0_memory_usage_percentage"] = 100 * (1 - free / total)
+    return found
+
+
+def is_gone(process: dict[str, Any]) -> bool:
+    """Whether a process, as `origin` describes it, was one of this machine and no longer runs."""
+    if process["host"] != socket.gethostname():
+        return False
+    try:
+        return abs(psutil.Process(process["pid"]).create_time() - process["started"]) > 1
+    except psutil.NoSuchProcess:
+        return True
+
+
+def masked(text: str) -> str:
+    """A text without the passwords of URLs in it."""
+    return re.sub(r"(\w+://[^\s:/@]*):[^\s@]+@", r"\1:***@", text)
