@@ -42,7 +42,7 @@ class Progress(Callback):
             self.live.stop()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.rows[trial.config["number"]] = {"values": trial.config["values"], "state": "running"}
+        self.rows.setdefault(trial.config["number"], {"values": trial.config["values"], "state": "running"})
         self._update(trial, {})
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
@@ -58,6 +58,8 @@ class Progress(Callback):
         self._ended(trial, state)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        if self.rows[trial.config["number"]]["state"] != "running":
+            return
         line = f"warning: the process of trial {trial.config['number']} was lost; it goes on from its checkpoint"
         print(line, file=sys.stderr)
 
@@ -71,8 +73,10 @@ class Progress(Callback):
             self.live.update(self.table())
 
     def _ended(self, trial: Any, state: str) -> None:
-        self.done += 1
         row = self.rows[trial.config["number"]]
+        if row["state"] != "running":
+            return
+        self.done += 1
         row["state"] = state
         self._update(trial, trial.last_result or {})
         if not self.live:

@@ -9,13 +9,13 @@ them.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
-import shutil
+import sys
+import tempfile
 import threading
+import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,27 +26,41 @@ from optuna.trial import FrozenTrial, TrialState
 from ray import tune
 from rich.console import Console
 
-from mcrnn import confirmation, folders, model_directory, registry
+from mcrnn import baselines, confirmation, folders, model_directory, registry, tracking
 from mcrnn.checks import check
 from mcrnn.cluster import connected
 from mcrnn.errors import NotEnoughMemoryError, UserError, did_you_mean
 from mcrnn.fields import FieldStore
 from mcrnn.interrupts import on_stop
-from mcrnn.model_directory import FieldDescription
+from mcrnn.lease import Lease
+from mcrnn.lineage import masked
+from mcrnn.model_directory import FieldDescription, TrainedModel
 from mcrnn.models import sized
+from mcrnn.outbox import Outbox
 from mcrnn.progress import Progress
+from mcrnn.registry import TEST_METRICS
 from mcrnn.search_report import figures, optuna_quiet
 from mcrnn.space import Search
-from mcrnn.storage import LocalFolder, Storage, write_atomically
-from mcrnn.study import StudyScheduler, StudySearcher, TrialEnd, budget, open_study, spent, tried
-from mcrnn.tracking import Run, Tracker
+from mcrnn.storage import Location, Storage
+from mcrnn.study import (
+    JOURNAL,
+    STUDY,
+    Journal,
+    StudyScheduler,
+    StudySearcher,
+    TrialEnd,
+    budget,
+    open_study,
+    spent,
+    tried,
+)
+from mcrnn.tracking import Mirrors, Run, Tracker
 from mcrnn.training import OBJECTIVE, PENALTY, End
-from mcrnn.windows import FieldData
+from mcrnn.windows import FieldData, evaluation_windows, open_split
 from mcrnn.worker import (
     CHECKPOINT_FOLDER,
     END_FILE,
     MODEL_FOLDER,
-    RUN_FILE,
     Job,
     StopFlag,
     explained,
@@ -58,7 +72,7 @@ from mcrnn.worker import (
 )
 
 SUMMARY_FILE = "summary.json"
-LOCK_FILE = "lock"
+LEASE = "lock.json"
 MAY_CHANGE = (
     "search.trials",
     "search.hours",
@@ -83,9 +97,15 @@ class OpenSearch:
 
     search: Search
     storage: Storage
-    folder: Path
+    folder: Location
     store: FieldStore
     study: optuna.Study
+    journal: Journal
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.folder.url.rsplit("/", 1)[-1]
 
     @property
     def model_name(self) -> str:
@@ -104,11 +124,11 @@ class OpenSearch:
     @property
     def summary(self) -> dict[str, Any] | None:
         """What was written down when the search ended, None before."""
-        return read_json(LocalFolder(self.folder), SUMMARY_FILE)
+        return read_json(self.folder, SUMMARY_FILE)
 
-    def trial_folder(self, number: int) -> Path:
+    def trial_folder(self, number: int) -> Location:
         """Where a trial keeps its state and model."""
-        return self.folder / "trials" / f"{number:04d}"
+        return self.folder.child(f"trials/{number:04d}")
 
 
 def open_search(search: Search, storage: Storage, *, new: bool) -> OpenSearch:
@@ -118,36 +138,25 @@ def open_search(search: Search, storage: Storage, *, new: bool) -> OpenSearch:
         UserError: the store cannot be used, its samples are too short, or the folder holds another search.
     """
     store = check(search, storage)
-    parent = LocalFolder(storage.path("searches"))
-    folder = parent.path / folders.choose(parent, search.name, new=new)
-    folders.claim(LocalFolder(folder), search.content() | {"store_digest": store.digest}, MAY_CHANGE)
-    earlier = [_earlier(name, parent.path) for name in search.search.warm_start]
-    return OpenSearch(search, storage, folder, store, open_study(folder, search, earlier))
+    parent = storage.location("searches")
+    folder = parent.child(folders.choose(parent, search.name, new=new))
+    content = json.loads(masked(json.dumps(search.content())))
+    folders.claim(folder, content | {"store_digest": store.digest}, MAY_CHANGE)
+    earlier = [_earlier(name, parent) for name in search.search.warm_start]
+    journal = Journal.open(folder)
+    return OpenSearch(search, storage, folder, store, open_study(journal, search, earlier), journal)
 
 
-def _earlier(name: str, searches: Path) -> optuna.Study:
-    from mcrnn.study import JOURNAL, STUDY
-
-    if not (searches / name / JOURNAL).exists():
-        known = [path.parent.name for path in searches.glob(f"*/{JOURNAL}")]
+def _earlier(name: str, searches: Location) -> optuna.Study:
+    journal = Journal.open(searches.child(name))
+    if not journal.file.exists():
+        known = [key.split("/")[0] for key in searches.sizes() if key.count("/") == 1 and key.endswith(JOURNAL)]
         raise UserError(
             f"search.warm_start: there is no search '{name}' with a journal here{did_you_mean(name, known)}"
         )
-    backend = optuna.storages.journal.JournalFileBackend(str(searches / name / JOURNAL))
-    study = optuna.load_study(study_name=STUDY, storage=optuna.storages.JournalStorage(backend))
+    study = optuna.load_study(study_name=STUDY, storage=journal.storage())
     study.study_name = name
     return study
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Refuse a second driver of the same search on this machine; ends with the process, however that ends."""
-    with (folder / LOCK_FILE).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"the search '{folder.name}' is running already; --new starts another beside it") from None
-        yield
 
 
 def run(opened: OpenSearch) -> None:
@@ -160,46 +169,92 @@ def run(opened: OpenSearch) -> None:
     console = Console()
     search, folder = opened.search, opened.folder
     where = opened.storage.show(folder)
-    with _alone(folder):
-        left = max(0, budget(opened.study, search.search) - len(tried(opened.study)))
-        console.print(f"search {folder.name}: {left} trials to run, in {where}", highlight=False, soft_wrap=True)
+    lease = Lease(folder, LEASE, "search")
+    lease.acquire()
+    with contextlib.ExitStack() as at_end:
+        at_end.callback(lease.release)
         tracker = Tracker.open(opened.storage, opened.model_name)
-        parent = _parent_run(opened, tracker)
+        left = max(0, budget(opened.study, search.search) - len(tried(opened.study)))
+        console.print(f"search {opened.name}: {left} trials to run, in {where}", highlight=False, soft_wrap=True)
+        mirrors = Mirrors(tracker)
+        at_end.callback(mirrors.close)
+        copies = Outbox(f"'{folder.url}'")
+        at_end.callback(copies.close)
+        running = _Running(opened, mirrors, copies, lease, console)
+        mirrors.parent = running.begin()
         status = "KILLED"
         try:
             if spent(opened.study, search.search) is None or _unfinished_confirmation(opened):
-                _run_all(opened, tracker, parent, console)
+                _run_all(running)
+            running.end_runs()
             best = best_trial(opened)
             if best is None:
-                raise UserError(f"no trial of '{folder.name}' has produced a model; see {where}/ray for their errors")
-            _finish(opened, tracker, parent, best)
+                raise UserError(
+                    f"no trial of '{opened.name}' has produced a model; see {where}/trials for their errors"
+                )
+            _finish(running, best)
             status = "FINISHED"
         except Exception:
             status = "FAILED"
             raise
         finally:
-            parent.end(status)
+            running.tell()
+            mirrors.update(folder, status)
+            if status == "FINISHED":
+                mirrors.wait()
 
 
-def _parent_run(opened: OpenSearch, tracker: Tracker) -> Run:
-    """The search's run in MLflow: the one it had before, or a new one."""
-    file = opened.folder / RUN_FILE
-    if file.exists():
-        return Run(tracker, json.loads(file.read_bytes())["run_id"])
-    tags = {"mcrnn.kind": "search", "mcrnn.searched": ", ".join(opened.search.space)}
-    parent = tracker.start(opened.folder.name, tags=tags)
-    parent.log_files([opened.folder / folders.CONTENT_FILE])
-    write_atomically(file, json.dumps({"run_id": parent.run_id}).encode())
-    return parent
+@dataclass
+class _Running:
+    """A search that is being run, and what it tells others of itself."""
+
+    opened: OpenSearch
+    mirrors: Mirrors
+    copies: Outbox
+    """of the journal, to object storage"""
+    lease: Lease
+    console: Console
+
+    def begin(self) -> str:
+        """Begin the search's run in MLflow, or go on with it; returns its id."""
+        opened = self.opened
+        content = read_json(opened.folder, folders.CONTENT_FILE)
+        fixed = {key: content[key] for key in ("data", "model", "train", "validation", "search") if key in content}
+        tracking.write_record(
+            opened.folder,
+            opened.name,
+            tags={"mcrnn.kind": "search", "mcrnn.searched": ", ".join(opened.search.space)},
+            params=fixed,
+            files={"search.json": content},
+        )
+        return self.mirrors.now(opened.folder, "RUNNING").run_id
+
+    def tell(self) -> None:
+        """Copy the study to where the search lives, soon."""
+        if self.opened.journal.is_copied:
+            self.copies.put("journal", self.opened.journal.copy)
+
+    def end_runs(self) -> None:
+        """End the runs of all trainings that ended, also those whose driver was killed before it could."""
+        ended = {self.opened.trial_folder(t.number): t.user_attrs.get("end") for t in tried(self.opened.study)}
+        ended |= {
+            each.folder(self.opened.folder): None
+            for each in confirmation.planned(self.opened.search, results(self.opened))
+            if each.finished(self.opened.folder)
+        }
+        for folder, end in ended.items():
+            if not tracking.settled(folder):
+                self.mirrors.update(folder, "FAILED" if end == TrialEnd.FAILED else "FINISHED")
 
 
 def _unfinished_confirmation(opened: OpenSearch) -> bool:
-    folder = LocalFolder(opened.folder)
-    return any(not each.finished(folder) for each in confirmation.planned(opened.search, results(opened)))
+    plan = confirmation.planned(opened.search, results(opened))
+    return any(not each.finished(opened.folder) for each in plan)
 
 
-def _run_all(opened: OpenSearch, tracker: Tracker, parent: Run, console: Console) -> None:
+def _run_all(running: _Running) -> None:
     """The trials that are left, then the confirmation."""
+    opened, console = running.opened, running.console
     search, folder, store = opened.search, opened.folder, opened.store
     first = search.first_configuration()
     workers = first.train.workers
@@ -210,7 +265,8 @@ def _run_all(opened: OpenSearch, tracker: Tracker, parent: Run, console: Console
         gpus = gpus_for(first.train, in_cluster, search.search.gpus)
         room = min(cpus, int(in_cluster / gpus)) if gpus else cpus
         flag: Any = ray.remote(num_cpus=0)(StopFlag).remote()
-        searcher = StudySearcher(opened.study, search)
+        searcher = StudySearcher(opened.study, search, running.tell)
+        tune_folder = until_end.enter_context(tempfile.TemporaryDirectory(prefix="mcrnn-tune-"))
 
         def stop() -> None:
             searcher.ending = "it was interrupted"
@@ -221,46 +277,49 @@ def _run_all(opened: OpenSearch, tracker: Tracker, parent: Run, console: Console
             tune.with_parameters(
                 _trial,
                 opened=(search, FieldDescription.of(store, first.data), folder),
-                tracking=(tracker, parent.run_id),
                 # in a list, so that Tune hands on the reference and all trials of a node share one copy
                 data=[ray.put(FieldData.load(store, first.data))],
                 cluster=(gpus, flag),
             ),
-            folder,
+            tune_folder,
+            running.lease,
             # the driver of a trial with several workers takes no CPU, or its workers would wait for it for ever
             {"CPU": 1, **({"GPU": gpus} if gpus else {})} if workers == 1 else {"node:__internal_head__": 0.001},
             min(search.search.concurrency or room, max(1, room // workers)),
             first.train.max_failures if workers == 1 else 0,
         )
-        ending = _Ending(opened, tracker, searcher, stop)
+        ending = _Ending(running, stop)
         if spent(opened.study, search.search) is None:
             done, all_of_them = len(tried(opened.study)), budget(opened.study, search.search)
-            with Progress(search, folder.name, console, budget=all_of_them, done=done) as progress:
+            with Progress(search, opened.name, console, budget=all_of_them, done=done) as progress:
                 trials.run("ray", [ending, progress], search_alg=searcher, scheduler=StudyScheduler(searcher))
         if searcher.mistake:
             raise UserError(f"a trial cannot be trained, so the search has stopped: {searcher.mistake}")
         why = spent(opened.study, search.search)
         if why is None:
             raise KeyboardInterrupt
-        console.print(f"{folder.name}: {why}", highlight=False, soft_wrap=True)
-        _confirm(opened, trials, tracker, searcher, console)
+        console.print(f"{opened.name}: {why}", highlight=False, soft_wrap=True)
+        _confirm(running, trials, searcher)
 
 
-def _confirm(opened: OpenSearch, trials: _Trials, tracker: Tracker, searcher: StudySearcher, console: Console) -> None:
-    folder = LocalFolder(opened.folder)
+def _confirm(running: _Running, trials: _Trials, searcher: StudySearcher) -> None:
+    opened, folder = running.opened, running.opened.folder
     plan = confirmation.planned(opened.search, results(opened))
     missing = [each for each in plan if not each.finished(folder)]
     if not missing:
         return
     seeds = opened.search.search.confirm.seeds if opened.search.search.confirm else 0
-    console.print(
+    running.console.print(
         f"confirmation: {len(missing)} trainings, {seeds} seeds of each of {len(plan) // seeds}", highlight=False
     )
     proposals = [{"retrain": (each.name, each.values)} for each in missing]
-    trials.run("ray-confirmation", [_Confirmed(opened, tracker, console, searcher)], proposals=proposals)
+    trials.run("ray-confirmation", [_Confirmed(running, searcher)], proposals=proposals)
     if searcher.mistake:
         raise UserError(f"a configuration cannot be trained again: {searcher.mistake}")
-    if any(not each.finished(folder) for each in plan):
+    left = [each.name for each in plan if not each.finished(folder)]
+    if left and searcher.ending is None:
+        raise UserError(f"the processes of {', '.join(left)} were lost too often; the same command tries again")
+    if left:
         raise KeyboardInterrupt
 
 
@@ -269,7 +328,9 @@ class _Trials:
     """How Tune runs trials, whichever they are."""
 
     trial: Any
-    folder: Path
+    folder: str
+    """for Tune's own state, from which we never restore"""
+    lease: Lease
     resources: dict[str, float]
     concurrency: int
     max_failures: int
@@ -287,7 +348,7 @@ class _Trials:
             ),
             run_config=tune.RunConfig(
                 name=name,
-                storage_path=str(self.folder),
+                storage_path=self.folder,
                 callbacks=callbacks,
                 failure_config=tune.FailureConfig(max_failures=self.max_failures),
                 verbose=0,
@@ -307,6 +368,7 @@ class _Trials:
         thread.start()
         while thread.is_alive():
             thread.join(0.2)  # a signal is handled between
+            self.lease.renew()
         if failure:
             raise failure[0]
 
@@ -314,8 +376,7 @@ class _Trials:
 def _trial(
     proposal: dict[str, Any],
     *,
-    opened: tuple[Search, FieldDescription, Path],
-    tracking: tuple[Tracker, str],
+    opened: tuple[Search, FieldDescription, Location],
     data: list[Any],
     cluster: tuple[float, Any],
 ) -> None:
@@ -324,7 +385,6 @@ def _trial(
     What ends it is reported, not raised, so that only lost processes are tried again.
     """
     search, field, folder = opened
-    tracker, parent_run = tracking
     gpus, flag = cluster
     proposal = proposal.get("proposal", proposal)
     if "retrain" in proposal:
@@ -338,12 +398,18 @@ def _trial(
         job = Job(
             config=sized(search.configuration(values), field.frame_shape),
             field=field,
-            folder=LocalFolder(folder).child(place),
-            tracker=tracker,
+            folder=folder.child(place),
             run_name=name,
-            parent_run=parent_run,
-            tags=(("mcrnn.kind", kind), ("mcrnn.search", folder.name)),
+            tags=(
+                ("mcrnn.kind", kind),
+                ("mcrnn.search", search.name),
+                ("mcrnn.searched", ", ".join(values)),
+                ("mcrnn.values", json.dumps(values, sort_keys=True)),
+            ),
         )
+        record = read_json(job.folder, tracking.RECORD_FILE)
+        if record is not None and record["tags"]["mcrnn.values"] != dict(job.tags)["mcrnn.values"]:
+            job.folder.clear()  # of a proposal that was lost with its driver
         if read_json(job.folder, END_FILE) is None:
             if job.config.train.workers == 1:
                 run_in_tune(job, ray.get(data[0]), flag)
@@ -368,7 +434,7 @@ def _trial(
     except Exception as error:
         if workers_were_lost(error):
             raise
-        log = LocalFolder(folder).child(place)
+        log = folder.child(place)
         log.write("error.txt", traceback.format_exc().encode())
         where = "" if isinstance(error, UserError) else f" ({type(error).__name__}; see {log.url}/error.txt)"
         tune.report(nothing | {"mistake": f"{name}: {error}{where}"})
@@ -385,12 +451,16 @@ def workers_were_lost(error: BaseException) -> bool:
 class _Ending(tune.Callback):
     """What is to be done when a trial ends: its MLflow run, its files, and the search where it was a mistake."""
 
-    def __init__(self, opened: OpenSearch, tracker: Tracker, searcher: StudySearcher, stop: Any) -> None:
-        self.opened, self.tracker, self.searcher, self.stop = opened, tracker, searcher, stop
+    def __init__(self, running: _Running, stop: Any) -> None:
+        self.opened, self.mirrors, self.stop = running.opened, running.mirrors, stop
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks with its own state, from which we never restore."""
         return {}
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **_: Any) -> None:
+        """Tells MLflow of an epoch."""
+        self._run(trial, "RUNNING")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Ends the run, which the trial cannot do itself where it is stopped, and removes what nobody needs."""
@@ -398,32 +468,31 @@ class _Ending(tune.Callback):
         if result.get("mistake"):
             self.stop()
         status = "KILLED" if result.get("interrupted") else "FAILED" if result.get("mistake") else "FINISHED"
-        self._end(trial, status)
+        self._run(trial, status)
         tidy(self.opened)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Ends the run."""
-        self._end(trial, "FAILED")
+        self._run(trial, "FAILED")
 
-    def _end(self, trial: Any, status: str) -> None:
-        end_run(self.opened.trial_folder(trial.config["number"]), self.tracker, status)
-
-
-def end_run(folder: Path, tracker: Tracker, status: str) -> None:
-    """End the MLflow run of a training, where it has begun."""
-    content = read_json(LocalFolder(folder), RUN_FILE)
-    if content is not None:
-        Run(tracker, content["run_id"]).end(status)
+    def _run(self, trial: Any, status: str) -> None:
+        self.mirrors.update(self.opened.trial_folder(trial.config["number"]), status)
 
 
 class _Confirmed(tune.Callback):
     """Follows the confirmation."""
 
-    def __init__(self, opened: OpenSearch, tracker: Tracker, console: Console, searcher: StudySearcher) -> None:
-        self.opened, self.tracker, self.console, self.searcher = opened, tracker, console, searcher
+    def __init__(self, running: _Running, searcher: StudySearcher) -> None:
+        self.opened, self.mirrors, self.console = running.opened, running.mirrors, running.console
+        self.searcher = searcher
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **_: Any) -> None:
+        """Tells MLflow of an epoch."""
+        name, _values = trial.config["proposal"]["retrain"]
+        self.mirrors.update(self.opened.folder.child(f"{confirmation.FOLDER}/{name}"), "RUNNING")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A line, and the end of the run."""
@@ -431,9 +500,11 @@ class _Confirmed(tune.Callback):
         name, values = trial.config["proposal"]["retrain"]
         if result.get("mistake"):
             self.searcher.mistake = result["mistake"]
-        folder = self.opened.folder / confirmation.FOLDER / name
-        end_run(folder, self.tracker, "KILLED" if result.get("interrupted") else "FINISHED")
-        shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=not result.get("interrupted"))
+        folder = self.opened.folder.child(f"{confirmation.FOLDER}/{name}")
+        self.mirrors.update(folder, "KILLED" if result.get("interrupted") else "FINISHED")
+        if result.get("interrupted"):
+            return
+        folder.child(CHECKPOINT_FOLDER).clear()
         architecture = self.opened.search.configuration(values).model.architecture
         self.console.print(
             f"{architecture}, {name}: error {result.get('best', PENALTY):.4f}", highlight=False, soft_wrap=True
@@ -442,11 +513,13 @@ class _Confirmed(tune.Callback):
 
 def tidy(opened: OpenSearch) -> None:
     """Remove the checkpoints of trials that ended, and the models of all but the best."""
-    ended = tried(opened.study)
-    for trial in ended:
-        shutil.rmtree(opened.trial_folder(trial.number) / CHECKPOINT_FOLDER, ignore_errors=True)
-    for trial in results(opened)[opened.search.search.keep :]:
-        shutil.rmtree(opened.trial_folder(trial.number) / MODEL_FOLDER, ignore_errors=True)
+    ended = {t.number for t in tried(opened.study)}
+    kept = {t.number for t in results(opened)[: opened.search.search.keep]}
+    trials = opened.folder.child("trials")
+    for folder in {tuple(key.split("/")[:2]) for key in trials.sizes()}:
+        number, part = int(folder[0]), folder[1]
+        if (part == CHECKPOINT_FOLDER and number in ended) or (part == MODEL_FOLDER and number in ended - kept):
+            trials.child("/".join(folder)).clear()
 
 
 def results(opened: OpenSearch) -> list[FrozenTrial]:
@@ -457,20 +530,33 @@ def results(opened: OpenSearch) -> list[FrozenTrial]:
 
 def best_trial(opened: OpenSearch) -> FrozenTrial | None:
     """The best that has a model, None where no trial has one."""
-    config = model_directory.CONFIG
-    kept = (t for t in results(opened) if (opened.trial_folder(t.number) / MODEL_FOLDER / config).exists())
+    kept = (t for t in results(opened) if model_directory.exists(opened.trial_folder(t.number).child(MODEL_FOLDER)))
     return next(kept, None)
 
 
-def _finish(opened: OpenSearch, tracker: Tracker, parent: Run, best: FrozenTrial) -> None:
-    """Register the best model and write the summary."""
+def _finish(running: _Running, best: FrozenTrial) -> None:
+    """Judge and register the best model, and write the summary."""
+    opened, mirrors = running.opened, running.mirrors
     search = opened.search
+    tidy(opened)
     folder = opened.trial_folder(best.number)
-    confirmed = confirmation.judged(search, LocalFolder(opened.folder), confirmation.planned(search, results(opened)))
+    confirmed = confirmation.judged(search, opened.folder, confirmation.planned(search, results(opened)))
     if confirmed:
-        folder = opened.folder / confirmed[0]["folder"]
-    run_id = read_json(LocalFolder(folder), RUN_FILE)["run_id"]
-    version = registry.register(Run(tracker, run_id), folder / MODEL_FOLDER, opened.model_name)
+        folder = opened.folder.child(confirmed[0]["folder"])
+    _record_baselines(opened, mirrors)
+    run = mirrors.now(folder)
+    model = model_directory.load(folder.child(MODEL_FOLDER))
+    judged = _judged(running, model, run)
+    found = {
+        "search": opened.name,
+        "best": confirmed[0]["best"] if confirmed else best.user_attrs["result"]["best"],
+        "trial": confirmed[0]["trial"] if confirmed else best.number,
+    }
+    if confirmed:
+        found |= {"mean": confirmed[0]["mean"], "std": confirmed[0]["std"], "seeds": confirmed[0]["seeds"]}
+    version, alias = registry.register(
+        run, folder.child(MODEL_FOLDER), opened.model_name, found=found, judged=judged, origin=mirrors.tracker.origin
+    )
     rows = [
         {
             "trial": t.number,
@@ -483,25 +569,71 @@ def _finish(opened: OpenSearch, tracker: Tracker, parent: Run, best: FrozenTrial
     ]
     several = len(search.search.objectives) > 1
     summary = {
-        "search": opened.folder.name,
-        "best_trial": confirmed[0]["trial"] if confirmed else best.number,
-        "best": confirmed[0]["best"] if confirmed else best.user_attrs["result"]["best"],
+        "search": opened.name,
+        "best_trial": found["trial"],
+        "best": found["best"],
         "confirmed": confirmed,
         "seeds": search.search.confirm.seeds if search.search.confirm else 0,
         "importance": importance(opened.study),
         "front": [t.number for t in opened.study.best_trials] if several else [],
-        "run_id": run_id,
+        "test": {name: judged[name] for name in TEST_METRICS} if judged else None,
+        "run_id": run.run_id,
         "model": opened.model_name,
         "version": version,
-        "alias": registry.CHAMPION,
+        "alias": alias,
         "trials": rows,
     }
-    parent.log_metrics({"best": summary["best"]}, step=0)
+    parent = mirrors.now(opened.folder)
+    parent.log_metrics({"best": summary["best"]})
     parent.set_tags({"mcrnn.best_trial": str(summary["best_trial"]), "mcrnn.model_version": str(version)})
-    write_atomically(opened.folder / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
-    pictures = [] if several else figures(opened.study, opened.folder / "figures")
-    parent.log_files([opened.folder / SUMMARY_FILE])
-    parent.log_files(pictures, "figures")
+    with tempfile.TemporaryDirectory(prefix="mcrnn-figures-") as place:
+        pictures = [] if several else figures(opened.study, Path(place))
+        for picture in pictures:
+            opened.folder.write(f"figures/{picture.name}", picture.read_bytes())
+        parent.log_files(pictures, "figures")
+    parent.log_json({SUMMARY_FILE: summary})
+    opened.folder.write(SUMMARY_FILE, json.dumps(summary, indent=1).encode())
+
+
+def _judged(running: _Running, model: TrainedModel, run: Run) -> dict[str, Any] | None:
+    """The champion's errors on the test split, which are added to its run; None where its samples are too short."""
+    from mcrnn import report
+
+    storage = running.opened.storage
+    try:
+        judged = report.judge(run.run_id, model, storage)
+    except UserError as error:
+        print(f"warning: the model was not judged on the test split: {error}", file=sys.stderr)
+        return None
+    with tempfile.TemporaryDirectory(prefix="mcrnn-report-") as place:
+        report.attach(run.run_id, judged, report.write(judged, Path(place)), storage)
+    return judged.metrics
+
+
+def _record_baselines(opened: OpenSearch, mirrors: Mirrors) -> None:
+    """Runs of persistence and climatology beside the trials, judged as they are."""
+    first = opened.search.first_configuration()
+    exam, field = first.validation, FieldDescription.of(opened.store, first.data)
+    folders_of = {name: opened.folder.child(f"baselines/{name}") for name in ("persistence", "climatology")}
+    if all(tracking.settled(folder) for folder in folders_of.values()):
+        return
+    split = open_split(opened.store, "val", first.data)
+    windows = evaluation_windows(split.shape, opened.store.is_series, exam.warm_up + exam.horizon, exam.windows)
+    channels = first.model.channels_out or len(field.channels)
+    errors = baselines.errors(
+        opened.store, first.data, split, windows, warm_up=exam.warm_up, horizon=exam.horizon, channels=channels
+    )
+    for name, folder in folders_of.items():
+        tags = {"mcrnn.kind": "baseline", "mcrnn.search": opened.name}
+        tracking.write_record(folder, name, tags=tags, params={"model": {"architecture": name}})
+        metrics = {
+            "epoch": 0,
+            "time": time.time(),
+            "rmse_closed_loop": errors[name].rmse(2, exam.horizon + 1),
+            OBJECTIVE: errors[name].rmse_normalized(2, exam.horizon + 1, field.std[:channels]),
+        }
+        folder.write(tracking.METRICS_FILE, f"{json.dumps(metrics | {'best': metrics[OBJECTIVE]})}\n".encode())
+        mirrors.update(folder, "FINISHED")
 
 
 def importance(study: optuna.Study) -> dict[str, float]:

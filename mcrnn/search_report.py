@@ -16,9 +16,11 @@ from mcrnn.confirmation import ARCHITECTURE
 from mcrnn.fields import FieldStore
 from mcrnn.model_directory import FieldDescription
 from mcrnn.models import sized, summary
+from mcrnn.registry import CANDIDATE, CHAMPION
 from mcrnn.space import Search
 from mcrnn.storage import Storage
 from mcrnn.tables import new_table, short, show
+from mcrnn.training import OBJECTIVE
 from mcrnn.windows import TrainingWindows
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ def _operations(count: float) -> str:
 
 
 def figures(study: optuna.Study, folder: Path) -> list[Path]:
-    """Draw the history of a search, its slices, parallel coordinates and importances."""
+    """Draw the history of a search, its slices and parallel coordinates."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -153,12 +155,16 @@ def print_summary(opened: OpenSearch) -> None:
         lines.append(f"importance: {', '.join(parts)}")
     lines += [
         f"{', '.join([f'{len(trials)} trials', *others])}; "
-        f"the winner is of trial {found['best_trial']}, version {found['version']} of {found['model']}",
-        "",
-        "next:",
-        f"  python -m mcrnn.evaluate {uri}" + _storage_option(opened),
-        f"  {ui_command(opened.storage)}",
+        f"the winner is of trial {found['best_trial']}, version {found['version']} of {found['model']}, "
+        f"{_alias(found)}",
     ]
+    if found["test"]:
+        lines.append(f"on the test split: {found['test'][OBJECTIVE]:.4f}")
+    option = _storage_option(opened)
+    lines += ["", "next:", f"  python -m mcrnn.evaluate {uri}{option}"]
+    if found["alias"] == CANDIDATE:
+        lines.append(f"  python -m mcrnn.promote {found['model']}{option}")
+    lines.append(f"  python -m mcrnn.ui{option}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
@@ -175,16 +181,13 @@ def _print_confirmed(found: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
+def _alias(found: dict[str, Any]) -> str:
+    return "the champion" if found["alias"] == CHAMPION else "a candidate beside the champion that is there"
+
+
 def _storage_option(opened: OpenSearch) -> str:
     """What makes the next command find the same root as this one, where it was named on the command line."""
-    here = Storage.open().root
-    return "" if opened.storage.root == here else f" --storage {opened.storage.show(opened.storage.root)}"
-
-
-def ui_command(storage: Storage) -> str:
-    """The command that shows the runs, or where they are shown."""
-    uri = storage.tracking_uri
-    if uri.startswith("http"):
-        return f"open {uri} in a browser for the MLflow UI"
-    local = uri.removeprefix("sqlite:///")
-    return f"mlflow ui --backend-store-uri sqlite:///{storage.show(Path(local))}"
+    here, root = Storage.open(), opened.storage
+    if root == here:
+        return ""
+    return f" --storage {root.show(root.root) if root.is_local else root.name}"

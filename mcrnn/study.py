@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +26,10 @@ from ray.tune.search import Searcher
 
 from mcrnn.config import SearchConfig, Values
 from mcrnn.errors import UserError
+from mcrnn.outbox import NotSent
 from mcrnn.search_space import distribution, sampler, suggest
 from mcrnn.space import Search
+from mcrnn.storage import LocalFolder, Location
 from mcrnn.training import OBJECTIVE, PENALTY
 
 JOURNAL = "study.journal"
@@ -51,11 +55,52 @@ class TrialEnd(StrEnum):
     FAILED = "failed"
 
 
-def open_study(folder: Path, search: Search, earlier: Iterable[optuna.Study] = ()) -> optuna.Study:
+@dataclass(frozen=True)
+class Journal:
+    """The study of a search folder as a file; of a folder on object storage, a copy that follows this one."""
+
+    folder: Location
+    file: Path
+
+    @classmethod
+    def open(cls, folder: Location) -> Journal:
+        """Where the file is, fetched if it must be."""
+        if isinstance(folder, LocalFolder):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            return cls(folder, folder.path / JOURNAL)
+        file = Path(tempfile.mkdtemp(prefix="mcrnn-study-")) / JOURNAL
+        with contextlib.suppress(FileNotFoundError):
+            file.write_bytes(folder.read(JOURNAL))
+        return cls(folder, file)
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether it is to be copied to its folder."""
+        return not isinstance(self.folder, LocalFolder)
+
+    def storage(self) -> JournalStorage:
+        """For Optuna."""
+        return JournalStorage(JournalFileBackend(str(self.file)))
+
+    def copy(self) -> None:
+        """Copy it to its folder.
+
+        Raises:
+            NotSent: the folder cannot be reached.
+        """
+        content = self.file.read_bytes()
+        content = content[: content.rfind(b"\n") + 1]  # another thread may be writing a line
+        try:
+            self.folder.write(JOURNAL, content)
+        except (UserError, OSError) as error:
+            raise NotSent(str(error)) from None
+
+
+def open_study(journal: Journal, search: Search, earlier: Iterable[optuna.Study] = ()) -> optuna.Study:
     """The study of a search folder, created where there is none.
 
     Args:
-        folder: of the search.
+        journal: where it lives, unless it is in a database.
         search: what is searched.
         earlier: studies whose trials a new one learns from, as far as they fit the space.
 
@@ -63,10 +108,10 @@ def open_study(folder: Path, search: Search, earlier: Iterable[optuna.Study] = (
         UserError: the database cannot be used, or a grid is too large.
     """
     several = len(search.search.objectives) > 1
-    name = STUDY if search.search.storage is None else f"{search.name}:{folder}"
+    name = STUDY if search.search.storage is None else f"{search.name}:{journal.folder.url}"
     study = optuna.create_study(
         study_name=name,
-        storage=_storage(folder, search.search),
+        storage=_storage(journal, search.search),
         directions=[DIRECTIONS[objective] for objective in search.search.objectives],
         load_if_exists=True,
     )
@@ -80,9 +125,9 @@ def open_study(folder: Path, search: Search, earlier: Iterable[optuna.Study] = (
     return study
 
 
-def _storage(folder: Path, config: SearchConfig) -> BaseStorage:
+def _storage(journal: Journal, config: SearchConfig) -> BaseStorage:
     if config.storage is None:
-        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        return journal.storage()
     try:
         return RDBStorage(config.storage)
     except Exception as error:
@@ -188,9 +233,9 @@ def _seconds(trial: FrozenTrial) -> float:
 class StudySearcher(Searcher):
     """Hands the study's trials to Tune, and their results to the study."""
 
-    def __init__(self, study: optuna.Study, search: Search) -> None:
+    def __init__(self, study: optuna.Study, search: Search, on_told: Callable[[], None] = lambda: None) -> None:
         super().__init__(metric=OBJECTIVE, mode="min")
-        self.study, self.search = study, search
+        self.study, self.search, self.on_told = study, search, on_told
         self.interrupted = [t for t in own(study) if t.state == TrialState.RUNNING]
         """trials that a killed search left, which go on first"""
         self.asked: dict[str, optuna.Trial] = {}
@@ -202,6 +247,10 @@ class StudySearcher(Searcher):
         """what is wrong with a configuration or our code, which ends the search at once"""
         self.started = time.monotonic()
         self.hours_before = study.user_attrs.get("hours", 0.0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles it with its own state, from which we never restore."""
+        return {}
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial as a Tune configuration: its number and its values."""
@@ -222,6 +271,7 @@ class StudySearcher(Searcher):
         running = [t for t in own(self.study) if t.number == number and t.state == TrialState.RUNNING]
         trial = optuna.Trial(self.study, running[0]._trial_id) if running else self.study.ask()
         self.asked[trial_id] = trial
+        self.on_told()
         return {"number": trial.number, "values": suggest(trial, self.search)}
 
     def _hours(self) -> float:
@@ -235,7 +285,9 @@ class StudySearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A trial has ended: at its last epoch, stopped early, diverged, or by a failure."""
-        trial = self.asked.pop(trial_id)
+        trial = self.asked.pop(trial_id, None)
+        if trial is None:  # told already; see `StudyScheduler`
+            return
         self._remember_hours()
         if result and result.get("interrupted"):
             return  # it goes on when the search does
@@ -245,6 +297,7 @@ class StudySearcher(Searcher):
         if error or not result or "epoch" not in result:
             trial.set_user_attr("end", TrialEnd.FAILED)
             self.study.tell(trial, state=TrialState.FAIL)
+            self.on_told()
             return
         trial.set_user_attr("result", {key: result[key] for key in (*KEPT, "time_total_s") if key in result})
         end = TrialEnd.STOPPED if trial_id in self.stopped else TrialEnd.FINISHED
@@ -257,6 +310,7 @@ class StudySearcher(Searcher):
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, self._objectives(result, failed=end != TrialEnd.FINISHED))
+        self.on_told()
 
     def _objectives(self, result: dict[str, Any], *, failed: bool) -> list[float]:
         values = {
@@ -280,13 +334,19 @@ class StudyScheduler(FIFOScheduler):
         super().__init__()
         self.searcher = searcher
 
+    def __getstate__(self) -> dict[str, Any]:
+        """See `StudySearcher`."""
+        return {}
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """An epoch has ended."""
         searcher = self.searcher
         several = len(searcher.search.search.objectives) > 1
         if "epoch" not in result or several:
             return TrialScheduler.CONTINUE
-        asked = searcher.asked[trial.trial_id]
+        asked = searcher.asked.get(trial.trial_id)
+        if asked is None:  # it has ended, and Tune has started it again because its process failed in stopping
+            return TrialScheduler.STOP
         step = int(result["epoch"])
         known = searcher.study._storage.get_trial(asked._trial_id)
         if step in known.intermediate_values:  # told once more, after an interruption

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
 from mcrnn.config import SearchConfig
 from mcrnn.space import Search, Space, SpaceEntry
-from mcrnn.study import StudyScheduler, StudySearcher, open_study, spent, tried
+from mcrnn.storage import LocalFolder
+from mcrnn.study import Journal, StudyScheduler, StudySearcher, open_study, spent, tried
 from mcrnn.training import OBJECTIVE, PENALTY
 
 ARCHITECTURES = ["convgru", "convlstm", "minconvgru"]
@@ -24,13 +27,17 @@ def search(trials: int = 6, **options: object) -> Search:
     return Search(Space(base, entries), SearchConfig.model_validate({"trials": trials, **options}))
 
 
+def study_in(folder: Path, plan: Search, earlier: Iterable[optuna.Study] = ()) -> optuna.Study:
+    return open_study(Journal.open(LocalFolder(folder)), plan, earlier)
+
+
 def result(error: float, epoch: int = 4, diverged: float = 0.0) -> dict[str, float]:
     return {"epoch": epoch, OBJECTIVE: error, "best": error, "diverged": diverged}
 
 
 def play(folder: Path, plan: Search, stop_after: int | None = None) -> list[dict]:
     """Run a search's trials in order with made-up errors; returns the values of each."""
-    searcher = StudySearcher(open_study(folder, plan), plan)
+    searcher = StudySearcher(study_in(folder, plan), plan)
     values = []
     while len(values) != stop_after and isinstance(proposal := searcher.suggest(str(len(values))), dict):
         trial_id = str(len(values))
@@ -74,15 +81,15 @@ def test_trial_left_running_by_a_killed_search_goes_on(tmp_path: Path) -> None:
     plan = search()
     whole = play(tmp_path / "a", plan)
     play(tmp_path / "b", plan, stop_after=2)
-    searcher = StudySearcher(open_study(tmp_path / "b", plan), plan)
+    searcher = StudySearcher(study_in(tmp_path / "b", plan), plan)
     lost = searcher.suggest("a")
     del searcher
 
-    assert tried(open_study(tmp_path / "b", plan))[-1].number == 1
+    assert tried(study_in(tmp_path / "b", plan))[-1].number == 1
     rest = play(tmp_path / "b", plan)
     assert rest[0] == lost["values"]
     assert whole[2:] == rest
-    study = open_study(tmp_path / "b", plan)
+    study = study_in(tmp_path / "b", plan)
     assert [t.number for t in tried(study)] == list(range(plan.search.trials))
     assert not study.get_trials(states=[TrialState.RUNNING])
 
@@ -93,7 +100,7 @@ def test_trial_killed_before_its_values_were_drawn_draws_the_same(tmp_path: Path
     plan = search(cover=None)
     whole = play(tmp_path / "a", plan)
     play(tmp_path / "b", plan, stop_after=3)
-    open_study(tmp_path / "b", plan).ask()  # and then the driver was killed
+    study_in(tmp_path / "b", plan).ask()  # and then the driver was killed
     assert play(tmp_path / "b", plan) == whole[3:]
 
 
@@ -105,7 +112,7 @@ def test_raised_budget_runs_the_difference(tmp_path: Path) -> None:
 
 def test_how_a_trial_ended_is_recorded(tmp_path: Path) -> None:
     plan = search(trials=8)
-    study = open_study(tmp_path, plan)
+    study = study_in(tmp_path, plan)
     searcher = StudySearcher(study, plan)
     for trial_id in "abcdefg":
         searcher.suggest(trial_id)
@@ -139,10 +146,10 @@ class Told:
 def epochs_of(folder: Path, plan: Search, errors: list[float], restart: bool) -> list[int]:
     """How far trials of constant errors get; `restart` opens the study anew before each trial."""
     lengths = []
-    searcher = StudySearcher(open_study(folder, plan), plan)
+    searcher = StudySearcher(study_in(folder, plan), plan)
     for number, error in enumerate(errors):
         if restart:
-            searcher = StudySearcher(open_study(folder, plan), plan)
+            searcher = StudySearcher(study_in(folder, plan), plan)
         scheduler, trial_id = StudyScheduler(searcher), str(number)
         searcher.suggest(trial_id)
         last: dict[str, float] = {}
@@ -183,7 +190,7 @@ def conditional() -> Search:
 
 def test_grid_has_every_combination_whose_conditions_hold_once(tmp_path: Path) -> None:
     plan = conditional()
-    study = open_study(tmp_path, plan)
+    study = study_in(tmp_path, plan)
     searcher = StudySearcher(study, plan)
     seen = []
     while isinstance(proposal := searcher.suggest(str(len(seen))), dict):
@@ -208,7 +215,7 @@ def test_grid_has_every_combination_whose_conditions_hold_once(tmp_path: Path) -
 )
 def test_each_budget_ends_the_search_and_can_be_raised(tmp_path: Path, budget: dict[str, Any], why: str) -> None:
     plan = search(**budget)
-    searcher = StudySearcher(open_study(tmp_path, plan), plan)
+    searcher = StudySearcher(study_in(tmp_path, plan), plan)
     for number, error in enumerate((0.5, 0.3)):
         if searcher.suggest(str(number)) == "FINISHED":
             break
@@ -217,12 +224,12 @@ def test_each_budget_ends_the_search_and_can_be_raised(tmp_path: Path, budget: d
     assert searcher.suggest("last") == "FINISHED"
     assert spent(searcher.study, plan.search) == why
     more = search(trials=9, hours=9, trial_hours=9, failures=9)
-    assert isinstance(StudySearcher(open_study(tmp_path, more), more).suggest("next"), dict)
+    assert isinstance(StudySearcher(study_in(tmp_path, more), more).suggest("next"), dict)
 
 
 def test_several_objectives_have_a_front(tmp_path: Path) -> None:
     plan = search(trials=12, sampler="nsga2", objectives=["error", "parameters"], cover=None)
-    study = open_study(tmp_path, plan)
+    study = study_in(tmp_path, plan)
     searcher = StudySearcher(study, plan)
     for number in range(12):
         values = searcher.suggest(str(number))["values"]
@@ -236,9 +243,9 @@ def test_earlier_trials_that_fit_are_learnt_from_and_do_not_count(tmp_path: Path
     for name in "abc":
         (tmp_path / name).mkdir()
     play(tmp_path / "a", search(trials=6))
-    before = open_study(tmp_path / "a", search(trials=6))
+    before = study_in(tmp_path / "a", search(trials=6))
     plan = search(trials=4)
-    study = open_study(tmp_path / "b", plan, [before])
+    study = study_in(tmp_path / "b", plan, [before])
     learnt = [t for t in study.get_trials() if "from" in t.user_attrs]
     assert len(learnt) == 6
     assert {t.value for t in learnt} == {t.value for t in before.get_trials()}
@@ -248,4 +255,4 @@ def test_earlier_trials_that_fit_are_learnt_from_and_do_not_count(tmp_path: Path
     entries = plan.space.entries | {"model.hidden_size": [SpaceEntry.model_validate({"int": [4, 8], "step": 4})]}
     narrow = Search(Space(plan.space.base, entries), plan.search)
     fitting = [t for t in before.get_trials() if t.params["model.hidden_size"] <= 8]
-    assert len(open_study(tmp_path / "c", narrow, [before]).get_trials(states=[TrialState.COMPLETE])) == len(fitting)
+    assert len(study_in(tmp_path / "c", narrow, [before]).get_trials(states=[TrialState.COMPLETE])) == len(fitting)
