@@ -42,7 +42,7 @@ format: $(READY)
 	$(PYTHON) -m ruff check --fix .
 
 ui: $(READY)
-	$(VENV)/bin/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
+	$(PYTHON) -m mcrnn.ui
 
 clean:
 	rm -rf $(VENV)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
@@ -25,8 +24,7 @@ class FieldForecaster(PythonModel):
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
         """Forecast `params["steps"]` frames after those given."""
-        frames_BTCHW = torch.from_numpy(np.ascontiguousarray(model_input, dtype=np.float32))
-        return self.model.forecast(frames_BTCHW, int((params or {}).get("steps", 1))).numpy()
+        return self.model.predict(np.asarray(model_input), int((params or {}).get("steps", 1)))
 
 
 set_model(FieldForecaster())

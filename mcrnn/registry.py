@@ -1,67 +1,221 @@
-"""The model in MLflow's registry: packaged, registered under an alias, loaded again."""
+"""The model in MLflow's registry: packaged, registered, loaded again; and which version is the one in use.
+
+Aliases say what a version is: `champion` is in use, `previous` was before it, `candidate` waits to be judged
+(`python -m mcrnn.promote`). Every move of the champion is a tag of the registered model, with who, when and why.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import io
+import json
 import logging
 import os
+import tempfile
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mcrnn import model_directory
 from mcrnn.errors import UserError, did_you_mean
+from mcrnn.model_card import card
 from mcrnn.model_directory import TrainedModel
-from mcrnn.storage import LocalFolder, Storage
-from mcrnn.tracking import Run, quiet_mlflow
+from mcrnn.storage import LocalFolder, Location, Storage
+from mcrnn.tracking import Run, client_of, quiet_mlflow, reachable
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 REQUIREMENTS = ("torch", "numpy", "safetensors", "pydantic", "pyyaml", "mlflow")
-CHAMPION = "champion"
+TEST_METRICS = ("rmse_teacher_forced", "rmse_closed_loop", "rmse_closed_loop_normalized")
+CHAMPION, CANDIDATE, PREVIOUS = "champion", "candidate", "previous"
+MOVE_TAG = "mcrnn.move."
+SECONDS_OF_A_MOVE = 60.0
+"""after which the lock of a move whose process was killed is broken"""
 
 
-def register(run: Run, folder: Path, name: str, alias: str = CHAMPION) -> int:
-    """Log a model directory to a run, register it under a name and point the alias to it.
+def register(
+    run: Run,
+    folder: Location,
+    name: str,
+    *,
+    found: dict[str, Any],
+    judged: dict[str, Any] | None,
+    origin: dict[str, Any],
+) -> tuple[int, str]:
+    """Log a model directory to a run and register it under a name, once; the first of a name is the champion.
+
+    Args:
+        run: in which the model was trained.
+        folder: its model directory.
+        name: of the registered model.
+        found: how it was found: search, trial, best and, of several seeds, mean and std.
+        judged: metrics of the test split, where it could be judged.
+        origin: of the command that registers it.
 
     Returns:
-        The version it was given.
+        Its version, and the alias that it has now.
     """
+    quiet_mlflow()
+    client = client_of(run.tracking_uri)
+    earlier = [v for v in client.search_model_versions(f"run_id = '{run.run_id}'") if v.name == name]
+    number = int(earlier[0].version) if earlier else _log_and_register(run, folder, name)
+    model = model_directory.load(folder)
+    text = card(model, name, number, run.run_id, found, judged)
+    client.update_model_version(name, str(number), description=text)
+    client.update_registered_model(name, description=text)
+    tags = {f"mcrnn.{key}": f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in found.items()}
+    tags |= {f"test.{key}": f"{judged[key]:.6g}" for key in TEST_METRICS} if judged else {}
+    tags |= {
+        "mcrnn.architecture": model.config.model.architecture,
+        "mcrnn.store": model.config.data.store,
+        "mcrnn.store_digest": model.field.store_digest,
+        **({"mcrnn.commit": origin["commit"]} if "commit" in origin else {}),
+    }
+    for key, value in tags.items():
+        client.set_model_version_tag(name, str(number), key, value)
+    with moving(client, name):
+        if champion(client, name) is None:
+            move(client, name, to=number, before=None, why="the first version of this name", origin=origin)
+            return number, CHAMPION
+        if champion(client, name) == number:
+            return number, CHAMPION
+        client.set_registered_model_alias(name, CANDIDATE, str(number))
+        return number, CANDIDATE
+
+
+def _log_and_register(run: Run, folder: Location, name: str) -> int:
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
-    quiet_mlflow()
-    model = model_directory.load(LocalFolder(folder))
+    model = model_directory.load(folder)
     channels, height, width = model.field.frame_shape
+    grid = (-1, -1) if model.network.takes_any_grid else (height, width)
 
     def frames(channels: int) -> Schema:
-        return Schema([TensorSpec(np.dtype(np.float32), (-1, -1, channels, height, width))])
+        return Schema([TensorSpec(np.dtype(np.float32), (-1, -1, channels, *grid))])
 
     signature = ModelSignature(
         frames(channels), frames(model.network.channels_out), ParamSchema([ParamSpec("steps", "long", 1)])
     )
     package = Path(__file__).parent
-    mlflow.set_tracking_uri(run.tracker.tracking_uri)
-    with mlflow.start_run(run_id=run.run_id), _silent():
-        info = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(package / "pyfunc_model.py"),
-            artifacts={"model": str(folder)},
-            code_paths=[str(package)],
-            signature=signature,
-            pip_requirements=[f"{p}=={version(p).split('+')[0]}" for p in REQUIREMENTS],
-            registered_model_name=name,
-        )
-    client = mlflow.MlflowClient(tracking_uri=run.tracker.tracking_uri)
-    number = int(info.registered_model_version)
-    client.set_registered_model_alias(name, alias, str(number))
-    return number
+    mlflow.set_tracking_uri(run.tracking_uri)
+    with tempfile.TemporaryDirectory(prefix="mcrnn-model-") as place:
+        local = Path(place) / "model"
+        local.mkdir()
+        for file in (model_directory.WEIGHTS, model_directory.CONFIG):
+            (local / file).write_bytes(folder.read(file))
+        with _silent(), _status_kept(run):
+            info = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(package / "pyfunc_model.py"),
+                artifacts={"model": str(local)},
+                code_paths=[str(package)],
+                signature=signature,
+                pip_requirements=[f"{p}=={version(p).split('+')[0]}" for p in REQUIREMENTS],
+                registered_model_name=name,
+            )
+    return int(info.registered_model_version)
 
 
 @contextlib.contextmanager
-def _silent():  # type: ignore[no-untyped-def]
+def _status_kept(run: Run) -> Iterator[None]:
+    """Inside a run, as MLflow's fluent functions ask for, whose status stays FINISHED."""
+    import mlflow
+
+    with mlflow.start_run(run_id=run.run_id):
+        yield
+
+
+def champion(client: MlflowClient, name: str) -> int | None:
+    """The version in use, None where there is none."""
+    return aliases(client, name).get(CHAMPION)
+
+
+def aliases(client: MlflowClient, name: str) -> dict[str, int]:
+    """Versions by alias."""
+    return {alias: int(number) for alias, number in client.get_registered_model(name).aliases.items()}
+
+
+@contextlib.contextmanager
+def moving(client: MlflowClient, name: str) -> Iterator[None]:
+    """Let one process at a time move the aliases of a model, on any machine.
+
+    The lock is a registered model of another name, which only one can create.
+
+    Raises:
+        UserError: others move it for too long.
+    """
+    from mlflow.exceptions import MlflowException
+
+    lock = f"{name}.moving"
+    deadline = time.monotonic() + 2 * SECONDS_OF_A_MOVE
+    while True:
+        try:
+            client.create_registered_model(lock, description="A lock, held while aliases are moved.")
+            break
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        with contextlib.suppress(MlflowException):  # given back a moment ago
+            if time.time() - client.get_registered_model(lock).creation_timestamp / 1000 > SECONDS_OF_A_MOVE:
+                client.delete_registered_model(lock)
+        if time.monotonic() > deadline:
+            raise UserError(f"'{name}' is being promoted by others; try again")
+        time.sleep(0.2)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(MlflowException):
+            client.delete_registered_model(lock)
+
+
+def move(
+    client: MlflowClient,
+    name: str,
+    *,
+    to: int,
+    before: int | None,
+    why: str,
+    origin: dict[str, Any],
+    figures: dict[str, Any] | None = None,
+) -> None:
+    """Make a version the champion, and the one before it `previous`, and write down the move.
+
+    Call it inside `moving`.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    record = {
+        "from": before,
+        "to": to,
+        "when": now.isoformat(timespec="seconds"),
+        "who": f"{origin['user']} on {origin['process']['host']}",
+        "why": why,
+        **(figures or {}),
+    }
+    client.set_registered_model_tag(name, MOVE_TAG + now.strftime("%Y%m%dT%H%M%S.%fZ"), json.dumps(record))
+    client.set_registered_model_alias(name, CHAMPION, str(to))
+    if before is not None:
+        client.set_registered_model_alias(name, PREVIOUS, str(before))
+    if aliases(client, name).get(CANDIDATE) == to:
+        client.delete_registered_model_alias(name, CANDIDATE)
+
+
+def moves(client: MlflowClient, name: str) -> list[dict[str, Any]]:
+    """All moves of the champion, the first one first."""
+    tags = client.get_registered_model(name).tags
+    return [json.loads(tags[key]) for key in sorted(tags) if key.startswith(MOVE_TAG)]
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
     """Keep MLflow's progress bars and success messages off the terminal."""
     before = os.environ.get("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR")
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
@@ -83,8 +237,21 @@ class Loaded:
     run_id: str | None
 
 
-def load(uri: str, storage: Storage) -> Loaded:
-    """Load a model by its registry URI, by a run's URI, or from a folder.
+def load(uri: str, storage: Storage | None = None) -> TrainedModel:
+    """Load a model, whose `predict` takes and returns NumPy arrays, tensors or xarray's, in the field's units.
+
+    Args:
+        uri: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/RUN_ID/model`, or a folder.
+        storage: the root; by default MCRNN_STORAGE, or the current folder.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    return find(uri, storage or Storage.open()).model
+
+
+def find(uri: str, storage: Storage) -> Loaded:
+    """Load a model by its registry URI, by a run's URI, or from a folder, and say which run it is of.
 
     Only weights and configuration are read; no code of the model is run.
 
@@ -108,7 +275,9 @@ def load(uri: str, storage: Storage) -> Loaded:
 
     quiet_mlflow()
     logging.getLogger("mlflow.tracking").setLevel(logging.ERROR)
-    client = mlflow.MlflowClient(tracking_uri=storage.tracking_uri)
+    with reachable(storage.tracking_uri):
+        client = client_of(storage.tracking_uri)
+        client.search_registered_models(max_results=1)
     mlflow.set_tracking_uri(storage.tracking_uri)
     run_id: str | None = None
     try:

@@ -12,16 +12,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mcrnn import plots, registry
-from mcrnn.baselines import climatology, persistence
-from mcrnn.errors import UserError
+from mcrnn import baselines, plots, registry
+from mcrnn.evaluation import check_store
 from mcrnn.fields import FieldStore
-from mcrnn.metrics import SquaredError
 from mcrnn.model_directory import TrainedModel
-from mcrnn.registry import Loaded
+from mcrnn.registry import TEST_METRICS
 from mcrnn.storage import Storage
 from mcrnn.tables import new_table
-from mcrnn.tracking import Run, Tracker
+from mcrnn.tracking import Run
 from mcrnn.training import validate
 from mcrnn.windows import check_length, evaluation_windows, open_split
 
@@ -46,31 +44,34 @@ def make(uris: list[str], storage: Storage, *, warm_up: int | None, horizon: int
     Raises:
         UserError: a model or its store cannot be used, or the samples are too short.
     """
-    loaded = {uri: registry.load(uri, storage) for uri in uris}
-    judged = [_judge(uri, one.model, storage, warm_up, horizon) for uri, one in loaded.items()]
+    loaded = {uri: registry.find(uri, storage) for uri in uris}
+    judged = [judge(uri, one.model, storage, warm_up, horizon) for uri, one in loaded.items()]
     console = Console()
     console.print(_table(judged))
     folder = Path(out) if out else storage.path("reports") / "+".join(_slug(j.uri) for j in judged)[:100]
     folder.mkdir(parents=True, exist_ok=True)
     for one in judged:
         inner = folder / _slug(one.uri) if len(judged) > 1 else folder
-        files = _write(one, inner)
-        _attach(loaded[one.uri], one, files, storage)
+        files = write(one, inner)
+        attach(loaded[one.uri].run_id, one, files, storage)
         for file in files:
             console.print(f"  {storage.show(file.resolve())}", highlight=False, soft_wrap=True)
 
 
-def _judge(uri: str, model: TrainedModel, storage: Storage, warm_up: int | None, horizon: int | None) -> Judged:
+def judge(
+    uri: str, model: TrainedModel, storage: Storage, warm_up: int | None = None, horizon: int | None = None
+) -> Judged:
+    """Judge a model on the test split of the store that it was trained on.
+
+    Raises:
+        UserError: the store cannot be used or is another, or its samples are too short.
+    """
     data = model.config.data
     warm_up = warm_up or model.config.validation.warm_up
     horizon = horizon or model.config.validation.horizon
     steps = warm_up + horizon
     store = FieldStore.open(storage.location(data.store))
-    if model.field.store_digest and store.digest != model.field.store_digest:
-        raise UserError(
-            f"'{uri}' was trained on a store with digest {model.field.store_digest[:12]}, "
-            f"'{data.store}' now has {store.digest[:12]}: build the store anew with its old parameters"
-        )
+    check_store(model, store, uri)
     test = open_split(store, "test", data)
     check_length(test.shape[1], steps + 1, f"a warm-up of {warm_up} and a horizon of {horizon}")
     windows = evaluation_windows(test.shape, store.is_series, steps)
@@ -79,15 +80,10 @@ def _judge(uri: str, model: TrainedModel, storage: Storage, warm_up: int | None,
     )
     model.network.eval()
 
-    # baselines forecast steps W .. W + H, lead times 1 .. H + 1
     predicted = model.network.channels_out
-    mean_CHW = climatology(store, data)[:predicted]
-    baseline_errors = {n: SquaredError(horizon + 1, predicted) for n in ("persistence", "climatology")}
-    for sample_B, start_B in zip(*(part.split(BATCH_SIZE) for part in windows), strict=True):
-        frames_BTCHW = test.windows(sample_B, start_B, steps + 1)[:, :, :predicted]
-        truth_BTCHW = frames_BTCHW[:, warm_up:]
-        baseline_errors["persistence"].update(persistence(frames_BTCHW[:, :warm_up], horizon + 1), truth_BTCHW)
-        baseline_errors["climatology"].update(mean_CHW.expand_as(truth_BTCHW), truth_BTCHW)
+    baseline_errors = baselines.errors(
+        store, data, test, windows, warm_up=warm_up, horizon=horizon, channels=predicted, batch_size=BATCH_SIZE
+    )
 
     lead_times = sorted({1, *np.linspace(1, horizon + 1, 6).round().astype(int).tolist()})
     first_TCHW = test.windows(windows[0][:1], windows[1][:1], steps + 1)[0]
@@ -176,7 +172,8 @@ def _figure(value: float) -> str:
     return f"{value:#.3g}"
 
 
-def _write(one: Judged, folder: Path) -> list[Path]:
+def write(one: Judged, folder: Path) -> list[Path]:
+    """Write metrics and pictures; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     field = one.model.field
     quantity = field.variable if field.units == "1" else f"{field.variable} [{field.units}]"
@@ -189,13 +186,12 @@ def _write(one: Judged, folder: Path) -> list[Path]:
     return files
 
 
-def _attach(loaded: Loaded, one: Judged, files: list[Path], storage: Storage) -> None:
+def attach(run_id: str | None, one: Judged, files: list[Path], storage: Storage) -> None:
     """Add the report and the test errors to the run that the model came from, where there is one."""
-    if loaded.run_id is None:
+    if run_id is None:
         return
-    run = Run(Tracker(storage.tracking_uri, ""), loaded.run_id)
-    names = ("rmse_teacher_forced", "rmse_closed_loop", "rmse_closed_loop_normalized")
-    run.log_metrics({f"test_{name}": one.metrics[name] for name in names}, step=0)
+    run = Run(storage.tracking_uri, run_id)
+    run.log_metrics({f"test_{name}": one.metrics[name] for name in TEST_METRICS}, step=0)
     run.log_files(files, "evaluation")
 
 

@@ -18,6 +18,8 @@ COMMANDS = (
     "mcrnn.tune",
     "mcrnn.train",
     "mcrnn.evaluate",
+    "mcrnn.promote",
+    "mcrnn.ui",
     "mcrnn.models.upstream",
 )
 

@@ -1,0 +1,89 @@
+"""Decide which version of a model is the one in use.
+
+    python -m mcrnn.promote mcrnn-ns                  # judge the newest candidate; it must be better beyond doubt
+    python -m mcrnn.promote mcrnn-ns --version 7 --alias champion --reason "asked for by the users"
+    python -m mcrnn.promote mcrnn-ns --rollback
+    python -m mcrnn.promote mcrnn-ns --history
+
+Exit code 0: the alias is where it was asked to be; 1: the candidate was not better; 2: it could not be judged.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from mcrnn.cli import StorageOption, main
+from mcrnn.errors import UserError
+from mcrnn.storage import Storage
+
+
+def promote(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of a registered model, such as mcrnn-ns.")],
+    version: Annotated[
+        int | None, typer.Option(metavar="N", help="Judge this version instead of the newest candidate.")
+    ] = None,
+    alias: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Point this alias to --version without judging; needs --reason.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why, for the record.")] = None,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Make the previous champion the champion again.")
+    ] = False,
+    margin: Annotated[
+        float, typer.Option(min=0, max=1, help="Share by which the candidate must be better beyond the spread.")
+    ] = 0.0,
+    history: Annotated[bool, typer.Option("--history", help="Print all moves of the champion.")] = False,
+    storage: StorageOption = None,
+) -> None:
+    """Judge the newest candidate of NAME beside its champion on the test split, and move the alias if it wins.
+
+    Both are judged on the same windows of the same store; the candidate wins if its closed-loop error is smaller in
+    97.5 % of 10,000 draws of windows. The former champion keeps the alias `previous`. Exit code 1 if it does not win.
+    """
+    if alias is not None and (version is None or not reason):
+        raise UserError("--alias needs --version, and --reason for the record")
+    if rollback and (version is not None or alias is not None):
+        raise UserError("--rollback goes to the previous champion; leave --version and --alias out")
+    root = Storage.open(storage)
+
+    from mcrnn import promotion, registry
+
+    client = promotion.open_registry(root, name)
+    if history:
+        _print_history(registry.moves(client, name))
+    elif rollback:
+        now, before = promotion.roll_back(client, name, reason or "rolled back")
+        print(f"{name}: version {now} is the champion again, version {before} the previous one")
+    elif alias is not None and version is not None:
+        promotion.candidate_of(client, name, version)
+        promotion.move_by_hand(client, name, version, alias, reason or "")
+        print(f"{name}: version {version} is the {alias}")
+    else:
+        candidate = promotion.candidate_of(client, name, version)
+        if candidate is None:
+            print(f"{name}: the newest version, {registry.champion(client, name)}, is the champion already")
+            return
+        won, figures = promotion.promote(root, client, name, candidate, margin)
+        print(f"{name}: closed-loop RMSE over the standard deviation, test split: {figures}")
+        print(f"version {candidate} is {'the champion' if won else 'not better beyond doubt; the champion stays'}")
+        sys.exit(0 if won else 1)
+
+
+def _print_history(moves: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+
+    from mcrnn.tables import new_table
+
+    table = new_table(["when", "from", "to", "who", "why", "candidate", "champion"], title="", names=0)
+    for move in moves:
+        errors = [f"{move[key]:.4f}" if key in move else "" for key in ("rmse_candidate", "rmse_champion")]
+        before = "" if move["from"] is None else str(move["from"])
+        table.add_row(move["when"], before, str(move["to"]), move["who"], move["why"], *errors)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main(promote)

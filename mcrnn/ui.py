@@ -1,0 +1,43 @@
+"""The MLflow UI on what is under the storage root.
+
+python -m mcrnn.ui
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from mcrnn.cli import StorageOption, main
+from mcrnn.storage import Storage
+
+
+def ui(
+    port: Annotated[int, typer.Option(help="On this machine only.")] = 5000,
+    storage: StorageOption = None,
+) -> None:
+    """Show runs, their comparison and the registry in a browser.
+
+    Runs whose process was killed are first marked so; the command that began them continues them.
+    """
+    root = Storage.open(storage)
+    uri = root.tracking_uri
+    if uri.startswith("http"):
+        print(f"the runs are on a tracking server: open {uri} in a browser")
+        return
+
+    from mcrnn.tracking import end_abandoned
+
+    end_abandoned(uri)
+    print(f"the MLflow UI is at http://127.0.0.1:{port} until Ctrl-C", flush=True)
+    arguments = ["server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    if root.artifact_root:
+        arguments += ["--default-artifact-root", root.artifact_root]
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
+
+
+if __name__ == "__main__":
+    main(ui)
