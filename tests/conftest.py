@@ -15,6 +15,8 @@ import torch
 from data_prep.navier_stokes import generate
 from mcrnn.fields import FieldStore
 from mcrnn.storage import LocalFolder, Location, S3Prefix
+from tests.postgres import PostgresServer
+from tests.postgres import programs as postgres_programs
 from tests.s3 import S3Server
 
 PROJECT = Path(__file__).parent.parent
@@ -98,6 +100,18 @@ def s3(_s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Serv
     while keys := client.list_objects_v2(Bucket="lab").get("Contents"):
         client.delete_objects(Bucket="lab", Delete={"Objects": [{"Key": k["Key"]} for k in keys]})
     client.delete_bucket(Bucket="lab")
+
+
+@pytest.fixture
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of its own; .ci/run installs it, elsewhere a missing one skips the test."""
+    programs = postgres_programs()
+    if programs is None:
+        assert not os.environ.get("CI"), "PostgreSQL is not installed"
+        pytest.skip("needs PostgreSQL (Debian: apt-get install postgresql)")
+    server = PostgresServer(programs)
+    yield server
+    server.remove()
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -42,7 +42,7 @@ def test_search_to_champion_to_evaluation_and_again(command: CommandRunner, root
     first = command("mcrnn.tune", file)
     assert first.returncode == 0, first.stderr + first.stdout
     assert "python -m mcrnn.evaluate models:/mcrnn-small@champion" in first.stdout
-    assert "mlflow ui" in first.stdout
+    assert "python -m mcrnn.ui" in first.stdout
     summary = json.loads((root / "searches/small/summary.json").read_text())
     assert len(summary["trials"]) == 6
     architectures = {row["values"]["model.architecture"] for row in summary["trials"]}
@@ -55,13 +55,16 @@ def test_search_to_champion_to_evaluation_and_again(command: CommandRunner, root
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = [r for r in runs if r.data.tags["mcrnn.kind"] == "search"]
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert len(children) == 6
+    kinds = {kind: [r for r in children if r.data.tags["mcrnn.kind"] == kind] for kind in ("trial", "baseline")}
+    assert len(kinds["trial"]) == 6
+    assert {r.info.run_name for r in kinds["baseline"]} == {"persistence", "climatology"}
     assert {r.info.status for r in runs} == {"FINISHED"}
-    for child in children:
+    for child in kinds["trial"]:
         history = client.get_metric_history(child.info.run_id, "rmse_closed_loop")
         assert [m.step for m in history] == list(range(1, len(history) + 1))
         assert child.data.params["model.architecture"] in architectures
-        assert [a.path for a in client.list_artifacts(child.info.run_id)] == ["configuration.json"]
+        artifacts = {a.path for a in client.list_artifacts(child.info.run_id)} - {"evaluation"}
+        assert artifacts == {"configuration.json", "machine.json", "origin.json"}
     assert (root / "mlartifacts").is_dir()
 
     version = client.get_model_version_by_alias("mcrnn-small", "champion")
@@ -85,12 +88,12 @@ from mcrnn import registry
 from mcrnn.storage import Storage
 mlflow.set_tracking_uri("sqlite:///{root / "mlflow.db"}")
 model = mlflow.pyfunc.load_model("models:/mcrnn-small@champion")
-ours = registry.load("models:/mcrnn-small@champion", Storage.open("{root}")).model
+ours = registry.load("models:/mcrnn-small@champion", Storage.open("{root}"))
 for batch, time, steps in ((1, 3, 1), (4, 7, 5)):
     frames = np.random.default_rng(0).normal(size=(batch, time, 1, 8, 8)).astype(np.float32)
     forecast = model.predict(frames, params={{"steps": steps}})
     assert forecast.shape == (batch, steps, 1, 8, 8)
-    assert np.allclose(forecast, ours.forecast(torch.from_numpy(frames), steps).numpy(), atol=1e-6)
+    assert np.allclose(forecast, ours.predict(frames, steps), atol=1e-6)
 print("equal")
 """
     checked = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=root, check=False)
@@ -111,7 +114,10 @@ print("equal")
     beside = command("mcrnn.tune", write(root, SEARCH | {"search": {"trials": 5}}), "--new")
     assert beside.returncode == 0, beside.stderr + beside.stdout
     assert (root / "searches" / "small-2" / "summary.json").exists()
-    assert int(client.get_model_version_by_alias("mcrnn-small", "champion").version) == 3
+    # the first stays in use until another is promoted; the same best is not registered twice
+    assert int(client.get_model_version_by_alias("mcrnn-small", "champion").version) == 1
+    newest = int(client.get_model_version_by_alias("mcrnn-small", "candidate").version)
+    assert newest == len(client.search_model_versions("name = 'mcrnn-small'"))
 
     changed = SEARCH | {"validation": {"warm_up": 3, "horizon": 5}}
     refused = command("mcrnn.tune", write(root, changed))

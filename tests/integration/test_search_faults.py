@@ -15,9 +15,12 @@ from typing import Any
 
 import psutil
 import pytest
+import sqlalchemy
 import yaml
 
 from tests.conftest import CommandRunner
+from tests.postgres import PostgresServer
+from tests.s3 import S3Server
 
 pytestmark = pytest.mark.integration
 
@@ -68,9 +71,12 @@ def ended(root: Path, name: str) -> int:
 
 def rows(root: Path, name: str) -> list[dict[str, Any]]:
     """What the trials tried and found, without times."""
-    summary = json.loads((root / "searches" / name / "summary.json").read_text())
-    kept = ("trial", "end", "values", "epoch", "best", "rmse_closed_loop")
-    return [{key: row.get(key) for key in kept} for row in summary["trials"]]
+    return kept(json.loads((root / "searches" / name / "summary.json").read_text()))
+
+
+def kept(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    names = ("trial", "end", "values", "epoch", "best", "rmse_closed_loop")
+    return [{key: row.get(key) for key in names} for row in summary["trials"]]
 
 
 def assert_whole(root: Path, name: str, trials: int) -> None:
@@ -84,7 +90,7 @@ def assert_whole(root: Path, name: str, trials: int) -> None:
     experiment = client.get_experiment_by_name(f"mcrnn-{name}")
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     assert {run.info.status for run in runs} == {"FINISHED"}
-    names = [run.info.run_name for run in runs if run.data.tags["mcrnn.kind"] == "trial"]
+    names = [run.info.run_name for run in runs if run.data.tags.get("mcrnn.kind") == "trial"]
     assert sorted(names) == sorted(f"trial-{number}" for number in range(trials))
 
 
@@ -198,6 +204,89 @@ def test_many_kills(command: CommandRunner, root: Path, start: Start, ray_folder
         assert rows(root, name) == expected
 
 
+def kill_driver_on_s3(
+    start: Start, command: CommandRunner, root: Path, s3: S3Server, name: str, seed: int, trials: int
+) -> list[dict[str, Any]]:
+    """Kill a driver whose search lives on S3, finish it with the same command; returns what was found."""
+    rng = random.Random(seed)
+    arguments = (write(root, name, search={"trials": trials}), "--storage", "s3://lab/here")
+    client = s3.client()
+
+    def told() -> int:
+        try:
+            content = client.get_object(Bucket="lab", Key=f"here/searches/{name}/study.journal")["Body"].read()
+        except client.exceptions.NoSuchKey:
+            return 0
+        return content.count(b'"end"')
+
+    if seed == 0:
+        for file in (root / "data/tiny.zarr").rglob("*"):
+            if file.is_file():
+                client.put_object(Bucket="lab", Key=f"here/{file.relative_to(root)}", Body=file.read_bytes())
+    process = start(*arguments)
+    after = rng.randrange(1, trials - 4)
+    wait_for(lambda: told() >= after, process)
+    time.sleep(rng.uniform(0, 0.5))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    result = command("mcrnn.tune", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    summary = client.get_object(Bucket="lab", Key=f"here/searches/{name}/summary.json")["Body"].read()
+    assert not (root / "searches" / name).exists()
+    keys = [item["Key"] for item in client.list_objects_v2(Bucket="lab", Prefix=f"here/searches/{name}/")["Contents"]]
+    assert not [key for key in keys if "/checkpoints/" in key]
+    assert len({key.split("/model/")[0] for key in keys if "/model/" in key}) == 3
+    return kept(json.loads(summary))
+
+
+def test_search_on_s3_survives_the_kill_of_its_driver(
+    command: CommandRunner, root: Path, start: Start, ray_folder: Path, s3: S3Server
+) -> None:
+    found = kill_driver_on_s3(start, command, root, s3, "s3", 0, 6)
+    assert [row["trial"] for row in found] == list(range(6))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+def test_many_kills_on_s3(command: CommandRunner, root: Path, start: Start, ray_folder: Path, s3: S3Server) -> None:
+    expected = undisturbed(command, root, TRIALS_OF_SOAK)
+    for seed in range(3):
+        assert kill_driver_on_s3(start, command, root, s3, f"s3-{seed}", seed, TRIALS_OF_SOAK) == expected
+
+
+def test_study_in_postgresql_survives_the_kill_of_the_driver_and_its_password_is_nowhere(
+    command: CommandRunner, root: Path, start: Start, ray_folder: Path, postgres: PostgresServer
+) -> None:
+    import optuna
+
+    file = write(root, "p", search={"trials": 5, "storage": postgres.url})
+
+    def states() -> list[str]:
+        try:
+            (name,) = optuna.get_all_study_names(postgres.url)
+            return [t.state.name for t in optuna.load_study(study_name=name, storage=postgres.url).trials]
+        except (ValueError, sqlalchemy.exc.SQLAlchemyError):
+            return []  # it has not begun
+
+    process = start(file)
+    wait_for(lambda: sum(state in ("COMPLETE", "PRUNED") for state in states()) >= 2, process)
+    process.kill()
+    process.communicate()
+    result = command("mcrnn.tune", file)
+    assert result.returncode == 0, result.stderr
+    assert len(states()) == 5
+    assert set(states()) <= {"COMPLETE", "PRUNED"}
+    for path in root.rglob("*"):
+        if path.is_file() and path.name != file:
+            assert b"mcrnn:secret" not in path.read_bytes(), path
+    postgres.stop()
+    away = command("mcrnn.tune", file, "--set", "search.trials=6")
+    assert away.returncode == 2
+    assert "search.storage: the database cannot be used" in away.stderr
+    assert "secret" not in away.stderr
+
+
 def test_ctrl_c_stops_after_saving_and_a_second_driver_is_refused(
     command: CommandRunner, root: Path, start: Start, ray_folder: Path
 ) -> None:
@@ -206,7 +295,7 @@ def test_ctrl_c_stops_after_saving_and_a_second_driver_is_refused(
     wait_for(lambda: ended(root, "s") >= 2, process)
     second = command("mcrnn.tune", file)
     assert second.returncode == 2
-    assert "is running already" in second.stderr
+    assert "another search (process" in second.stderr
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -341,13 +341,11 @@ def test_every_architecture_prediction_and_decoding_trains_on_two_workers(root: 
     from mcrnn.fields import FieldStore
     from mcrnn.model_directory import FieldDescription
     from mcrnn.storage import Storage
-    from mcrnn.tracking import Tracker
     from mcrnn.windows import FieldData
     from mcrnn.worker import Job
 
     storage = Storage.open(str(root))
     store = FieldStore.open(storage.location("data/tiny.zarr"))
-    tracker = Tracker.open(storage, "all")
     jobs = []
     for architecture, prediction, decode in itertools.product(
         ("convgru", "convlstm", "minconvgru", "minconvlstm", "minconvexplstm"),
@@ -360,7 +358,7 @@ def test_every_architecture_prediction_and_decoding_trains_on_two_workers(root: 
         content = CONTENT | {"name": name, "model": CONTENT["model"] | model, "train": CONTENT["train"] | train}
         config = Configuration.model_validate(content)
         field = FieldDescription.of(store, config.data)
-        jobs.append(Job(config, field, storage.location(f"runs/{name}"), tracker, name))
+        jobs.append(Job(config, field, storage.location(f"runs/{name}"), name))
     with connected():
         TorchTrainer(
             train_all,
