@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mcrnn.animation import write_animation
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 
-FRAMES_PER_SECOND = 12
 MOST_FRAMES = 400
 """of a long series; more are thinned out"""
 
@@ -32,8 +32,6 @@ def animate_sample(
 ) -> None:
     """Write the frames of a sample, one panel a channel, with fixed colours.
 
-    ffmpeg comes with the package imageio-ffmpeg; none is needed on the machine.
-
     Raises:
         UserError: no such sample, or the ending of `target` is neither .mp4 nor .gif.
     """
@@ -44,14 +42,11 @@ def animate_sample(
     every = -(-array.shape[1] // MOST_FRAMES)
     frames_TCHW = np.asarray(array[sample, ::every])
 
-    import imageio_ffmpeg
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from matplotlib.animation import FFMpegWriter, PillowWriter
 
-    matplotlib.rcParams["animation.ffmpeg_path"] = imageio_ffmpeg.get_ffmpeg_exe()
     channels, height, width = frames_TCHW.shape[1:]
     figure, grid = plt.subplots(
         1,
@@ -70,17 +65,12 @@ def animate_sample(
         label = store.channels[c] if units == "1" else f"{store.channels[c]} [{units}]"
         figure.colorbar(images[-1], ax=axes, label=label)
     title = figure.suptitle("frame 1")
-    mp4 = target.suffix.lower() == ".mp4"
-    # yuv420p is what browsers and slides can play; it wants even numbers of pixels
-    even = ["-pix_fmt", "yuv420p", "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2"]
-    writer = (
-        FFMpegWriter(FRAMES_PER_SECOND, codec="libx264", extra_args=even) if mp4 else PillowWriter(FRAMES_PER_SECOND)
-    )
-    with writer.saving(figure, str(target), dpi=110):
-        for t, frame_CHW in enumerate(frames_TCHW):
-            for image, frame in zip(images, frame_CHW, strict=True):
-                image.set_data(frame)
-            title.set_text(f"{split} {sample}, frame {t * every + 1} of {array.shape[1]}")
-            writer.grab_frame()
-            on_frame(t)
+
+    def draw(t: int) -> None:
+        for image, frame in zip(images, frames_TCHW[t], strict=True):
+            image.set_data(frame)
+        title.set_text(f"{split} {sample}, frame {t * every + 1} of {array.shape[1]}")
+        on_frame(t)
+
+    write_animation(target, figure, len(frames_TCHW), draw)
     plt.close(figure)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,6 +116,8 @@ def opened(path: str) -> Iterator[netCDF4.Dataset]:
     try:
         file = netCDF4.Dataset(path)
     except OSError as error:
+        if os.path.isdir(path):
+            raise UserError(f"'{path}' is a folder; name its files, as in '{path}/*.nc'") from None
         raise UserError(f"'{path}' cannot be read as NetCDF ({error.strerror or error})") from None
     with file:
         try:

@@ -23,6 +23,7 @@ from mcrnn.storage import Location
 from mcrnn.store_format import FORMAT, FORMAT_VERSION, MANIFEST, is_data, root_digest, sha256
 
 if TYPE_CHECKING:
+    import cftime
     import zarr
 
 Result = TypeVar("Result")
@@ -161,6 +162,22 @@ class FieldStore:
         if split not in self._group:
             raise UserError(f"the store '{self.name}' has no split '{split}'")
         return cast("zarr.Array", self._group[f"{split}/field"])
+
+    def dates(self, split: str) -> list[cftime.datetime] | None:
+        """The date of each frame of a series, None where its times are no dates."""
+        import cftime
+
+        calendar = self.attributes.get("calendar")
+        if not self.is_series or calendar is None:
+            return None
+        time = self._group[f"{split}/time"]
+        return list(cftime.num2date(np.asarray(time), str(time.attrs["units"]), calendar=calendar))
+
+    @property
+    def latitude(self) -> np.ndarray | None:
+        """Degrees north of the rows, None where they are no latitudes."""
+        values = self.attributes.get("latitude")
+        return None if values is None else np.asarray(values, dtype=np.float64)
 
     def grid(self, coarsen: int = 1) -> tuple[int, int]:
         """Height and width after coarsening.

@@ -1,9 +1,11 @@
-"""Pictures of an evaluation: the fields over lead times, the error over lead times."""
+"""Pictures of an evaluation: errors over lead times, fields, spectra, costs. Each is written as PNG and as PDF."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,10 +13,14 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from mcrnn.animation import write_animation
+
 FIELD_COLOURS = "viridis"
 ERROR_COLOURS = "RdBu_r"
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """of Okabe and Ito (2008), told apart with any colour vision"""
+SMALLEST_GAP = 0.045
+"""between the names of two lines, as a share of the height"""
 
 
 @dataclass(frozen=True)
@@ -25,45 +31,135 @@ class Curve:
     first_step: int
     rmse: np.ndarray
     baseline: bool = False
+    low: np.ndarray | None = None
+    """bounds to be shaded, of several seeds"""
+    high: np.ndarray | None = None
 
 
-def error_curves(path: Path, curves: list[Curve], *, warm_up: int, quantity: str) -> None:
+def save(figure: Any, path: Path) -> list[Path]:
+    """Write a figure as PNG and PDF, and close it."""
+    paths = [path.with_suffix(".png"), path.with_suffix(".pdf")]
+    for each in paths:
+        # without the date, the same figure is the same file
+        metadata = {"CreationDate": None} if each.suffix == ".pdf" else None
+        figure.savefig(each, dpi=150, metadata=metadata)
+    plt.close(figure)
+    return paths
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights moved up where they come closer than a gap, in the order they are in."""
+    placed: dict[int, float] = {}
+    last = -np.inf
+    for index in np.argsort(heights):
+        last = max(float(heights[index]), last + gap)
+        placed[int(index)] = last
+    return [placed[index] for index in range(len(heights))]
+
+
+def error_curves(path: Path, curves: list[Curve], *, warm_up: int, quantity: str) -> list[Path]:
     """RMSE over the steps of an evaluation, teacher-forced up to `warm_up`, in closed loop after it.
 
     Args:
-        path: PNG file to write.
+        path: file to write, whatever its ending.
         curves: models first, then baselines, which are drawn in grey.
         warm_up: last teacher-forced step.
         quantity: what the error is of, with its unit.
     """
-    figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.6, 4.4), layout="constrained")
     last = max(c.first_step + len(c.rmse) - 1 for c in curves)
     styles = iter(("--", ":", "-."))
-    colours = iter(LINE_COLOURS)
-    top = max(float(c.rmse[np.isfinite(c.rmse)].max(initial=0)) for c in curves)
-    ends: list[float] = []
+    # a model that has blown up must not hide the others
+    finite = [c.rmse[np.isfinite(c.rmse)] for c in curves]
+    limit = 4 * max((float(c.rmse.max()) for c in curves if c.baseline and np.isfinite(c.rmse).all()), default=np.inf)
+    top = max(min(float(values.max(initial=0)), limit) for values in finite) or 1.0
+    models = 0
+    names: list[tuple[str, float, str]] = []
     for curve in curves:
         steps = np.arange(curve.first_step, curve.first_step + len(curve.rmse))
         style = next(styles) if curve.baseline else "-"
-        colour = "0.4" if curve.baseline else next(colours)
-        axes.plot(steps, curve.rmse, style, color=colour, linewidth=1.6 if curve.baseline else 2.2)
-        height = float(curve.rmse[-1])
-        while any(abs(height - other) < 0.05 * top for other in ends):
-            height += 0.01 * top  # keep the names apart where the lines end close to each other
-        ends.append(height)
-        axes.annotate(curve.name, (last, height), xytext=(6, 0), textcoords="offset points", va="center", color=colour)
+        colour = "0.4" if curve.baseline else LINE_COLOURS[models % len(LINE_COLOURS)]
+        models += not curve.baseline
+        axes.plot(steps, curve.rmse, style, color=colour, linewidth=1.6 if curve.baseline else 2.0)
+        if curve.low is not None and curve.high is not None:
+            axes.fill_between(steps, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+        end = float(curve.rmse[-1])
+        names.append((curve.name, min(end, top) if np.isfinite(end) else top, colour))
+    places = _apart([height for _, height, _ in names], SMALLEST_GAP * 1.15 * top)
+    for (name, _, colour), height in zip(names, places, strict=True):
+        axes.annotate(name, (last, height), xytext=(6, 0), textcoords="offset points", va="center", color=colour)
     axes.axvline(warm_up + 0.5, color="0.75", linewidth=1)
     axes.text(warm_up + 0.2, top * 1.06, "given frames", ha="right", va="bottom", color="0.45", fontsize=9)
     axes.text(warm_up + 0.8, top * 1.06, "closed loop", ha="left", va="bottom", color="0.45", fontsize=9)
     axes.set(
         xlim=(1, last),
-        ylim=(0, top * 1.15),
+        ylim=(0, max(top * 1.15, *(height * 1.02 for height in places))),
         xlabel=f"step (lead time = step − {warm_up - 1})",
         ylabel=f"RMSE of {quantity}",
     )
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    return save(figure, path)
+
+
+def spectra(
+    path: Path, truth_K: np.ndarray, forecasts: dict[str, np.ndarray], *, quantity: str, lead: int
+) -> list[Path]:
+    """Power by wavenumber of truth and forecasts.
+
+    Args:
+        path: file to write, whatever its ending.
+        truth_K: mean square of the truth at wavenumbers 0 .. K.
+        forecasts: the same of each model, by name.
+        quantity: what the field is, with its unit.
+        lead: lead time that it is of.
+    """
+    figure, axes = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
+    k = np.arange(1, len(truth_K))
+    axes.loglog(k, truth_K[1:], color="0.2", linewidth=3, alpha=0.5)
+    ends = [("truth", float(truth_K[-1]), "0.2")]
+    for i, (name, power_K) in enumerate(forecasts.items()):
+        colour = LINE_COLOURS[i % len(LINE_COLOURS)]
+        axes.loglog(k, power_K[1:], color=colour, linewidth=1.8)
+        ends.append((name, float(power_K[-1]), colour))
+    low, high = (np.log10(limit) for limit in axes.get_ylim())
+    places = _apart([np.log10(max(value, 10**low)) for _, value, _ in ends], SMALLEST_GAP * (high - low))
+    for (name, _, colour), height in zip(ends, places, strict=True):
+        axes.annotate(name, (k[-1], 10**height), xytext=(6, 0), textcoords="offset points", va="center", color=colour)
+    axes.set(xlabel="wavenumber", ylabel=f"mean square of {quantity}", xlim=(1, k[-1]))
+    axes.set_title(f"power spectrum at lead time {lead}", fontsize=10)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.spines[["top", "right"]].set_visible(False)
+    return save(figure, path)
+
+
+def costs(path: Path, points: dict[str, tuple[float, float]], *, cost: str, quantity: str) -> list[Path]:
+    """Error beside cost, with the models that none beats in both joined by a line.
+
+    Args:
+        path: file to write, whatever its ending.
+        points: cost and error of each model, by name.
+        cost: what the cost is, with its unit.
+        quantity: what the error is of, with its unit.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    best, front = np.inf, []
+    for x, y in sorted(points.values()):
+        if y < best:
+            front.append((x, y))
+            best = y
+    axes.step(*zip(*front, strict=True), where="post", color="0.75", linewidth=1.2, zorder=1)
+    for i, (name, (x, y)) in enumerate(points.items()):
+        colour = LINE_COLOURS[i % len(LINE_COLOURS)]
+        axes.scatter(x, y, color=colour, s=42, zorder=2)
+        axes.annotate(name, (x, y), xytext=(7, 4), textcoords="offset points", color=colour, fontsize=9)
+    largest, smallest = (f(x for x, _ in points.values()) for f in (max, min))
+    if largest > 8 * smallest:
+        axes.set_xscale("log")
+    axes.margins(x=0.25, y=0.15)
+    axes.set(xlabel=cost, ylabel=f"closed-loop RMSE of {quantity}")
+    axes.spines[["top", "right"]].set_visible(False)
+    return save(figure, path)
 
 
 def field_series(
@@ -74,11 +170,11 @@ def field_series(
     *,
     quantity: str,
     title: str,
-) -> None:
+) -> list[Path]:
     """Truth, prediction and error of one sample, a column a lead time.
 
     Args:
-        path: PNG file to write.
+        path: file to write, whatever its ending.
         truth_THW: truth at `lead_times`.
         prediction_THW: forecast at `lead_times`.
         lead_times: of the columns.
@@ -95,14 +191,7 @@ def field_series(
         layout="constrained",
     )
     grid = np.asarray(grid).reshape(3, columns)
-    low, high = float(truth_THW.min()), float(truth_THW.max())
-    error_THW = prediction_THW - truth_THW
-    largest = float(np.abs(error_THW[np.isfinite(error_THW)]).max(initial=1e-12))
-    rows = (
-        ("truth", truth_THW, FIELD_COLOURS, low, high),
-        ("forecast", prediction_THW, FIELD_COLOURS, low, high),
-        ("error", error_THW, ERROR_COLOURS, -largest, largest),
-    )
+    rows = _panels(truth_THW, prediction_THW)
     for row, (name, values_THW, colours, smallest, greatest) in enumerate(rows):
         for column, lead_time in enumerate(lead_times):
             axes = grid[row, column]
@@ -117,5 +206,44 @@ def field_series(
         if row == 2:
             figure.colorbar(image, ax=grid[2, :], label="error", shrink=0.9)
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=150)
+    return save(figure, path)
+
+
+def field_animation(
+    path: Path, truth_THW: np.ndarray, prediction_THW: np.ndarray, *, quantity: str, title: str
+) -> None:
+    """Truth, forecast and error of one sample side by side, a frame a lead time, as .mp4 or .gif."""
+    height, width = truth_THW.shape[1:]
+    side = 2.6
+    figure, grid = plt.subplots(
+        1, 3, figsize=(3 * side * max(1.0, width / height) + 1.4, side + 0.9), layout="constrained"
+    )
+    images = []
+    rows = _panels(truth_THW, prediction_THW)
+    for axes, (name, values_THW, colours, smallest, greatest) in zip(grid, rows, strict=True):
+        images.append(axes.imshow(values_THW[0], cmap=colours, vmin=smallest, vmax=greatest, origin="lower"))
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(name, fontsize=10)
+    figure.colorbar(images[1], ax=grid[:2], label=quantity, shrink=0.85)
+    figure.colorbar(images[2], ax=grid[2], label="error", shrink=0.85)
+    heading = figure.suptitle(title, fontsize=10)
+
+    def draw(t: int) -> None:
+        for image, (_, values_THW, *_rest) in zip(images, rows, strict=True):
+            image.set_data(values_THW[t])
+        heading.set_text(f"{title}, lead time {t + 1}")
+
+    write_animation(path, figure, len(truth_THW), draw, frames_per_second=6)
     plt.close(figure)
+
+
+def _panels(truth_THW: np.ndarray, prediction_THW: np.ndarray) -> tuple[tuple[str, np.ndarray, str, float, float], ...]:
+    """Name, values, colours and their bounds, which truth and forecast share."""
+    low, high = float(truth_THW.min()), float(truth_THW.max())
+    error_THW = prediction_THW - truth_THW
+    largest = float(np.abs(error_THW[np.isfinite(error_THW)]).max(initial=1e-12))
+    return (
+        ("truth", truth_THW, FIELD_COLOURS, low, high),
+        ("forecast", prediction_THW, FIELD_COLOURS, low, high),
+        ("error", error_THW, ERROR_COLOURS, -largest, largest),
+    )

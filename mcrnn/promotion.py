@@ -13,7 +13,7 @@ import numpy as np
 
 from mcrnn import registry
 from mcrnn.errors import UserError, did_you_mean
-from mcrnn.evaluation import Exam, check_store, squared_errors
+from mcrnn.evaluation import Exam, check_store, score
 from mcrnn.fields import FieldStore
 from mcrnn.lineage import origin
 from mcrnn.model_directory import TrainedModel
@@ -124,15 +124,14 @@ def judge(storage: Storage, name: str, candidate: int, champion: int) -> Compari
     old = models[1]
     store = FieldStore.open(storage.location(old.config.data.store))
     check_store(old, store, f"models:/{name}/{champion}")
-    exam = Exam.of(old, store, None, None)
+    own = old.config.validation
+    exam = Exam.of(store, old.config.data, warm_up=own.warm_up, horizon=own.horizon)
     std = np.array(old.field.std[: old.network.channels_out])
     by_window = []
     for model in models:
-        squared_NTC = squared_errors(model, exam)[:, exam.warm_up :] / std**2
-        by_window.append(squared_NTC.mean((1, 2)))
-    if not np.isfinite(by_window[1]).all():
-        by_window[1] = np.nan_to_num(by_window[1], posinf=1e30)
-    return compare(np.nan_to_num(by_window[0], posinf=1e30), by_window[1])
+        squared_NTC = score(model, exam)[0].squared[:, exam.warm_up :] / std**2
+        by_window.append(np.nan_to_num(squared_NTC.mean((1, 2)), posinf=1e30))
+    return compare(*by_window)
 
 
 def _check_comparable(new: TrainedModel, old: TrainedModel) -> None:

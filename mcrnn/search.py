@@ -20,16 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import ray
 from optuna.trial import FrozenTrial, TrialState
 from ray import tune
 from rich.console import Console
 
-from mcrnn import baselines, confirmation, folders, model_directory, registry, tracking
+from mcrnn import confirmation, folders, model_directory, registry, tracking
 from mcrnn.checks import check
 from mcrnn.cluster import connected
 from mcrnn.errors import NotEnoughMemoryError, UserError, did_you_mean
+from mcrnn.evaluation import Exam, score_baselines
 from mcrnn.fields import FieldStore
 from mcrnn.interrupts import on_stop
 from mcrnn.lease import Lease
@@ -39,6 +41,7 @@ from mcrnn.models import sized
 from mcrnn.outbox import Outbox
 from mcrnn.progress import Progress
 from mcrnn.registry import TEST_METRICS
+from mcrnn.scores import rmse, rmse_normalized
 from mcrnn.search_report import figures, optuna_quiet
 from mcrnn.space import Search
 from mcrnn.storage import Location, Storage
@@ -56,7 +59,7 @@ from mcrnn.study import (
 )
 from mcrnn.tracking import Mirrors, Run, Tracker
 from mcrnn.training import OBJECTIVE, PENALTY, End
-from mcrnn.windows import FieldData, evaluation_windows, open_split
+from mcrnn.windows import FieldData
 from mcrnn.worker import (
     CHECKPOINT_FOLDER,
     END_FILE,
@@ -598,39 +601,39 @@ def _finish(running: _Running, best: FrozenTrial) -> None:
 def _judged(running: _Running, model: TrainedModel, run: Run) -> dict[str, Any] | None:
     """The champion's errors on the test split, which are added to its run; None where its samples are too short."""
     from mcrnn import report
+    from mcrnn.judging import judge
 
-    storage = running.opened.storage
     try:
-        judged = report.judge(run.run_id, model, storage)
+        judged = judge(run.run_id, model, running.opened.storage)
     except UserError as error:
         print(f"warning: the model was not judged on the test split: {error}", file=sys.stderr)
         return None
+    run.log_metrics({f"test_{name}": judged.metrics[name] for name in TEST_METRICS})
     with tempfile.TemporaryDirectory(prefix="mcrnn-report-") as place:
-        report.attach(run.run_id, judged, report.write(judged, Path(place)), storage)
+        files = report.write([report.Group(judged.metrics["architecture"], [judged], [])], Path(place))
+        run.log_files(files, "evaluation")
     return judged.metrics
 
 
 def _record_baselines(opened: OpenSearch, mirrors: Mirrors) -> None:
     """Runs of persistence and climatology beside the trials, judged as they are."""
     first = opened.search.first_configuration()
-    exam, field = first.validation, FieldDescription.of(opened.store, first.data)
+    asked, field = first.validation, FieldDescription.of(opened.store, first.data)
     folders_of = {name: opened.folder.child(f"baselines/{name}") for name in ("persistence", "climatology")}
     if all(tracking.settled(folder) for folder in folders_of.values()):
         return
-    split = open_split(opened.store, "val", first.data)
-    windows = evaluation_windows(split.shape, opened.store.is_series, exam.warm_up + exam.horizon, exam.windows)
+    exam = Exam.of_validation(opened.store, first)
     channels = first.model.channels_out or len(field.channels)
-    errors = baselines.errors(
-        opened.store, first.data, split, windows, warm_up=exam.warm_up, horizon=exam.horizon, channels=channels
-    )
+    std = np.array(field.std[:channels])
+    scores = score_baselines(exam, channels)
     for name, folder in folders_of.items():
         tags = {"mcrnn.kind": "baseline", "mcrnn.search": opened.name}
         tracking.write_record(folder, name, tags=tags, params={"model": {"architecture": name}})
         metrics = {
             "epoch": 0,
             "time": time.time(),
-            "rmse_closed_loop": errors[name].rmse(2, exam.horizon + 1),
-            OBJECTIVE: errors[name].rmse_normalized(2, exam.horizon + 1, field.std[:channels]),
+            "rmse_closed_loop": rmse(scores[name].squared, 2, asked.horizon + 1),
+            OBJECTIVE: rmse_normalized(scores[name].squared, 2, asked.horizon + 1, std),
         }
         folder.write(tracking.METRICS_FILE, f"{json.dumps(metrics | {'best': metrics[OBJECTIVE]})}\n".encode())
         mirrors.update(folder, "FINISHED")

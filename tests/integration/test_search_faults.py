@@ -204,6 +204,36 @@ def test_many_kills(command: CommandRunner, root: Path, start: Start, ray_folder
         assert rows(root, name) == expected
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_three_removals_of_the_node_that_trains(
+    command: CommandRunner, root: Path, start: Start, ray_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    expected = undisturbed(command, root, TRIALS_OF_SOAK)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        node = cluster.add_node(num_cpus=1)
+        for seed in range(3):
+            rng = random.Random(seed)
+            name = f"node-{seed}"
+            process = start(write(root, name, search={"trials": TRIALS_OF_SOAK}))
+            after = rng.randrange(1, TRIALS_OF_SOAK - 4)
+            wait_for(lambda: ended(root, name) >= after, process)  # noqa: B023
+            time.sleep(rng.uniform(0, 0.5))
+            cluster.remove_node(node, allow_graceful=False)
+            node = cluster.add_node(num_cpus=1)
+            _, err = process.communicate(timeout=280)
+            assert process.returncode == 0, err
+            assert "Traceback" not in err
+            assert_whole(root, name, TRIALS_OF_SOAK)
+            assert rows(root, name) == expected
+    finally:
+        cluster.shutdown()
+
+
 def kill_driver_on_s3(
     start: Start, command: CommandRunner, root: Path, s3: S3Server, name: str, seed: int, trials: int
 ) -> list[dict[str, Any]]:

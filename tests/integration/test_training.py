@@ -25,7 +25,7 @@ from tests.s3 import S3Server
 
 pytestmark = pytest.mark.integration
 
-TIMES = ("seconds", "frames_per_second")
+TIMES = ("seconds", "frames_per_second", "time")
 EPOCHS = 12
 CONTENT: dict[str, Any] = {
     "name": "run",
@@ -37,7 +37,7 @@ CONTENT: dict[str, Any] = {
 
 
 def timeless(metrics: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{key: value for key, value in epoch.items() if key not in TIMES} for epoch in metrics]
+    return [{k: v for k, v in epoch.items() if k not in TIMES and not k.startswith("system/")} for epoch in metrics]
 
 
 def metrics_of(folder: Path) -> list[dict[str, float]]:

@@ -1,0 +1,123 @@
+"""What judging a model costs beside its bare inference, and that memory does not grow with the number of samples.
+
+    python -m benchmarks.evaluation [--samples 200] [--rounds 3]
+
+The largest network of the paper on 16 x 16 (ConvLSTM, 25 channels, 4 layers, 182,524 parameters), samples of 51 frames,
+20 given and 30 in closed loop, on two cores: frames a second of the evaluation (windows, scores and spectra) over those
+of the network alone on the same batches. Memory is what judging adds to the peak of a process that has the split in
+memory, for so many samples and for five times as many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_prep.navier_stokes import generate
+from mcrnn import model_directory
+from mcrnn.config import Configuration
+from mcrnn.evaluation import BATCH_SIZE, Exam, score
+from mcrnn.fields import FieldStore
+from mcrnn.model_directory import FieldDescription, TrainedModel
+from mcrnn.storage import LocalFolder
+from mcrnn.training import build_model
+
+WARM_UP, HORIZON = 20, 30
+
+
+def prepare(root: Path, samples: int) -> tuple[TrainedModel, FieldStore]:
+    """A store with so many test samples, and the network with random weights."""
+    name = f"{samples}.zarr"
+    generate(name, train=2, val=1, test=samples, seed=0, workers=2, storage=str(root))
+    store = FieldStore.open(LocalFolder(root / name))
+    config = Configuration.model_validate(
+        {
+            "name": "largest",
+            "data": {"store": name, "coarsen": 4},
+            "model": {"architecture": "convlstm", "hidden_size": 25, "layers": 4},
+        }
+    )
+    field = FieldDescription.of(store, config.data)
+    torch.manual_seed(0)
+    network = build_model(config.model, field.frame_shape, field.padding)
+    model_directory.save(LocalFolder(root / "model"), config, field, network.state_dict())
+    return model_directory.load(LocalFolder(root / "model")), store
+
+
+def exam_of(model: TrainedModel, store: FieldStore) -> Exam:
+    """The paper's."""
+    return Exam.of(store, model.config.data, warm_up=WARM_UP, horizon=HORIZON)
+
+
+@torch.no_grad()
+def bare(model: TrainedModel, exam: Exam) -> float:
+    """Seconds of the network alone."""
+    batches = [batch.frames_BTCHW for batch in exam.batches(BATCH_SIZE)]
+    started = time.perf_counter()
+    for frames_BTCHW in batches:
+        model.network(frames_BTCHW[:, :WARM_UP], WARM_UP, WARM_UP + HORIZON)
+    return time.perf_counter() - started
+
+
+def _peak(root: str, samples: int, peaks: Any) -> None:
+    torch.set_num_threads(2)
+    model = model_directory.load(LocalFolder(Path(root) / "model"))
+    store = FieldStore.open(LocalFolder(Path(root) / f"{samples}.zarr"))
+    exam = exam_of(model, store)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    score(model, exam)
+    peaks.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+
+
+def peak(root: Path, samples: int) -> int:
+    """Bytes that judging adds to a process which has the split in memory."""
+    context = multiprocessing.get_context("spawn")
+    peaks = context.Queue()
+    process = context.Process(target=_peak, args=(str(root), samples, peaks))
+    process.start()
+    found = peaks.get()
+    process.join()
+    return found
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    with tempfile.TemporaryDirectory(prefix="mcrnn-", dir="/tmp") as folder:
+        root = Path(folder)
+        few, many = options.samples, 5 * options.samples
+        model, store = prepare(root, few)
+        exam = exam_of(model, store)
+        bare(model, exam)
+        shares, rates = [], []
+        for _ in range(options.rounds):
+            alone = bare(model, exam)
+            started = time.perf_counter()
+            score(model, exam)
+            whole = time.perf_counter() - started
+            shares.append(alone / whole)
+            rates.append(len(exam) * exam.steps / whole)
+        print(
+            f"{few} samples of {exam.steps} steps: {statistics.median(rates):.0f} frames/s, "
+            f"{100 * statistics.median(shares):.0f} % of the bare network (promised: at least 80 %)",
+            flush=True,
+        )
+        prepare(root, many)
+        a, b = peak(root, few), peak(root, many)
+        print(f"memory that judging adds: {a / 1e6:.0f} MB for {few} samples, {b / 1e6:.0f} MB for {many}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""A model's marks in an exam: what is found about it, ready for tables, figures and files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mcrnn.evaluation import BATCH_SIZE, Exam, check_store, score, score_baselines, store_differences
+from mcrnn.fields import FieldStore
+from mcrnn.model_directory import TrainedModel
+from mcrnn.models import summary
+from mcrnn.scores import (
+    Scores,
+    bootstrap,
+    rmse,
+    rmse_by_step,
+    rmse_mean_of_steps,
+    rmse_normalized,
+    skill_horizon,
+    trouble,
+)
+from mcrnn.storage import Location, Storage
+
+VERSION = 1
+"""of what is kept of an evaluation"""
+ARRAYS = ("squared", "absolute", "variance", "weighted", "correlation", "power")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was found about one model in one exam."""
+
+    uri: str
+    model: TrainedModel
+    store: FieldStore
+    exam: Exam
+    scores: Scores
+    baselines: dict[str, Scores]
+    """of lead times 1 .. horizon + 1"""
+    metrics: dict[str, Any]
+
+
+def judge(
+    uri: str,
+    model: TrainedModel,
+    storage: Storage,
+    *,
+    store: str | None = None,
+    warm_up: int | None = None,
+    horizon: int | None = None,
+    starts: str | None = None,
+    other_data: bool = False,
+    cache: Location | None = None,
+    on_batch: Callable[[int, int], None] = lambda done, windows: None,
+) -> Judged:
+    """Judge a model on a test split.
+
+    Args:
+        uri: what it is called.
+        model: on the device where it is to run.
+        storage: the root.
+        store: name of the store; the one of its training by default.
+        warm_up: frames given; those of its validation by default.
+        horizon: closed-loop steps; those of its validation by default.
+        starts: where windows of a series start; see `Exam.of`.
+        other_data: allow another store, units or grid than the training's; said in the metrics.
+        cache: where scores are kept, and found again.
+        on_batch: told the number of windows done, and of all.
+
+    Raises:
+        UserError: the store cannot be used or is another, or its samples are too short.
+    """
+    own = model.config.validation
+    opened = FieldStore.open(storage.location(store or model.config.data.store))
+    if not other_data:
+        check_store(model, opened, uri)
+    exam = Exam.of(
+        opened, model.config.data, warm_up=warm_up or own.warm_up, horizon=horizon or own.horizon, starts=starts
+    )
+    key = _key(model, opened, exam)
+    kept = _kept(cache, key)
+    if kept is None:
+        scores, frames_per_second = score(model, exam, on_batch=lambda done: on_batch(done, len(exam)))
+        if cache is not None:
+            cache.write(f"{key}.npz", _packed(scores, frames_per_second))
+    else:
+        scores, frames_per_second = kept
+    baselines = score_baselines(exam, model.network.channels_out, batch_size=BATCH_SIZE)
+    metrics = _metrics(uri, model, opened, exam, scores, baselines) | {"frames_per_second": frames_per_second}
+    return Judged(uri, model, opened, exam, scores, baselines, metrics)
+
+
+def _key(model: TrainedModel, store: FieldStore, exam: Exam) -> str:
+    """Of all that the scores depend on."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.network.state_dict().items()):
+        digest.update(name.encode() + weight.cpu().numpy().tobytes())
+    of = [VERSION, store.digest, model.config.data.model_dump(), asdict(model.field), exam.warm_up, exam.horizon]
+    digest.update(json.dumps([*of, model.config.model.model_dump(), exam.starts], sort_keys=True).encode())
+    return digest.hexdigest()[:32]
+
+
+def _packed(scores: Scores, frames_per_second: float) -> bytes:
+    content = io.BytesIO()
+    arrays = {name: getattr(scores, name) for name in ARRAYS if getattr(scores, name) is not None}
+    np.savez(content, frames_per_second=np.float64(frames_per_second), **arrays)
+    return content.getvalue()
+
+
+def _kept(cache: Location | None, key: str) -> tuple[Scores, float] | None:
+    if cache is None:
+        return None
+    try:
+        content = np.load(io.BytesIO(cache.read(f"{key}.npz")), allow_pickle=False)
+        arrays = {name: content.get(name) for name in ARRAYS}
+        return Scores(**arrays, filled=len(content["squared"])), float(content["frames_per_second"])
+    except (FileNotFoundError, ValueError, KeyError, EOFError, OSError):
+        return None
+
+
+def _metrics(
+    uri: str, model: TrainedModel, store: FieldStore, exam: Exam, scores: Scores, baselines: dict[str, Scores]
+) -> dict[str, Any]:
+    predicted = model.network.channels_out
+    std = np.array(store.statistic("std", model.config.data.variables))[:predicted]
+    warm_up, steps = exam.warm_up, exam.steps
+    costs = summary(model.config.model, model.field.frame_shape)
+    by_step = rmse_by_step(scores.squared)
+    found: dict[str, Any] = {
+        "model": uri,
+        "architecture": model.config.model.architecture,
+        "parameters": costs.parameters,
+        "multiply_adds": costs.multiply_adds,
+        "store": store.name,
+        "store_digest": store.digest,
+        "other_data": store_differences(model, store),
+        "split": "test",
+        "windows": len(exam),
+        "starts": exam.starts,
+        "variable": model.field.variable,
+        "units": model.field.units,
+        "std": std.tolist(),
+        "warm_up": warm_up,
+        "horizon": exam.horizon,
+        **_errors(scores, 1, warm_up, std, "teacher_forced"),
+        **_errors(scores, warm_up + 1, steps, std, "closed_loop"),
+        "rmse_closed_loop_interval": bootstrap(scores.squared, warm_up + 1, steps),
+        "rmse_teacher_forced_by_step": by_step[:warm_up].tolist(),
+        "rmse_by_lead_time": by_step[warm_up - 1 :].tolist(),
+        "mae_by_lead_time": scores.absolute.mean((0, 2))[warm_up - 1 :].tolist(),
+        "trouble": trouble(scores.variance, warm_up + 1),
+    }
+    if scores.correlation is not None:
+        found["acc_by_lead_time"] = scores.correlation.mean((0, 2))[warm_up - 1 :].tolist()
+    if scores.power is not None:
+        found["spectrum_error_closed_loop"] = spectrum_error(scores.power[:, warm_up:])
+    found["baselines"] = {}
+    for name, of in baselines.items():
+        by_lead = rmse_by_step(of.squared)
+        errors = _errors(of, 2, exam.horizon + 1, std, "closed_loop")
+        found["baselines"][name] = errors | {"rmse_by_lead_time": by_lead.tolist()}
+    found["skill_horizon"] = {
+        name: skill_horizon(by_step[warm_up - 1 :], rmse_by_step(of.squared)) for name, of in baselines.items()
+    }
+    better = min(of["rmse_closed_loop_normalized"] for of in found["baselines"].values())
+    found["ratio_to_better_baseline"] = found["rmse_closed_loop_normalized"] / better
+    return found
+
+
+def _errors(scores: Scores, first: int, last: int, std: np.ndarray, name: str) -> dict[str, float]:
+    found = {
+        f"rmse_{name}": rmse(scores.squared, first, last),
+        f"rmse_{name}_normalized": rmse_normalized(scores.squared, first, last, std),
+        f"rmse_{name}_mean_of_steps": rmse_mean_of_steps(scores.squared, first, last),
+        f"mae_{name}": float(scores.absolute[:, first - 1 : last].mean()),
+    }
+    if scores.weighted is not None and scores.correlation is not None:
+        found[f"rmse_{name}_latitude_weighted"] = rmse(scores.weighted, first, last)
+        found[f"acc_{name}"] = float(scores.correlation[:, first - 1 : last].mean())
+    return found
+
+
+def spectrum_error(power_3TCK: np.ndarray) -> float:
+    """Root of the mean over steps, channels and wavenumbers from 1 of the squared difference of log10 power."""
+    forecast, truth = power_3TCK[0][..., 1:], power_3TCK[1][..., 1:]
+    used = truth > 1e-12 * truth.max()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        difference = np.log10(np.maximum(forecast, 1e-300)) - np.log10(truth)
+    return float(np.sqrt(np.square(difference[used]).mean()))
+
+
+def to_device(model: TrainedModel, device: str | None) -> TrainedModel:
+    """The model on a device; by default a GPU where there is one."""
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model.network.to(chosen)
+    return model
