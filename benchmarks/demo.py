@@ -37,7 +37,7 @@ def main() -> None:
             subprocess.run(command, cwd=PROJECT, env=environment, check=True)
         seconds = time.monotonic() - started
         summary = json.loads((Path(root) / "searches/demo/summary.json").read_bytes())
-        metrics = json.loads(next(Path(root).glob("reports/*/metrics.json")).read_bytes())
+        (metrics,) = json.loads(next(Path(root).glob("reports/*/metrics.json")).read_bytes())
     architectures = {row["values"]["model.architecture"] for row in summary["trials"]}
     print(f"cores                              {os.cpu_count()}")
     print(f"time of the three commands         {seconds:.0f} s (promised: at most 300 s)")

@@ -15,9 +15,15 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def suggest(trial: optuna.Trial, search: Search) -> dict[str, Any]:
-    """Draw a value for every entry of the space that holds, keyed by its dotted path."""
+    """Draw a value for every entry of the space that holds, keyed by its dotted path.
+
+    Each is drawn with a seed of its own, so that a trial whose driver was killed between two of them gets the same.
+    """
     values: dict[str, Any] = {}
-    for path in search.space:
+    trial.study.sampler = sampler(search.search, trial.number)
+    trial.relative_params  # noqa: B018  Optuna draws them when they are first asked for
+    for place, path in enumerate(search.space, start=1):
+        trial.study.sampler = sampler(search.search, trial.number, place)
         index, entry = search.space.holding(path, values), search.space.entry(path, values)
         if index is not None and entry is not None:
             values[path] = _suggest(trial, search.parameter(path, index), entry)
@@ -49,9 +55,15 @@ def distribution(entry: SpaceEntry) -> BaseDistribution:
     return FloatDistribution(low, high, log=entry.log, step=entry.step)
 
 
-def sampler(config: SearchConfig, trial_number: int) -> optuna.samplers.BaseSampler:
-    """The sampler of one trial, seeded by (seed, number of the trial): a search can stop and go on anywhere."""
-    seed = (config.seed * 1_000_003 + trial_number) % 2**32
+def sampler(config: SearchConfig, trial_number: int, place: int = 0) -> optuna.samplers.BaseSampler:
+    """The sampler of one value, seeded by (seed, number of the trial, place): a search can stop and go on anywhere.
+
+    Args:
+        config: of the search.
+        trial_number: of the trial.
+        place: of the value in the space, from 1; 0 for values that are drawn together.
+    """
+    seed = ((config.seed * 1_000_003 + trial_number) * 1009 + place) % 2**32
     if config.sampler in ("random", "grid"):
         return optuna.samplers.RandomSampler(seed=seed)
     if config.sampler == "nsga2":

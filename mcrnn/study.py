@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -230,6 +230,26 @@ def _seconds(trial: FrozenTrial) -> float:
     return trial.user_attrs.get("result", {}).get("time_total_s", 0.0)
 
 
+class _WithoutTrial:
+    """A study as it is for all but one of its trials, which must not learn from what it has itself written."""
+
+    def __init__(self, study: optuna.Study, trial_id: int) -> None:
+        self._study, self._own = study, trial_id
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def get_trials(self, *arguments: Any, **options: Any) -> list[FrozenTrial]:
+        """The others."""
+        return self._others(self._study.get_trials(*arguments, **options))
+
+    def _get_trials(self, *arguments: Any, **options: Any) -> list[FrozenTrial]:
+        return self._others(self._study._get_trials(*arguments, **options))
+
+    def _others(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        return [trial for trial in trials if trial._trial_id != self._own]
+
+
 class StudySearcher(Searcher):
     """Hands the study's trials to Tune, and their results to the study."""
 
@@ -267,9 +287,13 @@ class StudySearcher(Searcher):
             trials = self.study.get_trials(deepcopy=False)
             number = min((t.number for t in trials if t.state == TrialState.WAITING), default=len(trials))
         # a trial's values follow from its number and those that ended before it
-        self.study.sampler = sampler(config, number)
+        self.study.sampler = sampler(config, number)  # which may act when a trial is begun
         running = [t for t in own(self.study) if t.number == number and t.state == TrialState.RUNNING]
-        trial = optuna.Trial(self.study, running[0]._trial_id) if running else self.study.ask()
+        if running:  # it may have some of its values
+            others = cast("optuna.Study", _WithoutTrial(self.study, running[0]._trial_id))
+            trial = optuna.Trial(others, running[0]._trial_id)
+        else:
+            trial = self.study.ask()
         self.asked[trial_id] = trial
         self.on_told()
         return {"number": trial.number, "values": suggest(trial, self.search)}
@@ -349,13 +373,28 @@ class StudyScheduler(FIFOScheduler):
             return TrialScheduler.STOP
         step = int(result["epoch"])
         known = searcher.study._storage.get_trial(asked._trial_id)
-        if step in known.intermediate_values:  # told once more, after an interruption
-            stop = known.user_attrs.get("stopped") == step
-        else:
+        if step not in known.intermediate_values:
             asked.report(result[OBJECTIVE], step=step)
-            stop = step < result.get("epochs", step + 1) and asked.should_prune()
+        decided = known.user_attrs.get("decided", {"step": 0})
+        if step <= decided["step"]:  # told once more, after an interruption
+            stop = step == decided["step"] and decided["stop"]
+        else:
+            stop = step < result.get("epochs", step + 1) and self._prunes(asked._trial_id, step)
+            asked.set_user_attr("decided", {"step": step, "stop": stop})
         if stop:
-            asked.set_user_attr("stopped", step)
             searcher.stopped.add(trial.trial_id)
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
+
+    def _prunes(self, trial_id: int, step: int) -> bool:
+        """What the pruner says of a step; the same again where a kill came before its decision was written down.
+
+        Successive halving writes that a trial is at a rung before it decides. What an earlier try has written is
+        therefore kept from it.
+        """
+        study = self.searcher.study
+        trial = study._storage.get_trial(trial_id)
+        asha = self.searcher.search.search.asha
+        reached = {f"completed_rung_{r}" for r in range(64) if asha.grace_epochs * asha.reduction_factor**r >= step}
+        trial._system_attrs = {key: value for key, value in trial.system_attrs.items() if key not in reached}
+        return bool(study.pruner.prune(cast("optuna.Study", _WithoutTrial(study, trial_id)), trial))

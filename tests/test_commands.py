@@ -194,7 +194,9 @@ def test_train_continues_finishes_and_starts_beside(command: CommandRunner, root
 
     judged = command("mcrnn.evaluate", "runs/small", "runs/small-2")
     assert judged.returncode == 0, judged.stderr
-    metrics = json.loads((root / "reports/runs_small+runs_small-2/runs_small/metrics.json").read_text())
+    both = json.loads((root / "reports/small+small-2/metrics.json").read_text())
+    assert [metrics["model"] for metrics in both] == ["runs/small", "runs/small-2"]
+    metrics = both[0]
     assert metrics["windows"] == 4
     assert len(metrics["rmse_by_lead_time"]) == 6
     assert metrics["baselines"]["persistence"]["rmse_closed_loop"] > 0
