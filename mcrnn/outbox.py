@@ -35,6 +35,8 @@ class Outbox:
         self._busy = self._closed = False
         self._trouble: str | None = None
         """why the last try failed"""
+        self._bug: BaseException | None = None
+        """what nothing can be sent after"""
         self._thread = threading.Thread(target=self._work, daemon=True, name=service)
         self._thread.start()
 
@@ -65,6 +67,11 @@ class Outbox:
                 failure = None
             except NotSent as error:
                 failure = str(error)
+            except BaseException as error:
+                with self._changed:
+                    self._bug, self._busy = error, False
+                    self._changed.notify_all()
+                return
             with self._changed:
                 self._busy = False
                 if failure is not None:
@@ -91,6 +98,8 @@ class Outbox:
         Raises:
             UserError: it stays away.
         """
+        if self._bug is not None:
+            raise self._bug
         deadline = time.monotonic() + patience
         told = False
         with self._changed:
@@ -104,10 +113,12 @@ class Outbox:
                         "is back, the same command sends what it has missed"
                     )
                 self._changed.wait(0.2)
+                if self._bug is not None:
+                    raise self._bug
 
     def close(self, patience: float = 5.0) -> None:
         """Send what can still be sent, and end; the rest is sent when the command is given again."""
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(UserError):  # and a bug is raised
             self.wait(patience)
         with self._changed:
             self._closed = True

@@ -69,7 +69,6 @@ def register(
     model = model_directory.load(folder)
     text = card(model, name, number, run.run_id, found, judged)
     client.update_model_version(name, str(number), description=text)
-    client.update_registered_model(name, description=text)
     tags = {f"mcrnn.{key}": f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in found.items()}
     tags |= {f"test.{key}": f"{judged[key]:.6g}" for key in TEST_METRICS} if judged else {}
     tags |= {
@@ -202,6 +201,7 @@ def move(
     }
     client.set_registered_model_tag(name, MOVE_TAG + now.strftime("%Y%m%dT%H%M%S.%fZ"), json.dumps(record))
     client.set_registered_model_alias(name, CHAMPION, str(to))
+    client.update_registered_model(name, description=client.get_model_version(name, str(to)).description)
     if before is not None:
         client.set_registered_model_alias(name, PREVIOUS, str(before))
     if aliases(client, name).get(CANDIDATE) == to:

@@ -42,7 +42,7 @@ from mcrnn.outbox import Outbox
 from mcrnn.progress import Progress
 from mcrnn.registry import TEST_METRICS
 from mcrnn.scores import rmse, rmse_normalized
-from mcrnn.search_report import figures, optuna_quiet
+from mcrnn.search_report import optuna_quiet
 from mcrnn.space import Search
 from mcrnn.storage import Location, Storage
 from mcrnn.study import (
@@ -539,6 +539,8 @@ def best_trial(opened: OpenSearch) -> FrozenTrial | None:
 
 def _finish(running: _Running, best: FrozenTrial) -> None:
     """Judge and register the best model, and write the summary."""
+    from mcrnn import search_figures
+
     opened, mirrors = running.opened, running.mirrors
     search = opened.search
     tidy(opened)
@@ -590,7 +592,7 @@ def _finish(running: _Running, best: FrozenTrial) -> None:
     parent.log_metrics({"best": summary["best"]})
     parent.set_tags({"mcrnn.best_trial": str(summary["best_trial"]), "mcrnn.model_version": str(version)})
     with tempfile.TemporaryDirectory(prefix="mcrnn-figures-") as place:
-        pictures = [] if several else figures(opened.study, Path(place))
+        pictures = [] if several else search_figures.draw(Path(place), rows, list(search.space), summary["importance"])
         for picture in pictures:
             opened.folder.write(f"figures/{picture.name}", picture.read_bytes())
         parent.log_files(pictures, "figures")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import optuna
 from rich.console import Console
 
 from mcrnn.confirmation import ARCHITECTURE
@@ -90,31 +88,6 @@ def _operations(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {name}"
     return f"{count / 1e9:.3g} G"
-
-
-def figures(study: optuna.Study, folder: Path) -> list[Path]:
-    """Draw the history of a search, its slices and parallel coordinates."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-    from optuna.visualization import matplotlib as drawing
-
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    kinds: dict[str, Any] = {
-        "history": drawing.plot_optimization_history,
-        "slices": drawing.plot_slice,
-        "parallel_coordinates": drawing.plot_parallel_coordinate,
-    }
-    for name, draw in kinds.items():
-        with optuna_quiet():
-            axes: Any = draw(study)
-        figure = axes.flat[0].figure if hasattr(axes, "flat") else axes.figure
-        paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=120, bbox_inches="tight")
-        plt.close(figure)
-    return paths
 
 
 def print_summary(opened: OpenSearch) -> None:

@@ -253,7 +253,7 @@ def _read_metrics(folder: Location) -> list[dict[str, float]]:
 def settled(folder: Location) -> bool:
     """Whether the run of a training that ended has all of it."""
     state = _read(folder, RUN_FILE) or {}
-    return "deleted" in state or (state.get("status") in FINAL and state["sent"] >= len(_read_metrics(folder)))
+    return "deleted" in state or (state.get("status") in FINAL and state.get("sent", 0) >= len(_read_metrics(folder)))
 
 
 @dataclass
@@ -297,11 +297,11 @@ class _Mirror:
                 self._keep(run_id=self._find(record["key"]) or self._create(record), sent=0, status="RUNNING")
             self._describe(record)
             self._keep(described=True)
-        lines = _read_metrics(self.folder)
-        if len(lines) > self.state["sent"]:
-            self._send(lines[self.state["sent"] :])
+        lines, sent = _read_metrics(self.folder), self.state.get("sent", 0)
+        if len(lines) > sent:
+            self._send(lines[sent:])
             self._keep(sent=len(lines))
-        if status is not None and status != self.state["status"]:
+        if status is not None and status != self.state.get("status"):
             self._set_status(status)
             self._keep(status=status)
 

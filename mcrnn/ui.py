@@ -33,7 +33,7 @@ def ui(
 
     end_abandoned(uri)
     print(f"the MLflow UI is at http://127.0.0.1:{port} until Ctrl-C", flush=True)
-    arguments = ["server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    arguments = ["server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     if root.artifact_root:
         arguments += ["--default-artifact-root", root.artifact_root]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
