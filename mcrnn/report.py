@@ -34,6 +34,8 @@ from mcrnn.tracking import Mirrors, Run, Tracker
 EXPERIMENT = "mcrnn-evaluations"
 LEADS = (1, 5, 10, 20, 50, 100, 200)
 """lead times of the table, as far as the horizon goes"""
+COSTS = 4
+"""columns of the table that are no errors"""
 MOST_PICTURES = 6
 """models that get a series of fields and an animation: the best"""
 
@@ -128,7 +130,8 @@ def make(patterns: Iterable[str], storage: Storage, options: Options) -> list[st
     groups = _grouped(judged)
     for note in _notes(groups):
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
-    console.print(table(groups))
+    for table in tables(groups):
+        console.print(table)
     _write(groups, storage, options, count, console)
     return failures
 
@@ -254,21 +257,25 @@ def figure(value: float) -> str:
     return f"{value:#.3g}"
 
 
-def table(groups: list[Group]) -> Table:
-    """For the terminal."""
+def tables(groups: list[Group]) -> list[Table]:
+    """For the terminal: errors, and what they cost."""
     headers, rows, baselines = columns(groups)
-    shown = new_table(headers, title=heading(groups))
+    errors = len(headers) - COSTS
+    shown = new_table(headers[:errors], title=heading(groups))
+    costs = new_table([headers[0], *headers[errors:]], title="")
     for index, row in enumerate(rows):
-        shown.add_row(*row, style="bold" if index == 0 else None)
+        style = "bold" if index == 0 else None
+        shown.add_row(*row[:errors], style=style)
+        costs.add_row(row[0], *row[errors:], style=style)
     for row in baselines:
-        shown.add_row(*row, style="dim")
+        shown.add_row(*row[:errors], style="dim")
     ratio = groups[0].mean("ratio_to_better_baseline")
     low, high = groups[0].best.metrics["rmse_closed_loop_interval"]
     shown.caption = (
         f"closed loop of the best over the better baseline: {ratio:.2f}; 95 % of the draws of windows: "
         f"{figure(low)} to {figure(high)}"
     )
-    return shown
+    return [shown, costs]
 
 
 def _write(groups: list[Group], storage: Storage, options: Options, count: int | None, console: Console) -> None:

@@ -8,10 +8,15 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+MANY_COLUMNS = 8
+"""from which on they stand close, so that 80 characters hold them"""
+
 
 def new_table(headers: Iterable[str], *, title: str, caption: str | None = None, names: int = 1) -> Table:
     """A table whose first `names` columns are text and whose others are figures, never cut off."""
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    headers = list(headers)
+    space = 1 if len(headers) < MANY_COLUMNS else 0  # beside the one that the box leaves
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, show_edge=False, padding=(0, space, 0, 0))
     for index, header in enumerate(headers):
         if index < names:
             table.add_column(header, overflow="fold")
