@@ -37,7 +37,7 @@ from mcrnn.interrupts import on_stop
 from mcrnn.lease import Lease
 from mcrnn.lineage import masked
 from mcrnn.model_directory import FieldDescription, TrainedModel
-from mcrnn.models import sized
+from mcrnn.models import sized, summary
 from mcrnn.outbox import Outbox
 from mcrnn.progress import Progress
 from mcrnn.registry import TEST_METRICS
@@ -269,6 +269,8 @@ def _run_all(running: _Running) -> None:
         room = min(cpus, int(in_cluster / gpus)) if gpus else cpus
         flag: Any = ray.remote(num_cpus=0)(StopFlag).remote()
         searcher = StudySearcher(opened.study, search, running.tell)
+        if workers > 1:
+            searcher.end_training = lambda number, epoch: flag.end.remote(_name(number), epoch)
         tune_folder = until_end.enter_context(tempfile.TemporaryDirectory(prefix="mcrnn-tune-"))
 
         def stop() -> None:
@@ -394,7 +396,7 @@ def _trial(
         name, values = proposal["retrain"]
         place, kind = f"{confirmation.FOLDER}/{name}", "confirmation"
     else:
-        values, name, kind = proposal["values"], f"trial-{proposal['number']}", "trial"
+        values, name, kind = proposal["values"], _name(proposal["number"]), "trial"
         place = f"trials/{proposal['number']:04d}"
     nothing = {OBJECTIVE: PENALTY, "best": PENALTY, "diverged": 0.0}
     try:
@@ -428,7 +430,12 @@ def _trial(
         elif history := read_metrics(job.folder):
             tune.report(history[-1] | {"epochs": job.config.train.epochs})
         ended = read_json(job.folder, END_FILE)
-        if ended is None:
+        by_epoch = ray.get(flag.ended_at.remote(name)) if job.config.train.workers > 1 else None
+        if by_epoch is not None:  # stopped early: what counts is what it was then
+            metrics = next(each for each in read_metrics(job.folder) if each["epoch"] == by_epoch)
+            costs = summary(job.config.model, field.frame_shape)
+            tune.report(metrics | {"epochs": job.config.train.epochs, "parameters": costs.parameters})
+        elif ended is None:
             tune.report(nothing | {"interrupted": 1.0})
         elif ended["end"] == End.OUT_OF_MEMORY:
             tune.report(nothing | {"epoch": 0, "out_of_memory": 1.0})
@@ -441,6 +448,11 @@ def _trial(
         log.write("error.txt", traceback.format_exc().encode())
         where = "" if isinstance(error, UserError) else f" ({type(error).__name__}; see {log.url}/error.txt)"
         tune.report(nothing | {"mistake": f"{name}: {error}{where}"})
+
+
+def _name(number: int) -> str:
+    """Of a trial's run."""
+    return f"trial-{number}"
 
 
 def workers_were_lost(error: BaseException) -> bool:

@@ -261,6 +261,9 @@ class StudySearcher(Searcher):
         self.asked: dict[str, optuna.Trial] = {}
         self.stopped: set[str] = set()
         """trials that were stopped early"""
+        self.end_training: Callable[[int, int], None] | None = None
+        """asks the trial of a number to end by what it was after an epoch, where Tune is not to stop it: killed in the
+        middle of it, Ray Train would keep the CPUs of its workers for ever"""
         self.ending: str | None = None
         """why no more trials are begun"""
         self.mistake: str | None = None
@@ -371,20 +374,28 @@ class StudyScheduler(FIFOScheduler):
         asked = searcher.asked.get(trial.trial_id)
         if asked is None:  # it has ended, and Tune has started it again because its process failed in stopping
             return TrialScheduler.STOP
-        step = int(result["epoch"])
-        known = searcher.study._storage.get_trial(asked._trial_id)
+        if trial.trial_id in searcher.stopped:  # it is about to end
+            return TrialScheduler.CONTINUE
+        epoch = self._stops_by(asked, int(result["epoch"]), result)
+        if epoch is None:
+            return TrialScheduler.CONTINUE
+        searcher.stopped.add(trial.trial_id)
+        if searcher.end_training is None:
+            return TrialScheduler.STOP
+        searcher.end_training(asked.number, epoch)
+        return TrialScheduler.CONTINUE
+
+    def _stops_by(self, asked: optuna.Trial, step: int, result: dict[str, Any]) -> int | None:
+        """The epoch by which a trial is stopped, None where it goes on; what was decided once stays so."""
+        known = self.searcher.study._storage.get_trial(asked._trial_id)
+        decided = known.user_attrs.get("decided", {"step": 0, "stop": False})
+        if step <= decided["step"] or decided["stop"]:  # told once more, after an interruption
+            return decided["step"] if decided["stop"] and step >= decided["step"] else None
         if step not in known.intermediate_values:
             asked.report(result[OBJECTIVE], step=step)
-        decided = known.user_attrs.get("decided", {"step": 0})
-        if step <= decided["step"]:  # told once more, after an interruption
-            stop = step == decided["step"] and decided["stop"]
-        else:
-            stop = step < result.get("epochs", step + 1) and self._prunes(asked._trial_id, step)
-            asked.set_user_attr("decided", {"step": step, "stop": stop})
-        if stop:
-            searcher.stopped.add(trial.trial_id)
-            return TrialScheduler.STOP
-        return TrialScheduler.CONTINUE
+        stop = step < result.get("epochs", step + 1) and self._prunes(asked._trial_id, step)
+        asked.set_user_attr("decided", {"step": step, "stop": stop})
+        return step if stop else None
 
     def _prunes(self, trial_id: int, step: int) -> bool:
         """What the pruner says of a step; the same again where a kill came before its decision was written down.

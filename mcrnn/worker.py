@@ -244,8 +244,8 @@ class RunSession:
 class _Asking:
     """Asks a `StopFlag` now and then, without waiting for its answer."""
 
-    def __init__(self, flag: Any) -> None:
-        self._flag, self._asked, self._answer = flag, 0.0, None
+    def __init__(self, flag: Any, name: str) -> None:
+        self._flag, self._name, self._asked, self._answer = flag, name, 0.0, None
 
     def __call__(self) -> bool:
         import ray
@@ -253,7 +253,7 @@ class _Asking:
         if self._flag is None:
             return False
         if self._answer is None and time.monotonic() - self._asked > SECONDS_BETWEEN_QUESTIONS:
-            self._asked, self._answer = time.monotonic(), self._flag.requested.remote()
+            self._asked, self._answer = time.monotonic(), self._flag.requested.remote(self._name)
         if self._answer is None or not ray.wait([self._answer], timeout=0)[0]:
             return False
         requested, self._answer = ray.get(self._answer), None
@@ -265,7 +265,7 @@ class TuneSession(RunSession):
 
     def __init__(self, job: Job, stop: Any) -> None:
         super().__init__(job)
-        self._stop_asked = _Asking(stop)
+        self._stop_asked = _Asking(stop, job.run_name)
 
     def report(self, metrics: Metrics | None, checkpoint: State) -> None:
         """Record, and then report, for the trial may be stopped with the report."""
@@ -308,7 +308,7 @@ class TrainSession(RunSession):
 
         context = ray.train.get_context()
         super().__init__(job, context.get_world_rank(), context.get_world_size())
-        self._stop_asked = _Asking(stop if self.rank == 0 else None)
+        self._stop_asked = _Asking(stop if self.rank == 0 else None, job.run_name)
 
     def report(self, metrics: Metrics | None, checkpoint: State) -> None:
         """Record on rank 0 and report on all."""
@@ -335,18 +335,27 @@ class TrainSession(RunSession):
 
 
 class StopFlag:
-    """A Ray actor through which the driver asks its workers to stop."""
+    """A Ray actor through which the driver asks its workers to stop: all of them, or those of one training."""
 
     def __init__(self) -> None:
         self._requested = False
+        self._ended: dict[str, int] = {}
 
     def request(self) -> None:
-        """Stop."""
+        """Stop all; they go on when the command is given again."""
         self._requested = True
 
-    def requested(self) -> bool:
-        """Whether to."""
-        return self._requested
+    def end(self, name: str, epoch: int) -> None:
+        """Stop a training for good, by what it was after an epoch."""
+        self._ended[name] = epoch
+
+    def requested(self, name: str) -> bool:
+        """Whether a training is to stop."""
+        return self._requested or name in self._ended
+
+    def ended_at(self, name: str) -> int | None:
+        """The epoch by which a training was ended, None where it was not."""
+        return self._ended.get(name)
 
 
 def device_for(train: TrainConfig) -> torch.device:
