@@ -121,12 +121,12 @@ def overhead(root: Path, rounds: int, seconds: float) -> None:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from mcrnn.worker import StopFlag
+    from mcrnn.worker import new_stop_flag
 
     with connected():
         out = root / "shares"
         job = Job(config, field, storage.location("worker"), "worker")
-        flag: Any = ray.remote(num_cpus=0)(StopFlag).remote()
+        flag = new_stop_flag()
         TorchTrainer(
             _on_worker,
             train_loop_config={"job": job, "data": ray.put(data), "rounds": rounds, "stop": flag, "out": str(out)},

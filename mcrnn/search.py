@@ -65,9 +65,9 @@ from mcrnn.worker import (
     END_FILE,
     MODEL_FOLDER,
     Job,
-    StopFlag,
     explained,
     gpus_for,
+    new_stop_flag,
     read_json,
     read_metrics,
     run_distributed,
@@ -267,7 +267,7 @@ def _run_all(running: _Running) -> None:
         in_cluster = ray.cluster_resources().get("GPU", 0)
         gpus = gpus_for(first.train, in_cluster, search.search.gpus)
         room = min(cpus, int(in_cluster / gpus)) if gpus else cpus
-        flag: Any = ray.remote(num_cpus=0)(StopFlag).remote()
+        flag = new_stop_flag()
         searcher = StudySearcher(opened.study, search, running.tell)
         if workers > 1:
             searcher.end_training = lambda number, epoch: flag.end.remote(_name(number), epoch)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import ExitStack
-from typing import Any
 
 from rich.console import Console
 
@@ -26,10 +25,10 @@ from mcrnn.worker import (
     MODEL_FOLDER,
     Job,
     RunSession,
-    StopFlag,
     device_for,
     explained,
     gpus_for,
+    new_stop_flag,
     read_json,
     read_metrics,
     run_distributed,
@@ -146,7 +145,7 @@ def _train_on_workers(job: Job, data: FieldData, shown: _Shown) -> None:
         if workers > cpus:
             raise UserError(f"train.workers {workers} needs as many CPUs, there are {cpus}")
         gpus = gpus_for(job.config.train, ray.cluster_resources().get("GPU", 0))
-        flag: Any = ray.remote(num_cpus=0)(StopFlag).remote()
+        flag = new_stop_flag()
         failure: list[BaseException] = []
 
         def drive() -> None:

@@ -358,6 +358,15 @@ class StopFlag:
         return self._ended.get(name)
 
 
+def new_stop_flag() -> Any:
+    """A `StopFlag` on the node of this process, so that it is lost only with the driver."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(StopFlag).remote()  # type: ignore[call-overload]
+
+
 def device_for(train: TrainConfig) -> torch.device:
     """The device that a configuration asks for, on this machine.
 
