@@ -205,6 +205,7 @@ def run(opened: OpenSearch) -> None:
             mirrors.update(folder, status)
             if status == "FINISHED":
                 mirrors.wait()
+                copies.wait()
 
 
 @dataclass
