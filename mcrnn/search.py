@@ -413,6 +413,8 @@ def _trial(
                 ("mcrnn.values", json.dumps(values, sort_keys=True)),
             ),
         )
+        costs = summary(job.config.model, field.frame_shape)
+        known = {"epochs": job.config.train.epochs, "parameters": costs.parameters}
         record = read_json(job.folder, tracking.RECORD_FILE)
         if record is not None and record["tags"]["mcrnn.values"] != dict(job.tags)["mcrnn.values"]:
             job.folder.clear()  # of a proposal that was lost with its driver
@@ -425,17 +427,17 @@ def _trial(
                 try:
                     run_distributed(job, data[0], gpus=gpus, stop=flag, callbacks=[TuneReportCallback()])
                 except Exception as error:
-                    if (known := explained(job, error)) is error:
+                    if (cause := explained(job, error)) is error:
                         raise
-                    raise known from error
-        elif history := read_metrics(job.folder):
-            tune.report(history[-1] | {"epochs": job.config.train.epochs})
+                    raise cause from error
+        else:  # but the driver was lost before it heard of all of it
+            for metrics in read_metrics(job.folder):
+                tune.report(metrics | known)
         ended = read_json(job.folder, END_FILE)
         by_epoch = ray.get(flag.ended_at.remote(name)) if job.config.train.workers > 1 else None
         if by_epoch is not None:  # stopped early: what counts is what it was then
             metrics = next(each for each in read_metrics(job.folder) if each["epoch"] == by_epoch)
-            costs = summary(job.config.model, field.frame_shape)
-            tune.report(metrics | {"epochs": job.config.train.epochs, "parameters": costs.parameters})
+            tune.report(metrics | known)
         elif ended is None:
             tune.report(nothing | {"interrupted": 1.0})
         elif ended["end"] == End.OUT_OF_MEMORY:
