@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mcrnn.baselines import climatology, persistence
+from mcrnn.baselines import Climatology, persistence
 from mcrnn.config import DataConfig
 from mcrnn.fields import FieldStore
 from mcrnn.metrics import SquaredError
@@ -52,8 +52,10 @@ def test_persistence_holds_the_last_given_frame() -> None:
 
 
 def test_climatology_is_the_mean_at_each_grid_point(store: FieldStore) -> None:
-    mean_CHW = climatology(store, DataConfig(store="x", coarsen=2))
-    assert torch.allclose(mean_CHW, torch.from_numpy(store.load("train", 2)).mean((0, 1)), atol=1e-6)
+    climatology = Climatology.of(store, "test", DataConfig(store="x", coarsen=2))
+    found_BTCHW = climatology.at(torch.tensor([0, 3]), slice(1, 4))
+    mean_CHW = torch.from_numpy(store.load("train", 2)).mean((0, 1))
+    assert torch.allclose(found_BTCHW, mean_CHW.expand(2, 3, *mean_CHW.shape), atol=1e-6)
 
 
 def test_normalised_error_weighs_each_channel_by_its_deviation() -> None:
