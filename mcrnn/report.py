@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ from mcrnn.selection import Chosen, choose
 from mcrnn.storage import LocalFolder, Storage
 from mcrnn.tables import new_table
 from mcrnn.tracking import Mirrors, Run, Tracker
+from mcrnn.worker import read_json
 
 EXPERIMENT = "mcrnn-evaluations"
 LEADS = (1, 5, 10, 20, 50, 100, 200)
@@ -291,8 +291,8 @@ def _write(groups: list[Group], storage: Storage, options: Options, count: int |
             for path in sorted(folder.rglob("*")):
                 if path.is_file():
                     place.write(path.relative_to(folder).as_posix(), path.read_bytes())
-        _record(groups, folder, place, storage)
-    console.print(f"report: {storage.show(place)}/report.html", highlight=False, soft_wrap=True)
+        console.print(f"report: {storage.show(place)}/report.html", highlight=False, soft_wrap=True)
+        _record(groups, folder, place.url.rsplit("/", 1)[-1], storage)
 
 
 def write(groups: list[Group], folder: Path, count: int | None = 16) -> list[Path]:
@@ -415,7 +415,7 @@ def _latex(headers: list[str], rows: list[list[str]], baselines: list[list[str]]
     )
 
 
-def _record(groups: list[Group], folder: Path, place: Any, storage: Storage) -> None:
+def _record(groups: list[Group], folder: Path, name: str, storage: Storage) -> None:
     """A run of the evaluation with the report, and the test errors in the runs that the models came from."""
     mirrors = Mirrors(Tracker.open(storage, EXPERIMENT))
     judged = groups[0].best
@@ -431,7 +431,10 @@ def _record(groups: list[Group], folder: Path, place: Any, storage: Storage) -> 
     models = ", ".join(each.uri for group in groups for each in group.members)
     tags = {"mcrnn.kind": "evaluation", "mcrnn.models": models[:4000], "mcrnn.store_digest": m["store_digest"]}
     record = LocalFolder(folder / ".mlflow")
-    tracking.write_record(record, folder.name, tags=tags, params={"evaluation": params}, dataset=dataset)
+    before = read_json(record, tracking.RECORD_FILE)
+    if before is not None and (before["params"], before["tags"]) != ({"evaluation": params}, tags):
+        record.clear()  # of another evaluation in the same folder
+    tracking.write_record(record, name, tags=tags, params={"evaluation": params}, dataset=dataset)
     run = mirrors.now(record, "FINISHED")
     values = {f"{_slug(g.name)}.{key}": g.mean(key) for g in groups for key in TEST_METRICS}
     run.log_metrics({key: value for key, value in values.items() if np.isfinite(value)})

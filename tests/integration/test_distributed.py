@@ -17,6 +17,7 @@ from tests.test_commands import CONFIGURATION
 pytestmark = pytest.mark.integration
 
 
+@pytest.mark.soak
 def test_two_workers_train_the_model_that_one_trains(command: CommandRunner, root: Path, ray_folder: Path) -> None:
     results = {}
     for workers in (1, 2):

@@ -125,6 +125,7 @@ print("equal")
     assert "validation.warm_up is 3, was 4" in refused.stderr
 
 
+@pytest.mark.soak
 def test_trials_of_two_workers_run_on_ray_train(command: CommandRunner, root: Path, ray_folder: Path) -> None:
     content = SEARCH | {
         "train": SEARCH["train"] | {"workers": 2},

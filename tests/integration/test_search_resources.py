@@ -63,7 +63,7 @@ class Watch(threading.Thread):
         self.join()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_after_an_early_stop_all_is_free_within_five_seconds(root: Path, ray_of_two: Any, workers: int) -> None:
     search = opened(
         root,
@@ -98,6 +98,7 @@ def test_after_an_early_stop_all_is_free_within_five_seconds(root: Path, ray_of_
     assert any(cpus < 2 and working for moment, cpus, _, working in watch.seen if moment < stopped)
 
 
+@pytest.mark.soak
 def test_trials_share_a_gpu_in_parts(root: Path, ray_of_two: Any) -> None:
     search = opened(
         root,
