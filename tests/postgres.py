@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -49,7 +50,8 @@ class PostgresServer:
         self._run("pg_ctl", "stop", "-w", "-D", str(self.folder / "data"), "-m", mode)
 
     def remove(self) -> None:
-        self.stop("immediate")
+        with contextlib.suppress(subprocess.CalledProcessError):  # the test has stopped it
+            self.stop("immediate")
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _run(self, program: str, *arguments: str) -> None:
