@@ -1,6 +1,6 @@
 # make demo   data -> search -> registry -> evaluation, on this machine
 # make test   the whole test suite
-# make soak   faults by the dozen: kills of drivers and workers, lost nodes (some 15 minutes)
+# make soak   faults by the dozen: kills of drivers and workers, lost nodes, servers that go away (an hour)
 # make lint   formatter, linter, type checker
 # make ui     the MLflow UI on what is here
 # make clean  remove the environment (not what the commands made)
