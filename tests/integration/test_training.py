@@ -308,7 +308,15 @@ def test_training_on_object_storage(root: Path, file: str, s3: S3Server, tmp_pat
     assert [epoch["epoch"] for epoch in read_metrics(folder)] == list(range(1, EPOCHS + 1))
     assert {path.name for path in here.iterdir()} == {"mlflow.db"}
     keys = {key.split("/")[0] for key in folder.sizes()}
-    assert keys == {"checkpoints", "configuration.json", "end.json", "metrics.jsonl", "model", "run.json"}
+    assert keys == {
+        "checkpoints",
+        "configuration.json",
+        "end.json",
+        "metrics.jsonl",
+        "model",
+        "record.json",
+        "run.json",
+    }
 
 
 def test_diverged_training_says_so(command: CommandRunner, file: str) -> None:
