@@ -141,7 +141,7 @@ def test_converted_model_is_evaluated_on_a_store(command: Any, store: FieldStore
     assert done.returncode == 0, done.stderr
     done = command("mcrnn.evaluate", "converted", "--warm-up", "3", "--horizon", "4", "--out", "report")
     assert done.returncode == 0, done.stderr
-    metrics = json.loads(next((root / "report").rglob("metrics.json")).read_text())
+    (metrics,) = json.loads((root / "report/metrics.json").read_text())
     assert metrics["architecture"] == "minconvlstm"
     assert metrics["rmse_closed_loop"] > 0
 
