@@ -24,9 +24,11 @@ from pathlib import Path
 
 import psutil
 
-from mcrnn import lineage, tracking
+from mcrnn import lineage
+from mcrnn.mirrors import RUN_FILE, Mirrors
+from mcrnn.records import METRICS_FILE, write_record
 from mcrnn.storage import LocalFolder, Storage
-from mcrnn.tracking import Mirrors, Tracker, client_of
+from mcrnn.tracking import Tracker, client_of
 
 TRIALS, METRICS = 4, 20
 
@@ -34,8 +36,8 @@ TRIALS, METRICS = 4, 20
 def append(folder: LocalFolder, epoch: int) -> None:
     """Write down one more epoch, as a training does."""
     metrics = {"epoch": epoch, "time": time.time(), **{f"metric_{i}": epoch / (i + 1) for i in range(METRICS)}}
-    before = folder.read(tracking.METRICS_FILE) if epoch > 1 else b""
-    folder.write(tracking.METRICS_FILE, before + json.dumps(metrics).encode() + b"\n")
+    before = folder.read(METRICS_FILE) if epoch > 1 else b""
+    folder.write(METRICS_FILE, before + json.dumps(metrics).encode() + b"\n")
 
 
 def measure(storage: Storage, name: str, epochs: int, seconds: float, server: psutil.Process | None) -> None:
@@ -44,7 +46,7 @@ def measure(storage: Storage, name: str, epochs: int, seconds: float, server: ps
     folders = [LocalFolder(Path(storage.name) / name / str(trial)) for trial in range(TRIALS)]
     for folder in folders:
         params = {"train": {f"field_{i}": i for i in range(60)}}
-        tracking.write_record(folder, folder.path.name, tags={"mcrnn.kind": "trial"}, params=params)
+        write_record(folder, folder.path.name, tags={"mcrnn.kind": "trial"}, params=params)
         mirrors.now(folder, "RUNNING")
     idle = _idle(server)
     driver, theirs, began = time.process_time(), _seconds(server), time.monotonic()
@@ -65,7 +67,7 @@ def measure(storage: Storage, name: str, epochs: int, seconds: float, server: ps
     mirrors.wait()
     client = client_of(storage.tracking_uri)
     for folder in folders:
-        run_id = json.loads(folder.read(tracking.RUN_FILE))["run_id"]
+        run_id = json.loads(folder.read(RUN_FILE))["run_id"]
         steps = [metric.step for metric in client.get_metric_history(run_id, "metric_0")]
         assert sorted(steps) == list(range(1, epochs + 1)), steps
     mirrors.close()

@@ -25,11 +25,13 @@ from data_prep.navier_stokes import generate
 from mcrnn.cluster import connected
 from mcrnn.config import Configuration
 from mcrnn.fields import FieldStore
+from mcrnn.job import Job
 from mcrnn.model_directory import FieldDescription
+from mcrnn.records import read_metrics
 from mcrnn.storage import Storage
 from mcrnn.training import build_model
 from mcrnn.windows import FieldData, TrainingWindows
-from mcrnn.worker import Job, RunSession, TrainSession, read_metrics, run_distributed
+from mcrnn.worker import RunSession, TrainSession, run_distributed
 
 SAMPLES = 64
 

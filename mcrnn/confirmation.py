@@ -13,10 +13,11 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from mcrnn.config import Values
+from mcrnn.job import END_FILE
+from mcrnn.records import read_json, read_metrics
 from mcrnn.space import Search
 from mcrnn.storage import Location
 from mcrnn.training import End
-from mcrnn.worker import END_FILE, read_json, read_metrics
 
 FOLDER = "confirmation"
 ARCHITECTURE = "model.architecture"

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from mcrnn.errors import UserError
+from mcrnn.mirrors import flatten
 from mcrnn.storage import Location
-from mcrnn.tracking import flatten
 
 CONTENT_FILE = "configuration.json"
 

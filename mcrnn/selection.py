@@ -11,8 +11,9 @@ from pathlib import PurePosixPath
 from mcrnn import model_directory, registry
 from mcrnn.errors import UserError
 from mcrnn.model_directory import TrainedModel
+from mcrnn.records import METRICS_FILE
 from mcrnn.storage import Storage
-from mcrnn.tracking import METRICS_FILE, client_of, quiet_mlflow, reachable
+from mcrnn.tracking import client_of, quiet_mlflow, reachable
 
 WILDCARDS = "*?["
 

@@ -14,23 +14,21 @@ from mcrnn.config import Configuration
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.interrupts import on_stop
+from mcrnn.job import END_FILE, MODEL_FOLDER, Job
+from mcrnn.mirrors import Mirrors, settled
 from mcrnn.model_directory import FieldDescription
 from mcrnn.models import sized, summary
+from mcrnn.records import read_json, read_metrics
 from mcrnn.storage import Storage
-from mcrnn.tracking import Mirrors, Tracker, settled
+from mcrnn.tracking import Tracker
 from mcrnn.training import OBJECTIVE, End, Metrics
 from mcrnn.windows import FieldData, check_exam
 from mcrnn.worker import (
-    END_FILE,
-    MODEL_FOLDER,
-    Job,
     RunSession,
     device_for,
     explained,
     gpus_for,
     new_stop_flag,
-    read_json,
-    read_metrics,
     run_distributed,
 )
 

@@ -40,7 +40,8 @@ def tune(
         preview(search, check(search, root))
         return
 
-    from mcrnn.search import open_search, run
+    from mcrnn.search import open_search
+    from mcrnn.search_driver import run
     from mcrnn.search_report import print_summary
 
     opened = open_search(search, root, new=new)

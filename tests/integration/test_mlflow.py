@@ -32,9 +32,11 @@ from mcrnn.config import ARCHITECTURES, Configuration
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.lineage import origin
+from mcrnn.mirrors import Mirrors
 from mcrnn.model_directory import FieldDescription
+from mcrnn.records import write_record
 from mcrnn.storage import LocalFolder, Storage
-from mcrnn.tracking import Mirrors, Tracker, client_of
+from mcrnn.tracking import Tracker, client_of
 from mcrnn.training import build_model
 from tests.conftest import CommandRunner
 from tests.integration.test_search import SEARCH
@@ -74,7 +76,7 @@ def register(storage: Storage, name: str, place: LocalFolder) -> tuple[int, str]
     """A model that a search might have found."""
     tracker = Tracker.open(storage, "searches")
     mirrors = Mirrors(tracker)
-    tracking.write_record(place, "found", tags={})
+    write_record(place, "found", tags={})
     run = mirrors.now(place, "FINISHED")
     found = {"search": "s", "trial": 0, "best": 0.5}
     result = registry.register(run, place, name, found=found, judged=None, origin=origin())

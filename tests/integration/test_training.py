@@ -18,8 +18,9 @@ import psutil
 import pytest
 import yaml
 
+from mcrnn.job import CHECKPOINT_FOLDER
+from mcrnn.records import METRICS_FILE, read_metrics
 from mcrnn.storage import Location, S3Prefix
-from mcrnn.worker import CHECKPOINT_FOLDER, METRICS_FILE, read_metrics
 from tests.conftest import CommandRunner
 from tests.s3 import S3Server
 
@@ -347,10 +348,10 @@ def test_every_architecture_prediction_and_decoding_trains_on_two_workers(root: 
     from mcrnn.cluster import connected
     from mcrnn.config import Configuration
     from mcrnn.fields import FieldStore
+    from mcrnn.job import Job
     from mcrnn.model_directory import FieldDescription
     from mcrnn.storage import Storage
     from mcrnn.windows import FieldData
-    from mcrnn.worker import Job
 
     storage = Storage.open(str(root))
     store = FieldStore.open(storage.location("data/tiny.zarr"))

@@ -1,0 +1,264 @@
+"""The driver of a search: runs the trials that are left, then the confirmation, and ends what was begun."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import tune
+from rich.console import Console
+
+from mcrnn import confirmation, folders
+from mcrnn.cluster import connected
+from mcrnn.errors import UserError
+from mcrnn.interrupts import on_stop
+from mcrnn.job import CHECKPOINT_FOLDER
+from mcrnn.lease import Lease
+from mcrnn.mirrors import Mirrors, settled
+from mcrnn.model_directory import FieldDescription
+from mcrnn.outbox import Outbox
+from mcrnn.progress import Progress
+from mcrnn.records import read_json, write_record
+from mcrnn.search import OpenSearch, best_trial, results, tidy
+from mcrnn.search_result import conclude
+from mcrnn.study import StudyScheduler, StudySearcher, TrialEnd, budget, spent, tried
+from mcrnn.tracking import Tracker
+from mcrnn.training import PENALTY
+from mcrnn.trials import Trials, run_trial, trial_name
+from mcrnn.windows import FieldData
+from mcrnn.worker import gpus_for, new_stop_flag
+
+LEASE = "lock.json"
+
+
+def run(opened: OpenSearch) -> None:
+    """Run the trials that are left and the confirmation, then register the best model and write the summary.
+
+    Raises:
+        UserError: no trial produced a model, a configuration cannot be trained, or the search runs already.
+        KeyboardInterrupt: a stop was asked for, and checkpoints written.
+    """
+    console = Console()
+    search, folder = opened.search, opened.folder
+    where = opened.storage.show(folder)
+    lease = Lease(folder, LEASE, "search")
+    lease.acquire()
+    with contextlib.ExitStack() as at_end:
+        at_end.callback(lease.release)
+        tracker = Tracker.open(opened.storage, opened.model_name)
+        left = max(0, budget(opened.study, search.search) - len(tried(opened.study)))
+        console.print(f"search {opened.name}: {left} trials to run, in {where}", highlight=False, soft_wrap=True)
+        mirrors = Mirrors(tracker)
+        at_end.callback(mirrors.close)
+        copies = Outbox(f"'{folder.url}'")
+        at_end.callback(copies.close)
+        running = Running(opened, mirrors, copies, lease, console)
+        mirrors.parent = running.begin()
+        status = "KILLED"
+        try:
+            if spent(opened.study, search.search) is None or _unfinished_confirmation(opened):
+                _run_all(running)
+            running.end_runs()
+            best = best_trial(opened)
+            if best is None:
+                raise UserError(
+                    f"no trial of '{opened.name}' has produced a model; see {where}/trials for their errors"
+                )
+            conclude(opened, mirrors, best)
+            status = "FINISHED"
+        except Exception:
+            status = "FAILED"
+            raise
+        finally:
+            running.tell()
+            mirrors.update(folder, status)
+            if status == "FINISHED":
+                mirrors.wait()
+                copies.wait()
+
+
+@dataclass
+class Running:
+    """A search that is being run, and what it tells others of itself."""
+
+    opened: OpenSearch
+    mirrors: Mirrors
+    copies: Outbox
+    """of the journal, to object storage"""
+    lease: Lease
+    console: Console
+
+    def begin(self) -> str:
+        """Begin the search's run in MLflow, or go on with it; returns its id."""
+        opened = self.opened
+        content = read_json(opened.folder, folders.CONTENT_FILE)
+        fixed = {key: content[key] for key in ("data", "model", "train", "validation", "search") if key in content}
+        write_record(
+            opened.folder,
+            opened.name,
+            tags={"mcrnn.kind": "search", "mcrnn.searched": ", ".join(opened.search.space)},
+            params=fixed,
+            files={"search.json": content},
+        )
+        return self.mirrors.now(opened.folder, "RUNNING").run_id
+
+    def tell(self) -> None:
+        """Copy the study to where the search lives, soon."""
+        if self.opened.journal.is_copied:
+            self.copies.put("journal", self.opened.journal.copy)
+
+    def end_runs(self) -> None:
+        """End the runs of all trainings that ended, also those whose driver was killed before it could."""
+        ended = {self.opened.trial_folder(t.number): t.user_attrs.get("end") for t in tried(self.opened.study)}
+        ended |= {
+            each.folder(self.opened.folder): None
+            for each in confirmation.planned(self.opened.search, results(self.opened))
+            if each.finished(self.opened.folder)
+        }
+        for folder, end in ended.items():
+            if not settled(folder):
+                self.mirrors.update(folder, "FAILED" if end == TrialEnd.FAILED else "FINISHED")
+
+
+def _unfinished_confirmation(opened: OpenSearch) -> bool:
+    plan = confirmation.planned(opened.search, results(opened))
+    return any(not each.finished(opened.folder) for each in plan)
+
+
+def _run_all(running: Running) -> None:
+    """The trials that are left, then the confirmation."""
+    opened, console = running.opened, running.console
+    search, folder, store = opened.search, opened.folder, opened.store
+    first = search.first_configuration()
+    workers = first.train.workers
+    with connected() as cpus, contextlib.ExitStack() as until_end:
+        if workers > cpus:
+            raise UserError(f"train.workers {workers} needs as many CPUs, there are {cpus}")
+        in_cluster = ray.cluster_resources().get("GPU", 0)
+        gpus = gpus_for(first.train, in_cluster, search.search.gpus)
+        room = min(cpus, int(in_cluster / gpus)) if gpus else cpus
+        flag = new_stop_flag()
+        searcher = StudySearcher(opened.study, search, running.tell)
+        if workers > 1:
+            searcher.end_training = lambda number, epoch: flag.end.remote(trial_name(number), epoch)
+        tune_folder = until_end.enter_context(tempfile.TemporaryDirectory(prefix="mcrnn-tune-"))
+
+        def stop() -> None:
+            searcher.ending = "it was interrupted"
+            flag.request.remote()
+
+        until_end.enter_context(on_stop(stop))
+        trials = Trials(
+            tune.with_parameters(
+                run_trial,
+                opened=(search, FieldDescription.of(store, first.data), folder),
+                # in a list, so that Tune hands on the reference and all trials of a node share one copy
+                data=[ray.put(FieldData.load(store, first.data))],
+                cluster=(gpus, flag),
+            ),
+            tune_folder,
+            running.lease,
+            # the driver of a trial with several workers takes no CPU, or its workers would wait for it for ever
+            {"CPU": 1, **({"GPU": gpus} if gpus else {})} if workers == 1 else {"node:__internal_head__": 0.001},
+            min(search.search.concurrency or room, max(1, room // workers)),
+            first.train.max_failures if workers == 1 else 0,
+        )
+        ending = _Ending(running, stop)
+        if spent(opened.study, search.search) is None:
+            done, all_of_them = len(tried(opened.study)), budget(opened.study, search.search)
+            with Progress(search, opened.name, console, budget=all_of_them, done=done) as progress:
+                trials.run("ray", [ending, progress], search_alg=searcher, scheduler=StudyScheduler(searcher))
+        if searcher.mistake:
+            raise UserError(f"a trial cannot be trained, so the search has stopped: {searcher.mistake}")
+        why = spent(opened.study, search.search)
+        if why is None:
+            raise KeyboardInterrupt
+        console.print(f"{opened.name}: {why}", highlight=False, soft_wrap=True)
+        _confirm(running, trials, searcher)
+
+
+def _confirm(running: Running, trials: Trials, searcher: StudySearcher) -> None:
+    opened, folder = running.opened, running.opened.folder
+    plan = confirmation.planned(opened.search, results(opened))
+    missing = [each for each in plan if not each.finished(folder)]
+    if not missing:
+        return
+    seeds = opened.search.search.confirm.seeds if opened.search.search.confirm else 0
+    running.console.print(
+        f"confirmation: {len(missing)} trainings, {seeds} seeds of each of {len(plan) // seeds}", highlight=False
+    )
+    proposals = [{"retrain": (each.name, each.values)} for each in missing]
+    trials.run("ray-confirmation", [_Confirmed(running, searcher)], proposals=proposals)
+    if searcher.mistake:
+        raise UserError(f"a configuration cannot be trained again: {searcher.mistake}")
+    left = [each.name for each in plan if not each.finished(folder)]
+    if left and searcher.ending is None:
+        raise UserError(f"the processes of {', '.join(left)} were lost too often; the same command tries again")
+    if left:
+        raise KeyboardInterrupt
+
+
+class _Ending(tune.Callback):
+    """What is to be done when a trial ends: its MLflow run, its files, and the search where it was a mistake."""
+
+    def __init__(self, running: Running, stop: Any) -> None:
+        self.opened, self.mirrors, self.stop = running.opened, running.mirrors, stop
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks with its own state, from which we never restore."""
+        return {}
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **_: Any) -> None:
+        """Tells MLflow of an epoch."""
+        self._run(trial, "RUNNING")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Ends the run, which the trial cannot do itself where it is stopped, and removes what nobody needs."""
+        result = trial.last_result or {}
+        if result.get("mistake"):
+            self.stop()
+        status = "KILLED" if result.get("interrupted") else "FAILED" if result.get("mistake") else "FINISHED"
+        self._run(trial, status)
+        tidy(self.opened)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Ends the run."""
+        self._run(trial, "FAILED")
+
+    def _run(self, trial: Any, status: str) -> None:
+        self.mirrors.update(self.opened.trial_folder(trial.config["number"]), status)
+
+
+class _Confirmed(tune.Callback):
+    """Follows the confirmation."""
+
+    def __init__(self, running: Running, searcher: StudySearcher) -> None:
+        self.opened, self.mirrors, self.console = running.opened, running.mirrors, running.console
+        self.searcher = searcher
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **_: Any) -> None:
+        """Tells MLflow of an epoch."""
+        name, _values = trial.config["proposal"]["retrain"]
+        self.mirrors.update(self.opened.folder.child(f"{confirmation.FOLDER}/{name}"), "RUNNING")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """A line, and the end of the run."""
+        result = trial.last_result or {}
+        name, values = trial.config["proposal"]["retrain"]
+        if result.get("mistake"):
+            self.searcher.mistake = result["mistake"]
+        folder = self.opened.folder.child(f"{confirmation.FOLDER}/{name}")
+        self.mirrors.update(folder, "KILLED" if result.get("interrupted") else "FINISHED")
+        if result.get("interrupted"):
+            return
+        folder.child(CHECKPOINT_FOLDER).clear()
+        architecture = self.opened.search.configuration(values).model.architecture
+        self.console.print(
+            f"{architecture}, {name}: error {result.get('best', PENALTY):.4f}", highlight=False, soft_wrap=True
+        )
