@@ -69,6 +69,10 @@ def build(
     """
     if _is_complete(location, plan, overwrite):
         return False
+    if workers > 1:
+        from mcrnn.cluster import check_reach
+
+        check_reach(location, tracked=False)
     lease = Lease(location, LEASE, "build")
     lease.acquire()
     try:

@@ -6,13 +6,22 @@ import atexit
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
-from typing import Any
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from mcrnn.errors import UserError
 
+Result = TypeVar("Result")
+
 ATTEMPTS = 10
 """tries of a request before it counts as failed: some services refuse one in ten when they are busy"""
+
+PATIENCE = 900.0
+"""seconds that work under way waits for a service that is away"""
+SECONDS_BETWEEN_TRIES = 2.0
 
 WRONG_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId", "AuthFailure"}
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
@@ -49,6 +58,62 @@ def filesystem_for_zarr() -> Any:
     return files
 
 
+class AwayError(UserError):
+    """The service does not answer, or is overloaded: it may pass."""
+
+
+_patience = 0.0
+_away = threading.Event()
+"""while the service does not answer a process that waits for it"""
+
+
+def be_patient() -> None:
+    """Have this process wait for a service that is away: one of the workers of a command, which has found it there."""
+    global _patience
+    _patience = PATIENCE
+
+
+@contextlib.contextmanager
+def patient() -> Iterator[None]:
+    """The same for a while: when a command's work is under way, a service that goes away is waited for."""
+    global _patience
+    before, _patience = _patience, PATIENCE
+    try:
+        yield
+    finally:
+        _patience = before
+
+
+def answered(url: str, ask: Callable[[], Result]) -> Result:
+    """What the service answers; it is waited for where the process is patient.
+
+    Args:
+        url: of the place, for messages.
+        ask: the request.
+
+    Raises:
+        UserError: it does not do as asked; says why.
+        FileNotFoundError: there is no such key.
+    """
+    deadline = time.monotonic() + _patience
+    while True:
+        try:
+            with explained(url):
+                answer = ask()
+        except AwayError as error:
+            if time.monotonic() > deadline:
+                raise
+            if not _away.is_set():
+                _away.set()
+                print(f"warning: {error} (asked again for {_patience / 60:.0f} min)", file=sys.stderr)
+            time.sleep(SECONDS_BETWEEN_TRIES)
+        else:
+            if _away.is_set():
+                _away.clear()
+                print(f"warning: '{url}' answers again; work goes on", file=sys.stderr)
+            return answer
+
+
 @contextlib.contextmanager
 def explained(url: str) -> Iterator[None]:
     """Turn what s3fs raises into a UserError that names the cause; missing keys stay FileNotFoundError.
@@ -61,12 +126,12 @@ def explained(url: str) -> Iterator[None]:
         raise
     except Exception as error:
         cause = _find_cause(error)
-        message = _explain(url, cause)
+        kind, message = _explain(url, cause)
         if message is None and isinstance(error, FileNotFoundError):
             raise FileNotFoundError(str(error)) from None
         if message is None:
             raise
-        raise UserError(message) from None
+        raise kind(message) from None
 
 
 def _find_cause(error: BaseException) -> BaseException:
@@ -76,43 +141,56 @@ def _find_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _explain(url: str, error: BaseException) -> str | None:
+def _explain(url: str, error: BaseException) -> tuple[type[UserError], str | None]:
+    """What is wrong, and whether it may pass."""
     from botocore import exceptions
 
     bucket = url.removeprefix("s3://").split("/", 1)[0]
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
     region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "none set"
     if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
-        return (
+        return UserError, (
             f"no credentials for '{url}': set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE to a "
             "profile of ~/.aws/config"
         )
     if isinstance(error, exceptions.ProfileNotFound):
-        return f"there is no AWS profile '{os.environ.get('AWS_PROFILE')}' in ~/.aws/config (AWS_PROFILE)"
+        return UserError, f"there is no AWS profile '{os.environ.get('AWS_PROFILE')}' in ~/.aws/config (AWS_PROFILE)"
     if isinstance(error, exceptions.ClientError):
         details = error.response.get("Error", {})
         code = str(details.get("Code", ""))
         operation = error.operation_name
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if code in WRONG_KEY:
-            return f"wrong key for '{url}': {endpoint} does not accept AWS_ACCESS_KEY_ID with this secret ({code})"
+            return (
+                UserError,
+                f"wrong key for '{url}': {endpoint} does not accept AWS_ACCESS_KEY_ID with this secret ({code})",
+            )
         if code in EXPIRED:
-            return f"the credentials for '{url}' have expired ({code}): get new ones and run the command again"
+            return (
+                UserError,
+                f"the credentials for '{url}' have expired ({code}): get new ones and run the command again",
+            )
         if code in MISSING_BUCKET:
-            return f"there is no bucket '{bucket}' at {endpoint}: create it, or correct the URL '{url}'"
+            return UserError, f"there is no bucket '{bucket}' at {endpoint}: create it, or correct the URL '{url}'"
         if code in WRONG_REGION or status == 301:
             actual = details.get("Region") or error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get(
                 "x-amz-bucket-region", "another region"
             )
-            return f"wrong region for '{url}': the bucket is in {actual}; set AWS_DEFAULT_REGION (now {region})"
-        if code in DENIED or status == 403:
-            return f"no permission for {operation} on '{url}': ask for read, write, list and delete on it ({code})"
-        if status >= 500 or code in ("SlowDown", "InternalError", "ServiceUnavailable"):
             return (
+                UserError,
+                f"wrong region for '{url}': the bucket is in {actual}; set AWS_DEFAULT_REGION (now {region})",
+            )
+        if code in DENIED or status == 403:
+            return (
+                UserError,
+                f"no permission for {operation} on '{url}': ask for read, write, list and delete on it ({code})",
+            )
+        if status >= 500 or code in ("SlowDown", "InternalError", "ServiceUnavailable"):
+            return AwayError, (
                 f"{endpoint} failed {ATTEMPTS} times in a row for '{url}' ({code or status}): it is overloaded or "
                 "down. The same command continues when it is back"
             )
-        return None
+        return UserError, None
     connection = (
         exceptions.EndpointConnectionError,
         exceptions.ConnectTimeoutError,
@@ -124,7 +202,10 @@ def _explain(url: str, error: BaseException) -> str | None:
         TimeoutError,
     )
     if isinstance(error, connection) or type(error).__module__.startswith("aiohttp"):
-        return f"cannot reach {endpoint} for '{url}': check AWS_ENDPOINT_URL and the network ({type(error).__name__})"
+        return (
+            AwayError,
+            f"cannot reach {endpoint} for '{url}': check AWS_ENDPOINT_URL and the network ({type(error).__name__})",
+        )
     if isinstance(error, ValueError) and "endpoint" in str(error).lower():
-        return f"AWS_ENDPOINT_URL is not a URL: '{endpoint}'"
-    return None
+        return UserError, f"AWS_ENDPOINT_URL is not a URL: '{endpoint}'"
+    return UserError, None

@@ -22,6 +22,7 @@ from mcrnn.model_directory import FieldDescription
 from mcrnn.outbox import Outbox
 from mcrnn.progress import Progress
 from mcrnn.records import read_json, write_record
+from mcrnn.s3 import patient
 from mcrnn.search import OpenSearch, best_trial, results, tidy
 from mcrnn.search_result import conclude
 from mcrnn.study import StudyScheduler, StudySearcher, TrialEnd, budget, spent, tried
@@ -46,7 +47,7 @@ def run(opened: OpenSearch) -> None:
     where = opened.storage.show(folder)
     lease = Lease(folder, LEASE, "search")
     lease.acquire()
-    with contextlib.ExitStack() as at_end:
+    with patient(), contextlib.ExitStack() as at_end:
         at_end.callback(lease.release)
         tracker = Tracker.open(opened.storage, opened.model_name)
         left = max(0, budget(opened.study, search.search) - len(tried(opened.study)))
@@ -134,12 +135,12 @@ def _run_all(running: Running) -> None:
     search, folder, store = opened.search, opened.folder, opened.store
     first = search.first_configuration()
     workers = first.train.workers
-    with connected() as cpus, contextlib.ExitStack() as until_end:
+    with connected() as resources, contextlib.ExitStack() as until_end:
+        cpus = resources.cpus
         if workers > cpus:
             raise UserError(f"train.workers {workers} needs as many CPUs, there are {cpus}")
-        in_cluster = ray.cluster_resources().get("GPU", 0)
-        gpus = gpus_for(first.train, in_cluster, search.search.gpus)
-        room = min(cpus, int(in_cluster / gpus)) if gpus else cpus
+        gpus = gpus_for(first.train, resources.gpus, search.search.gpus)
+        room = min(cpus, int(resources.gpus / gpus)) if gpus else cpus
         flag = new_stop_flag()
         searcher = StudySearcher(opened.study, search, running.tell)
         if workers > 1:

@@ -19,6 +19,7 @@ from mcrnn.mirrors import Mirrors, settled
 from mcrnn.model_directory import FieldDescription
 from mcrnn.models import sized, summary
 from mcrnn.records import read_json, read_metrics
+from mcrnn.s3 import patient
 from mcrnn.storage import Storage
 from mcrnn.tracking import Tracker
 from mcrnn.training import OBJECTIVE, End, Metrics
@@ -55,6 +56,10 @@ def run(config: Configuration, storage: Storage, *, new: bool, digest: str | Non
         KeyboardInterrupt: a stop was asked for, and a checkpoint written.
     """
     console = Console()
+    if config.train.workers > 1:
+        from mcrnn.cluster import check_reach
+
+        check_reach(storage.location("runs"))
     store = FieldStore.open(storage.location(config.data.store))
     if digest is not None and store.digest != digest:
         raise UserError(
@@ -109,7 +114,7 @@ def _train(job: Job, data: FieldData, console: Console, mirrors: Mirrors) -> Non
     shown = _Shown(job, console, mirrors)
     status = "FAILED"
     try:
-        with shown.bar:
+        with patient(), shown.bar:
             if job.config.train.workers == 1:
                 _train_here(job, data, shown)
             else:
@@ -139,10 +144,10 @@ def _train_on_workers(job: Job, data: FieldData, shown: _Shown) -> None:
 
     workers = job.config.train.workers
     job.load_checkpoint(shown.warn)  # refuses what the workers would fail on
-    with connected() as cpus, ExitStack() as until_end:
-        if workers > cpus:
-            raise UserError(f"train.workers {workers} needs as many CPUs, there are {cpus}")
-        gpus = gpus_for(job.config.train, ray.cluster_resources().get("GPU", 0))
+    with connected() as resources, ExitStack() as until_end:
+        if workers > resources.cpus:
+            raise UserError(f"train.workers {workers} needs as many CPUs, there are {resources.cpus}")
+        gpus = gpus_for(job.config.train, resources.gpus)
         flag = new_stop_flag()
         failure: list[BaseException] = []
 

@@ -159,52 +159,47 @@ class S3Prefix:
         return S3Prefix(f"{self.bucket_and_prefix}/{name.strip('/')}")
 
     def read(self, key: str) -> bytes:
-        from mcrnn.s3 import explained
+        from mcrnn.s3 import answered
 
-        with explained(self.url):
-            return self._files.cat_file(self._key(key))
+        return answered(self.url, lambda: self._files.cat_file(self._key(key)))
 
     def write(self, key: str, data: bytes) -> None:
-        from mcrnn.s3 import explained
+        from mcrnn.s3 import answered
 
-        with explained(self.url):
-            self._files.pipe_file(self._key(key), data)
+        answered(self.url, lambda: self._files.pipe_file(self._key(key), data))
 
     def create(self, key: str, data: bytes) -> bool:
-        from mcrnn.s3 import explained
+        from mcrnn.s3 import answered
 
-        with explained(self.url):
-            try:
-                self._files.pipe_file(self._key(key), data, mode="create")
-            except FileExistsError:
-                return False
+        try:
+            answered(self.url, lambda: self._files.pipe_file(self._key(key), data, mode="create"))
+        except FileExistsError:
+            return False
         return True
 
     def delete(self, key: str) -> None:
-        from mcrnn.s3 import explained
+        from mcrnn.s3 import answered
 
-        with explained(self.url):
-            self._files.call_s3("delete_object", Bucket=self._bucket, Key=self._key(key).split("/", 1)[1])
+        name = self._key(key).split("/", 1)[1]
+        answered(self.url, lambda: self._files.call_s3("delete_object", Bucket=self._bucket, Key=name))
 
     @property
     def _bucket(self) -> str:
         return self.bucket_and_prefix.split("/", 1)[0]
 
     def sizes(self) -> dict[str, int]:
-        from mcrnn.s3 import explained
+        from mcrnn.s3 import answered
 
-        with explained(self.url):
-            found = self._files.find(self.bucket_and_prefix, detail=True)
+        found = answered(self.url, lambda: self._files.find(self.bucket_and_prefix, detail=True))
         start = len(self.bucket_and_prefix) + 1
         return {path[start:]: entry["size"] for path, entry in found.items() if len(path) > start}
 
     def clear(self) -> None:
-        from mcrnn.s3 import explained
+        from mcrnn.s3 import answered
 
-        with explained(self.url):
-            keys = [self._key(key) for key in self.sizes()]
-            if keys:
-                self._files.rm(keys)
+        keys = [self._key(key) for key in self.sizes()]
+        if keys:
+            answered(self.url, lambda: self._files.rm(keys))
 
     def zarr_store(self) -> Store:
         from zarr.storage import FsspecStore
@@ -243,12 +238,18 @@ class Storage:
         """The root given, else MCRNN_STORAGE, else the current folder; a missing folder is created.
 
         Raises:
-            UserError: the root is not a folder that can be written to, or a URL of an unknown kind.
+            UserError: the root is not a folder that can be written to, a URL of an unknown kind, or below the folder of
+                a Ray job.
         """
         name = root or os.environ.get("MCRNN_STORAGE") or "."
         if "://" in name:
             return cls(_s3(name).url)
         path = Path(name).expanduser()
+        if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not path.is_absolute():
+            raise UserError(
+                f"the storage root '{name}' is relative to the folder of a Ray job, which disappears with it: set "
+                "MCRNN_STORAGE of the cluster to s3://BUCKET/PREFIX or to an absolute folder"
+            )
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -19,6 +19,7 @@ from mcrnn.lease import Lease
 from mcrnn.model_directory import FieldDescription
 from mcrnn.models import sized, summary
 from mcrnn.records import RECORD_FILE, read_json, read_metrics
+from mcrnn.s3 import be_patient
 from mcrnn.space import Search
 from mcrnn.storage import Location
 from mcrnn.training import OBJECTIVE, PENALTY, End
@@ -86,6 +87,7 @@ def run_trial(
 
     What ends it is reported, not raised, so that only lost processes are tried again.
     """
+    be_patient()
     search, field, folder = opened
     gpus, flag = cluster
     proposal = proposal.get("proposal", proposal)

@@ -40,10 +40,12 @@ def tune(
         preview(search, check(search, root))
         return
 
+    from mcrnn.cluster import check_reach
     from mcrnn.search import open_search
     from mcrnn.search_driver import run
     from mcrnn.search_report import print_summary
 
+    check_reach(root.location("searches"))
     opened = open_search(search, root, new=new)
     if not opened.finished:
         run(opened)

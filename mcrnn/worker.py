@@ -19,6 +19,7 @@ from mcrnn.errors import NotEnoughMemoryError, UserError
 from mcrnn.job import END_FILE, Job, Recorder
 from mcrnn.models import summary
 from mcrnn.records import read_json
+from mcrnn.s3 import be_patient
 from mcrnn.training import End, Metrics, Request, State, fit
 from mcrnn.windows import FieldData
 
@@ -250,6 +251,7 @@ def _on_train_worker(loop_config: dict[str, Any]) -> None:
     import ray.train.torch
 
     torch.set_num_threads(1)
+    be_patient()
     job: Job = loop_config["job"]
     if read_json(job.folder, END_FILE) is not None:
         return  # a worker ran out of memory, and would again
