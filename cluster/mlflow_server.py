@@ -1,0 +1,218 @@
+"""The tracking server of a cluster: MLflow with a database, artifacts on object storage, and passwords.
+
+    python cluster/mlflow_server.py --database postgresql://USER:PASSWORD@HOST/NAME
+
+It listens on this machine's address in the cluster, answers only to known host names and users, and starts again when
+it dies. The database is dumped to the storage root every few minutes; where it is empty and there is a dump, it is
+restored first, so that a new machine goes on where a lost one was.
+
+MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD are the administrator's; clients set the same two, or those of a
+user that the administrator has created.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Annotated, Any
+
+import sqlalchemy
+import typer
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # run by its path
+
+from cluster.backup import Backup
+from mcrnn.cli import StorageOption, main
+from mcrnn.errors import UserError
+from mcrnn.storage import Storage, check
+
+DATABASE = "MCRNN_MLFLOW_DATABASE"
+USER, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+LEAST_PASSWORD = 12
+SECONDS_TO_START = 120.0
+SECONDS_BEFORE_RESTART = 2.0
+
+
+class Server:
+    """MLflow as a process of its own.
+
+    Args:
+        database: URL of runs, models and users.
+        artifacts: URI below which artifacts are kept; clients reach them through the server.
+        host: address to listen on.
+        port: port to listen on.
+        names: that clients may call it by, beside its address.
+    """
+
+    def __init__(self, database: str, artifacts: str, host: str, port: int, names: list[str]) -> None:
+        self.url = f"http://{host}:{port}"
+        hosts = {host, "localhost", "127.0.0.1", *names}
+        self.arguments = [
+            *(sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"),
+            *("--host", host, "--port", str(port), "--workers", "2"),
+            *("--serve-artifacts", "--artifacts-destination", artifacts),
+            *("--allowed-hosts", ",".join(sorted({*hosts, *(f"{name}:{port}" for name in hosts)}))),
+        ]
+        self.folder = tempfile.TemporaryDirectory(prefix="mcrnn-mlflow-")
+        self.environment = os.environ | {
+            "MLFLOW_BACKEND_STORE_URI": database,  # not an argument, which every user of the machine sees
+            "MLFLOW_AUTH_CONFIG_PATH": str(self._configuration(database)),
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        self.environment.pop("MLFLOW_TRACKING_URI", None)  # it is this server
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def _configuration(self, database: str) -> Path:
+        """Of its users, readable by this user only."""
+        config = configparser.ConfigParser(interpolation=None)
+        config["mlflow"] = {
+            "default_permission": "MANAGE",  # a team shares its cluster
+            "database_uri": database,
+            "admin_username": os.environ[USER],
+            "admin_password": os.environ[PASSWORD],
+            "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+        }
+        path = Path(self.folder.name) / "auth.ini"
+        path.touch(mode=0o600)
+        with path.open("w") as file:
+            config.write(file)
+        return path
+
+    def start(self) -> None:
+        """Start it, and wait until it answers.
+
+        Raises:
+            UserError: it does not.
+        """
+        self.process = subprocess.Popen(self.arguments, env=self.environment, start_new_session=True)
+        deadline = time.monotonic() + SECONDS_TO_START
+        while not self.answers():
+            if self.process.poll() is not None:
+                raise UserError("the tracking server ended before it answered; its own messages are above")
+            if time.monotonic() > deadline:
+                raise UserError(f"the tracking server does not answer at {self.url}")
+            time.sleep(0.2)
+
+    def answers(self) -> bool:
+        """Whether it does."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        """End it and its workers."""
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            try:
+                self.process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+
+
+def private_address() -> str:
+    """This machine's address in its own network."""
+    from ray.util import get_node_ip_address
+
+    return get_node_ip_address()
+
+
+def serve(
+    database: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help=f"PostgreSQL database; else {DATABASE}, which keeps its password unseen."),
+    ] = None,
+    artifacts: Annotated[
+        str | None, typer.Option(metavar="URI", help="Where artifacts are kept; else mlartifacts/ below the root.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; else this machine's private address.")] = None,
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+    name: Annotated[
+        list[str] | None, typer.Option("--name", help="Host name by which clients may call it. Repeatable.")
+    ] = None,
+    dump_every: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Time between dumps below the root; 0 for none.")
+    ] = 300.0,
+    storage: StorageOption = None,
+) -> None:
+    """Run the tracking server of a cluster until it is ended."""
+    root = Storage.open(storage)
+    database = database or os.environ.get(DATABASE)
+    if not database:
+        raise UserError(f"give --database, or set {DATABASE}, to postgresql://USER:PASSWORD@HOST/NAME")
+    _check_database(database)
+    for variable in (USER, PASSWORD):
+        if not os.environ.get(variable):
+            raise UserError(f"set {variable}: the tracking server is never open to everybody")
+    if len(os.environ[PASSWORD]) < LEAST_PASSWORD:
+        raise UserError(f"{PASSWORD} needs at least {LEAST_PASSWORD} characters")
+    check(root.location("backups"))
+    backup = Backup(database, root.location("backups")) if dump_every else None
+    if backup is not None and (restored := backup.restore()):
+        print(f"restored {root.show(backup.folder)}/{restored}", flush=True)
+
+    place = artifacts or (f"{root.name}/mlartifacts" if not root.is_local else (root.root / "mlartifacts").as_uri())
+    server = Server(database, place, host or private_address(), port, name or [])
+    ended: list[int] = []
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda number, _frame: ended.append(number))
+    try:
+        server.start()
+        print(f"tracking server: {server.url}, artifacts in {place}", flush=True)
+        _watch(server, backup, dump_every, ended)
+    finally:
+        server.stop()
+        if backup is not None and ended:
+            _dump(backup)
+
+
+def _check_database(database: str) -> None:
+    try:
+        engine = sqlalchemy.create_engine(database)
+        with engine.connect():
+            pass
+        engine.dispose()
+    except Exception as error:
+        from mcrnn.lineage import masked
+
+        reason = masked(str(error).strip().splitlines()[0])
+        raise UserError(f"the database cannot be used: {reason}; it is postgresql://USER:PASSWORD@HOST/NAME") from None
+
+
+def _watch(server: Server, backup: Backup | None, seconds: float, ended: list[Any]) -> None:
+    """Start the server again when it dies, and dump now and then, until told to end."""
+    dumped = time.monotonic()
+    while not ended:
+        time.sleep(0.2)
+        if server.process is not None and server.process.poll() is not None and not ended:
+            print("warning: the tracking server died and is started again", file=sys.stderr, flush=True)
+            time.sleep(SECONDS_BEFORE_RESTART)
+            try:
+                server.start()
+            except UserError as error:
+                print(f"warning: {error}", file=sys.stderr, flush=True)
+        if backup is not None and time.monotonic() - dumped >= seconds:
+            _dump(backup)
+            dumped = time.monotonic()
+
+
+def _dump(backup: Backup) -> None:
+    try:
+        backup.dump()
+    except UserError as error:
+        print(f"warning: the database was not dumped: {error}; tried again later", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main(serve)

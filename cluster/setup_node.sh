@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Every machine: an environment with the project, from its constraints file. Does nothing where it is there already.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+environment=${MCRNN_ENVIRONMENT:-$HOME/.mcrnn-environment}
+wanted=$(cat pyproject.toml constraints.txt | sha256sum)
+if [ "$(cat "$environment/.mcrnn" 2>/dev/null)" != "$wanted" ]; then
+    python3 -m venv "$environment"
+    "$environment/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[cluster]'
+    echo "$wanted" > "$environment/.mcrnn"
+fi
