@@ -42,7 +42,6 @@ class Progress(Callback):
             self.live.stop()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.rows.setdefault(trial.config["number"], {"values": trial.config["values"], "state": "running"})
         self._update(trial, {})
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
@@ -58,7 +57,7 @@ class Progress(Callback):
         self._ended(trial, state)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        if self.rows[trial.config["number"]]["state"] != "running":
+        if self._row(trial)["state"] != "running":
             return
         line = f"warning: the process of trial {trial.config['number']} was lost; it goes on from its checkpoint"
         print(line, file=sys.stderr)
@@ -66,14 +65,18 @@ class Progress(Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._ended(trial, "failed")
 
+    def _row(self, trial: Any) -> dict[str, Any]:
+        """Of a trial, which may be heard of first when its process is lost."""
+        return self.rows.setdefault(trial.config["number"], {"values": trial.config["values"], "state": "running"})
+
     def _update(self, trial: Any, result: dict[str, Any]) -> None:
-        row = self.rows[trial.config["number"]]
+        row = self._row(trial)
         row |= {key: result[key] for key in ("epoch", OBJECTIVE, "best", "time_total_s") if key in result}
         if self.live:
             self.live.update(self.table())
 
     def _ended(self, trial: Any, state: str) -> None:
-        row = self.rows[trial.config["number"]]
+        row = self._row(trial)
         if row["state"] != "running":
             return
         self.done += 1
