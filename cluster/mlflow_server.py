@@ -79,6 +79,8 @@ class Server:
             "database_uri": database,
             "admin_username": os.environ[USER],
             "admin_password": os.environ[PASSWORD],
+            # a password is hashed once a minute, not once a request, which would take longer than all else
+            "auth_cache_ttl_seconds": "60",
             "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
         }
         path = Path(self.folder.name) / "auth.ini"
@@ -93,7 +95,7 @@ class Server:
         Raises:
             UserError: it does not.
         """
-        self.process = subprocess.Popen(self.arguments, env=self.environment, start_new_session=True)
+        self.process = subprocess.Popen(self.arguments, env=self.environment, stdout=sys.stderr, start_new_session=True)
         deadline = time.monotonic() + SECONDS_TO_START
         while not self.answers():
             if self.process.poll() is not None:

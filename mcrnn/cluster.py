@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,16 +66,19 @@ def connected() -> Iterator[Resources]:
 def _connect(address: str) -> None:
     import ray
 
+    said: list[str] = []
     try:
-        ray.init(
-            address,
-            runtime_env={"env_vars": WORKERS},
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            namespace="mcrnn",
-        )
+        with _stderr_kept(said):
+            ray.init(
+                address,
+                runtime_env={"env_vars": WORKERS},
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                namespace="mcrnn",
+            )
     except Exception as error:
-        if type(error).__name__ == "AuthenticationError":
+        text = f"{error}\n{''.join(said)}"
+        if any(word in text for word in ("InvalidAuthToken", "Unauthenticated", "AuthenticationError")):
             raise UserError(
                 f"the Ray cluster at RAY_ADDRESS {address} does not accept your token: set RAY_AUTH_MODE=token and "
                 "RAY_AUTH_TOKEN, or put the cluster's token into ~/.ray/auth_token"
@@ -85,6 +90,23 @@ def _connect(address: str) -> None:
             f"the Ray cluster at RAY_ADDRESS {address} cannot be reached ({reason[:200]}); without RAY_ADDRESS the "
             "command starts a Ray of its own on this machine"
         ) from None
+
+
+@contextmanager
+def _stderr_kept(said: list[str]) -> Iterator[None]:
+    """Keep what Ray's core writes to stderr while it tries to connect: a line a second, more than a user needs."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with tempfile.TemporaryFile("w+", errors="replace") as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, 2)
+            os.close(before)
+            kept.seek(0)
+            said.append(kept.read())
 
 
 def _resources() -> Resources:

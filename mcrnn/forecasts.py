@@ -57,9 +57,8 @@ def write_forecasts(path: Path, judged: dict[str, Judged], count: int | None) ->
     group = zarr.create_group(str(path), attributes=attributes)
 
     def array(name: str, shape: tuple[int, ...], dimensions: tuple[str, ...]) -> Any:
-        chunks = tuple(
-            1 if dimension in ("window", "model") else n for dimension, n in zip(dimensions, shape, strict=True)
-        )
+        most = {"model": 1, "window": BATCH_SIZE}  # as they are written: few files, which are uploaded one by one
+        chunks = tuple(min(n, most.get(dimension, n)) for dimension, n in zip(dimensions, shape, strict=True))
         created = group.create_array(name, shape=shape, chunks=chunks, dtype="float32", dimension_names=dimensions)
         created.attrs["units"] = field.units
         return created

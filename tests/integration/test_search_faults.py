@@ -285,6 +285,7 @@ def test_many_kills_on_s3(command: CommandRunner, root: Path, start: Start, ray_
         assert kill_driver_on_s3(start, command, root, s3, f"s3-{seed}", seed, TRIALS_OF_SOAK) == expected
 
 
+@pytest.mark.soak
 def test_study_in_postgresql_survives_the_kill_of_the_driver_and_its_password_is_nowhere(
     command: CommandRunner, root: Path, start: Start, ray_folder: Path, postgres: PostgresServer
 ) -> None:

@@ -64,7 +64,8 @@ class Watch(threading.Thread):
         self.join()
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.soak), 2])
+@pytest.mark.soak
+@pytest.mark.parametrize("workers", [1, 2])
 def test_after_an_early_stop_all_is_free_within_five_seconds(root: Path, ray_of_two: Any, workers: int) -> None:
     search = opened(
         root,

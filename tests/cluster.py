@@ -1,0 +1,117 @@
+"""A Ray cluster of this machine as `ray start` makes one: nodes with addresses of their own, tokens, a job server."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+RAY = str(Path(sys.executable).with_name("ray"))
+HEAD, WORKER = "127.0.0.1", "127.0.0.2"
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    with socket.socket() as found:
+        found.bind((host, 0))
+        return int(found.getsockname()[1])
+
+
+class TwoNodes:
+    """A head that trains nothing, and a worker, which sees itself as another machine."""
+
+    def __init__(self, folder: Path, cpus: int = 2, **environment: str) -> None:
+        self.folder, self.cpus = folder, cpus
+        self.port, self.dashboard = free_port(), free_port()
+        self.token = secrets.token_hex(16)
+        self.environment = os.environ | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            **environment,
+        }
+        for name in ("RAY_ADDRESS", "RAY_TMPDIR"):
+            self.environment.pop(name, None)
+        self.head = self._start(
+            HEAD,
+            *("--head", "--port", str(self.port), "--num-cpus", "0"),
+            *("--dashboard-host", HEAD, "--dashboard-port", str(self.dashboard)),
+            *("--ray-client-server-port", str(free_port())),
+        )
+        self._wait(self._serves_jobs)
+        self.worker = self.add_worker()
+
+    @property
+    def address(self) -> str:
+        return f"{HEAD}:{self.port}"
+
+    @property
+    def jobs(self) -> str:
+        return f"http://{HEAD}:{self.dashboard}"
+
+    def add_worker(self) -> subprocess.Popen[bytes]:
+        worker = self._start(WORKER, "--address", self.address, "--num-cpus", str(self.cpus))
+        self._wait(lambda: self._nodes() == 2)
+        return worker
+
+    def remove_worker(self) -> None:
+        """As a spot machine vanishes: all of its processes at once."""
+        os.killpg(self.worker.pid, signal.SIGKILL)
+        self.worker.wait()
+
+    def submit(self, *command: str, **options: str) -> list[str]:
+        """The command that submits a job."""
+        named = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+        return [RAY, "job", "submit", "--address", self.jobs, *named, "--", *command]
+
+    def stop(self) -> None:
+        for process in (self.worker, self.head):
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def _start(self, host: str, *arguments: str) -> subprocess.Popen[bytes]:
+        log = (self.folder / f"start-{host}.log").open("wb")
+        place = self.folder / ("h" if host == HEAD else "w")  # two machines do not share it; sockets need it short
+        ports = ("--dashboard-agent-listen-port", str(free_port(host)), "--min-worker-port", "0")
+        return subprocess.Popen(
+            [
+                *(RAY, "start", "--block", "--node-ip-address", host, "--temp-dir", str(place)),
+                *(*ports, "--max-worker-port", "0", *arguments),
+            ],
+            env=self.environment,
+            stdout=log,
+            stderr=log,
+            cwd=self.folder,
+            start_new_session=True,
+        )
+
+    def ask(self, path: str) -> bytes:
+        request = urllib.request.Request(self.jobs + path, headers={"Authorization": f"Bearer {self.token}"})
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.read()
+
+    def _serves_jobs(self) -> bool:
+        try:
+            return bool(self.ask("/api/jobs/"))
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def _nodes(self) -> int:
+        try:
+            return self.ask("/nodes?view=summary").count(b'"state": "ALIVE"')
+        except OSError:
+            return 0
+
+    def _wait(self, condition: object) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():  # type: ignore[operator]
+            assert self.head.poll() is None, (self.folder / f"start-{HEAD}.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)

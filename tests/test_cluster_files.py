@@ -1,0 +1,99 @@
+"""The files of cluster/, as far as they can be checked without a cloud."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from tests.conftest import PROJECT
+
+CLUSTER = PROJECT / "cluster"
+SECRETS = {"MLFLOW_TRACKING_PASSWORD", "MCRNN_MLFLOW_DATABASE", "AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN"}
+
+
+def read(name: str) -> Any:
+    return yaml.safe_load((CLUSTER / name).read_text())
+
+
+@pytest.mark.parametrize("name", ["gpu.yaml", "local.yaml"])
+def test_ray_up_takes_the_file(name: str) -> None:
+    validate_config(prepare_config(read(name)))
+
+
+def test_gpu_machines_come_and_go_and_the_head_stays_small() -> None:
+    config = read("gpu.yaml")
+    types = config["available_node_types"]
+    head = types.pop(config["head_node_type"])
+    assert head["resources"] == {"CPU": 0}
+    assert "IamInstanceProfile" not in head["node_config"]  # the one that Ray makes, which may start machines
+    assert {kind["min_workers"] for kind in types.values()} == {0}
+    assert {kind["resources"]["GPU"] for kind in types.values()} == {1}
+    assert {kind["node_config"]["IamInstanceProfile"]["Name"] for kind in types.values()} == {"mcrnn-worker"}
+    spot = ["InstanceMarketOptions" in kind["node_config"] for kind in types.values()]
+    assert sorted(spot) == [False, True]
+    assert config["idle_timeout_minutes"] <= 10
+    assert "security_group" not in config["provider"]  # Ray's own: the cluster among itself, and ssh
+
+
+def test_commands_name_files_that_are_there() -> None:
+    for name in ("gpu.yaml", "local.yaml"):
+        config = read(name)
+        for key in ("setup_commands", "head_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"):
+            for command in config.get(key, []):
+                for word in command.split():
+                    if word.startswith("~/mcrnn/"):
+                        assert (PROJECT / word.removeprefix("~/mcrnn/")).exists(), command
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in CLUSTER.glob("*.sh")))
+def test_scripts_are_well_formed(script: str) -> None:
+    subprocess.run(["bash", "-n", str(CLUSTER / script)], check=True)
+
+
+@pytest.mark.parametrize("path", sorted(path for path in CLUSTER.iterdir() if path.suffix in (".yaml", ".sh")))
+def test_no_file_holds_a_secret(path: Path) -> None:
+    for line in path.read_text().splitlines():
+        for name in SECRETS:
+            value = line.partition(f"{name}=")[2].split("#")[0].strip(" '\"")
+            assert not value or "$" in value, line
+
+
+def test_kubernetes_manifests_fit_together() -> None:
+    documents = {
+        (each["kind"], each["metadata"]["name"]): each
+        for each in yaml.safe_load_all((CLUSTER / "kuberay.yaml").read_text())
+    }
+    cluster = documents["RayCluster", "mcrnn"]
+    job = documents["RayJob", "mcrnn-ns"]
+    assert cluster["apiVersion"] == job["apiVersion"] == "ray.io/v1"
+    spec = cluster["spec"]
+    assert set(spec) <= {
+        *("rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions"),
+        *("headGroupSpec", "workerGroupSpecs"),
+    }
+    pinned = (PROJECT / "constraints.txt").read_text()
+    assert f"\nray=={spec['rayVersion']}\n" in pinned
+    assert f"rayproject/ray:{spec['rayVersion']}-" in (CLUSTER / "Dockerfile").read_text()
+    assert spec["authOptions"] == {"mode": "token"}
+    assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
+    assert job["spec"]["entrypoint"] == "python -m mcrnn.tune search_spaces/ns.yaml"
+    (workers,) = spec["workerGroupSpecs"]
+    assert workers["minReplicas"] == 0 < workers["maxReplicas"]
+    (worker,) = workers["template"]["spec"]["containers"]
+    assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert [each["configMapRef"]["name"] for each in worker["envFrom"]] == ["mcrnn"]  # and not the secret
+    (head,) = spec["headGroupSpec"]["template"]["spec"]["containers"]
+    server = documents["Deployment", "mlflow"]["spec"]
+    (mlflow,) = server["template"]["spec"]["containers"]
+    for container in (head, mlflow):
+        assert {"secretRef": {"name": "mcrnn"}} in container["envFrom"]
+    assert head["image"] == worker["image"] == mlflow["image"]
+    service = documents["Service", "mlflow"]["spec"]
+    assert service["selector"] == server["template"]["metadata"]["labels"] == server["selector"]["matchLabels"]
+    (port,) = service["ports"]
+    assert documents["ConfigMap", "mcrnn"]["data"]["MLFLOW_TRACKING_URI"] == f"http://mlflow:{port['port']}"
