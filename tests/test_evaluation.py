@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+import zarr
 
 from mcrnn import model_directory
 from mcrnn.baselines import Climatology
@@ -258,6 +260,24 @@ def test_what_cannot_be_judged_is_one_line(command: CommandRunner, root: Path, s
     assert "--save-forecasts is a number" in refused(command, "mcrnn.evaluate", "runs/one", "--save-forecasts=few")
     shutil.rmtree(root / "data/tiny.zarr/test/field/c")
     assert "test/field" in refused(command, "mcrnn.evaluate", "runs/one")
+
+
+def test_values_that_are_not_finite_are_refused(command: CommandRunner, root: Path, store: FieldStore) -> None:
+    save(root / "runs/one/model", store)
+    array = zarr.open_array(root / "data/tiny.zarr/test/field", mode="r+")
+    (shard,) = [path for path in (root / "data/tiny.zarr/test/field/c").rglob("*") if path.is_file()]
+    content = shard.read_bytes()
+    for place in itertools.product(range(4), range(14), (0,), range(0, 16, 5), range(0, 16, 5)):
+        array[place] = np.nan
+        if len(shard.read_bytes()) == len(content):  # so that nothing but the values gives it away
+            break
+        shard.write_bytes(content)
+    else:
+        raise AssertionError("no value leaves the size of the object as it was")
+    for name in ("one", "*"):
+        message = refused(command, "mcrnn.evaluate", f"runs/{name}")
+        assert "test/field" in message
+        assert "has values that are not finite" in message
 
 
 def test_long_closed_loop_that_blows_up_is_noted(command: CommandRunner, root: Path, store: FieldStore) -> None:
