@@ -133,7 +133,7 @@ def private_address() -> str:
 def serve(
     database: Annotated[
         str | None,
-        typer.Option(metavar="URL", help=f"PostgreSQL database; else {DATABASE}, which keeps its password unseen."),
+        typer.Option(metavar="URL", help=f"Its database; else {DATABASE}, which keeps the password unseen."),
     ] = None,
     artifacts: Annotated[
         str | None, typer.Option(metavar="URI", help="Where artifacts are kept; else mlartifacts/ below the root.")
@@ -144,7 +144,7 @@ def serve(
         list[str] | None, typer.Option("--name", help="Host name by which clients may call it. Repeatable.")
     ] = None,
     dump_every: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Time between dumps below the root; 0 for none.")
+        float, typer.Option(metavar="SECONDS", help="Time between dumps of PostgreSQL below the root; 0 for none.")
     ] = 300.0,
     storage: StorageOption = None,
 ) -> None:
@@ -160,7 +160,8 @@ def serve(
     if len(os.environ[PASSWORD]) < LEAST_PASSWORD:
         raise UserError(f"{PASSWORD} needs at least {LEAST_PASSWORD} characters")
     check(root.location("backups"))
-    backup = Backup(database, root.location("backups")) if dump_every else None
+    is_dumped = dump_every and database.startswith("postgresql")
+    backup = Backup(database, root.location("backups")) if is_dumped else None
     if backup is not None and (restored := backup.restore()):
         print(f"restored {root.show(backup.folder)}/{restored}", flush=True)
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import yaml
 from tests.cluster import HEAD, TwoNodes, free_port
 from tests.conftest import PROJECT
 from tests.postgres import PostgresServer
+from tests.processes import wait_for
 from tests.s3 import S3Server, error
 
 pytestmark = pytest.mark.integration
@@ -283,7 +284,7 @@ def test_tracking_server_is_closed_and_a_new_machine_goes_on_from_its_dumps(
         for each in [*server.children(recursive=True), server]:
             each.kill()
         wait_for(lambda: not answers(lab.uri))
-        wait_for(lambda: answers(lab.uri), 60)
+        wait_for(lambda: answers(lab.uri), seconds=60)
         assert client.get_experiment(experiment).name == "kept"
         lab.stop_mlflow()
     finally:
@@ -296,14 +297,6 @@ def answers(uri: str) -> bool:
             return True
     except OSError:
         return False
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 120, job: subprocess.Popen[str] | None = None) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert job is None or job.poll() is None, job.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 @pytest.mark.parametrize(
@@ -360,7 +353,7 @@ def test_search_outlives_every_service_that_goes_away(lab: Lab, monkeypatch: pyt
             keys = lab.files("searches/f/trials/")
             return sum(key.endswith("end.json") for key in keys) >= ended
 
-        wait_for(reached, 300, job)
+        wait_for(reached, job, 300)
 
     after(2)
     lab.s3.fault = lambda environ: error("503 Service Unavailable", "SlowDown")
@@ -382,7 +375,7 @@ def test_search_outlives_every_service_that_goes_away(lab: Lab, monkeypatch: pyt
     assert job.returncode == 0, out
     assert "Traceback" not in out, out
     print(out)
-    wait_for(lambda: answers(lab.uri), 60)
+    wait_for(lambda: answers(lab.uri), seconds=60)
     assert_whole(lab, "f", 24)
     warnings = [line for line in out.splitlines() if line.startswith("warning: ")]
     assert len([line for line in warnings if line.startswith("warning: MLflow does not answer")]) <= 3

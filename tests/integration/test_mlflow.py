@@ -40,7 +40,8 @@ from mcrnn.tracking import Tracker, client_of
 from mcrnn.training import build_model
 from tests.conftest import CommandRunner
 from tests.integration.test_search import SEARCH
-from tests.integration.test_search_faults import Start, ended, start, wait_for  # noqa: F401  a fixture
+from tests.integration.test_search_faults import ended
+from tests.processes import Start, wait_for
 from tests.test_commands import CONFIGURATION
 
 pytestmark = pytest.mark.integration
@@ -215,13 +216,13 @@ def assert_all_metrics_are_there(root: Path, url: str, name: str) -> None:
         assert client.get_run(run_id).info.status == "FINISHED"
 
 
-def run_with_outage(root: Path, server: Server, start: Start, seconds: float) -> None:  # noqa: F811
+def run_with_outage(root: Path, server: Server, start: Start, seconds: float) -> None:
     (root / "s.yaml").write_text(
         yaml.safe_dump(SEARCH | {"name": "s", "search": {"trials": 10, "scheduler": "none"}}, sort_keys=False)
     )
     os.environ["MLFLOW_TRACKING_URI"] = server.url
     try:
-        process = start("s.yaml")
+        process = start("mcrnn.tune", "s.yaml")
         wait_for(lambda: ended(root, "s") >= 2, process)
         server.kill()
         time.sleep(seconds)
@@ -239,7 +240,7 @@ def run_with_outage(root: Path, server: Server, start: Start, seconds: float) ->
 def test_nothing_is_lost_while_the_server_is_away(
     root: Path,
     server: Server,
-    start: Start,  # noqa: F811
+    start: Start,
     ray_folder: Path,
 ) -> None:
     run_with_outage(root, server, start, 5)
@@ -250,7 +251,7 @@ def test_nothing_is_lost_while_the_server_is_away(
 def test_nothing_is_lost_while_the_server_is_away_for_a_minute(
     root: Path,
     server: Server,
-    start: Start,  # noqa: F811
+    start: Start,
     ray_folder: Path,
 ) -> None:
     run_with_outage(root, server, start, 60)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ import yaml
 
 from tests.conftest import CommandRunner
 from tests.postgres import PostgresServer
+from tests.processes import Start, wait_for
 from tests.s3 import S3Server
 
 pytestmark = pytest.mark.integration
@@ -94,41 +92,6 @@ def assert_whole(root: Path, name: str, trials: int) -> None:
     assert sorted(names) == sorted(f"trial-{number}" for number in range(trials))
 
 
-Start = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def start(root: Path) -> Iterator[Start]:
-    """Start a search without waiting for its end."""
-    started: list[subprocess.Popen[str]] = []
-
-    def run(*arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mcrnn.tune", *arguments],
-            cwd=root,
-            env=os.environ | {"MCRNN_STORAGE": str(root)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def of_ray(folder: Path, starting: str) -> list[psutil.Process]:
     """Processes of Ray in this folder whose command begins so."""
     found = []
@@ -145,7 +108,7 @@ def kill_at(
     """Kill something at a random moment of a search, and finish it with the same command."""
     rng = random.Random(seed)
     file = write(root, name, search={"trials": trials})
-    process = start(file)
+    process = start("mcrnn.tune", file)
     after = rng.randrange(1, trials - 4)
     wait_for(lambda: ended(root, name) >= after, process)
     time.sleep(rng.uniform(0, 0.5))
@@ -219,7 +182,7 @@ def test_three_removals_of_the_node_that_trains(
         for seed in range(3):
             rng = random.Random(seed)
             name = f"node-{seed}"
-            process = start(write(root, name, search={"trials": TRIALS_OF_SOAK}))
+            process = start("mcrnn.tune", write(root, name, search={"trials": TRIALS_OF_SOAK}))
             after = rng.randrange(1, TRIALS_OF_SOAK - 4)
             wait_for(lambda: ended(root, name) >= after, process)  # noqa: B023
             time.sleep(rng.uniform(0, 0.5))
@@ -253,7 +216,7 @@ def kill_driver_on_s3(
         for file in (root / "data/tiny.zarr").rglob("*"):
             if file.is_file():
                 client.put_object(Bucket="lab", Key=f"here/{file.relative_to(root)}", Body=file.read_bytes())
-    process = start(*arguments)
+    process = start("mcrnn.tune", *arguments)
     after = rng.randrange(1, trials - 4)
     wait_for(lambda: told() >= after, process)
     time.sleep(rng.uniform(0, 0.5))
@@ -298,7 +261,7 @@ def test_study_in_postgresql_survives_the_kill_of_the_driver_and_its_password_is
         except psycopg.errors.UndefinedTable:
             return []  # it has not begun
 
-    process = start(file)
+    process = start("mcrnn.tune", file)
     wait_for(lambda: sum(state in ("COMPLETE", "PRUNED") for state in states()) >= 2, process)
     process.kill()
     process.communicate()
@@ -320,7 +283,7 @@ def test_ctrl_c_stops_after_saving_and_a_second_driver_is_refused(
     command: CommandRunner, root: Path, start: Start, ray_folder: Path
 ) -> None:
     file = write(root, "s", search={"trials": 60})
-    process = start(file)
+    process = start("mcrnn.tune", file)
     wait_for(lambda: ended(root, "s") >= 2, process)
     second = command("mcrnn.tune", file)
     assert second.returncode == 2

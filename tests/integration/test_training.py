@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from mcrnn.job import CHECKPOINT_FOLDER
 from mcrnn.records import METRICS_FILE, read_metrics
 from mcrnn.storage import Location, S3Prefix
 from tests.conftest import CommandRunner
+from tests.processes import Start, wait_for
 from tests.s3 import S3Server
 
 pytestmark = pytest.mark.integration
@@ -52,41 +52,6 @@ def file(root: Path) -> str:
     return "run.yaml"
 
 
-Start = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def start(root: Path) -> Iterator[Start]:
-    """Start a training without waiting for its end."""
-    started: list[subprocess.Popen[str]] = []
-
-    def run(*arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mcrnn.train", *arguments],
-            cwd=root,
-            env=os.environ | {"MCRNN_STORAGE": str(root)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def undisturbed(command: CommandRunner, root: Path, file: str, *arguments: str) -> list[dict[str, float]]:
     result = command("mcrnn.train", file, "--set", "name=undisturbed", *arguments)
     assert result.returncode == 0, result.stderr
@@ -100,7 +65,7 @@ def test_signal_writes_a_checkpoint_and_the_same_command_continues(
     command: CommandRunner, root: Path, file: str, start: Start, number: signal.Signals
 ) -> None:
     expected = undisturbed(command, root, file, "--set", "train.checkpoint_minutes=10")
-    process = start(file, "--set", "train.checkpoint_minutes=10")
+    process = start("mcrnn.train", file, "--set", "train.checkpoint_minutes=10")
     folder = root / "runs/run"
     wait_for(lambda: len(metrics_of(folder)) >= 3, process)
     process.send_signal(number)
@@ -127,7 +92,7 @@ def kill_driver(
 ) -> list[dict[str, float]]:
     """Kill the driver at a random moment of its training, run it again; returns the metrics."""
     folder = root / f"runs/{name}"
-    process = start(file, "--set", f"name={name}", *arguments)
+    process = start("mcrnn.train", file, "--set", f"name={name}", *arguments)
     wait_for(lambda: len(metrics_of(folder)) >= 1, process)
     time.sleep(random.Random(seed).uniform(0, 0.8))
     process.kill()
@@ -175,7 +140,7 @@ def kill_worker(
     command: CommandRunner, start: Start, root: Path, file: str, name: str, seed: int, ray_folder: Path
 ) -> list[dict[str, float]]:
     folder = root / f"runs/{name}"
-    process = start(file, "--set", f"name={name}", "--set", "train.workers=2")
+    process = start("mcrnn.train", file, "--set", f"name={name}", "--set", "train.workers=2")
     wait_for(lambda: len(metrics_of(folder)) >= 1, process)
     time.sleep(random.Random(seed).uniform(0, 0.8))
     alive = workers_of(process, ray_folder)
@@ -217,7 +182,7 @@ def test_three_removals_of_a_node(
         expected = undisturbed(command, root, file, "--set", "train.workers=2")
         for seed in range(3):
             folder = root / f"runs/removed-{seed}"
-            process = start(file, "--set", f"name=removed-{seed}", "--set", "train.workers=2")
+            process = start("mcrnn.train", file, "--set", f"name=removed-{seed}", "--set", "train.workers=2")
             wait_for(lambda: len(metrics_of(folder)) >= 1, process)  # noqa: B023
             time.sleep(random.Random(seed).uniform(0, 0.8))
             cluster.remove_node(nodes.pop(), allow_graceful=False)
@@ -234,7 +199,7 @@ def test_stop_signal_reaches_the_workers(
     command: CommandRunner, root: Path, file: str, start: Start, ray_folder: Path
 ) -> None:
     slow = ("--set", "train.workers=2", "--set", "train.checkpoint_minutes=10", "--set", "data.windows_per_epoch=600")
-    process = start(file, *slow)
+    process = start("mcrnn.train", file, *slow)
     folder = root / "runs/run"
     wait_for(lambda: len(metrics_of(folder)) >= 1, process)
     process.terminate()
@@ -248,7 +213,7 @@ def test_stop_signal_reaches_the_workers(
 
 def test_damaged_checkpoint_and_changed_store(command: CommandRunner, root: Path, file: str, start: Start) -> None:
     expected = undisturbed(command, root, file)
-    process = start(file)
+    process = start("mcrnn.train", file)
     folder = root / "runs/run"
     wait_for(lambda: len(metrics_of(folder)) >= 3, process)
     process.kill()
