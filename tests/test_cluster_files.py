@@ -97,3 +97,44 @@ def test_kubernetes_manifests_fit_together() -> None:
     assert service["selector"] == server["template"]["metadata"]["labels"] == server["selector"]["matchLabels"]
     (port,) = service["ports"]
     assert documents["ConfigMap", "mcrnn"]["data"]["MLFLOW_TRACKING_URI"] == f"http://mlflow:{port['port']}"
+
+
+@pytest.mark.soak
+def test_aws_provider_launches_the_machines_of_gpu_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import boto3
+    from moto import mock_aws
+
+    for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_DEFAULT_REGION", "us-west-2"),
+        ("MOTO_IAM_LOAD_MANAGED_POLICIES", "true"),
+        ("HOME", str(tmp_path)),  # for the key that Ray makes
+    ):
+        monkeypatch.setenv(name, value)
+    (tmp_path / ".ssh").mkdir()
+    with mock_aws():
+        from ray.autoscaler._private.aws.config import bootstrap_aws
+        from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+
+        boto3.client("iam").create_instance_profile(InstanceProfileName="mcrnn-worker")
+        config = bootstrap_aws(prepare_config(read("gpu.yaml")))
+        provider = AWSNodeProvider(config["provider"], config["cluster_name"])
+        for kind, spec in config["available_node_types"].items():
+            provider.create_node(spec["node_config"], {"ray-user-node-type": kind}, 1)
+        ec2 = boto3.client("ec2")
+
+        def machines() -> list[Any]:
+            return [each for made in ec2.describe_instances()["Reservations"] for each in made["Instances"]]
+
+        tags = [{tag["Key"]: tag["Value"] for tag in each["Tags"]} for each in machines()]
+        assert sorted(each["ray-user-node-type"] for each in tags) == ["gpu_on_demand", "gpu_spot", "head"]
+        assert [each.get("InstanceLifecycle") for each in machines()].count("spot") == 1
+        (group,) = {each["GroupId"] for machine in machines() for each in machine["SecurityGroups"]}
+        (described,) = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"]
+        for rule in described["IpPermissions"]:  # from outside ssh alone
+            assert not rule["IpRanges"] or (rule["FromPort"], rule["ToPort"]) == (22, 22)
+        provider.terminate_nodes(provider.non_terminated_nodes({}))
+        assert {each["State"]["Name"] for each in machines()} == {"terminated"}
