@@ -116,12 +116,15 @@ class Lab:
             text=True,
         )
 
-    def files(self, prefix: str) -> dict[str, bytes]:
+    def keys(self, prefix: str) -> list[str]:
         """What is on object storage."""
+        pages = self.s3.client().get_paginator("list_objects_v2").paginate(Bucket="lab", Prefix=f"mcrnn/{prefix}")
+        return [entry["Key"].removeprefix("mcrnn/") for page in pages for entry in page.get("Contents", [])]
+
+    def files(self, prefix: str) -> dict[str, bytes]:
+        """The same with its content."""
         client = self.s3.client()
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket="lab", Prefix=f"mcrnn/{prefix}")
-        keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
-        return {key.removeprefix("mcrnn/"): client.get_object(Bucket="lab", Key=key)["Body"].read() for key in keys}
+        return {key: client.get_object(Bucket="lab", Key=f"mcrnn/{key}")["Body"].read() for key in self.keys(prefix)}
 
     def close(self) -> None:
         if self.cluster is not None:
@@ -350,8 +353,7 @@ def test_search_outlives_every_service_that_goes_away(lab: Lab, monkeypatch: pyt
         assert states.count("FAILED") == 0
 
         def reached() -> bool:
-            keys = lab.files("searches/f/trials/")
-            return sum(key.endswith("end.json") for key in keys) >= ended
+            return sum(key.endswith("end.json") for key in lab.keys("searches/f/trials/")) >= ended
 
         wait_for(reached, job, 300)
 

@@ -60,7 +60,7 @@ def undisturbed(command: CommandRunner, root: Path, file: str, *arguments: str) 
     return metrics
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
 def test_signal_writes_a_checkpoint_and_the_same_command_continues(
     command: CommandRunner, root: Path, file: str, start: Start, number: signal.Signals
 ) -> None:
@@ -153,6 +153,7 @@ def kill_worker(
     return timeless(metrics_of(folder))
 
 
+@pytest.mark.soak
 def test_killed_worker_is_replaced(
     command: CommandRunner, root: Path, file: str, start: Start, ray_folder: Path
 ) -> None:
