@@ -87,24 +87,25 @@ class Progress(Callback):
             error = f"{row['best']:.4f}" if "best" in row else "-"
             self.console.print(
                 f"[{self.done}/{self.budget}] trial {trial.config['number']} {state} "
-                f"at epoch {row.get('epoch', 0)}, error {error}, best {self._best():.4f}: {values}",
+                f"at epoch {row.get('epoch', 0)}, error {error}, best {self._best()}: {values}",
                 highlight=False,
                 soft_wrap=True,
             )
 
-    def _best(self) -> float:
-        return min((row["best"] for row in self.rows.values() if "best" in row), default=float("inf"))
+    def _best(self) -> str:
+        known = [row["best"] for row in self.rows.values() if "best" in row]
+        return f"{min(known):.4f}" if known else "-"
 
     def _time_left(self) -> str:
         fresh = sum(row["state"] != "running" for row in self.rows.values())
         if not fresh:
             return "-"
         left = (time.monotonic() - self.started) / fresh * (self.budget - self.done)
-        return f"{left // 60:.0f} min {left % 60:02.0f} s"
+        return f"about {left // 60:.0f} min {left % 60:02.0f} s"
 
     def table(self) -> Table:
         """One row a trial, with the running ones' state of a moment ago."""
-        caption = f"{self.done} of {self.budget} trials, best {self._best():.4f}, about {self._time_left()} left"
+        caption = f"{self.done} of {self.budget} trials, best {self._best()}, time left {self._time_left()}"
         headers = ["trial", *map(short, self.search.space), "epoch", "error", "time", "state"]
         table = new_table(headers, title=f"search {self.name}", caption=caption, names=0)
         room = max(3, self.console.height - 9)

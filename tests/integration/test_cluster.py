@@ -345,7 +345,7 @@ def test_search_outlives_every_service_that_goes_away(lab: Lab, monkeypatch: pyt
     cluster = lab.start_cluster()
     shipped = lab.laptop / "shipped"
     shipped.mkdir()
-    write(shipped, "f", search={"trials": 24}, train={"epochs": 40, "checkpoint_minutes": 0.02})
+    write(shipped, "f", search={"trials": 16, "scheduler": "none"}, train={"epochs": 30, "checkpoint_minutes": 0.02})
     job = lab.job("python", "-m", "mcrnn.tune", "f.yaml", working_dir=str(shipped))
 
     def after(ended: int) -> None:
@@ -361,15 +361,15 @@ def test_search_outlives_every_service_that_goes_away(lab: Lab, monkeypatch: pyt
     lab.s3.fault = lambda environ: error("503 Service Unavailable", "SlowDown")
     time.sleep(60)
     lab.s3.fault = None
-    after(5)
+    after(4)
     assert lab.mlflow is not None
     for each in psutil.Process(lab.mlflow.pid).children(recursive=True):
         each.kill()
-    after(8)
+    after(6)
     lab.postgres.stop("immediate")
     time.sleep(5)
     lab.postgres.start()
-    after(11)
+    after(8)
     cluster.remove_worker()
     time.sleep(5)
     cluster.worker = cluster.add_worker()
@@ -378,6 +378,6 @@ def test_search_outlives_every_service_that_goes_away(lab: Lab, monkeypatch: pyt
     assert "Traceback" not in out, out
     print(out)
     wait_for(lambda: answers(lab.uri), seconds=60)
-    assert_whole(lab, "f", 24)
+    assert_whole(lab, "f", 16)
     warnings = [line for line in out.splitlines() if line.startswith("warning: ")]
     assert len([line for line in warnings if line.startswith("warning: MLflow does not answer")]) <= 3
