@@ -76,7 +76,7 @@ def _file(place: Path) -> Path:
     content = {
         "name": "scale",
         "data": {"store": "data/none.zarr", "sequence_length": 6},
-        "train": {"epochs": EPOCHS},
+        "train": {"epochs": EPOCHS, "teacher_forcing_steps": 4},
         "validation": {"warm_up": 4, "horizon": 5},
         "search": {"trials": 1, "failures": 1},
         "space": {
