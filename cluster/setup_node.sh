@@ -3,6 +3,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 environment=${MCRNN_ENVIRONMENT:-$HOME/.mcrnn-environment}
+# so that `ray down`, `ray exec` and `ray attach` find it
+line="export PATH=\"$environment/bin:\$PATH\""
+grep -qxF "$line" ~/.bashrc 2>/dev/null || echo "$line" >> ~/.bashrc
 wanted=$(cat pyproject.toml constraints.txt | sha256sum)
 if [ "$(cat "$environment/.mcrnn" 2>/dev/null)" != "$wanted" ]; then
     python3 -m venv "$environment"
