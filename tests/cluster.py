@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,14 +12,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from tests.processes import free_port
+
 RAY = str(Path(sys.executable).with_name("ray"))
 HEAD, WORKER = "127.0.0.1", "127.0.0.2"
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    with socket.socket() as found:
-        found.bind((host, 0))
-        return int(found.getsockname()[1])
 
 
 class TwoNodes:

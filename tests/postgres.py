@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
+
+from tests.processes import free_port
 
 
 def programs() -> Path | None:
@@ -26,9 +27,7 @@ class PostgresServer:
     def __init__(self, programs: Path) -> None:
         self.programs = programs
         self.folder = Path(tempfile.mkdtemp(prefix="mcrnn-postgres-", dir="/tmp"))
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.port = found.getsockname()[1]
+        self.port = free_port()
         (self.folder / "password").write_text("secret")
         if os.geteuid() == 0:  # which PostgreSQL refuses
             for path in (self.folder, self.folder / "password"):

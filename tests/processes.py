@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -9,6 +11,20 @@ from typing import Any
 
 Start = Callable[..., "subprocess.Popen[str]"]
 """starts `python -m MODULE ARGUMENTS...` without waiting for its end"""
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port for a server that starts later, or again: one that no process is given in between, since systems give
+    those from 32768 on to whoever asks for any, and Ray gives its workers 10002 to 19999."""
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with socket.socket() as found:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                found.bind((host, port))
+            except OSError:
+                continue
+            return port
 
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 120) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,8 @@ from mcrnn.fields import FieldStore
 from mcrnn.storage import LocalFolder
 from mcrnn.training import Alone, Metrics, Request, State, _Training, fit
 from mcrnn.windows import FieldData, ahead
+from tests.processes import free_port
 from tests.test_training import configuration
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def noisy(**train: Any) -> Any:

@@ -20,10 +20,10 @@ import psutil
 import pytest
 import yaml
 
-from tests.cluster import HEAD, TwoNodes, free_port
+from tests.cluster import HEAD, TwoNodes
 from tests.conftest import PROJECT
 from tests.postgres import PostgresServer
-from tests.processes import wait_for
+from tests.processes import free_port, wait_for
 from tests.s3 import S3Server, error
 
 pytestmark = pytest.mark.integration

@@ -8,7 +8,6 @@ import os
 import pickle
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -41,7 +40,7 @@ from mcrnn.training import build_model
 from tests.conftest import CommandRunner
 from tests.integration.test_search import SEARCH
 from tests.integration.test_search_faults import ended
-from tests.processes import Start, wait_for
+from tests.processes import Start, free_port, wait_for
 from tests.test_commands import CONFIGURATION
 
 pytestmark = pytest.mark.integration
@@ -165,9 +164,7 @@ class Server:
     """An MLflow server on loopback."""
 
     def __init__(self, root: Path) -> None:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.port = found.getsockname()[1]
+        self.port = free_port()
         self.root = root
         self.url = f"http://127.0.0.1:{self.port}"
         self.start()
