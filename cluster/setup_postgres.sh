@@ -3,8 +3,8 @@
 set -euo pipefail
 if grep -qE '^(MCRNN_MLFLOW_DATABASE|MLFLOW_TRACKING_URI)=' ~/.mcrnn.env; then exit 0; fi
 if [ ! -d /usr/lib/postgresql ]; then
-    sudo apt-get update -qq
-    sudo DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql
+    sudo apt-get -o DPkg::Lock::Timeout=600 update -qq
+    sudo DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -y -qq postgresql
 fi
 sudo systemctl start postgresql
 if [ ! -s ~/.mcrnn-postgres.env ]; then # of this machine only: what is in the database is dumped to the storage root

@@ -31,6 +31,8 @@ class TwoNodes:
             "RAY_USAGE_STATS_ENABLED": "0",
             **environment,
         }
+        # jobs find `python` there, as in an activated environment
+        self.environment["PATH"] = os.pathsep.join([str(Path(RAY).parent), self.environment["PATH"]])
         for name in ("RAY_ADDRESS", "RAY_TMPDIR"):
             self.environment.pop(name, None)
         self.head = self._start(
