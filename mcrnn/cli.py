@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import os
@@ -31,10 +32,26 @@ SetOption = Annotated[
 
 def main(command: Callable[..., Any]) -> None:
     """Run a typer command; mistakes of the user end with one clear message on stderr and exit code 2."""
-    # Ray, MLflow and PyTorch make a million objects that stay. Python looks for garbage among them while it imports
-    # them, which takes a third of that time, and again when it ends: a second or two.
+    # Ray, MLflow and PyTorch make a million objects that stay. Looking for garbage among them takes a third of the time
+    # of their import, and taking them apart at the end a second or two.
     gc.set_threshold(10_000)
-    atexit.register(gc.freeze)
+    status = 1  # of an exception that nobody expects
+
+    def leave() -> None:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+    atexit.register(leave)  # the first, hence the last to be called
+    try:
+        _run(command)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        raise
+
+
+def _run(command: Callable[..., Any]) -> None:
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
     @functools.wraps(command)
