@@ -165,7 +165,7 @@ def serve(
     if backup is not None and (restored := backup.restore()):
         print(f"restored {root.show(backup.folder)}/{restored}", flush=True)
 
-    place = artifacts or (f"{root.name}/mlartifacts" if not root.is_local else (root.root / "mlartifacts").as_uri())
+    place = artifacts or root.artifact_folder
     server = Server(database, place, host or private_address(), port, name or [])
     ended: list[int] = []
     for each in (signal.SIGTERM, signal.SIGINT):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -163,4 +164,4 @@ def _storage_option(opened: OpenSearch) -> str:
     here, root = Storage.open(), opened.storage
     if root == here:
         return ""
-    return f" --storage {root.show(root.root) if root.is_local else root.name}"
+    return f" --storage {root.show(Path(root.name)) if root.is_local else root.name}"

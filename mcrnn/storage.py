@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import uuid
 from dataclasses import dataclass
@@ -228,7 +229,7 @@ def check(location: Location) -> None:
 
 @dataclass(frozen=True)
 class Storage:
-    """The storage root. `Storage.open` finds it; `location` and `path` resolve names against it."""
+    """The storage root. `Storage.open` finds it; `location` resolves names against it."""
 
     name: str
     """an absolute folder, or an s3:// URL without a slash at its end"""
@@ -263,20 +264,6 @@ class Storage:
         """Whether the root is a folder of this machine."""
         return not self.name.startswith(S3_SCHEME)
 
-    @property
-    def root(self) -> Path:
-        """The root as a folder.
-
-        Raises:
-            UserError: it is on object storage.
-        """
-        if not self.is_local:
-            raise UserError(
-                f"the storage root '{self.name}' is on object storage, where stores and runs can be kept; searches "
-                "and reports need a local root: set MCRNN_STORAGE to a folder and name the store by its URL"
-            )
-        return Path(self.name)
-
     def location(self, name: str | os.PathLike[str]) -> Location:
         """Where `name` lives: relative names under the root, absolute ones and URLs where they say.
 
@@ -290,15 +277,6 @@ class Storage:
         if self.is_local or path.is_absolute():
             return LocalFolder(Path(self.name) / path if self.is_local else path)
         return _s3(f"{self.name}/{path.as_posix()}")
-
-    def path(self, name: str | os.PathLike[str]) -> Path:
-        """The same for what must be a local folder.
-
-        Raises:
-            UserError: it would be on object storage.
-        """
-        location = self.location(name)
-        return location.path if isinstance(location, LocalFolder) else self.root / name
 
     def show(self, place: Path | Location) -> str:
         """A place as a user would type it: relative to the current folder where it is below it."""
@@ -316,9 +294,13 @@ class Storage:
 
     @property
     def artifact_root(self) -> str | None:
-        """URI of MLflow's artifacts under the root; None where a tracking server decides."""
-        if os.environ.get("MLFLOW_TRACKING_URI"):
-            return None
+        """URI of MLflow's artifacts: under the root for a database of ours; None where a tracking server decides."""
+        database = re.match("(sqlite|postgresql|mysql|mssql)[+:]", self.tracking_uri)
+        return self.artifact_folder if database else None
+
+    @property
+    def artifact_folder(self) -> str:
+        """URI of the folder under the root where artifacts of MLflow are kept."""
         return (Path(self.name) / "mlartifacts").as_uri() if self.is_local else f"{self.name}/mlartifacts"
 
 

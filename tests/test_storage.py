@@ -57,14 +57,11 @@ def test_names_are_relative_to_the_root_unless_absolute(tmp_path: Path, monkeypa
     remote = Storage.open("s3://lab/mcrnn/")
     assert remote.location("data/x.zarr") == S3Prefix("lab/mcrnn/data/x.zarr")
     assert remote.location("/else/x.zarr") == LocalFolder(Path("/else/x.zarr"))
-    assert local.path("runs/x") == tmp_path / "root/runs/x"
-    with pytest.raises(UserError, match="need a local root"):
-        remote.path("runs/x")
 
 
 def test_root_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MCRNN_STORAGE", str(tmp_path / "there"))
-    assert Storage.open().root == tmp_path / "there"
+    assert Storage.open().location("x") == LocalFolder(tmp_path / "there/x")
     monkeypatch.setenv("MCRNN_STORAGE", "s3://lab/mcrnn")
     assert Storage.open().location("x").url == "s3://lab/mcrnn/x"
 
@@ -184,3 +181,20 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*file/x.*: File exists"):
         LocalFolder(tmp_path / "file").write("x", b"")
+
+
+@pytest.mark.parametrize(
+    ("uri", "root"),
+    [
+        ("", "{here}/mlartifacts"),
+        ("sqlite:////else/mlflow.db", "{here}/mlartifacts"),
+        ("postgresql+psycopg://lab@db/mlflow", "{here}/mlartifacts"),
+        ("http://mlflow:5000", None),
+        ("databricks", None),
+    ],
+)
+def test_artifacts_are_under_the_root_unless_a_server_decides(
+    uri: str, root: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert Storage.open(str(tmp_path)).artifact_root == (root and root.format(here=tmp_path.as_uri()))
