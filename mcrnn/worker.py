@@ -7,6 +7,7 @@ workers of Ray Train. Rank 0 records; the others train.
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -279,25 +280,27 @@ def run_distributed(job: Job, data: Any, *, gpus: float = 0, stop: Any = None, c
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = SECONDS_BETWEEN_POLLS["in Tune" if callbacks else "alone"]
     train = job.config.train
     use_gpu = gpus > 0
-    trainer = TorchTrainer(
-        _on_train_worker,
-        train_loop_config={"job": job, "data": data, "stop": stop, "reports": callbacks is not None},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=train.workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": 1, **({"GPU": gpus} if use_gpu else {})},
-        ),
-        run_config=RunConfig(
-            name="train",
-            storage_path=job.folder.url,
-            callbacks=callbacks,
-            failure_config=FailureConfig(  # type: ignore[call-arg]
-                max_failures=train.max_failures, controller_failure_limit=0
+    # which Ray Train asks for, on the machine of its controller, this one; all that is kept is in the job's folder
+    with tempfile.TemporaryDirectory(prefix="mcrnn-train-") as unused:
+        trainer = TorchTrainer(
+            _on_train_worker,
+            train_loop_config={"job": job, "data": data, "stop": stop, "reports": callbacks is not None},
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=train.workers,
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": 1, **({"GPU": gpus} if use_gpu else {})},
             ),
-        ),
-    )
-    trainer.fit()
+            run_config=RunConfig(
+                name="train",
+                storage_path=unused,
+                callbacks=callbacks,
+                failure_config=FailureConfig(  # type: ignore[call-arg]
+                    max_failures=train.max_failures, controller_failure_limit=0
+                ),
+            ),
+        )
+        trainer.fit()
 
 
 def explained(job: Job, error: BaseException) -> BaseException:
