@@ -24,13 +24,8 @@ if TYPE_CHECKING:
 RUN_FILE = "run.json"
 """how much of it is in MLflow, and in which run"""
 
-
 FINAL = ("FINISHED", "FAILED")
-
-
 NOT_METRICS = ("epoch", "time")
-
-
 METRICS_OF_A_CALL = 900
 """MLflow takes at most 1,000"""
 
@@ -134,7 +129,7 @@ class _Mirror:
         )
         if record["dataset"] is not None:
             self._log_dataset(record["dataset"])
-        self.tracker.run(run_id).log_json(record["files"] | {"origin.json": of})
+        self.tracker.run(run_id, patience=0).log_json(record["files"] | {"origin.json": of})
 
     def _log_dataset(self, described: dict[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

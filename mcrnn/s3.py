@@ -135,10 +135,14 @@ def explained(url: str) -> Iterator[None]:
 
 
 def _find_cause(error: BaseException) -> BaseException:
-    """The deepest error that botocore raised."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    """The deepest error that botocore raised; boto3 hides it."""
+    while (cause := error.__cause__ or (error.__context__ if _is_of("boto3", error) else None)) is not None:
+        error = cause
     return error
+
+
+def _is_of(package: str, error: BaseException) -> bool:
+    return type(error).__module__.split(".")[0] == package
 
 
 def _explain(url: str, error: BaseException) -> tuple[type[UserError], str | None]:

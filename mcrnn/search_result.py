@@ -26,7 +26,7 @@ from mcrnn.search import SUMMARY_FILE, OpenSearch, results, tidy
 from mcrnn.search_report import optuna_quiet
 from mcrnn.storage import Storage
 from mcrnn.study import TrialEnd, tried
-from mcrnn.tracking import Run
+from mcrnn.tracking import Run, patiently
 from mcrnn.training import OBJECTIVE
 
 
@@ -51,8 +51,15 @@ def conclude(opened: OpenSearch, mirrors: Mirrors, best: FrozenTrial) -> None:
     }
     if confirmed:
         found |= {"mean": confirmed[0]["mean"], "std": confirmed[0]["std"], "seeds": confirmed[0]["seeds"]}
-    version, alias = registry.register(
-        run, folder.child(MODEL_FOLDER), opened.model_name, found=found, judged=judged, origin=mirrors.tracker.origin
+    version, alias = patiently(
+        lambda: registry.register(
+            run,
+            folder.child(MODEL_FOLDER),
+            opened.model_name,
+            found=found,
+            judged=judged,
+            origin=mirrors.tracker.origin,
+        )
     )
     rows = [
         {

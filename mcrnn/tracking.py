@@ -9,22 +9,30 @@ import contextlib
 import json
 import logging
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mcrnn.errors import UserError
 from mcrnn.lineage import is_gone, masked, origin
+from mcrnn.outbox import PATIENCE, SECONDS_BETWEEN_TRIES
 from mcrnn.records import CONFIGURATION_FILE
+from mcrnn.s3 import AwayError, explained
 from mcrnn.storage import Storage
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+Result = TypeVar("Result")
+
 KEY_TAG, PROCESS_TAG = "mcrnn.key", "mcrnn.process"
+
+PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
+"""codes of what MLflow answers, or its client where there is no answer, when it is away"""
 
 for _name, _value in (
     ("MLFLOW_DISABLE_TELEMETRY", "true"),
@@ -69,9 +77,9 @@ class Tracker:
                 _end_abandoned(client, [identifier])
         return cls(uri, identifier, origin())
 
-    def run(self, run_id: str) -> Run:
+    def run(self, run_id: str, patience: float = PATIENCE) -> Run:
         """One of its runs."""
-        return Run(self.tracking_uri, run_id)
+        return Run(self.tracking_uri, run_id, patience)
 
 
 @contextlib.contextmanager
@@ -98,6 +106,37 @@ def reachable(uri: str) -> Iterator[None]:
         if not uri.startswith("http"):
             raise UserError(f"MLflow's database '{masked(uri)}' cannot be used: {short(message)}") from None
         raise UserError(f"the tracking server cannot be reached ({place}): {short(message)}") from None
+
+
+def patiently(ask: Callable[[], Result], patience: float = PATIENCE) -> Result:
+    """What MLflow answers, waiting for it, or for the service that keeps its artifacts, while it is away.
+
+    Args:
+        ask: the request; where it is several, one that may be made again from its beginning.
+        patience: seconds to wait.
+
+    Raises:
+        MlflowException: it does not do as asked, or stays away.
+        UserError: so do its artifacts.
+    """
+    from mlflow.exceptions import MlflowException
+
+    deadline, away = time.monotonic() + patience, False
+    while True:
+        try:
+            with explained("the artifacts of MLflow"):
+                answer = ask()
+        except (MlflowException, AwayError) as error:
+            if isinstance(error, MlflowException) and error.error_code not in PASSING:
+                raise
+            if time.monotonic() > deadline:
+                raise
+            if not away:
+                print(f"warning: MLflow does not answer ({short(str(error))}); waiting for it", file=sys.stderr)
+            away = True
+            time.sleep(SECONDS_BETWEEN_TRIES)
+        else:
+            return answer
 
 
 def short(message: str) -> str:
@@ -158,6 +197,8 @@ class Run:
 
     tracking_uri: str
     run_id: str
+    patience: float = PATIENCE
+    """with MLflow, in seconds"""
 
     def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
         """Metrics, in one call."""
@@ -165,12 +206,12 @@ class Run:
 
         now = int(time.time() * 1000)
         rows = [Metric(key, float(value), now, step) for key, value in metrics.items()]
-        client_of(self.tracking_uri).log_batch(self.run_id, metrics=rows)
+        self._ask(lambda client: client.log_batch(self.run_id, metrics=rows))
 
     def log_files(self, paths: Iterable[Path], folder: str | None = None) -> None:
         """Files as artifacts."""
         for path in paths:
-            client_of(self.tracking_uri).log_artifact(self.run_id, str(path), folder)
+            self._ask(lambda client: client.log_artifact(self.run_id, str(path), folder))  # noqa: B023
 
     def log_json(self, contents: dict[str, Any]) -> None:
         """JSON artifacts by file name."""
@@ -184,7 +225,10 @@ class Run:
         """Tags, replacing those of the same name."""
         from mlflow.entities import RunTag
 
-        client_of(self.tracking_uri).log_batch(self.run_id, tags=[RunTag(*tag) for tag in tags.items()])
+        self._ask(lambda client: client.log_batch(self.run_id, tags=[RunTag(*tag) for tag in tags.items()]))
+
+    def _ask(self, ask: Callable[[MlflowClient], Result]) -> Result:
+        return patiently(lambda: ask(client_of(self.tracking_uri)), self.patience)
 
 
 _clients: dict[str, MlflowClient] = {}

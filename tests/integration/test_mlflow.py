@@ -254,6 +254,30 @@ def test_nothing_is_lost_while_the_server_is_away_for_a_minute(
     run_with_outage(root, server, start, 60)
 
 
+@pytest.mark.soak
+def test_search_that_concludes_waits_for_the_server(
+    root: Path, server: Server, start: Start, ray_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    (root / "end.yaml").write_text(yaml.safe_dump(SEARCH | {"name": "end"}))
+    process = start("mcrnn.tune", "end.yaml")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "all trials are done" in line:
+            break
+    wait_for(lambda: (root / "searches/end/baselines/climatology/run.json").exists(), process)
+    server.kill()
+    time.sleep(20)
+    server.start()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert "warning: MLflow does not answer" in err
+    (version,) = client_of(server.url).search_model_versions("name = 'mcrnn-end'")
+    assert client_of(server.url).get_model_version_by_alias("mcrnn-end", "champion").version == version.version
+    assert_all_metrics_are_there(root, server.url, "end")
+
+
 def test_server_that_is_away_at_the_start_is_refused_in_one_line(command: CommandRunner, root: Path) -> None:
     (root / "one.yaml").write_text(yaml.safe_dump(CONFIGURATION | {"name": "one"}))
     refused = command("mcrnn.train", "one.yaml", MLFLOW_TRACKING_URI="http://127.0.0.1:9")

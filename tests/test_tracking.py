@@ -1,0 +1,52 @@
+"""What is added to a run of MLflow while its database or its artifacts are away."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from mcrnn.errors import UserError
+from mcrnn.storage import Storage
+from mcrnn.tracking import Tracker, client_of
+from tests.s3 import S3Server, error
+
+
+@pytest.fixture
+def tracker(tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Tracker:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    return Tracker.open(Storage.open("s3://lab/mcrnn"), "test")
+
+
+def test_artifacts_wait_for_object_storage(
+    tracker: Tracker, s3: S3Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = client_of(tracker.tracking_uri)
+    run = tracker.run(client.create_run(tracker.experiment_id).info.run_id)
+    (tmp_path / "kept.json").write_text("{}")
+    s3.fault = lambda environ: error("503 Service Unavailable", "SlowDown")
+    logging = threading.Thread(target=run.log_files, args=([tmp_path / "kept.json"],))
+    logging.start()
+    deadline = time.monotonic() + 60
+    while not (said := capsys.readouterr().err) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    s3.fault = None
+    logging.join(60)
+    assert not logging.is_alive()
+    assert said.startswith("warning: MLflow does not answer (")
+    assert "SlowDown" in said
+    assert capsys.readouterr().err == ""
+    assert [file.path for file in client.list_artifacts(run.run_id)] == ["kept.json"]
+    s3.fault = lambda environ: error("503 Service Unavailable", "SlowDown")
+    with pytest.raises(UserError, match="SlowDown"):
+        tracker.run(run.run_id, patience=0).log_files([tmp_path / "kept.json"])
+
+
+def test_a_request_that_is_refused_is_not_repeated(tracker: Tracker) -> None:
+    with pytest.raises(MlflowException, match="not found"):
+        tracker.run("0" * 32).log_metrics({"a": 1.0})
