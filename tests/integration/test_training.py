@@ -19,10 +19,10 @@ import yaml
 
 from mcrnn.job import CHECKPOINT_FOLDER
 from mcrnn.records import METRICS_FILE, read_metrics
-from mcrnn.storage import Location, S3Prefix
+from mcrnn.storage import LocalFolder, Location, S3Prefix
 from tests.conftest import CommandRunner
 from tests.processes import Start, wait_for
-from tests.s3 import S3Server
+from tests.s3 import S3Server, error
 
 pytestmark = pytest.mark.integration
 
@@ -248,8 +248,6 @@ def test_damaged_checkpoint_and_changed_store(command: CommandRunner, root: Path
 
 
 def test_training_on_object_storage(root: Path, file: str, s3: S3Server, tmp_path: Path) -> None:
-    from mcrnn.storage import LocalFolder
-
     source: Location = LocalFolder(root / "data/tiny.zarr")
     target = S3Prefix("lab/mcrnn/data/tiny.zarr")
     for key in source.sizes():
@@ -284,6 +282,41 @@ def test_training_on_object_storage(root: Path, file: str, s3: S3Server, tmp_pat
         "record.json",
         "run.json",
     }
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_two_workers_wait_for_object_storage(root: Path, file: str, s3: S3Server, ray_folder: Path) -> None:
+    source: Location = LocalFolder(root / "data/tiny.zarr")
+    target = S3Prefix("lab/mcrnn/data/tiny.zarr")
+    for key in source.sizes():
+        target.write(key, source.read(key))
+    content = CONTENT | {"train": CONTENT["train"] | {"workers": 2, "epochs": 60}}
+    (root / file).write_text(yaml.safe_dump(content))
+    folder = S3Prefix("lab/mcrnn/runs/run")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mcrnn.train", str(root / file)],
+        cwd=root,
+        env=os.environ | s3.environment | {"MCRNN_STORAGE": "s3://lab/mcrnn"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def outage() -> None:
+        s3.fault = lambda environ: error("503 Service Unavailable", "SlowDown")
+        time.sleep(30)
+        assert process.poll() is None
+        s3.fault = None
+
+    wait_for(lambda: "record.json" in folder.sizes(), process)
+    outage()  # while the workers start
+    wait_for(lambda: len(read_metrics(folder)) >= 2, process)
+    outage()
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert [epoch["epoch"] for epoch in read_metrics(folder)] == list(range(1, 61)), out
 
 
 def test_diverged_training_says_so(command: CommandRunner, file: str) -> None:
