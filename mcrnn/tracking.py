@@ -116,8 +116,8 @@ def patiently(ask: Callable[[], Result], patience: float = PATIENCE) -> Result:
         patience: seconds to wait.
 
     Raises:
-        MlflowException: it does not do as asked, or stays away.
-        UserError: so do its artifacts.
+        MlflowException: it does not do as asked, or is away and patience is 0.
+        UserError: it, or what keeps its artifacts, stays away.
     """
     from mlflow.exceptions import MlflowException
 
@@ -130,6 +130,11 @@ def patiently(ask: Callable[[], Result], patience: float = PATIENCE) -> Result:
             if isinstance(error, MlflowException) and error.error_code not in PASSING:
                 raise
             if time.monotonic() > deadline:
+                if away:
+                    raise UserError(
+                        f"MLflow does not answer ({short(str(error))}). Nothing is lost: when it is back, "
+                        "the same command goes on"
+                    ) from None
                 raise
             if not away:
                 print(f"warning: MLflow does not answer ({short(str(error))}); waiting for it", file=sys.stderr)

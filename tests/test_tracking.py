@@ -11,14 +11,15 @@ from mlflow.exceptions import MlflowException
 
 from mcrnn.errors import UserError
 from mcrnn.storage import Storage
-from mcrnn.tracking import Tracker, client_of
+from mcrnn.tracking import Run, Tracker, client_of
+from tests.processes import free_port
 from tests.s3 import S3Server, error
 
 
 @pytest.fixture
 def tracker(tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Tracker:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    for name, value in s3.environment.items():
+    for name, value in (s3.environment | {"AWS_MAX_ATTEMPTS": "1"}).items():
         monkeypatch.setenv(name, value)
     return Tracker.open(Storage.open("s3://lab/mcrnn"), "test")
 
@@ -45,6 +46,17 @@ def test_artifacts_wait_for_object_storage(
     s3.fault = lambda environ: error("503 Service Unavailable", "SlowDown")
     with pytest.raises(UserError, match="SlowDown"):
         tracker.run(run.run_id, patience=0).log_files([tmp_path / "kept.json"])
+
+
+def test_patience_has_an_end(capsys: pytest.CaptureFixture[str]) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(
+        UserError, match=r"^MLflow does not answer \(.*Nothing is lost: when it is back, the same command"
+    ):
+        Run(nobody, "0" * 32, patience=1).log_metrics({"a": 1.0})
+    assert capsys.readouterr().err.count("warning: MLflow does not answer (") == 1
+    with pytest.raises(MlflowException, match="Max retries exceeded"):
+        Run(nobody, "0" * 32, patience=0).log_metrics({"a": 1.0})
 
 
 def test_a_request_that_is_refused_is_not_repeated(tracker: Tracker) -> None:
