@@ -19,14 +19,19 @@ LARGEST_RATIO, SMALLEST_RATIO = 3.0, 0.2
 def latitude_weights(latitude: np.ndarray) -> np.ndarray:
     """The share of the sphere that the cells of each row cover, over the mean share; float64 (rows,).
 
-    A row's cells reach to the middle between it and its neighbours, and at the ends to the poles: the share is the
-    difference of the sine of its two edges, exactly.
+    A row's cells reach to the middle between it and its neighbours; at the ends half a row further, or to the pole
+    where there is no room for another row. The share is the difference of the sine of its two edges, exactly.
 
     Args:
         latitude: of the rows, in degrees, rising or falling.
     """
     rising = np.sort(np.deg2rad(np.asarray(latitude, dtype=np.float64)))
-    edges = np.concatenate([[-np.pi / 2], (rising[1:] + rising[:-1]) / 2, [np.pi / 2]])
+    if len(rising) == 1:
+        return np.ones(1)
+    between = (rising[1:] + rising[:-1]) / 2
+    beyond = np.array([2 * rising[0] - rising[1], 2 * rising[-1] - rising[-2]])  # where another row would be
+    ends = np.where(np.abs(beyond) < np.pi / 2 - 1e-6, (beyond + rising[[0, -1]]) / 2, np.sign(beyond) * np.pi / 2)
+    edges = np.concatenate([ends[:1], between, ends[1:]])
     area = np.diff(np.sin(edges))
     area = area if latitude[0] <= latitude[-1] else area[::-1]
     return area / area.mean()

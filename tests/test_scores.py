@@ -89,6 +89,10 @@ def test_latitude_weights_are_the_exact_areas_of_the_cells() -> None:
     assert with_poles.mean() == pytest.approx(1)
     assert with_poles[0] == pytest.approx(with_poles[-1])
     assert with_poles[0] < with_poles[1] < with_poles[2]
+    # a region ends half a row beyond its last rows, not at the poles
+    region = np.diff(np.sin(np.deg2rad(np.arange(52.5, 61))))
+    assert np.allclose(latitude_weights(np.arange(60.0, 52, -1)), region[::-1] / region.mean(), rtol=1e-12)
+    assert latitude_weights(np.array([45.0])) == 1
 
 
 def test_all_scores_are_those_of_plain_numpy_on_random_data() -> None:
