@@ -82,7 +82,7 @@ def build(
         keys = location.sizes()
         root = _read_root(location, keys)
         if overwrite and root is not None:
-            for key in keys:
+            for key in sorted(keys, key="zarr.json".__eq__):  # last, for without it this is no store to go on with
                 if key != LEASE:
                     location.delete(key)
             keys, root = {}, None

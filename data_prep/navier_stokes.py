@@ -177,6 +177,10 @@ def generate(
         seed, frames, interval, resolution, compute_resolution or resolution, viscosity, forcing, alpha, tau
     )
     _check_parameters(parameters)
+    if animate:
+        from data_prep.animation import check_target
+
+        check_target(Path(animate))
     root = Storage.open(storage)
     location = root.location(store)
     check(location)

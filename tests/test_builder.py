@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from data_prep.builder import build
+from data_prep.builder import LEASE, build
 from data_prep.plan import Shard, SplitPlan, StorePlan, text_array
 from data_prep.statistics import Statistics
 from mcrnn import lease
@@ -169,6 +169,24 @@ def test_other_recipe_is_refused_by_name_unless_overwritten(place: Location) -> 
     build(place, plan(), Numbers())
     with pytest.raises(UserError, match="seed is 0, not 7"):
         build(place, plan(recipe={"seed": 7}), Numbers())
+    assert build(place, plan(recipe={"seed": 7}), Numbers(), overwrite=True)
+    assert FieldStore.open(place).attributes["recipe"] == {"seed": 7}
+
+
+def test_interrupted_overwrite_goes_on_with_the_same_command(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(place, plan(), Numbers())
+    delete, deleted = type(place).delete, []
+
+    def dies_after_three(self: Location, key: str) -> None:
+        if len(deleted) == 3 and key != LEASE:
+            raise KeyboardInterrupt
+        deleted.append(key)
+        delete(self, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(place), "delete", dies_after_three)
+        with pytest.raises(KeyboardInterrupt):
+            build(place, plan(recipe={"seed": 7}), Numbers(), overwrite=True)
     assert build(place, plan(recipe={"seed": 7}), Numbers(), overwrite=True)
     assert FieldStore.open(place).attributes["recipe"] == {"seed": 7}
 
