@@ -180,6 +180,11 @@ def open_field(
                 agree = layout == known and layout.horizontal == first["layout"].horizontal
                 if not agree or not all(map(_same, grid, first["grid"])):
                     raise UserError(f"'{path}' has another grid than '{first['path']}' for {variable}")
+                if layout.time not in file.variables:
+                    raise UserError(
+                        f"'{path}' has no variable '{layout.time}' with the times along {variable}'s dimension of that "
+                        "name; write one with units such as 'hours since 1979-01-01'"
+                    )
                 time = file[layout.time]
                 own_calendar = str(getattr(time, "calendar", "standard")).lower()
                 if calendar and own_calendar != calendar:
