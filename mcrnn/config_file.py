@@ -25,7 +25,7 @@ from mcrnn.config import (
     with_values,
 )
 from mcrnn.errors import UserError, did_you_mean
-from mcrnn.space import Entries, Search, Space, SpaceEntry
+from mcrnn.space import NOT_FINITE, Entries, Search, Space, SpaceEntry
 
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -73,7 +73,7 @@ def load_configuration(path: str, settings: Sequence[str] = ()) -> Configuration
     spaced = given(document.file, "space")
     parts[1:1] = [_in_name(field, value) for field, value in document.settings.items() if field in spaced]
     named = {} if "name" in document.settings else {"name": "-".join(parts)}
-    return search.configuration(values | named)
+    return _checked(document, Configuration, with_values(search.space.base, values | named))
 
 
 def _in_name(field: str, value: Any) -> str:
@@ -117,6 +117,13 @@ def _search(document: _Document) -> Search:
     cover = raw_search.get("cover") if isinstance(raw_search, dict) else None
     if cover is not None and cover not in space and cover not in document.settings:
         mistakes.append(document.mistake(("search", "cover"), f"'{cover}' is no entry of the space"))
+    for path, entries in space.entries.items():
+        if search is not None and search.sampler == "grid" and not all(entry.is_finite for entry in entries):
+            mistakes.append(document.mistake(("space", path), NOT_FINITE))
+        if path == cover and not all(entry.choice for entry in entries):
+            mistakes.append(
+                document.mistake(("search", "cover"), f"'{cover}' is no choice, of which each is to be tried")
+            )
     if mistakes:
         raise UserError("\n".join(dict.fromkeys(mistakes)))
     assert search is not None

@@ -92,8 +92,8 @@ def open_search(search: Search, storage: Storage, *, new: bool) -> OpenSearch:
     parent = storage.location("searches")
     folder = parent.child(folders.choose(parent, search.name, new=new))
     content = json.loads(masked(json.dumps(search.content())))
-    folders.claim(folder, content | {"store_digest": store.digest}, MAY_CHANGE)
     earlier = [_earlier(name, parent) for name in search.search.warm_start]
+    folders.claim(folder, content | {"store_digest": store.digest}, MAY_CHANGE)
     journal = Journal.open(folder)
     return OpenSearch(search, storage, folder, store, open_study(journal, search, earlier), journal)
 

@@ -18,6 +18,9 @@ from mcrnn.config import Configuration, SearchConfig, Section, Values, default_o
 Bound = int | float | str
 
 
+NOT_FINITE = "a grid needs choice, int without log, or float with a step"
+
+
 class SpaceEntry(Section):
     """The values that a field of the configuration may take."""
 
@@ -97,6 +100,11 @@ class SpaceEntry(Section):
         kind = "int" if self.int_range else "float"
         return SpaceEntry.model_validate({kind: numbers, "log": self.log, "step": self.step, "when": self.when})
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether it is so many values and no more."""
+        return self.choice is not None or self.step is not None or (self.int_range is not None and not self.log)
+
     def grid(self) -> list[Any]:
         """All values.
 
@@ -109,9 +117,9 @@ class SpaceEntry(Section):
         low, high = self.bounds
         assert not isinstance(low, str)
         assert not isinstance(high, str)
-        step = self.step or (1 if self.int_range and not self.log else None)
-        if step is None:
-            raise ValueError("a grid needs choice, int, or float with a step")
+        if not self.is_finite:
+            raise ValueError(NOT_FINITE)
+        step = self.step or 1
         count = int((high - low) / step + 1e-9) + 1
         values = [low + step * i for i in range(count)]
         return [int(value) for value in values] if self.int_range else values

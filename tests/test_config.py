@@ -138,6 +138,8 @@ def test_shipped_files_are_valid_and_found_from_anywhere(
         ("space/validation.horizon", {"int": [1, 9]}, "cannot be searched"),
         ("space/search.trials", {"int": [1, 9]}, "cannot be searched"),
         ("search/cover", "model.layers", "search.cover: 'model.layers' is no entry of the space"),
+        ("search/cover", "model.hidden_size", "search.cover: 'model.hidden_size' is no choice"),
+        ("search/sampler", "grid", "space.train.learning_rate: a grid needs choice, int without log"),
     ],
 )
 def test_mistake_is_named_with_its_place(write: Any, path: str, value: Any, message: str) -> None:
@@ -205,3 +207,21 @@ def test_file_for_the_other_command_is_refused(write: Any) -> None:
 
 def test_every_field_has_a_dotted_path() -> None:
     assert {"model.hidden_size", "data.sequence_length", "train.learning_rate", "name"} <= set(known_fields())
+
+
+def test_one_training_of_a_space_refuses_a_base_that_does_not_fit(write: Any) -> None:
+    content = changed("space/train.teacher_forcing_steps", {"int": [5, 15]})
+    content["train"] = {"teacher_forcing_steps": 40}
+    file = write(content)
+    load_search(file)  # which never takes the base's value
+    others = ["model.architecture=convgru", "model.hidden_size=4", "train.learning_rate=1e-3"]
+    with pytest.raises(UserError, match=r"teacher_forcing_steps \(40\) is above data\.sequence_length"):
+        load_configuration(file, others)
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in PROJECT.glob("search_spaces/paper/*.yaml")))
+def test_the_papers_files_train_every_architecture_with_every_seed_once(name: str) -> None:
+    search = load_search(f"search_spaces/paper/{name}")
+    assert search.search.sampler == "grid"
+    grid = [(v["model.architecture"], v["train.seed"]) for v in search.space.grid()]
+    assert len(grid) == len(set(grid)) == 25
