@@ -66,7 +66,7 @@ def planned(search: Search, trials: list[FrozenTrial]) -> list[Retraining]:
         first = search.configuration(values).train.seed
         plan += [
             Retraining(trial.number, values | {"train.seed": seed}, seed)
-            for seed in range(first, first + search.search.confirm.seeds)
+            for seed in range(first + 1, first + 1 + search.search.confirm.seeds)  # the trial's own was the lucky one
         ]
     return plan
 
