@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,11 @@ import torch
 from mcrnn.config import Configuration, DataConfig
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore, coarsened
-from mcrnn.storage import Location
+from mcrnn.s3 import answered
+from mcrnn.storage import LocalFolder, Location
+
+if TYPE_CHECKING:
+    import zarr
 
 Starts = tuple[torch.Tensor, torch.Tensor]
 """sample and first frame of each window, int64 (windows,)"""
@@ -119,6 +123,10 @@ class StoredSplit:
         return FieldStore.open(self.location)
 
     @cached_property
+    def _array(self) -> zarr.Array:
+        return self._store.array(self.split)
+
+    @cached_property
     def _readers(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(16)
 
@@ -126,13 +134,17 @@ class StoredSplit:
         return {name: getattr(self, name) for name in ("location", "split", "coarsen", "variables", "shape")}
 
     def windows(self, sample_B: torch.Tensor, start_B: torch.Tensor, length: int) -> torch.Tensor:
-        array = self._store.array(self.split)
+        array = self._array
         channels = self._store.indices(self.variables)
 
         def read(place: tuple[int, int]) -> np.ndarray:
             sample, start = place
+
+            def ask() -> np.ndarray:
+                return np.asarray(array[sample, start : start + length])
+
             try:
-                values = np.asarray(array[sample, start : start + length])
+                values = ask() if isinstance(self.location, LocalFolder) else answered(self.location.url, ask)
             except (ValueError, RuntimeError, OSError) as error:
                 raise UserError(f"'{self.location.url}' is damaged: {self.split} cannot be read ({error})") from None
             if not np.isfinite(values).all():
@@ -249,7 +261,13 @@ def check_exam(store: FieldStore, config: Configuration, sequence_length: int | 
     Raises:
         UserError: the grid, the variables or the length of the samples do not fit.
     """
-    store.grid(config.data.coarsen)
+    height, width = store.grid(config.data.coarsen)
+    padding, reach = config.model.padding or store.padding, config.model.kernel_size // 2
+    if (padding != "zeros" and width < reach) or (padding == "circular" and height < reach):
+        raise UserError(
+            f"model.kernel_size {config.model.kernel_size} is too large for a grid of {height} x {width}: make it "
+            "smaller, or data.coarsen"
+        )
     channels, predicted = len(store.indices(config.data.variables)), config.model.channels_out
     if predicted is not None and predicted > channels:
         raise UserError(f"model.channels_out ({predicted}) is above the number of variables ({channels})")

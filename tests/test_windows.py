@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from botocore.exceptions import EndpointConnectionError
 
 from mcrnn.config import Configuration, DataConfig
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
+from mcrnn.s3 import patient
+from mcrnn.storage import S3Prefix
 from mcrnn.windows import (
     FieldData,
     MemorySplit,
@@ -21,6 +24,7 @@ from mcrnn.windows import (
     memory_budget,
     open_split,
 )
+from tests.s3 import S3Server
 
 
 def numbered(samples: int = 7, frames: int = 9) -> torch.Tensor:
@@ -207,3 +211,48 @@ def test_normalisation_uses_the_statistics_of_the_training_split_before_coarseni
     assert float(scaling.to_model(x)) == pytest.approx((1.5 - train.mean()) / train.std(), rel=1e-5)
     assert torch.allclose(scaling.to_physical(scaling.to_model(x)), x)
     assert Scaling.of(DataConfig(store="x"), data.mean, data.std) == Scaling((0.0,), (1.0,))
+
+
+def test_kernel_that_reaches_around_the_grid_is_refused(store: FieldStore) -> None:
+    def configuration(kernel_size: int, padding: str) -> Configuration:
+        model = {"architecture": "convgru", "kernel_size": kernel_size, "padding": padding}
+        raw = {"name": "test", "data": {"store": "x", "sequence_length": 10, "coarsen": 4}, "model": model}
+        return Configuration.model_validate(raw | {"validation": {"warm_up": 10, "horizon": 3}})
+
+    check_exam(store, configuration(9, "circular"))
+    check_exam(store, configuration(11, "zeros"))
+    for padding in ("circular", "cylinder"):
+        with pytest.raises(UserError, match="kernel_size 11 is too large for a grid of 4 x 4"):
+            check_exam(store, configuration(11, padding))
+
+
+def test_stored_split_waits_for_object_storage(
+    store: FieldStore, s3: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    target = S3Prefix("lab/tiny.zarr")
+    for key in store.location.sizes():
+        target.write(key, store.location.read(key))
+    monkeypatch.setenv("MCRNN_MEMORY", "0.000001")
+    split = open_split(FieldStore.open(target), "train", DataConfig(store="x"))
+    assert isinstance(split, StoredSplit)
+    samples, starts = torch.arange(6), torch.zeros(6, dtype=torch.int64)
+    expected = split.windows(samples, starts, 14)
+    requests = s3.requests
+    split.windows(samples[:1], starts[:1], 14)
+    assert s3.requests - requests <= 2  # the index of its shard, and the chunk; nothing to find them
+    array, outages = split._array, iter(range(3))
+
+    class Away:
+        def __getitem__(self, place: Any) -> Any:
+            if next(outages, None) is not None:
+                raise EndpointConnectionError(endpoint_url=s3.url)
+            return array[place]
+
+    split.__dict__["_array"] = Away()
+    with pytest.raises(UserError, match="cannot reach"):
+        split.windows(samples[:1], starts[:1], 14)
+    with patient():
+        assert torch.equal(split.windows(samples, starts, 14), expected)
+    assert "answers again" in capsys.readouterr().err
