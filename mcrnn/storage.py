@@ -119,7 +119,8 @@ class LocalFolder:
         for folder, _, names in os.walk(self.path):
             for name in names:
                 file = Path(folder) / name
-                found[file.relative_to(self.path).as_posix()] = file.stat().st_size
+                with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+                    found[file.relative_to(self.path).as_posix()] = file.stat().st_size
         return found
 
     def clear(self) -> None:

@@ -198,3 +198,9 @@ def test_artifacts_are_under_the_root_unless_a_server_decides(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert Storage.open(str(tmp_path)).artifact_root == (root and root.format(here=tmp_path.as_uri()))
+
+
+def test_file_that_disappears_while_a_folder_is_listed_is_not_in_it(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_bytes(b"abc")
+    (tmp_path / "gone").symlink_to(tmp_path / "nothing")  # it has a name, and is not there
+    assert LocalFolder(tmp_path).sizes() == {"kept": 3}
