@@ -55,6 +55,8 @@ def animate_sample(
         figsize=(max(4.0, 4.0 * width / height) * channels + 0.8, 4.2),
         layout="constrained",
     )
+    if store.is_from_the_north:
+        frames_TCHW = frames_TCHW[:, :, ::-1]
     images = []
     for c, axes in enumerate(grid[0]):
         # at most a thousandth of the values beyond the colours, so that one extreme does not wash out the rest

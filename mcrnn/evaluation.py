@@ -168,7 +168,7 @@ def check_store(model: TrainedModel, store: FieldStore, name: str) -> None:
     if differences:
         raise UserError(
             f"'{name}' was trained on other data than '{store.name}': {'; '.join(differences)}. Build the store anew "
-            "with its old parameters, or allow it with --other-data"
+            "with its old parameters, or evaluate it with --other-data"
         )
 
 

@@ -126,6 +126,11 @@ class FieldStore:
         return self.attributes["channels"]
 
     @property
+    def is_from_the_north(self) -> bool:
+        """Whether the first row is the northernmost, so that pictures have to be turned over."""
+        return self.latitude is not None and bool(self.latitude[0] > self.latitude[-1])
+
+    @property
     def padding(self) -> str:
         """The padding that fits the field's boundary."""
         return PADDING_OF_BOUNDARY[self.attributes["boundary"]]

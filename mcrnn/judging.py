@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mcrnn.errors import UserError
 from mcrnn.evaluation import BATCH_SIZE, Exam, check_store, score, score_baselines, store_differences
 from mcrnn.fields import FieldStore
 from mcrnn.model_directory import TrainedModel
@@ -45,6 +46,8 @@ class Judged:
     baselines: dict[str, Scores]
     """of lead times 1 .. horizon + 1"""
     metrics: dict[str, Any]
+    is_own_exam: bool
+    """whether it is the one that the model's configuration names, on the store of its training"""
 
 
 def judge(
@@ -94,7 +97,9 @@ def judge(
         scores, frames_per_second = kept
     baselines = score_baselines(exam, model.network.channels_out, batch_size=BATCH_SIZE)
     metrics = _metrics(uri, model, opened, exam, scores, baselines) | {"frames_per_second": frames_per_second}
-    return Judged(uri, model, opened, exam, scores, baselines, metrics)
+    is_own = starts is None and (exam.warm_up, exam.horizon) == (own.warm_up, own.horizon)
+    is_own = is_own and not store_differences(model, opened)
+    return Judged(uri, model, opened, exam, scores, baselines, metrics, is_own)
 
 
 def _key(model: TrainedModel, store: FieldStore, exam: Exam) -> str:
@@ -194,6 +199,20 @@ def spectrum_error(power_3TCK: np.ndarray) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):
         difference = np.log10(np.maximum(forecast, 1e-300)) - np.log10(truth)
     return float(np.sqrt(np.square(difference[used]).mean()))
+
+
+def check_device(name: str | None) -> None:
+    """Refuse a device that PyTorch cannot use here.
+
+    Raises:
+        UserError: it cannot; says what can.
+    """
+    if name in (None, "cpu"):
+        return
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"--device {name} cannot be used on this machine; leave it out, or give cpu") from None
 
 
 def to_device(model: TrainedModel, device: str | None) -> TrainedModel:

@@ -19,7 +19,7 @@ from mcrnn.lineage import origin
 from mcrnn.model_directory import TrainedModel
 from mcrnn.registry import CANDIDATE, CHAMPION, PREVIOUS
 from mcrnn.storage import Storage
-from mcrnn.tracking import client_of, quiet_mlflow, reachable
+from mcrnn.tracking import client_of, quiet_mlflow, reachable, short
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -190,13 +190,18 @@ def promote(storage: Storage, client: MlflowClient, name: str, candidate: int, m
 
 def move_by_hand(client: MlflowClient, name: str, version: int, alias: str, reason: str) -> None:
     """Point an alias to a version, whatever their errors; of the champion it is recorded as a move."""
+    from mlflow.exceptions import MlflowException
+
     with registry.moving(client, name):
         if alias == CHAMPION:
             before = registry.champion(client, name)
             if before != version:
                 registry.move(client, name, to=version, before=before, why=reason, origin=origin())
         else:
-            client.set_registered_model_alias(name, alias, str(version))
+            try:
+                client.set_registered_model_alias(name, alias, str(version))
+            except MlflowException as error:
+                raise UserError(f"--alias {alias} cannot be used: {short(str(error))}") from None
 
 
 def roll_back(client: MlflowClient, name: str, reason: str) -> tuple[int, int]:

@@ -11,14 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from mcrnn import plots
 from mcrnn.bar import Bar
 from mcrnn.errors import UserError
 from mcrnn.forecasts import Forecasts, write_forecasts
-from mcrnn.judging import Judged, judge, to_device
+from mcrnn.judging import Judged, check_device, judge, to_device
 from mcrnn.mirrors import Mirrors
 from mcrnn.page import write_page
 from mcrnn.records import RECORD_FILE, read_json, write_record
@@ -59,8 +58,7 @@ def make(patterns: Iterable[str], storage: Storage, options: Options) -> list[st
     """
     console = Console()
     count = _count(options.save_forecasts)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("PyTorch finds no GPU here; leave --device out, or give cpu")
+    check_device(options.device)
     chosen, failures = choose(patterns, storage)
     judged: list[tuple[Chosen, Judged]] = []
     cache = storage.location("reports/.cache")
@@ -117,7 +115,8 @@ def _check_same(first: Judged, other: Judged) -> None:
     for what, a, b in (
         ("data", first.store.digest[:12], other.store.digest[:12]),
         ("grid", first.exam.split.shape[-2:], other.exam.split.shape[-2:]),
-        ("channels", first.model.field.channels, other.model.field.channels),
+        ("set of channels", first.model.field.channels, other.model.field.channels),
+        ("number of predicted channels", first.model.network.channels_out, other.model.network.channels_out),
     ):
         if a != b:
             raise UserError(f"'{other.uri}' is of another {what} than '{first.uri}' ({b}, {a}); judge it by itself")
@@ -150,13 +149,12 @@ def _write(groups: list[Group], storage: Storage, options: Options, count: int |
         local = isinstance(place, LocalFolder)
         folder = place.path if isinstance(place, LocalFolder) else Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        write(groups, folder, count)
+        written = write(groups, folder, count)
         if not local:
-            for path in sorted(folder.rglob("*")):
-                if path.is_file():
-                    place.write(path.relative_to(folder).as_posix(), path.read_bytes())
+            for path in written:
+                place.write(path.relative_to(folder).as_posix(), path.read_bytes())
         console.print(f"report: {storage.show(place)}/report.html", highlight=False, soft_wrap=True)
-        _record(groups, folder, place.url.rsplit("/", 1)[-1], storage)
+        _record(groups, folder, written, place.url.rsplit("/", 1)[-1], storage)
 
 
 def write(groups: list[Group], folder: Path, count: int | None = 16) -> list[Path]:
@@ -164,8 +162,11 @@ def write(groups: list[Group], folder: Path, count: int | None = 16) -> list[Pat
 
     Args:
         groups: what was found, the best first.
-        folder: that exists.
+        folder: that exists; what else is in it is left alone.
         count: windows whose forecasts are kept; all where it is None.
+
+    Returns:
+        The files, but for those of an earlier report.
     """
     first = groups[0].best
     quantity = _quantity(first)
@@ -190,7 +191,9 @@ def write(groups: list[Group], folder: Path, count: int | None = 16) -> list[Pat
         suffix = "" if len(groups) == 1 else f"_{_slug(group.name)}"
         pictures += _fields(group, forecasts, folder, suffix, quantity, animate=index == 0)
     write_page(folder, groups[0].best, heading(groups), (headers, rows, baselines), notes(groups), pictures)
-    return sorted(path for path in folder.iterdir() if path.is_file())
+    texts = [folder / name for name in ("metrics.json", "metrics.csv", "table.md", "table.tex", "report.html")]
+    data = [path for path in sorted((folder / "forecasts.zarr").rglob("*")) if path.is_file()]
+    return texts + pictures + data
 
 
 def _quantity(judged: Judged) -> str:
@@ -216,6 +219,8 @@ def _fields(
 ) -> list[Path]:
     """A series of fields of the first window, and of the best model an animation."""
     truth_THW, forecast_THW = forecasts.first_window(group.name)
+    if group.best.store.is_from_the_north:
+        truth_THW, forecast_THW = truth_THW[:, ::-1], forecast_THW[:, ::-1]
     last = len(truth_THW)
     leads = sorted({1, *np.linspace(1, last, 6).round().astype(int).tolist()})
     picked = [lead - 1 for lead in leads]
@@ -225,12 +230,14 @@ def _fields(
         folder / f"forecast{suffix}.png", truth_THW[picked], forecast_THW[picked], leads, quantity=quantity, title=title
     )
     if animate:
-        plots.field_animation(folder / "forecast.mp4", truth_THW, forecast_THW, quantity=quantity, title=group.name)
+        animation = folder / "forecast.mp4"
+        plots.field_animation(animation, truth_THW, forecast_THW, quantity=quantity, title=group.name)
+        paths.append(animation)
     return paths
 
 
-def _record(groups: list[Group], folder: Path, name: str, storage: Storage) -> None:
-    """A run of the evaluation with the report, and the test errors in the runs that the models came from."""
+def _record(groups: list[Group], folder: Path, written: list[Path], name: str, storage: Storage) -> None:
+    """A run of the evaluation with the report; test errors also in the runs of models judged as they were trained."""
     mirrors = Mirrors(Tracker.open(storage, EXPERIMENT))
     judged = groups[0].best
     m = judged.metrics
@@ -252,13 +259,12 @@ def _record(groups: list[Group], folder: Path, name: str, storage: Storage) -> N
     run = mirrors.now(record, "FINISHED")
     values = {f"{_slug(g.name)}.{key}": g.mean(key) for g in groups for key in TEST_METRICS}
     run.log_metrics({key: value for key, value in values.items() if np.isfinite(value)})
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and record.path not in path.parents:
-            inner = path.parent.relative_to(folder).as_posix()
-            run.log_files([path], None if inner == "." else inner)
+    for path in written:
+        inner = path.parent.relative_to(folder).as_posix()
+        run.log_files([path], None if inner == "." else inner)
     for group in groups:
         for chosen, found in zip(group.chosen, group.members, strict=True):
-            if chosen.run_id is not None:
+            if chosen.run_id is not None and found.is_own_exam:
                 metrics = {f"test_{name}": found.metrics[name] for name in TEST_METRICS}
                 Run(storage.tracking_uri, chosen.run_id).log_metrics(metrics)
     mirrors.close()

@@ -204,13 +204,16 @@ def test_evaluation_is_a_run_with_the_report_as_artifacts(
     import mlflow
 
     save(root / "runs/one/model", store)
+    (root / "reports/one").mkdir(parents=True)
+    (root / "reports/one/private.txt").write_text("is no part of the report")
     assert command("mcrnn.evaluate", "runs/one").returncode == 0
     client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("mcrnn-evaluations")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    assert {"report.html", "metrics.json", "forecasts.zarr", "rmse.pdf"} <= artifacts
+    assert {"report.html", "metrics.json", "forecasts.zarr", "rmse.pdf", "forecast.mp4"} <= artifacts
+    assert "private.txt" not in artifacts
     assert (root / "reports/one/report.html").exists()
 
 
@@ -257,6 +260,7 @@ def test_what_cannot_be_judged_is_one_line(command: CommandRunner, root: Path, s
     assert "there is no model 'nothing' in the registry" in refused(
         command, "mcrnn.evaluate", "models:/nothing@champion"
     )
+    assert "--device tpu cannot be used" in refused(command, "mcrnn.evaluate", "runs/one", "--device=tpu")
     assert "--save-forecasts is a number" in refused(command, "mcrnn.evaluate", "runs/one", "--save-forecasts=few")
     shutil.rmtree(root / "data/tiny.zarr/test/field/c")
     assert "test/field" in refused(command, "mcrnn.evaluate", "runs/one")

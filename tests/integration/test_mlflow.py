@@ -463,6 +463,19 @@ def test_candidate_wins_only_where_it_is_better_and_every_move_is_recorded(
     assert "it drifts" in history.stdout
 
 
+def test_only_a_models_own_exam_is_recorded_in_the_run_of_its_training(
+    command: CommandRunner, root: Path, storage: Storage
+) -> None:
+    versions(root, storage, 1.0)
+    client = client_of(storage.tracking_uri)
+    run_id = client.get_model_version_by_alias("m", "champion").run_id
+    name = "test_rmse_closed_loop_normalized"
+    assert command("mcrnn.evaluate", "models:/m@champion", "--horizon=1").returncode == 0
+    assert name not in client.get_run(run_id).data.metrics
+    assert command("mcrnn.evaluate", "models:/m@champion").returncode == 0
+    assert client.get_run(run_id).data.metrics[name] > 0
+
+
 def test_versions_of_other_data_are_refused_with_all_reasons(
     command: CommandRunner, root: Path, storage: Storage
 ) -> None:
@@ -479,6 +492,7 @@ def test_versions_of_other_data_are_refused_with_all_reasons(
         (["m", "--version=9"], "has no version 9; it has 1, 2"),
         (["m", "--rollback"], "has no previous champion"),
         (["m", "--alias=champion"], "--alias needs --version"),
+        (["m", "--version=1", "--alias=v7", "--reason=x"], "--alias v7 cannot be used"),
     ):
         wrong = command("mcrnn.promote", *arguments)
         assert wrong.returncode == 2
