@@ -29,7 +29,7 @@ class SquaredError:
         """Add a batch. An error that is not finite makes the sums of its steps infinite."""
         squared_BTCHW = (prediction_BTCHW.double() - truth_BTCHW.double()).square()
         total_TC = squared_BTCHW.sum((0, 3, 4))
-        self.total_TC = self.total_TC.to(total_TC.device) + torch.nan_to_num(total_TC, nan=torch.inf)
+        self.total_TC = self.total_TC.to(total_TC.device) + torch.nan_to_num(total_TC, nan=torch.inf, posinf=torch.inf)
         self.count += squared_BTCHW[:, 0, 0].numel()
 
     def rmse_by_step(self) -> torch.Tensor:

@@ -6,7 +6,8 @@ global batch, and of the validation.
 
 Nothing depends on what a random generator has done before: order, windows, noise and dropout of a step follow from
 the seed, the epoch and the step. So a run that goes on from a checkpoint, also from within an epoch, is bit for bit
-the one that was not interrupted, and another number of workers sees the same samples, with the same noise.
+the one that was not interrupted, and another number of workers sees the same samples, with the same noise; only the
+masks of dropout are others.
 """
 
 from __future__ import annotations
