@@ -19,7 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from mcrnn.storage import LocalFolder, Location, S3Prefix
+from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.location import Location
+from mcrnn.storage.s3 import S3Prefix
 
 
 def digests(location: Location) -> dict[str, str]:

@@ -27,7 +27,7 @@ from mcrnn.config import Configuration
 from mcrnn.evaluation import BATCH_SIZE, Exam, score
 from mcrnn.fields import FieldStore
 from mcrnn.model_directory import FieldDescription, TrainedModel
-from mcrnn.storage import LocalFolder
+from mcrnn.storage.local import LocalFolder
 from mcrnn.training import build_model
 
 WARM_UP, HORIZON = 20, 30

@@ -24,7 +24,8 @@ import xarray as xr
 from data_prep.navier_stokes import generate
 from mcrnn.config import DataConfig
 from mcrnn.fields import FieldStore
-from mcrnn.storage import LocalFolder, S3Prefix
+from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.s3 import S3Prefix
 from mcrnn.windows import TrainingWindows, open_split
 
 LENGTH, BATCH = 25, 8
@@ -90,7 +91,7 @@ def windows(store: FieldStore, folder: Path) -> None:
 
 def loads(samples: int) -> None:
     """A full load from S3 against copying the same objects with s3fs."""
-    from mcrnn.s3 import filesystem
+    from mcrnn.storage.s3 import filesystem
 
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()

@@ -25,8 +25,8 @@ from ray.cluster_utils import Cluster
 
 from mcrnn.cluster import connected
 from mcrnn.config_file import load_search
-from mcrnn.lease import Lease
-from mcrnn.storage import LocalFolder
+from mcrnn.storage.lease import Lease
+from mcrnn.storage.local import LocalFolder
 from mcrnn.study import Journal, StudyScheduler, StudySearcher, open_study, tried
 from mcrnn.training import OBJECTIVE
 from mcrnn.trials import Trials

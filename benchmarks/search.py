@@ -31,7 +31,7 @@ from data_prep.navier_stokes import generate
 from mcrnn import model_directory
 from mcrnn.config import Configuration
 from mcrnn.fields import FieldStore
-from mcrnn.storage import LocalFolder
+from mcrnn.storage.local import LocalFolder
 from mcrnn.training import validate
 from mcrnn.windows import FieldData, evaluation_windows, open_split
 

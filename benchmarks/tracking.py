@@ -27,7 +27,8 @@ import psutil
 from mcrnn import lineage
 from mcrnn.mirrors import RUN_FILE, Mirrors
 from mcrnn.records import METRICS_FILE, write_record
-from mcrnn.storage import LocalFolder, Storage
+from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.root import Storage
 from mcrnn.tracking import Tracker, client_of
 
 TRIALS, METRICS = 4, 20

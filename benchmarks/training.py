@@ -28,7 +28,7 @@ from mcrnn.fields import FieldStore
 from mcrnn.job import Job
 from mcrnn.model_directory import FieldDescription
 from mcrnn.records import read_metrics
-from mcrnn.storage import Storage
+from mcrnn.storage.root import Storage
 from mcrnn.training import build_model
 from mcrnn.windows import FieldData, TrainingWindows
 from mcrnn.worker import RunSession, TrainSession, run_distributed

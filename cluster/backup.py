@@ -11,7 +11,7 @@ from pathlib import Path
 import sqlalchemy
 
 from mcrnn.errors import UserError
-from mcrnn.storage import Location
+from mcrnn.storage.location import Location
 
 KEPT = 12
 """dumps: an hour of them"""

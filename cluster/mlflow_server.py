@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # run by its path
 from cluster.backup import Backup
 from mcrnn.cli import StorageOption, main
 from mcrnn.errors import UserError
-from mcrnn.storage import Storage, check
+from mcrnn.storage.location import check
+from mcrnn.storage.root import Storage
 
 DATABASE = "MCRNN_MLFLOW_DATABASE"
 USER, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"

@@ -21,8 +21,8 @@ import numpy as np
 from data_prep.plan import Shard, StorePlan, root_document
 from data_prep.statistics import Statistics
 from mcrnn.errors import UserError
-from mcrnn.lease import Lease
-from mcrnn.storage import Location
+from mcrnn.storage.lease import Lease
+from mcrnn.storage.location import Location
 from mcrnn.store_format import BUILD_FOLDER, FORMAT, FORMAT_VERSION, MANIFEST, canonical_json, root_digest, sha256
 
 Marker = dict[str, Any]

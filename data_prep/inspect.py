@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mcrnn.cli import StorageOption, main
-from mcrnn.storage import Location, Storage
+from mcrnn.storage.location import Location
+from mcrnn.storage.root import Storage
 from mcrnn.store_format import BUILD_FOLDER
 
 if TYPE_CHECKING:

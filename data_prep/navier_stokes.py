@@ -19,7 +19,8 @@ import typer
 
 from mcrnn.cli import StorageOption, main
 from mcrnn.errors import UserError
-from mcrnn.storage import Storage, check
+from mcrnn.storage.location import check
+from mcrnn.storage.root import Storage
 from mcrnn.store_format import SPLITS
 
 if TYPE_CHECKING:

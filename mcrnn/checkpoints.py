@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from mcrnn.errors import UserError
-from mcrnn.storage import Location
+from mcrnn.storage.location import Location
 
 SUFFIX = ".pt"
 

@@ -6,7 +6,7 @@ from mcrnn.fields import FieldStore
 from mcrnn.model_directory import FieldDescription
 from mcrnn.models import sized
 from mcrnn.space import Search
-from mcrnn.storage import Storage
+from mcrnn.storage.root import Storage
 from mcrnn.windows import check_exam
 
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mcrnn.errors import UserError
-from mcrnn.storage import LocalFolder, Location
+from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.location import Location
 
 # Tune's own tables and per-trial loggers: ours replace them
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")

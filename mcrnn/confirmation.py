@@ -16,7 +16,7 @@ from mcrnn.config import Values
 from mcrnn.job import END_FILE
 from mcrnn.records import read_json, read_metrics
 from mcrnn.space import Search
-from mcrnn.storage import Location
+from mcrnn.storage.location import Location
 from mcrnn.training import End
 
 FOLDER = "confirmation"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from mcrnn.errors import UserError, did_you_mean
-from mcrnn.storage import Location
+from mcrnn.storage.location import Location
 from mcrnn.store_format import FORMAT, FORMAT_VERSION, MANIFEST, is_data, root_digest, sha256
 
 if TYPE_CHECKING:

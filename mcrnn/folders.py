@@ -7,7 +7,7 @@ from typing import Any
 
 from mcrnn.errors import UserError
 from mcrnn.mirrors import flatten
-from mcrnn.storage import Location
+from mcrnn.storage.location import Location
 
 CONTENT_FILE = "configuration.json"
 

@@ -18,7 +18,7 @@ from mcrnn.lineage import hardware, load
 from mcrnn.model_directory import FieldDescription
 from mcrnn.models import summary
 from mcrnn.records import CONFIGURATION_FILE, METRICS_FILE, write_record
-from mcrnn.storage import Location
+from mcrnn.storage.location import Location
 from mcrnn.training import OBJECTIVE, End, Metrics, State, judged_weights
 
 CHECKPOINT_FOLDER = "checkpoints"

@@ -27,7 +27,8 @@ from mcrnn.scores import (
     skill_horizon,
     trouble,
 )
-from mcrnn.storage import Location, Storage
+from mcrnn.storage.location import Location
+from mcrnn.storage.root import Storage
 
 VERSION = 1
 """of what is kept of an evaluation"""

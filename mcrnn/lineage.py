@@ -98,16 +98,6 @@ def load() -> dict[str, float]:
     return found
 
 
-def is_gone(process: dict[str, Any]) -> bool:
-    """Whether a process, as `origin` describes it, was one of this machine and no longer runs."""
-    if process["host"] != socket.gethostname():
-        return False
-    try:
-        return abs(psutil.Process(process["pid"]).create_time() - process["started"]) > 1
-    except psutil.NoSuchProcess:
-        return True
-
-
 def masked(text: str) -> str:
     """A text without the passwords of URLs in it."""
     return re.sub(r"(\w+://[^\s:/@]*):[^\s@]+@", r"\1:***@", text)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mcrnn.errors import UserError
-from mcrnn.outbox import PATIENCE, NotSent, Outbox
 from mcrnn.records import RECORD_FILE, read_json, read_metrics
-from mcrnn.storage import Location
+from mcrnn.storage.location import Location
+from mcrnn.storage.outbox import PATIENCE, NotSent, Outbox
 from mcrnn.tracking import KEY_TAG, PROCESS_TAG, Run, Tracker, client_of, short
 
 if TYPE_CHECKING:

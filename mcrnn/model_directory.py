@@ -20,7 +20,7 @@ from mcrnn.config import Configuration, DataConfig
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.models import Forecaster
-from mcrnn.storage import Location
+from mcrnn.storage.location import Location
 from mcrnn.training import build_model
 from mcrnn.windows import Scaling
 

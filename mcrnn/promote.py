@@ -17,7 +17,7 @@ import typer
 
 from mcrnn.cli import StorageOption, main
 from mcrnn.errors import UserError
-from mcrnn.storage import Storage
+from mcrnn.storage.root import Storage
 
 
 def promote(

@@ -18,7 +18,7 @@ from mcrnn.fields import FieldStore
 from mcrnn.lineage import origin
 from mcrnn.model_directory import TrainedModel
 from mcrnn.registry import CANDIDATE, CHAMPION, PREVIOUS
-from mcrnn.storage import Storage
+from mcrnn.storage.root import Storage
 from mcrnn.tracking import client_of, quiet_mlflow, reachable, short
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
 from mcrnn import model_directory
-from mcrnn.storage import LocalFolder
+from mcrnn.storage.local import LocalFolder
 
 
 class FieldForecaster(PythonModel):

@@ -7,7 +7,7 @@ import time
 import uuid
 from typing import Any
 
-from mcrnn.storage import Location
+from mcrnn.storage.location import Location
 
 RECORD_FILE = "record.json"
 """what a training is; its run in MLflow is found by the key in it"""

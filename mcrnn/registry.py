@@ -26,7 +26,9 @@ from mcrnn import model_directory
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.model_card import card
 from mcrnn.model_directory import TrainedModel
-from mcrnn.storage import LocalFolder, Location, Storage
+from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.location import Location
+from mcrnn.storage.root import Storage
 from mcrnn.tracking import Run, client_of, quiet_mlflow, reachable
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from mcrnn.registry import TEST_METRICS
 from mcrnn.report_tables import Group, as_csv, as_latex, as_markdown, columns, heading, notes, tables
 from mcrnn.scores import rmse_by_step
 from mcrnn.selection import Chosen, choose
-from mcrnn.storage import LocalFolder, Storage
+from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.root import Storage
 from mcrnn.tracking import Run, Tracker
 
 EXPERIMENT = "mcrnn-evaluations"

@@ -20,7 +20,8 @@ from mcrnn.job import CHECKPOINT_FOLDER, MODEL_FOLDER
 from mcrnn.lineage import masked
 from mcrnn.records import read_json
 from mcrnn.space import Search
-from mcrnn.storage import Location, Storage
+from mcrnn.storage.location import Location
+from mcrnn.storage.root import Storage
 from mcrnn.study import JOURNAL, STUDY, Journal, TrialEnd, open_study, spent, tried
 
 SUMMARY_FILE = "summary.json"

@@ -16,15 +16,15 @@ from mcrnn.cluster import connected
 from mcrnn.errors import UserError
 from mcrnn.interrupts import on_stop
 from mcrnn.job import CHECKPOINT_FOLDER
-from mcrnn.lease import Lease
 from mcrnn.mirrors import Mirrors, settled
 from mcrnn.model_directory import FieldDescription
-from mcrnn.outbox import Outbox
 from mcrnn.progress import Progress
 from mcrnn.records import read_json, write_record
-from mcrnn.s3 import patient
 from mcrnn.search import OpenSearch, best_trial, results, tidy
 from mcrnn.search_result import conclude
+from mcrnn.storage.lease import Lease
+from mcrnn.storage.outbox import Outbox
+from mcrnn.storage.retry import patient
 from mcrnn.study import StudyScheduler, StudySearcher, TrialEnd, budget, spent, tried
 from mcrnn.tracking import Tracker
 from mcrnn.training import PENALTY

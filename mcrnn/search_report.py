@@ -17,7 +17,7 @@ from mcrnn.model_directory import FieldDescription
 from mcrnn.models import sized, summary
 from mcrnn.registry import CANDIDATE, CHAMPION
 from mcrnn.space import Search
-from mcrnn.storage import Storage
+from mcrnn.storage.root import Storage
 from mcrnn.tables import new_table, short, show
 from mcrnn.training import OBJECTIVE
 from mcrnn.windows import TrainingWindows

@@ -24,7 +24,7 @@ from mcrnn.registry import TEST_METRICS
 from mcrnn.scores import rmse, rmse_normalized
 from mcrnn.search import SUMMARY_FILE, OpenSearch, results, tidy
 from mcrnn.search_report import optuna_quiet
-from mcrnn.storage import Storage
+from mcrnn.storage.root import Storage
 from mcrnn.study import TrialEnd, tried
 from mcrnn.tracking import Run, patiently
 from mcrnn.training import OBJECTIVE

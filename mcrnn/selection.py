@@ -12,7 +12,7 @@ from mcrnn import model_directory, registry
 from mcrnn.errors import UserError
 from mcrnn.model_directory import TrainedModel
 from mcrnn.records import METRICS_FILE
-from mcrnn.storage import Storage
+from mcrnn.storage.root import Storage
 from mcrnn.tracking import client_of, quiet_mlflow, reachable
 
 WILDCARDS = "*?["

@@ -19,8 +19,8 @@ from mcrnn.mirrors import Mirrors, settled
 from mcrnn.model_directory import FieldDescription
 from mcrnn.models import sized, summary
 from mcrnn.records import read_json, read_metrics
-from mcrnn.s3 import patient
-from mcrnn.storage import Storage
+from mcrnn.storage.retry import patient
+from mcrnn.storage.root import Storage
 from mcrnn.tracking import Tracker
 from mcrnn.training import OBJECTIVE, End, Metrics
 from mcrnn.windows import FieldData, check_exam

@@ -26,10 +26,11 @@ from ray.tune.search import Searcher
 
 from mcrnn.config import SearchConfig, Values
 from mcrnn.errors import UserError
-from mcrnn.outbox import NotSent
 from mcrnn.search_space import distribution, sampler, suggest
 from mcrnn.space import Search
-from mcrnn.storage import LocalFolder, Location
+from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.location import Location
+from mcrnn.storage.outbox import NotSent
 from mcrnn.training import OBJECTIVE, PENALTY
 
 JOURNAL = "study.journal"

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mcrnn.errors import UserError
-from mcrnn.lineage import is_gone, masked, origin
-from mcrnn.outbox import PATIENCE, SECONDS_BETWEEN_TRIES
+from mcrnn.lineage import masked, origin
 from mcrnn.records import CONFIGURATION_FILE
-from mcrnn.s3 import AwayError, explained
-from mcrnn.storage import Storage
+from mcrnn.storage.lease import is_gone
+from mcrnn.storage.outbox import PATIENCE, SECONDS_BETWEEN_TRIES
+from mcrnn.storage.root import Storage
+from mcrnn.storage.s3_errors import AwayError, explained
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -20,7 +20,7 @@ from mcrnn.cli import SetOption, StorageOption, main
 from mcrnn.config import Configuration
 from mcrnn.config_file import load_configuration
 from mcrnn.errors import UserError
-from mcrnn.storage import Storage
+from mcrnn.storage.root import Storage
 
 
 def train(

@@ -15,13 +15,13 @@ from ray import tune
 from mcrnn import confirmation
 from mcrnn.errors import NotEnoughMemoryError, UserError
 from mcrnn.job import END_FILE, Job
-from mcrnn.lease import Lease
 from mcrnn.model_directory import FieldDescription
 from mcrnn.models import sized, summary
 from mcrnn.records import RECORD_FILE, read_json, read_metrics
-from mcrnn.s3 import be_patient
 from mcrnn.space import Search
-from mcrnn.storage import Location
+from mcrnn.storage.lease import Lease
+from mcrnn.storage.location import Location
+from mcrnn.storage.retry import be_patient
 from mcrnn.training import OBJECTIVE, PENALTY, End
 from mcrnn.worker import explained, run_distributed, run_in_tune
 

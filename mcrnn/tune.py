@@ -13,7 +13,7 @@ import typer
 
 from mcrnn.cli import SetOption, StorageOption, main
 from mcrnn.config_file import load_search
-from mcrnn.storage import Storage
+from mcrnn.storage.root import Storage
 
 
 def tune(

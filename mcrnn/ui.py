@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from mcrnn.cli import StorageOption, main
-from mcrnn.storage import Storage
+from mcrnn.storage.root import Storage
 
 
 def ui(

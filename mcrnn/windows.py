@@ -24,8 +24,9 @@ import torch
 from mcrnn.config import Configuration, DataConfig
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore, coarsened
-from mcrnn.s3 import answered
-from mcrnn.storage import LocalFolder, Location
+from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.location import Location
+from mcrnn.storage.retry import answered
 
 if TYPE_CHECKING:
     import zarr

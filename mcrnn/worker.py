@@ -20,7 +20,7 @@ from mcrnn.errors import NotEnoughMemoryError, UserError
 from mcrnn.job import END_FILE, Job, Recorder
 from mcrnn.models import summary
 from mcrnn.records import read_json
-from mcrnn.s3 import be_patient
+from mcrnn.storage.retry import be_patient
 from mcrnn.training import End, Metrics, Request, State, fit
 from mcrnn.windows import FieldData
 

@@ -14,7 +14,9 @@ import torch
 
 from data_prep.navier_stokes import generate
 from mcrnn.fields import FieldStore
-from mcrnn.storage import LocalFolder, Location, S3Prefix
+from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.location import Location
+from mcrnn.storage.s3 import S3Prefix
 from tests.postgres import PostgresServer
 from tests.postgres import programs as postgres_programs
 from tests.s3 import S3Server

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mcrnn.checkpoints import Checkpoints, packed, unpacked
-from mcrnn.storage import Location
+from mcrnn.storage.location import Location
 
 
 def save(checkpoints: Checkpoints, epoch: int, batch: int = 0) -> None:

@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 
 from mcrnn.checkpoints import packed, unpacked
 from mcrnn.fields import FieldStore
-from mcrnn.storage import LocalFolder
+from mcrnn.storage.local import LocalFolder
 from mcrnn.training import Alone, Metrics, Request, State, _Training, fit
 from mcrnn.windows import FieldData, ahead
 from tests.processes import free_port

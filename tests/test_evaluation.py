@@ -22,7 +22,8 @@ from mcrnn.evaluation import Exam, score
 from mcrnn.fields import FieldStore
 from mcrnn.model_directory import FieldDescription
 from mcrnn.scores import latitude_weights
-from mcrnn.storage import LocalFolder, Storage
+from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.root import Storage
 from mcrnn.training import build_model
 from tests.conftest import CommandRunner
 from tests.test_commands import CONFIGURATION, refused

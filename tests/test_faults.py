@@ -11,7 +11,9 @@ import pytest
 from data_prep.builder import build
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
-from mcrnn.storage import LocalFolder, Location, S3Prefix
+from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.location import Location
+from mcrnn.storage.s3 import S3Prefix
 from tests.s3 import S3Server
 from tests.test_builder import SAMPLES, Numbers, plan, values
 from tests.test_storage import small_disk

@@ -7,7 +7,7 @@ import pytest
 
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
-from mcrnn.storage import LocalFolder
+from mcrnn.storage.local import LocalFolder
 
 
 def test_coarsening_is_the_mean_over_blocks(store: FieldStore) -> None:

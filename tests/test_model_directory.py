@@ -10,7 +10,7 @@ from mcrnn.config import ARCHITECTURES, Configuration
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.model_directory import FieldDescription
-from mcrnn.storage import LocalFolder
+from mcrnn.storage.local import LocalFolder
 from mcrnn.training import build_model
 
 

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from mcrnn.fields import FieldStore
-from mcrnn.storage import LocalFolder
+from mcrnn.storage.local import LocalFolder
 from tests.conftest import CommandRunner
 from tests.test_commands import refused
 

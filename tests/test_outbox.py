@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from mcrnn import outbox
 from mcrnn.errors import UserError
-from mcrnn.outbox import NotSent, Outbox
+from mcrnn.storage import outbox
+from mcrnn.storage.outbox import NotSent, Outbox
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,10 @@ import pytest
 import s3fs
 
 from mcrnn.errors import UserError
-from mcrnn.storage import LocalFolder, Location, S3Prefix, Storage, check
+from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.location import Location, check
+from mcrnn.storage.root import Storage
+from mcrnn.storage.s3 import S3Prefix
 from tests.s3 import S3Server, error
 
 
@@ -105,14 +108,14 @@ def test_missing_bucket_is_named(s3: S3Server) -> None:
 
 
 def test_service_that_never_recovers_is_named(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcrnn.s3.ATTEMPTS", 2)
+    monkeypatch.setattr("mcrnn.storage.s3_errors.ATTEMPTS", 2)
     s3.fault = answer_all("503 Slow Down", "ServiceUnavailable")
     with pytest.raises(UserError, match="it is overloaded or down"):
         check(S3Prefix("lab/x"))
 
 
 def test_unreachable_endpoint_is_named(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcrnn.s3.ATTEMPTS", 2)
+    monkeypatch.setattr("mcrnn.storage.s3_errors.ATTEMPTS", 2)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"cannot reach http://127\.0\.0\.1:9 for 's3://lab/x'"):
         check(S3Prefix("lab/x"))

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from mcrnn.config import SearchConfig
 from mcrnn.space import Search, Space, SpaceEntry
-from mcrnn.storage import LocalFolder
+from mcrnn.storage.local import LocalFolder
 from mcrnn.study import Journal, StudyScheduler, StudySearcher, open_study, spent, tried
 from mcrnn.training import OBJECTIVE, PENALTY
 

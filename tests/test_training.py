@@ -343,7 +343,6 @@ from mcrnn.fields import FieldStore
 from mcrnn.storage import LocalFolder
 from mcrnn.training import Alone, fit
 from mcrnn.windows import FieldData
-from tests.test_training import configuration
 config = configuration(batch_size=6)
 config = config.model_copy(update={{"model": config.model.model_copy(update={{"hidden_size": 512, "layers": 3}})}})
 data = FieldData.load(FieldStore.open(LocalFolder(Path("{store_path}"))), config.data)

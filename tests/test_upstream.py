@@ -17,7 +17,7 @@ from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.models.cells import CELLS
 from mcrnn.models.upstream import load_checkpoint
-from mcrnn.storage import LocalFolder
+from mcrnn.storage.local import LocalFolder
 
 CHECKPOINTS = Path(__file__).parent / "paper_checkpoints"
 

@@ -11,8 +11,8 @@ from botocore.exceptions import EndpointConnectionError
 from mcrnn.config import Configuration, DataConfig
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
-from mcrnn.s3 import patient
-from mcrnn.storage import S3Prefix
+from mcrnn.storage.retry import patient
+from mcrnn.storage.s3 import S3Prefix
 from mcrnn.windows import (
     FieldData,
     MemorySplit,

@@ -171,7 +171,7 @@ def convert(
     from mcrnn import model_directory
     from mcrnn.fields import FieldStore
     from mcrnn.model_directory import FieldDescription
-    from mcrnn.storage import Storage
+    from mcrnn.storage.root import Storage
 
     run = _run_configuration(config) if config else {"model": {}, "data": {}, "training": {}}
     dataset = DATASETS.get(str(run["data"].get("_target_", "")).rsplit(".", 1)[-1], {})

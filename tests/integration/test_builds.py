@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mcrnn.fields import FieldStore
-from mcrnn.storage import LocalFolder
+from mcrnn.storage.local import LocalFolder
 from mcrnn.store_format import BUILD_FOLDER
 from tests.conftest import CommandRunner
 from tests.test_builder import contents

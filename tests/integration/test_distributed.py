@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from mcrnn import model_directory
-from mcrnn.storage import LocalFolder
+from mcrnn.storage.local import LocalFolder
 from tests.conftest import CommandRunner
 from tests.test_commands import CONFIGURATION
 

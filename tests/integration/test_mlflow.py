@@ -34,7 +34,8 @@ from mcrnn.lineage import origin
 from mcrnn.mirrors import Mirrors
 from mcrnn.model_directory import FieldDescription
 from mcrnn.records import write_record
-from mcrnn.storage import LocalFolder, Storage
+from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.root import Storage
 from mcrnn.tracking import Tracker, client_of
 from mcrnn.training import build_model
 from tests.conftest import CommandRunner

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from mcrnn.config_file import load_search
 from mcrnn.search import OpenSearch, open_search
 from mcrnn.search_driver import run
-from mcrnn.storage import Storage
+from mcrnn.storage.root import Storage
 from tests.integration.test_search_faults import SEARCH
 
 pytestmark = pytest.mark.integration

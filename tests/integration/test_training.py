@@ -19,7 +19,9 @@ import yaml
 
 from mcrnn.job import CHECKPOINT_FOLDER
 from mcrnn.records import METRICS_FILE, read_metrics
-from mcrnn.storage import LocalFolder, Location, S3Prefix
+from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.location import Location
+from mcrnn.storage.s3 import S3Prefix
 from tests.conftest import CommandRunner
 from tests.processes import Start, wait_for
 from tests.s3 import S3Server, error
@@ -349,7 +351,7 @@ def test_every_architecture_prediction_and_decoding_trains_on_two_workers(root: 
     from mcrnn.fields import FieldStore
     from mcrnn.job import Job
     from mcrnn.model_directory import FieldDescription
-    from mcrnn.storage import Storage
+    from mcrnn.storage.root import Storage
     from mcrnn.windows import FieldData
 
     storage = Storage.open(str(root))

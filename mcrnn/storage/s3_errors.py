@@ -1,117 +1,25 @@
-"""S3 through s3fs, with its errors in words that a user can act on."""
+"""The errors of S3 in words that a user can act on."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
 import os
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
 
 from mcrnn.errors import UserError
 
-Result = TypeVar("Result")
-
 ATTEMPTS = 10
 """tries of a request before it counts as failed: some services refuse one in ten when they are busy"""
-
-PATIENCE = 900.0
-"""seconds that work under way waits for a service that is away"""
-SECONDS_BETWEEN_TRIES = 2.0
 
 WRONG_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId", "AuthFailure"}
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
 DENIED = {"AccessDenied", "Forbidden", "403", "AllAccessDisabled", "UnauthorizedAccess"}
 MISSING_BUCKET = {"NoSuchBucket"}
-TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60}
-
-
-def filesystem(asynchronous: bool = False) -> Any:
-    """The file system of this process; made where it is used, for it does not survive a fork."""
-    import s3fs
-
-    return s3fs.S3FileSystem(
-        asynchronous=asynchronous,
-        use_listings_cache=False,
-        endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None,
-        config_kwargs={"retries": {"max_attempts": ATTEMPTS, "mode": "standard"}, **TIMEOUTS},
-    )
-
-
-@functools.cache
-def filesystem_for_zarr() -> Any:
-    """One for Zarr's own event loop, which nobody else would close at the end of the process."""
-    from zarr.core.sync import sync
-
-    files = filesystem(asynchronous=True)
-
-    def close() -> None:
-        with contextlib.suppress(Exception):
-            sync(files._s3.close(), timeout=5)
-
-    atexit.register(close)
-    return files
 
 
 class AwayError(UserError):
     """The service does not answer, or is overloaded: it may pass."""
-
-
-_patience = 0.0
-_away = threading.Event()
-"""while the service does not answer a process that waits for it"""
-
-
-def be_patient() -> None:
-    """Have this process wait for a service that is away: one of the workers of a command, which has found it there."""
-    global _patience
-    _patience = PATIENCE
-
-
-@contextlib.contextmanager
-def patient() -> Iterator[None]:
-    """The same for a while: when a command's work is under way, a service that goes away is waited for."""
-    global _patience
-    before, _patience = _patience, PATIENCE
-    try:
-        yield
-    finally:
-        _patience = before
-
-
-def answered(url: str, ask: Callable[[], Result]) -> Result:
-    """What the service answers; it is waited for where the process is patient.
-
-    Args:
-        url: of the place, for messages.
-        ask: the request.
-
-    Raises:
-        UserError: it does not do as asked; says why.
-        FileNotFoundError: there is no such key.
-    """
-    deadline = time.monotonic() + _patience
-    while True:
-        try:
-            with explained(url):
-                answer = ask()
-        except AwayError as error:
-            if time.monotonic() > deadline:
-                raise
-            if not _away.is_set():
-                _away.set()
-                print(f"warning: {error} (asked again for {_patience / 60:.0f} min)", file=sys.stderr)
-            time.sleep(SECONDS_BETWEEN_TRIES)
-        else:
-            if _away.is_set():
-                _away.clear()
-                print(f"warning: '{url}' answers again; work goes on", file=sys.stderr)
-            return answer
 
 
 @contextlib.contextmanager

@@ -14,9 +14,12 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
 
 from mcrnn.errors import UserError
-from mcrnn.storage import Location
+from mcrnn.storage.location import Location
 
 LIFETIME = 60.0
 RENEWAL = 10.0
@@ -116,3 +119,13 @@ def _is_gone(holder: dict) -> bool:
     except PermissionError:
         return False
     return False
+
+
+def is_gone(process: dict[str, Any]) -> bool:
+    """Whether a process, as `origin` describes it, was one of this machine and no longer runs."""
+    if process["host"] != socket.gethostname():
+        return False
+    try:
+        return abs(psutil.Process(process["pid"]).create_time() - process["started"]) > 1
+    except psutil.NoSuchProcess:
+        return True
