@@ -23,7 +23,7 @@ import torch
 
 from data_prep.navier_stokes import generate
 from mcrnn import model_directory
-from mcrnn.config import Configuration
+from mcrnn.config.sections import Configuration
 from mcrnn.evaluation import BATCH_SIZE, Exam, score
 from mcrnn.fields import FieldStore
 from mcrnn.model_directory import FieldDescription, TrainedModel

@@ -22,7 +22,7 @@ import torch
 import xarray as xr
 
 from data_prep.navier_stokes import generate
-from mcrnn.config import DataConfig
+from mcrnn.config.sections import DataConfig
 from mcrnn.fields import FieldStore
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.s3 import S3Prefix

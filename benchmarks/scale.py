@@ -24,7 +24,7 @@ from ray import tune
 from ray.cluster_utils import Cluster
 
 from mcrnn.cluster import connected
-from mcrnn.config_file import load_search
+from mcrnn.config.loading import load_search
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.local import LocalFolder
 from mcrnn.study import Journal, StudyScheduler, StudySearcher, open_study, tried

@@ -29,7 +29,7 @@ import yaml
 from benchmarks.training import bare_loop
 from data_prep.navier_stokes import generate
 from mcrnn import model_directory
-from mcrnn.config import Configuration
+from mcrnn.config.sections import Configuration
 from mcrnn.fields import FieldStore
 from mcrnn.storage.local import LocalFolder
 from mcrnn.training import validate

@@ -23,7 +23,7 @@ from torch import nn
 
 from data_prep.navier_stokes import generate
 from mcrnn.cluster import connected
-from mcrnn.config import Configuration
+from mcrnn.config.sections import Configuration
 from mcrnn.fields import FieldStore
 from mcrnn.job import Job
 from mcrnn.model_directory import FieldDescription

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mcrnn.config import DataConfig
+from mcrnn.config.sections import DataConfig
 from mcrnn.fields import FieldStore
 
 DAYS_AROUND = 15

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from mcrnn.config.space import Search
 from mcrnn.fields import FieldStore
 from mcrnn.model_directory import FieldDescription
 from mcrnn.models import sized
-from mcrnn.space import Search
 from mcrnn.storage.root import Storage
 from mcrnn.windows import check_exam
 

@@ -12,15 +12,14 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from mcrnn.config import Values
+from mcrnn.config.paths import Values
+from mcrnn.config.space import Search
 from mcrnn.job import END_FILE
 from mcrnn.records import read_json, read_metrics
-from mcrnn.space import Search
 from mcrnn.storage.location import Location
 from mcrnn.training import End
 
 FOLDER = "confirmation"
-ARCHITECTURE = "model.architecture"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mcrnn.baselines import Climatology, persistence
-from mcrnn.config import Configuration, DataConfig
+from mcrnn.config.sections import Configuration, DataConfig
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.model_directory import TrainedModel

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from mcrnn.config.paths import flatten
 from mcrnn.errors import UserError
-from mcrnn.mirrors import flatten
 from mcrnn.storage.location import Location
 
 CONTENT_FILE = "configuration.json"

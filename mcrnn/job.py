@@ -12,7 +12,7 @@ import torch
 
 from mcrnn import model_directory
 from mcrnn.checkpoints import Checkpoints, packed, unpacked
-from mcrnn.config import Configuration
+from mcrnn.config.sections import Configuration
 from mcrnn.errors import UserError
 from mcrnn.lineage import hardware, load
 from mcrnn.model_directory import FieldDescription

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mcrnn.config.paths import flatten
 from mcrnn.errors import UserError
 from mcrnn.records import RECORD_FILE, read_json, read_metrics
 from mcrnn.storage.location import Location
@@ -220,14 +221,3 @@ class Mirrors:
     def close(self) -> None:
         """Send what can still be sent, and end; the rest is sent when the command is given again."""
         self._outbox.close()
-
-
-def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted paths to values, as the space of a search names them."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

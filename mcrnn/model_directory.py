@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from mcrnn.config import Configuration, DataConfig
+from mcrnn.config.sections import Configuration, DataConfig
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.models import Forecaster

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from mcrnn.space import Search
+from mcrnn.config.space import Search
 from mcrnn.tables import new_table, short, show
 from mcrnn.training import OBJECTIVE
 

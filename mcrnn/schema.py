@@ -12,8 +12,10 @@ import json
 from typing import Any
 
 from mcrnn.cli import main
-from mcrnn.config import NOT_SEARCHED, Configuration, SearchConfig, known_fields
-from mcrnn.space import SpaceEntry
+from mcrnn.config.paths import known_fields
+from mcrnn.config.search import NOT_SEARCHED, SearchConfig
+from mcrnn.config.sections import Configuration
+from mcrnn.config.space import SpaceEntry
 
 
 def json_schema() -> dict[str, Any]:

@@ -14,12 +14,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mcrnn import folders, model_directory
 from mcrnn.checks import check
+from mcrnn.config.space import Search
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.fields import FieldStore
 from mcrnn.job import CHECKPOINT_FOLDER, MODEL_FOLDER
 from mcrnn.lineage import masked
 from mcrnn.records import read_json
-from mcrnn.space import Search
 from mcrnn.storage.location import Location
 from mcrnn.storage.root import Storage
 from mcrnn.study import JOURNAL, STUDY, Journal, TrialEnd, open_study, spent, tried

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from mcrnn.confirmation import ARCHITECTURE
+from mcrnn.config.paths import ARCHITECTURE
+from mcrnn.config.space import Search
 from mcrnn.fields import FieldStore
 from mcrnn.model_directory import FieldDescription
 from mcrnn.models import sized, summary
 from mcrnn.registry import CANDIDATE, CHAMPION
-from mcrnn.space import Search
 from mcrnn.storage.root import Storage
 from mcrnn.tables import new_table, short, show
 from mcrnn.training import OBJECTIVE

@@ -8,8 +8,8 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from mcrnn.config import SearchConfig
-from mcrnn.space import Search, SpaceEntry
+from mcrnn.config.search import SearchConfig
+from mcrnn.config.space import Search, SpaceEntry
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mcrnn import folders
 from mcrnn.bar import Bar
-from mcrnn.config import Configuration
+from mcrnn.config.sections import Configuration
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.interrupts import on_stop

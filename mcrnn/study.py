@@ -24,10 +24,11 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from mcrnn.config import SearchConfig, Values
+from mcrnn.config.paths import Values
+from mcrnn.config.search import SearchConfig
+from mcrnn.config.space import Search
 from mcrnn.errors import UserError
 from mcrnn.search_space import distribution, sampler, suggest
-from mcrnn.space import Search
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.outbox import NotSent

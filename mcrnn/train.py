@@ -17,8 +17,8 @@ from typing import Annotated
 import typer
 
 from mcrnn.cli import SetOption, StorageOption, main
-from mcrnn.config import Configuration
-from mcrnn.config_file import load_configuration
+from mcrnn.config.loading import load_configuration
+from mcrnn.config.sections import Configuration
 from mcrnn.errors import UserError
 from mcrnn.storage.root import Storage
 

@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mcrnn.allocator import keep_freed_memory
-from mcrnn.config import Configuration, ModelConfig, TrainConfig
+from mcrnn.config.sections import Configuration, ModelConfig, TrainConfig
 from mcrnn.errors import NotEnoughMemoryError
 from mcrnn.metrics import SquaredError
 from mcrnn.models import Forecaster, summary

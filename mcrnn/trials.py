@@ -13,12 +13,12 @@ import ray
 from ray import tune
 
 from mcrnn import confirmation
+from mcrnn.config.space import Search
 from mcrnn.errors import NotEnoughMemoryError, UserError
 from mcrnn.job import END_FILE, Job
 from mcrnn.model_directory import FieldDescription
 from mcrnn.models import sized, summary
 from mcrnn.records import RECORD_FILE, read_json, read_metrics
-from mcrnn.space import Search
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
 from mcrnn.storage.retry import be_patient

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from mcrnn.cli import SetOption, StorageOption, main
-from mcrnn.config_file import load_search
+from mcrnn.config.loading import load_search
 from mcrnn.storage.root import Storage
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from mcrnn.config import Configuration, DataConfig
+from mcrnn.config.sections import Configuration, DataConfig
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore, coarsened
 from mcrnn.storage.local import LocalFolder

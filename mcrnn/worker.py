@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from mcrnn.checkpoints import unpacked
-from mcrnn.config import TrainConfig
+from mcrnn.config.sections import TrainConfig
 from mcrnn.errors import NotEnoughMemoryError, UserError
 from mcrnn.job import END_FILE, Job, Recorder
 from mcrnn.models import summary

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mcrnn.config import ModelConfig, known_fields
-from mcrnn.config_file import load_configuration, load_search
+from mcrnn.config.loading import load_configuration, load_search
+from mcrnn.config.paths import known_fields
+from mcrnn.config.sections import ModelConfig
 from mcrnn.errors import UserError
 
 PROJECT = Path(__file__).parent.parent

@@ -16,7 +16,7 @@ import zarr
 
 from mcrnn import model_directory
 from mcrnn.baselines import Climatology
-from mcrnn.config import Configuration, DataConfig
+from mcrnn.config.sections import Configuration, DataConfig
 from mcrnn.errors import UserError
 from mcrnn.evaluation import Exam, score
 from mcrnn.fields import FieldStore

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mcrnn.baselines import Climatology, persistence
-from mcrnn.config import DataConfig
+from mcrnn.config.sections import DataConfig
 from mcrnn.fields import FieldStore
 from mcrnn.metrics import SquaredError
 

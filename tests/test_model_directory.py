@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mcrnn import model_directory
-from mcrnn.config import ARCHITECTURES, Configuration
+from mcrnn.config.sections import ARCHITECTURES, Configuration
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.model_directory import FieldDescription

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mcrnn.config import known_fields
+from mcrnn.config.paths import known_fields
 
 NS = Path(__file__).parent.parent / "search_spaces/ns.yaml"
 SECTIONS = ("data", "model", "train", "validation", "search")

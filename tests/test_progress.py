@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mcrnn.config_file import load_search
+from mcrnn.config.loading import load_search
 from mcrnn.progress import Progress
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from mcrnn.config import ModelConfig
+from mcrnn.config.sections import ModelConfig
 from mcrnn.models import Forecaster, parameter_count, summary, width_for
 from mcrnn.models.cells import CELLS
 from mcrnn.training import build_model

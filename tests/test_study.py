@@ -8,8 +8,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from mcrnn.config import SearchConfig
-from mcrnn.space import Search, Space, SpaceEntry
+from mcrnn.config.search import SearchConfig
+from mcrnn.config.space import Search, Space, SpaceEntry
 from mcrnn.storage.local import LocalFolder
 from mcrnn.study import Journal, StudyScheduler, StudySearcher, open_study, spent, tried
 from mcrnn.training import OBJECTIVE, PENALTY

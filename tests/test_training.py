@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mcrnn.checkpoints import packed, unpacked
-from mcrnn.config import Configuration
+from mcrnn.config.sections import Configuration
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.training import (

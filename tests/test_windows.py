@@ -8,7 +8,7 @@ import pytest
 import torch
 from botocore.exceptions import EndpointConnectionError
 
-from mcrnn.config import Configuration, DataConfig
+from mcrnn.config.sections import Configuration, DataConfig
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.storage.retry import patient

@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass
 
-from mcrnn.config import Configuration, ModelConfig
+from mcrnn.config.sections import Configuration, ModelConfig
 from mcrnn.errors import UserError
 
 LARGEST_WIDTH = 4096

@@ -20,7 +20,7 @@ import typer
 import yaml
 
 from mcrnn.cli import StorageOption, main
-from mcrnn.config import ARCHITECTURES, Configuration
+from mcrnn.config.sections import ARCHITECTURES, Configuration
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.models.convolution import PADDINGS
 from mcrnn.models.forecaster import Forecaster

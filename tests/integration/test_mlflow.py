@@ -27,7 +27,7 @@ import yaml
 
 from mcrnn import model_directory, promotion, registry, tracking
 from mcrnn.checkpoints import Checkpoints
-from mcrnn.config import ARCHITECTURES, Configuration
+from mcrnn.config.sections import ARCHITECTURES, Configuration
 from mcrnn.errors import UserError
 from mcrnn.fields import FieldStore
 from mcrnn.lineage import origin

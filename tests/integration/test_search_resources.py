@@ -13,7 +13,7 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from mcrnn.config_file import load_search
+from mcrnn.config.loading import load_search
 from mcrnn.search import OpenSearch, open_search
 from mcrnn.search_driver import run
 from mcrnn.storage.root import Storage

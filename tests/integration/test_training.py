@@ -347,7 +347,7 @@ def test_every_architecture_prediction_and_decoding_trains_on_two_workers(root: 
     from ray.train.torch import TorchTrainer
 
     from mcrnn.cluster import connected
-    from mcrnn.config import Configuration
+    from mcrnn.config.sections import Configuration
     from mcrnn.fields import FieldStore
     from mcrnn.job import Job
     from mcrnn.model_directory import FieldDescription

@@ -13,7 +13,9 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from mcrnn.config import Configuration, SearchConfig, Section, Values, default_of, given, with_values
+from mcrnn.config.paths import Values, default_of, given, with_values
+from mcrnn.config.search import SearchConfig
+from mcrnn.config.sections import Configuration, Section
 
 Bound = int | float | str
 

@@ -1,0 +1,125 @@
+"""A YAML file with the line of every key, so that a mistake is named with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mcrnn.config.paths import Values, known_fields, with_values
+from mcrnn.config.search import SearchConfig
+from mcrnn.errors import UserError, did_you_mean
+
+
+class _Document:
+    """A YAML file that remembers the line of each key."""
+
+    def __init__(self, path: str, file: dict[str, Any], root: yaml.Node | None, settings: Values) -> None:
+        self.path, self.file, self.root, self.settings = path, file, root, settings
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The file with the settings in it; what they fix is no more in the space."""
+        if not _is_nested(self.file):
+            return self.file
+        content = with_values(self.file, self.settings)
+        if isinstance(content.get("space"), dict):
+            content["space"] = {key: entry for key, entry in content["space"].items() if key not in self.settings}
+        return content
+
+    @classmethod
+    def read(cls, path: str, settings: Sequence[str] = ()) -> _Document:
+        file = find(path)
+        try:
+            text = file.read_text(encoding="utf-8")
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            content = yaml.safe_load(text)
+        except UnicodeDecodeError:
+            raise UserError(f"{path} is not a YAML file: it is not UTF-8 text") from None
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        except RecursionError:
+            raise UserError(f"{path} is not a configuration: it is nested too deeply") from None
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f":{mark.line + 1}" if mark else ""
+            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+            raise UserError(f"{path}{where}: not valid YAML: {problem}") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{path} is not a configuration: it must be a mapping with the key 'data' and others")
+        document = cls(path, content, root, _parsed(settings))
+        document._refuse_duplicates(root)
+        return document
+
+    def _refuse_duplicates(self, node: yaml.Node | None) -> None:
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                if key.value in seen:
+                    raise UserError(f"{self.path}:{key.start_mark.line + 1}: '{key.value}' is given twice")
+                seen.add(key.value)
+                self._refuse_duplicates(value)
+
+    def line(self, location: tuple[Any, ...]) -> int:
+        """Line of the deepest part of a location that is in the file."""
+        node, line = self.root, 1
+        for part in location:
+            if not isinstance(node, yaml.MappingNode):
+                break
+            for key, value in node.value:
+                if key.value == str(part):
+                    line, node = key.start_mark.line + 1, value
+                    break
+            else:
+                break
+        return line
+
+    def mistake(self, location: tuple[Any, ...], text: str) -> str:
+        """One line of an error message: file, line, key and what is wrong."""
+        key = ".".join(map(str, location))
+        for path, value in self.settings.items():
+            if key == path or key.startswith(f"{path}."):
+                return f"--set {path}={value}: {text}"
+        return f"{self.path}:{self.line(location)}: {key + ': ' if key else ''}{text}"
+
+
+def _parsed(settings: Sequence[str]) -> Values:
+    """`field=value` by field, the values read as YAML."""
+    known = [*known_fields(), *known_fields(SearchConfig, "search.")]
+    values: Values = {}
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set takes FIELD=VALUE such as train.epochs=5, not '{setting}'")
+        if path not in known:
+            raise UserError(f"--set {path}: no field of the configuration{did_you_mean(path, known)}")
+        try:
+            values[path] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"--set {path}: '{text}' is not a YAML value") from None
+    return values
+
+
+def find(path: str) -> Path:
+    """A configuration file: relative to the current folder, else one of those shipped with the package.
+
+    Raises:
+        UserError: there is neither.
+    """
+    if Path(path).is_file():
+        return Path(path)
+    import search_spaces
+
+    shipped = Path(search_spaces.__path__[0])
+    if (shipped.parent / path).is_file() and (shipped.parent / path).is_relative_to(shipped):
+        return shipped.parent / path
+    here = Path(path).parent
+    names = {str(here / p.name) for p in here.glob("*.yaml")} if here.is_dir() else set()
+    names |= {p.relative_to(shipped.parent).as_posix() for p in shipped.rglob("*.yaml")}
+    raise UserError(f"there is no file '{path}'{did_you_mean(path, names)}")
+
+
+def _is_nested(content: dict[str, Any]) -> bool:
+    return all(isinstance(content.get(k, {}), dict) for k in ("data", "model", "train", "validation", "search"))
