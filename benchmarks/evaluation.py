@@ -24,9 +24,10 @@ import torch
 from data_prep.navier_stokes import generate
 from mcrnn import model_directory
 from mcrnn.config.sections import Configuration
+from mcrnn.data.description import FieldDescription
+from mcrnn.data.store import FieldStore
 from mcrnn.evaluation import BATCH_SIZE, Exam, score
-from mcrnn.fields import FieldStore
-from mcrnn.model_directory import FieldDescription, TrainedModel
+from mcrnn.model_directory import TrainedModel
 from mcrnn.storage.local import LocalFolder
 from mcrnn.training import build_model
 

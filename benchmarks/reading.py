@@ -23,10 +23,11 @@ import xarray as xr
 
 from data_prep.navier_stokes import generate
 from mcrnn.config.sections import DataConfig
-from mcrnn.fields import FieldStore
+from mcrnn.data.splits import open_split
+from mcrnn.data.store import FieldStore
+from mcrnn.data.windows import TrainingWindows
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.s3 import S3Prefix
-from mcrnn.windows import TrainingWindows, open_split
 
 LENGTH, BATCH = 25, 8
 

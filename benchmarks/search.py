@@ -30,10 +30,11 @@ from benchmarks.training import bare_loop
 from data_prep.navier_stokes import generate
 from mcrnn import model_directory
 from mcrnn.config.sections import Configuration
-from mcrnn.fields import FieldStore
+from mcrnn.data.splits import FieldData, open_split
+from mcrnn.data.store import FieldStore
+from mcrnn.data.windows import evaluation_windows
 from mcrnn.storage.local import LocalFolder
 from mcrnn.training import validate
-from mcrnn.windows import FieldData, evaluation_windows, open_split
 
 ROOT = Path(__file__).parent.parent
 PAPER_SIZES = {"convgru": 28, "convlstm": 25, "minconvgru": 49, "minconvlstm": 40, "minconvexplstm": 40}

@@ -24,13 +24,14 @@ from torch import nn
 from data_prep.navier_stokes import generate
 from mcrnn.cluster import connected
 from mcrnn.config.sections import Configuration
-from mcrnn.fields import FieldStore
+from mcrnn.data.description import FieldDescription
+from mcrnn.data.splits import FieldData
+from mcrnn.data.store import FieldStore
+from mcrnn.data.windows import TrainingWindows
 from mcrnn.job import Job
-from mcrnn.model_directory import FieldDescription
 from mcrnn.records import read_metrics
 from mcrnn.storage.root import Storage
 from mcrnn.training import build_model
-from mcrnn.windows import FieldData, TrainingWindows
 from mcrnn.worker import RunSession, TrainSession, run_distributed
 
 SAMPLES = 64

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from mcrnn.animation import write_animation
+from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
-from mcrnn.fields import FieldStore
 
 MOST_FRAMES = 400
 """of a long series; more are thinned out"""

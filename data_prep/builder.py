@@ -20,10 +20,10 @@ import numpy as np
 
 from data_prep.plan import Shard, StorePlan, root_document
 from data_prep.statistics import Statistics
+from mcrnn.data.store_format import BUILD_FOLDER, FORMAT, FORMAT_VERSION, MANIFEST, canonical_json, root_digest, sha256
 from mcrnn.errors import UserError
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
-from mcrnn.store_format import BUILD_FOLDER, FORMAT, FORMAT_VERSION, MANIFEST, canonical_json, root_digest, sha256
 
 Marker = dict[str, Any]
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mcrnn.cli import StorageOption, main
+from mcrnn.data.store_format import BUILD_FOLDER
 from mcrnn.storage.location import Location
 from mcrnn.storage.root import Storage
-from mcrnn.store_format import BUILD_FOLDER
 
 if TYPE_CHECKING:
-    from mcrnn.fields import FieldStore
+    from mcrnn.data.store import FieldStore
 
 
 def inspect(
@@ -33,7 +33,8 @@ def inspect(
     root = Storage.open(storage)
     location = root.location(store)
 
-    from mcrnn.fields import FieldStore, read_root
+    from mcrnn.data.manifest import read_root
+    from mcrnn.data.store import FieldStore
 
     if animate:
         from data_prep.animation import check_target

@@ -18,10 +18,10 @@ import numpy as np
 import typer
 
 from mcrnn.cli import StorageOption, main
+from mcrnn.data.store_format import SPLITS
 from mcrnn.errors import UserError
 from mcrnn.storage.location import check
 from mcrnn.storage.root import Storage
-from mcrnn.store_format import SPLITS
 
 if TYPE_CHECKING:
     from data_prep.plan import Shard, StorePlan
@@ -205,7 +205,7 @@ def generate(
     print(f"{root.show(location)}: {shape}" + ("" if fresh else " (complete already, nothing to do)"))
     if animate:
         from data_prep.animation import animate_sample
-        from mcrnn.fields import FieldStore
+        from mcrnn.data.store import FieldStore
 
         animate_sample(FieldStore.open(location), "train", 0, Path(animate))
         print(f"{animate}: sample 0 of the training split")

@@ -17,10 +17,10 @@ import numpy as np
 import typer
 
 from mcrnn.cli import StorageOption, main
+from mcrnn.data.store_format import BOUNDARIES
 from mcrnn.errors import UserError
 from mcrnn.storage.location import check
 from mcrnn.storage.root import Storage
-from mcrnn.store_format import BOUNDARIES
 
 if TYPE_CHECKING:
     from data_prep.netcdf_files import NetcdfField

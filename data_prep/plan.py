@@ -17,7 +17,7 @@ from zarr.core.array import ShardsConfigParam
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
-from mcrnn.store_format import DIMENSIONS
+from mcrnn.data.store_format import DIMENSIONS
 
 Coordinate = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
 """dimensions, values, attributes"""

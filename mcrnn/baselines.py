@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mcrnn.config.sections import DataConfig
-from mcrnn.fields import FieldStore
+from mcrnn.data.store import FieldStore
 
 DAYS_AROUND = 15
 """before and after a day of the year that count for its mean, so that a few years suffice"""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mcrnn.config.space import Search
-from mcrnn.fields import FieldStore
-from mcrnn.model_directory import FieldDescription
+from mcrnn.data.checks import check_exam
+from mcrnn.data.description import FieldDescription
+from mcrnn.data.store import FieldStore
 from mcrnn.models import sized
 from mcrnn.storage.root import Storage
-from mcrnn.windows import check_exam
 
 
 def check(search: Search, storage: Storage) -> FieldStore:

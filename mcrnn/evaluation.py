@@ -12,11 +12,12 @@ import torch
 
 from mcrnn.baselines import Climatology, persistence
 from mcrnn.config.sections import Configuration, DataConfig
+from mcrnn.data.splits import Split, open_split
+from mcrnn.data.store import FieldStore
+from mcrnn.data.windows import Starts, check_length, evaluation_windows
 from mcrnn.errors import UserError
-from mcrnn.fields import FieldStore
 from mcrnn.model_directory import TrainedModel
 from mcrnn.scores import Measures, Scores, latitude_weights
-from mcrnn.windows import Split, Starts, check_length, evaluation_windows, open_split
 
 BATCH_SIZE = 32
 WEEKDAYS = (0, 3)

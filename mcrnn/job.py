@@ -13,9 +13,9 @@ import torch
 from mcrnn import model_directory
 from mcrnn.checkpoints import Checkpoints, packed, unpacked
 from mcrnn.config.sections import Configuration
+from mcrnn.data.description import FieldDescription
 from mcrnn.errors import UserError
 from mcrnn.lineage import hardware, load
-from mcrnn.model_directory import FieldDescription
 from mcrnn.models import summary
 from mcrnn.records import CONFIGURATION_FILE, METRICS_FILE, write_record
 from mcrnn.storage.location import Location

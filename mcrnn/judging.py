@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.evaluation import BATCH_SIZE, Exam, check_store, score, score_baselines, store_differences
-from mcrnn.fields import FieldStore
 from mcrnn.model_directory import TrainedModel
 from mcrnn.models import summary
 from mcrnn.scores import (

@@ -5,7 +5,6 @@ What training writes, the registry packages and evaluation reads. Imports neithe
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -16,55 +15,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from mcrnn.config.sections import Configuration, DataConfig
+from mcrnn.config.sections import Configuration
+from mcrnn.data.description import FieldDescription, Scaling
 from mcrnn.errors import UserError
-from mcrnn.fields import FieldStore
 from mcrnn.models import Forecaster
 from mcrnn.storage.location import Location
 from mcrnn.training import build_model
-from mcrnn.windows import Scaling
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-
-
-@dataclass(frozen=True)
-class FieldDescription:
-    """What a model must know of the field it was trained on."""
-
-    variable: str
-    units: str
-    time_step: str
-    channels: tuple[str, ...]
-    frame_shape: tuple[int, int, int]
-    """channels, height, width after coarsening"""
-    padding: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    """of each channel of the training split, before coarsening"""
-    store_digest: str
-    store: str = ""
-    """URL of the store"""
-    recipe: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
-    """how the store was made"""
-
-    @classmethod
-    def of(cls, store: FieldStore, data: DataConfig) -> FieldDescription:
-        """Describe a store's field as a configuration uses it."""
-        channels = tuple(data.variables or store.channels)
-        return cls(
-            variable=store.attributes["variable"],
-            units=store.attributes["units"],
-            time_step=store.attributes["time_step"],
-            channels=channels,
-            frame_shape=(len(channels), *store.grid(data.coarsen)),
-            padding=store.padding,
-            mean=tuple(store.statistic("mean", data.variables)),
-            std=tuple(store.statistic("std", data.variables)),
-            store_digest=store.digest,
-            store=store.location.url,
-            recipe=store.attributes["recipe"],
-        )
 
 
 @dataclass(frozen=True)

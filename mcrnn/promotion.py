@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mcrnn import registry
+from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.evaluation import Exam, check_store, score
-from mcrnn.fields import FieldStore
 from mcrnn.lineage import origin
 from mcrnn.model_directory import TrainedModel
 from mcrnn.registry import CANDIDATE, CHAMPION, PREVIOUS

@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from mcrnn import folders, model_directory
 from mcrnn.checks import check
 from mcrnn.config.space import Search
+from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError, did_you_mean
-from mcrnn.fields import FieldStore
 from mcrnn.job import CHECKPOINT_FOLDER, MODEL_FOLDER
 from mcrnn.lineage import masked
 from mcrnn.records import read_json

@@ -13,11 +13,12 @@ from rich.console import Console
 
 from mcrnn import confirmation, folders
 from mcrnn.cluster import connected
+from mcrnn.data.description import FieldDescription
+from mcrnn.data.splits import FieldData
 from mcrnn.errors import UserError
 from mcrnn.interrupts import on_stop
 from mcrnn.job import CHECKPOINT_FOLDER
 from mcrnn.mirrors import Mirrors, settled
-from mcrnn.model_directory import FieldDescription
 from mcrnn.progress import Progress
 from mcrnn.records import read_json, write_record
 from mcrnn.search import OpenSearch, best_trial, results, tidy
@@ -29,7 +30,6 @@ from mcrnn.study import StudyScheduler, StudySearcher, TrialEnd, budget, spent, 
 from mcrnn.tracking import Tracker
 from mcrnn.training import PENALTY
 from mcrnn.trials import Trials, run_trial, trial_name
-from mcrnn.windows import FieldData
 from mcrnn.worker import gpus_for, new_stop_flag
 
 LEASE = "lock.json"

@@ -13,14 +13,14 @@ from rich.console import Console
 
 from mcrnn.config.paths import ARCHITECTURE
 from mcrnn.config.space import Search
-from mcrnn.fields import FieldStore
-from mcrnn.model_directory import FieldDescription
+from mcrnn.data.description import FieldDescription
+from mcrnn.data.store import FieldStore
+from mcrnn.data.windows import TrainingWindows
 from mcrnn.models import sized, summary
 from mcrnn.registry import CANDIDATE, CHAMPION
 from mcrnn.storage.root import Storage
 from mcrnn.tables import new_table, short, show
 from mcrnn.training import OBJECTIVE
-from mcrnn.windows import TrainingWindows
 
 if TYPE_CHECKING:
     from mcrnn.search import OpenSearch

@@ -14,11 +14,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from mcrnn import confirmation, model_directory, registry
+from mcrnn.data.description import FieldDescription
 from mcrnn.errors import UserError
 from mcrnn.evaluation import Exam, score_baselines
 from mcrnn.job import MODEL_FOLDER
 from mcrnn.mirrors import Mirrors, settled
-from mcrnn.model_directory import FieldDescription, TrainedModel
+from mcrnn.model_directory import TrainedModel
 from mcrnn.records import METRICS_FILE, write_record
 from mcrnn.registry import TEST_METRICS
 from mcrnn.scores import rmse, rmse_normalized

@@ -11,19 +11,20 @@ from rich.console import Console
 from mcrnn import folders
 from mcrnn.bar import Bar
 from mcrnn.config.sections import Configuration
+from mcrnn.data.checks import check_exam
+from mcrnn.data.description import FieldDescription
+from mcrnn.data.splits import FieldData
+from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
-from mcrnn.fields import FieldStore
 from mcrnn.interrupts import on_stop
 from mcrnn.job import END_FILE, MODEL_FOLDER, Job
 from mcrnn.mirrors import Mirrors, settled
-from mcrnn.model_directory import FieldDescription
 from mcrnn.models import sized, summary
 from mcrnn.records import read_json, read_metrics
 from mcrnn.storage.retry import patient
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import Tracker
 from mcrnn.training import OBJECTIVE, End, Metrics
-from mcrnn.windows import FieldData, check_exam
 from mcrnn.worker import (
     RunSession,
     device_for,

@@ -28,10 +28,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mcrnn.allocator import keep_freed_memory
 from mcrnn.config.sections import Configuration, ModelConfig, TrainConfig
+from mcrnn.data.description import Scaling
+from mcrnn.data.splits import FieldData, Split
+from mcrnn.data.windows import Batch, Starts, TrainingWindows, ahead, evaluation_windows
 from mcrnn.errors import NotEnoughMemoryError
 from mcrnn.metrics import SquaredError
 from mcrnn.models import Forecaster, summary
-from mcrnn.windows import Batch, FieldData, Scaling, Split, Starts, TrainingWindows, ahead, evaluation_windows
 
 OBJECTIVE = "rmse_closed_loop_normalized"
 """what a search minimises: the closed-loop RMSE of the validation over the store's training deviation"""

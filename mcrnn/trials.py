@@ -14,9 +14,9 @@ from ray import tune
 
 from mcrnn import confirmation
 from mcrnn.config.space import Search
+from mcrnn.data.description import FieldDescription
 from mcrnn.errors import NotEnoughMemoryError, UserError
 from mcrnn.job import END_FILE, Job
-from mcrnn.model_directory import FieldDescription
 from mcrnn.models import sized, summary
 from mcrnn.records import RECORD_FILE, read_json, read_metrics
 from mcrnn.storage.lease import Lease

@@ -16,13 +16,13 @@ import torch
 
 from mcrnn.checkpoints import unpacked
 from mcrnn.config.sections import TrainConfig
+from mcrnn.data.splits import FieldData
 from mcrnn.errors import NotEnoughMemoryError, UserError
 from mcrnn.job import END_FILE, Job, Recorder
 from mcrnn.models import summary
 from mcrnn.records import read_json
 from mcrnn.storage.retry import be_patient
 from mcrnn.training import End, Metrics, Request, State, fit
-from mcrnn.windows import FieldData
 
 SECONDS_BETWEEN_QUESTIONS = 1.0
 """of a worker to its driver, whether to stop"""

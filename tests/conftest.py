@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from data_prep.navier_stokes import generate
-from mcrnn.fields import FieldStore
+from mcrnn.data.store import FieldStore
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.s3 import S3Prefix

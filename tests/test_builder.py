@@ -15,13 +15,13 @@ import xarray as xr
 from data_prep.builder import LEASE, build
 from data_prep.plan import Shard, SplitPlan, StorePlan, text_array
 from data_prep.statistics import Statistics
+from mcrnn.data.store import FieldStore
+from mcrnn.data.store_format import BUILD_FOLDER
 from mcrnn.errors import UserError
-from mcrnn.fields import FieldStore
 from mcrnn.storage import lease
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.s3 import S3Prefix
-from mcrnn.store_format import BUILD_FOLDER
 from tests.s3 import S3Server, error
 
 SAMPLES = {"train": 5, "val": 1, "test": 2}

@@ -12,10 +12,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from mcrnn.checkpoints import packed, unpacked
-from mcrnn.fields import FieldStore
+from mcrnn.data.splits import FieldData
+from mcrnn.data.store import FieldStore
+from mcrnn.data.windows import ahead
 from mcrnn.storage.local import LocalFolder
 from mcrnn.training import Alone, Metrics, Request, State, _Training, fit
-from mcrnn.windows import FieldData, ahead
 from tests.processes import free_port
 from tests.test_training import configuration
 

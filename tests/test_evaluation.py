@@ -17,10 +17,10 @@ import zarr
 from mcrnn import model_directory
 from mcrnn.baselines import Climatology
 from mcrnn.config.sections import Configuration, DataConfig
+from mcrnn.data.description import FieldDescription
+from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.evaluation import Exam, score
-from mcrnn.fields import FieldStore
-from mcrnn.model_directory import FieldDescription
 from mcrnn.scores import latitude_weights
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from data_prep.builder import build
+from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
-from mcrnn.fields import FieldStore
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.s3 import S3Prefix

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
-from mcrnn.fields import FieldStore
 from mcrnn.storage.local import LocalFolder
 
 

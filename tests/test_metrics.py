@@ -7,7 +7,7 @@ import torch
 
 from mcrnn.baselines import Climatology, persistence
 from mcrnn.config.sections import DataConfig
-from mcrnn.fields import FieldStore
+from mcrnn.data.store import FieldStore
 from mcrnn.metrics import SquaredError
 
 

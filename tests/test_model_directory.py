@@ -7,9 +7,9 @@ import torch
 
 from mcrnn import model_directory
 from mcrnn.config.sections import ARCHITECTURES, Configuration
+from mcrnn.data.description import FieldDescription
+from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
-from mcrnn.fields import FieldStore
-from mcrnn.model_directory import FieldDescription
 from mcrnn.storage.local import LocalFolder
 from mcrnn.training import build_model
 

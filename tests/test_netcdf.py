@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from mcrnn.fields import FieldStore
+from mcrnn.data.store import FieldStore
 from mcrnn.storage.local import LocalFolder
 from tests.conftest import CommandRunner
 from tests.test_commands import refused

@@ -8,7 +8,7 @@ from zarr.codecs.sharding import ShardingCodecIndexLocation
 from zarr.core.array import ShardsConfigParam
 from zarr.storage import MemoryStore
 
-from mcrnn.shards import decode
+from mcrnn.data.sharding import decode
 
 SHARD, CHUNK = (4, 6, 1, 8, 8), (1, 3, 1, 8, 8)
 

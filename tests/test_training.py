@@ -12,8 +12,11 @@ import torch
 
 from mcrnn.checkpoints import packed, unpacked
 from mcrnn.config.sections import Configuration
+from mcrnn.data.description import Scaling
+from mcrnn.data.splits import FieldData, MemorySplit, Split
+from mcrnn.data.store import FieldStore
+from mcrnn.data.windows import evaluation_windows
 from mcrnn.errors import UserError
-from mcrnn.fields import FieldStore
 from mcrnn.training import (
     OBJECTIVE,
     PENALTY,
@@ -29,7 +32,6 @@ from mcrnn.training import (
     running_in,
     validate,
 )
-from mcrnn.windows import FieldData, MemorySplit, Scaling, Split, evaluation_windows
 
 
 def configuration(**train: Any) -> Configuration:

@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from mcrnn import model_directory
+from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
-from mcrnn.fields import FieldStore
 from mcrnn.models.cells import CELLS
 from mcrnn.models.upstream import load_checkpoint
 from mcrnn.storage.local import LocalFolder

@@ -9,21 +9,14 @@ import torch
 from botocore.exceptions import EndpointConnectionError
 
 from mcrnn.config.sections import Configuration, DataConfig
+from mcrnn.data.checks import check_exam
+from mcrnn.data.description import Scaling
+from mcrnn.data.splits import FieldData, MemorySplit, StoredSplit, memory_budget, open_split
+from mcrnn.data.store import FieldStore
+from mcrnn.data.windows import TrainingWindows, evaluation_windows
 from mcrnn.errors import UserError
-from mcrnn.fields import FieldStore
 from mcrnn.storage.retry import patient
 from mcrnn.storage.s3 import S3Prefix
-from mcrnn.windows import (
-    FieldData,
-    MemorySplit,
-    Scaling,
-    StoredSplit,
-    TrainingWindows,
-    check_exam,
-    evaluation_windows,
-    memory_budget,
-    open_split,
-)
 from tests.s3 import S3Server
 
 

@@ -169,8 +169,8 @@ def convert(
 ) -> None:
     """Convert a checkpoint of the paper's code to a model that evaluation and the registry take."""
     from mcrnn import model_directory
-    from mcrnn.fields import FieldStore
-    from mcrnn.model_directory import FieldDescription
+    from mcrnn.data.description import FieldDescription
+    from mcrnn.data.store import FieldStore
     from mcrnn.storage.root import Storage
 
     run = _run_configuration(config) if config else {"model": {}, "data": {}, "training": {}}

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mcrnn.fields import FieldStore
+from mcrnn.data.store import FieldStore
+from mcrnn.data.store_format import BUILD_FOLDER
 from mcrnn.storage.local import LocalFolder
-from mcrnn.store_format import BUILD_FOLDER
 from tests.conftest import CommandRunner
 from tests.test_builder import contents
 

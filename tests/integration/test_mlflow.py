@@ -28,11 +28,11 @@ import yaml
 from mcrnn import model_directory, promotion, registry, tracking
 from mcrnn.checkpoints import Checkpoints
 from mcrnn.config.sections import ARCHITECTURES, Configuration
+from mcrnn.data.description import FieldDescription
+from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
-from mcrnn.fields import FieldStore
 from mcrnn.lineage import origin
 from mcrnn.mirrors import Mirrors
-from mcrnn.model_directory import FieldDescription
 from mcrnn.records import write_record
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage

@@ -348,11 +348,11 @@ def test_every_architecture_prediction_and_decoding_trains_on_two_workers(root: 
 
     from mcrnn.cluster import connected
     from mcrnn.config.sections import Configuration
-    from mcrnn.fields import FieldStore
+    from mcrnn.data.description import FieldDescription
+    from mcrnn.data.splits import FieldData
+    from mcrnn.data.store import FieldStore
     from mcrnn.job import Job
-    from mcrnn.model_directory import FieldDescription
     from mcrnn.storage.root import Storage
-    from mcrnn.windows import FieldData
 
     storage = Storage.open(str(root))
     store = FieldStore.open(storage.location("data/tiny.zarr"))

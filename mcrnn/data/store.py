@@ -7,29 +7,23 @@ checksum of each chunk and by the size of the object.
 
 from __future__ import annotations
 
-import collections
-import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from mcrnn.data.manifest import _ahead, _damaged, read_root
+from mcrnn.data.store_format import MANIFEST, is_data, root_digest, sha256
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.storage.location import Location
-from mcrnn.store_format import FORMAT, FORMAT_VERSION, MANIFEST, is_data, root_digest, sha256
 
 if TYPE_CHECKING:
     import cftime
     import zarr
-
-Result = TypeVar("Result")
 PADDING_OF_BOUNDARY = {"periodic": "circular", "cylinder": "cylinder", "zeros": "zeros"}
-READS_AT_ONCE = 4
-"""objects in flight: hides the latency of object storage, costs their size in memory"""
 
 
 @dataclass(frozen=True)
@@ -213,7 +207,7 @@ class FieldStore:
         Raises:
             UserError: no such split or variable, damaged objects, values that are not finite.
         """
-        from mcrnn.shards import decode
+        from mcrnn.data.sharding import decode
 
         array = self.array(split)
         channels = self.indices(variables)
@@ -277,50 +271,6 @@ class FieldStore:
         for _, _, values in self.blocks(split, coarsen, variables, into=result):
             on_bytes(values.nbytes)
         return result
-
-
-def _ahead(work: Callable[[str], Result], keys: Iterable[str]) -> Iterator[Result]:
-    """Results of some work on each key, in order, several worked on at a time and no more held than that."""
-    rest = iter(list(keys))
-    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        running = collections.deque(pool.submit(work, key) for key in itertools.islice(rest, READS_AT_ONCE))
-        while running:
-            yield running.popleft().result()
-            running.extend(pool.submit(work, key) for key in itertools.islice(rest, 1))
-
-
-def read_root(location: Location) -> dict[str, Any]:
-    """The root's document of a store in whatever state.
-
-    Raises:
-        UserError: there is none, or it is of another kind or version.
-    """
-    try:
-        content = location.read("zarr.json")
-    except FileNotFoundError:
-        raise UserError(
-            f"there is no store '{location.url}'; make one with python -m data_prep.navier_stokes or data_prep.netcdf"
-        ) from None
-    try:
-        document = json.loads(content)
-        attributes = document["attributes"]
-        known = attributes.get("format") == FORMAT
-    except (ValueError, KeyError, AttributeError, TypeError):
-        known = False
-    if not known:
-        raise UserError(f"'{location.url}' is not a field store, or its zarr.json is damaged")
-    if attributes.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"'{location.url}' has format version {attributes.get('format_version')}, this version of mcrnn "
-            f"reads {FORMAT_VERSION}"
-        )
-    return document
-
-
-def _damaged(location: Location, what: str) -> UserError:
-    return UserError(
-        f"the store '{location.url}' is damaged: {what}. Restore it from a copy, or build it again with --overwrite"
-    )
 
 
 def coarsened(values: np.ndarray, block: int) -> np.ndarray:
