@@ -22,14 +22,14 @@ from typing import Any
 import torch
 
 from data_prep.navier_stokes import generate
-from mcrnn import model_directory
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.evaluation import BATCH_SIZE, Exam, score
-from mcrnn.model_directory import TrainedModel
+from mcrnn.models import trained_model
+from mcrnn.models.forecaster import build_model
+from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.local import LocalFolder
-from mcrnn.training import build_model
 
 WARM_UP, HORIZON = 20, 30
 
@@ -49,8 +49,8 @@ def prepare(root: Path, samples: int) -> tuple[TrainedModel, FieldStore]:
     field = FieldDescription.of(store, config.data)
     torch.manual_seed(0)
     network = build_model(config.model, field.frame_shape, field.padding)
-    model_directory.save(LocalFolder(root / "model"), config, field, network.state_dict())
-    return model_directory.load(LocalFolder(root / "model")), store
+    trained_model.save(LocalFolder(root / "model"), config, field, network.state_dict())
+    return trained_model.load(LocalFolder(root / "model")), store
 
 
 def exam_of(model: TrainedModel, store: FieldStore) -> Exam:
@@ -70,7 +70,7 @@ def bare(model: TrainedModel, exam: Exam) -> float:
 
 def _peak(root: str, samples: int, peaks: Any) -> None:
     torch.set_num_threads(2)
-    model = model_directory.load(LocalFolder(Path(root) / "model"))
+    model = trained_model.load(LocalFolder(Path(root) / "model"))
     store = FieldStore.open(LocalFolder(Path(root) / f"{samples}.zarr"))
     exam = exam_of(model, store)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

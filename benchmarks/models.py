@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.paper_models import LAYERS, SIZES, PaperForecaster
 from mcrnn.allocator import keep_freed_memory
 from mcrnn.models import Forecaster
-from mcrnn.models.scan import log_space_scan, minimal_recurrence
+from mcrnn.models.minimal_recurrence import log_space_scan, minimal_recurrence
 from mcrnn.training import running_in
 
 STEPS, FORCED = 25, 20
@@ -194,7 +194,7 @@ def accuracy() -> None:
 
 def cuda(repeats: int) -> None:
     """Print the table on a GPU, and how near the fused kernel comes to the time that its memory traffic takes."""
-    from mcrnn.models.scan import implementation
+    from mcrnn.models.minimal_recurrence import implementation
 
     print(torch.cuda.get_device_name())
     for grid in (16, 64, 256):

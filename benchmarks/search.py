@@ -28,11 +28,11 @@ import yaml
 
 from benchmarks.training import bare_loop
 from data_prep.navier_stokes import generate
-from mcrnn import model_directory
 from mcrnn.config.sections import Configuration
 from mcrnn.data.splits import FieldData, open_split
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import evaluation_windows
+from mcrnn.models import trained_model
 from mcrnn.storage.local import LocalFolder
 from mcrnn.training import validate
 
@@ -122,7 +122,7 @@ def overhead(root: Path, seconds: float) -> None:
 
 def test_error(root: Path, folder: Path) -> float:
     """Closed-loop RMSE of a model on the test split, 20 frames given, 30 steps."""
-    model = model_directory.load(LocalFolder(folder))
+    model = trained_model.load(LocalFolder(folder))
     store = FieldStore.open(LocalFolder(root / "data/ns.zarr"))
     split = open_split(store, "test", model.config.data)
     windows = evaluation_windows(split.shape, False, 50)

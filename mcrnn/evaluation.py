@@ -16,7 +16,7 @@ from mcrnn.data.splits import Split, open_split
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import Starts, check_length, evaluation_windows
 from mcrnn.errors import UserError
-from mcrnn.model_directory import TrainedModel
+from mcrnn.models.trained_model import TrainedModel
 from mcrnn.scores import Measures, Scores, latitude_weights
 
 BATCH_SIZE = 32

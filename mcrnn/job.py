@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from mcrnn import model_directory
 from mcrnn.checkpoints import Checkpoints, packed, unpacked
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import UserError
 from mcrnn.lineage import hardware, load
-from mcrnn.models import summary
+from mcrnn.models import summary, trained_model
 from mcrnn.records import CONFIGURATION_FILE, METRICS_FILE, write_record
 from mcrnn.storage.location import Location
 from mcrnn.training import OBJECTIVE, End, Metrics, State, judged_weights
@@ -143,7 +142,7 @@ class Recorder:
     ) -> None:
         job = self.job
         if best is not None:
-            model_directory.save(job.folder.child(MODEL_FOLDER), job.config, job.field, best)
+            trained_model.save(job.folder.child(MODEL_FOLDER), job.config, job.field, best)
         job.checkpoints.save(content, **place)
         if metrics is not None:
             lines = "".join(f"{json.dumps(epoch)}\n" for epoch in history)

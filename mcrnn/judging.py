@@ -15,8 +15,8 @@ import torch
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.evaluation import BATCH_SIZE, Exam, check_store, score, score_baselines, store_differences
-from mcrnn.model_directory import TrainedModel
 from mcrnn.models import summary
+from mcrnn.models.trained_model import TrainedModel
 from mcrnn.scores import (
     Scores,
     bootstrap,
@@ -214,10 +214,3 @@ def check_device(name: str | None) -> None:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError):
         raise UserError(f"--device {name} cannot be used on this machine; leave it out, or give cpu") from None
-
-
-def to_device(model: TrainedModel, device: str | None) -> TrainedModel:
-    """The model on a device; by default a GPU where there is one."""
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model.network.to(chosen)
-    return model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcrnn.model_directory import TrainedModel
+from mcrnn.models.trained_model import TrainedModel
 
 
 def card(

@@ -16,7 +16,7 @@ from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.evaluation import Exam, check_store, score
 from mcrnn.lineage import origin
-from mcrnn.model_directory import TrainedModel
+from mcrnn.models.trained_model import TrainedModel
 from mcrnn.registry import CANDIDATE, CHAMPION, PREVIOUS
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import client_of, quiet_mlflow, reachable, short

@@ -11,7 +11,7 @@ import numpy as np
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-from mcrnn import model_directory
+from mcrnn.models import trained_model
 from mcrnn.storage.local import LocalFolder
 
 
@@ -20,7 +20,7 @@ class FieldForecaster(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Read the model directory among the artifacts."""
-        self.model = model_directory.load(LocalFolder(Path(context.artifacts["model"])))
+        self.model = trained_model.load(LocalFolder(Path(context.artifacts["model"])))
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
         """Forecast `params["steps"]` frames after those given."""

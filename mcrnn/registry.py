@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcrnn import model_directory
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.model_card import card
-from mcrnn.model_directory import TrainedModel
+from mcrnn.models import trained_model
+from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.root import Storage
@@ -68,7 +68,7 @@ def register(
     client = client_of(run.tracking_uri)
     earlier = [v for v in client.search_model_versions(f"run_id = '{run.run_id}'") if v.name == name]
     number = int(earlier[0].version) if earlier else _log_and_register(run, folder, name)
-    model = model_directory.load(folder)
+    model = trained_model.load(folder)
     text = card(model, name, number, run.run_id, found, judged)
     client.update_model_version(name, str(number), description=text)
     tags = {f"mcrnn.{key}": f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in found.items()}
@@ -96,7 +96,7 @@ def _log_and_register(run: Run, folder: Location, name: str) -> int:
     from mlflow.models import ModelSignature
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
-    model = model_directory.load(folder)
+    model = trained_model.load(folder)
     channels, height, width = model.field.frame_shape
     grid = (-1, -1) if model.network.takes_any_grid else (height, width)
 
@@ -111,7 +111,7 @@ def _log_and_register(run: Run, folder: Location, name: str) -> int:
     with tempfile.TemporaryDirectory(prefix="mcrnn-model-") as place:
         local = Path(place) / "model"
         local.mkdir()
-        for file in (model_directory.WEIGHTS, model_directory.CONFIG):
+        for file in (trained_model.WEIGHTS, trained_model.CONFIG):
             (local / file).write_bytes(folder.read(file))
         with _silent(), _status_kept(run):
             info = mlflow.pyfunc.log_model(
@@ -267,10 +267,10 @@ def find(uri: str, storage: Storage) -> Loaded:
     """
     if not uri.startswith(("models:/", "runs:/")):
         folder = storage.location(uri)
-        found = [each for each in (folder.child("model"), folder) if model_directory.CONFIG in each.sizes()]
+        found = [each for each in (folder.child("model"), folder) if trained_model.CONFIG in each.sizes()]
         if not found and not folder.sizes():
             raise UserError(f"there is no model '{uri}': neither a registry URI (models:/NAME@champion) nor a folder")
-        return Loaded(model_directory.load(found[0] if found else folder), None)
+        return Loaded(trained_model.load(found[0] if found else folder), None)
 
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -291,10 +291,10 @@ def find(uri: str, storage: Storage) -> Loaded:
             local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except (MlflowException, OSError) as error:
         raise UserError(_explain(client, uri, error)) from None
-    folders = [path.parent for path in local.rglob(model_directory.WEIGHTS)]
+    folders = [path.parent for path in local.rglob(trained_model.WEIGHTS)]
     if not folders:
         raise UserError(f"'{uri}' is not a model of this project")
-    return Loaded(model_directory.load(LocalFolder(folders[0])), run_id)
+    return Loaded(trained_model.load(LocalFolder(folders[0])), run_id)
 
 
 def _find_version(client, uri: str):  # type: ignore[no-untyped-def]

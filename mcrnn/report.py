@@ -17,8 +17,9 @@ from mcrnn import plots
 from mcrnn.bar import Bar
 from mcrnn.errors import UserError
 from mcrnn.forecasts import Forecasts, write_forecasts
-from mcrnn.judging import Judged, check_device, judge, to_device
+from mcrnn.judging import Judged, check_device, judge
 from mcrnn.mirrors import Mirrors
+from mcrnn.models.trained_model import to_device
 from mcrnn.page import write_page
 from mcrnn.records import RECORD_FILE, read_json, write_record
 from mcrnn.registry import TEST_METRICS

@@ -12,13 +12,14 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from mcrnn import folders, model_directory
+from mcrnn import folders
 from mcrnn.checks import check
 from mcrnn.config.space import Search
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.job import CHECKPOINT_FOLDER, MODEL_FOLDER
 from mcrnn.lineage import masked
+from mcrnn.models import trained_model
 from mcrnn.records import read_json
 from mcrnn.storage.location import Location
 from mcrnn.storage.root import Storage
@@ -130,5 +131,5 @@ def results(opened: OpenSearch) -> list[FrozenTrial]:
 
 def best_trial(opened: OpenSearch) -> FrozenTrial | None:
     """The best that has a model, None where no trial has one."""
-    kept = (t for t in results(opened) if model_directory.exists(opened.trial_folder(t.number).child(MODEL_FOLDER)))
+    kept = (t for t in results(opened) if trained_model.exists(opened.trial_folder(t.number).child(MODEL_FOLDER)))
     return next(kept, None)

@@ -13,13 +13,14 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from mcrnn import confirmation, model_directory, registry
+from mcrnn import confirmation, registry
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import UserError
 from mcrnn.evaluation import Exam, score_baselines
 from mcrnn.job import MODEL_FOLDER
 from mcrnn.mirrors import Mirrors, settled
-from mcrnn.model_directory import TrainedModel
+from mcrnn.models import trained_model
+from mcrnn.models.trained_model import TrainedModel
 from mcrnn.records import METRICS_FILE, write_record
 from mcrnn.registry import TEST_METRICS
 from mcrnn.scores import rmse, rmse_normalized
@@ -43,7 +44,7 @@ def conclude(opened: OpenSearch, mirrors: Mirrors, best: FrozenTrial) -> None:
         folder = opened.folder.child(confirmed[0]["folder"])
     _record_baselines(opened, mirrors)
     run = mirrors.now(folder)
-    model = model_directory.load(folder.child(MODEL_FOLDER))
+    model = trained_model.load(folder.child(MODEL_FOLDER))
     judged = _judged(model, run, opened.storage)
     found = {
         "search": opened.name,

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from mcrnn import model_directory, registry
+from mcrnn import registry
 from mcrnn.errors import UserError
-from mcrnn.model_directory import TrainedModel
+from mcrnn.models import trained_model
+from mcrnn.models.trained_model import TrainedModel
 from mcrnn.records import METRICS_FILE
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import client_of, quiet_mlflow, reachable
@@ -95,7 +96,7 @@ def _folders(pattern: str, storage: Storage) -> list[str]:
     depth = len(parts) - fixed
     found = set()
     for key in storage.location(top).sizes():
-        if not key.endswith(f"/{model_directory.CONFIG}"):
+        if not key.endswith(f"/{trained_model.CONFIG}"):
             continue
         place = PurePosixPath(key).parent
         place = place.parent if place.name == "model" else place

@@ -27,13 +27,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mcrnn.allocator import keep_freed_memory
-from mcrnn.config.sections import Configuration, ModelConfig, TrainConfig
+from mcrnn.config.sections import Configuration, TrainConfig
 from mcrnn.data.description import Scaling
 from mcrnn.data.splits import FieldData, Split
 from mcrnn.data.windows import Batch, Starts, TrainingWindows, ahead, evaluation_windows
 from mcrnn.errors import NotEnoughMemoryError
 from mcrnn.metrics import SquaredError
 from mcrnn.models import Forecaster, summary
+from mcrnn.models.forecaster import build_model
 
 OBJECTIVE = "rmse_closed_loop_normalized"
 """what a search minimises: the closed-loop RMSE of the validation over the store's training deviation"""
@@ -119,33 +120,6 @@ def running_in(precision: str, device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed
-
-
-def build_model(config: ModelConfig, frame_shape: tuple[int, int, int], padding: str) -> Forecaster:
-    """The network of a configuration.
-
-    Args:
-        config: its sizes and options.
-        frame_shape: channels, height, width of the field the model sees.
-        padding: what the field's boundary asks for, unless the configuration says otherwise.
-    """
-    channels, height, width = frame_shape
-    return Forecaster(
-        config.architecture,
-        hidden_size=config.widths,
-        channels=channels,
-        height=height,
-        width=width,
-        padding=config.padding or padding,
-        kernel_size=config.kernel_size,
-        prediction=config.prediction,
-        decode=config.decode,
-        norm=config.norm,
-        norm_groups=config.norm_groups,
-        dropout=config.dropout,
-        tanh_encoder=config.tanh_encoder,
-        channels_out=config.channels_out,
-    )
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ COMMANDS = (
     "mcrnn.evaluate",
     "mcrnn.promote",
     "mcrnn.ui",
-    "mcrnn.models.upstream",
+    "mcrnn.convert",
 )
 
 CONFIGURATION = {

@@ -14,17 +14,17 @@ import torch
 import xarray as xr
 import zarr
 
-from mcrnn import model_directory
 from mcrnn.baselines import Climatology
 from mcrnn.config.sections import Configuration, DataConfig
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.evaluation import Exam, score
+from mcrnn.models import trained_model
+from mcrnn.models.forecaster import build_model
 from mcrnn.scores import latitude_weights
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
-from mcrnn.training import build_model
 from tests.conftest import CommandRunner
 from tests.test_commands import CONFIGURATION, refused
 from tests.test_netcdf import LATITUDE, SPLITS, convert, field, write, yearly  # noqa: F401  a fixture
@@ -54,7 +54,7 @@ def save(
     with torch.no_grad():
         for weight in network.decoder.parameters():
             weight.mul_(scale)
-    model_directory.save(LocalFolder(folder), config, described, network.state_dict())
+    trained_model.save(LocalFolder(folder), config, described, network.state_dict())
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_climatology_of_dates_knows_the_season_and_the_hour(command: CommandRunn
 
 def test_score_does_not_depend_on_the_batch_size(store: FieldStore, root: Path) -> None:
     save(root / "m", store)
-    model = model_directory.load(LocalFolder(root / "m"))
+    model = trained_model.load(LocalFolder(root / "m"))
     exam = Exam.of(store, model.config.data, warm_up=4, horizon=6)
     one, all_ = (score(model, exam, batch_size=size)[0] for size in (1, 4))
     for name in ("squared", "absolute", "variance", "power"):
@@ -124,7 +124,7 @@ def test_score_does_not_depend_on_the_batch_size(store: FieldStore, root: Path) 
 
 def test_scores_on_a_sphere_are_those_of_the_forecasts(series: FieldStore, root: Path) -> None:
     save(root / "m", series)
-    model = model_directory.load(LocalFolder(root / "m"))
+    model = trained_model.load(LocalFolder(root / "m"))
     exam = Exam.of(series, model.config.data, warm_up=4, horizon=3, starts="every 60")
     scores, _ = score(model, exam)
     assert scores.power is None

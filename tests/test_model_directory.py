@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcrnn import model_directory
 from mcrnn.config.sections import ARCHITECTURES, Configuration
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
+from mcrnn.models import trained_model
+from mcrnn.models.forecaster import build_model
 from mcrnn.storage.local import LocalFolder
-from mcrnn.training import build_model
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -28,10 +28,10 @@ def test_round_trip_forecasts_in_field_units(
     )
     field = FieldDescription.of(store, config.data)
     network = build_model(config.model, field.frame_shape, field.padding).eval()
-    model_directory.save(LocalFolder(tmp_path / "m"), config, field, network.state_dict())
+    trained_model.save(LocalFolder(tmp_path / "m"), config, field, network.state_dict())
     assert {p.name for p in (tmp_path / "m").iterdir()} == {"config.json", "model.safetensors"}
 
-    loaded = model_directory.load(LocalFolder(tmp_path / "m"))
+    loaded = trained_model.load(LocalFolder(tmp_path / "m"))
     assert loaded.config == config
     assert loaded.field == field
     frames = torch.from_numpy(store.load("test", 2))[:, :5]
@@ -43,7 +43,7 @@ def test_round_trip_forecasts_in_field_units(
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a model directory"):
-        model_directory.load(LocalFolder(tmp_path))
+        trained_model.load(LocalFolder(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="is not a model directory"):
-        model_directory.load(LocalFolder(tmp_path))
+        trained_model.load(LocalFolder(tmp_path))

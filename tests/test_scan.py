@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mcrnn.models.scan import g, log_space_scan, minimal_recurrence, run_backward, run_forward
+from mcrnn.models.minimal_recurrence import g, log_space_scan, minimal_recurrence, run_backward, run_forward
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run step by step in Python; read when they are defined
 
@@ -72,7 +72,7 @@ def test_direct_form_agrees_with_log_space_in_float64(seed: int) -> None:
 def test_kernel_for_gpus_agrees_with_the_direct_form(
     blocks: int, memory_format: torch.memory_format, dtype: torch.dtype
 ) -> None:
-    scan_triton = pytest.importorskip("mcrnn.models.scan_triton", exc_type=ImportError)
+    minimal_recurrence_triton = pytest.importorskip("mcrnn.models.minimal_recurrence_triton", exc_type=ImportError)
     generator = torch.Generator().manual_seed(1)
     steps, batch, channels = 6, 2, 5
     frames = 4 * torch.randn(steps * batch, blocks * channels, 7, 9, generator=generator)
@@ -82,11 +82,11 @@ def test_kernel_for_gpus_agrees_with_the_direct_form(
     h0 = h0.contiguous(memory_format=memory_format)
     grad = torch.randn(steps, batch, channels, 7, 9, generator=generator)
     h, expected = torch.empty_like(blocks_TBKHW[:, :, :channels], dtype=torch.float32), torch.empty(grad.shape)
-    scan_triton.run_forward(blocks_TBKHW, h0, h)
+    minimal_recurrence_triton.run_forward(blocks_TBKHW, h0, h)
     kept = blocks_TBKHW.float().clone()
     run_forward(kept, h0, expected)
     assert torch.allclose(h, expected, atol=1e-5)
-    of_blocks, of_h0 = scan_triton.run_backward(grad, carry, blocks_TBKHW, h, h0)
+    of_blocks, of_h0 = minimal_recurrence_triton.run_backward(grad, carry, blocks_TBKHW, h, h0)
     expected_of_blocks, expected_of_h0 = run_backward(grad, carry.clone(), kept, expected, h0)
     assert relative(of_blocks, expected_of_blocks) < (1e-5 if dtype == torch.float32 else 1e-2)
     assert relative(of_h0, expected_of_h0) < 1e-5
@@ -95,21 +95,21 @@ def test_kernel_for_gpus_agrees_with_the_direct_form(
 COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
-from mcrnn.models import scan_triton
+from mcrnn.models import minimal_recurrence_triton
 
 def compile(kernel, pointers, gates, dtype):
     names = kernel.arg_names
     signature = {n: f"*{dtype}" if n in ("blocks", "of_blocks") else "*fp32" if n in pointers else "i32" for n in names}
-    constants = {"channels_first": False, "GATES": gates, "BLOCK": scan_triton.BLOCK}
+    constants = {"channels_first": False, "GATES": gates, "BLOCK": minimal_recurrence_triton.BLOCK}
     signature |= dict.fromkeys(constants, "constexpr")
     source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants)
     return triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
 
 for gates in (1, 2):
     for dtype in ("fp32", "bf16"):
-        assert "st.global" in compile(scan_triton._forward, ("h0", "h"), gates, dtype)
+        assert "st.global" in compile(minimal_recurrence_triton._forward, ("h0", "h"), gates, dtype)
         pointers = ("grad", "carry", "h", "h0", "of_h0")
-        assert "st.global" in compile(scan_triton._backward, pointers, gates, dtype)
+        assert "st.global" in compile(minimal_recurrence_triton._backward, pointers, gates, dtype)
 print("compiled")
 """
 

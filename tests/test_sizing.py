@@ -8,7 +8,7 @@ import torch
 from mcrnn.config.sections import ModelConfig
 from mcrnn.models import Forecaster, parameter_count, summary, width_for
 from mcrnn.models.cells import CELLS
-from mcrnn.training import build_model
+from mcrnn.models.forecaster import build_model
 
 
 def config(architecture: str, **fields: Any) -> ModelConfig:

@@ -17,6 +17,7 @@ from mcrnn.data.splits import FieldData, MemorySplit, Split
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import evaluation_windows
 from mcrnn.errors import UserError
+from mcrnn.models.forecaster import build_model
 from mcrnn.training import (
     OBJECTIVE,
     PENALTY,
@@ -25,7 +26,6 @@ from mcrnn.training import (
     Metrics,
     Request,
     State,
-    build_model,
     fit,
     judged_weights,
     learning_rate,

@@ -12,11 +12,11 @@ import pytest
 import torch
 import yaml
 
-from mcrnn import model_directory
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
+from mcrnn.models import trained_model
 from mcrnn.models.cells import CELLS
-from mcrnn.models.upstream import load_checkpoint
+from mcrnn.models.paper_checkpoint import load_checkpoint
 from mcrnn.storage.local import LocalFolder
 
 CHECKPOINTS = Path(__file__).parent / "paper_checkpoints"
@@ -113,10 +113,10 @@ def test_another_grid_is_refused() -> None:
 @pytest.mark.parametrize("architecture", CELLS)
 def test_command_converts_by_the_runs_configuration(architecture: str, command: Any, root: Path) -> None:
     folder = CHECKPOINTS / architecture
-    done = command("mcrnn.models.upstream", folder / "model.ckpt", "converted", "--config", folder / "config.yaml")
+    done = command("mcrnn.convert", folder / "model.ckpt", "converted", "--config", folder / "config.yaml")
     assert done.returncode == 0, done.stderr
     assert f"{architecture}, " in done.stdout
-    model = model_directory.load(LocalFolder(root / "converted"))
+    model = trained_model.load(LocalFolder(root / "converted"))
     with np.load(folder / "io.npz") as arrays:
         forecast = model.forecast(torch.from_numpy(arrays["x"][:, :9]), 6)
         assert np.abs(forecast.numpy() - arrays["y"][:, 8:]).max() < 1e-5
@@ -128,7 +128,7 @@ def test_converted_model_is_evaluated_on_a_store(command: Any, store: FieldStore
     coarsen = store.grid()[0] // 8
     checkpoint, config = (CHECKPOINTS / "minconvlstm" / name for name in ("model.ckpt", "config.yaml"))
     done = command(
-        "mcrnn.models.upstream",
+        "mcrnn.convert",
         checkpoint,
         "converted",
         "--config",
@@ -158,7 +158,7 @@ def test_converted_model_is_evaluated_on_a_store(command: Any, store: FieldStore
 )
 def test_command_names_what_is_missing(arguments: list[str], message: str, command: Any, root: Path) -> None:
     shutil.copy(CHECKPOINTS / "minconvgru" / "model.ckpt", root / "model.ckpt")
-    done = command("mcrnn.models.upstream", "model.ckpt", "converted", *arguments)
+    done = command("mcrnn.convert", "model.ckpt", "converted", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert not (root / "converted").exists()

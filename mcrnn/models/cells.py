@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from mcrnn.models.convolution import Kernel, PaddedConv
-from mcrnn.models.gated import ConvGRURecurrence, ConvLSTMRecurrence
-from mcrnn.models.scan import ConvolvedRecurrence
+from mcrnn.models.gated_recurrence import ConvGRURecurrence, ConvLSTMRecurrence
+from mcrnn.models.minimal_recurrence import ConvolvedRecurrence
 
 State = tuple[torch.Tensor, ...]
 Kernels = tuple[Kernel, ...]

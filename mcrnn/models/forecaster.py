@@ -15,6 +15,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from mcrnn.config.sections import ModelConfig
 from mcrnn.models.cells import CELLS, Cell, Kernels, State, frames, sequence
 from mcrnn.models.convolution import PointwiseConv
 
@@ -185,3 +186,30 @@ def widths_of(hidden_size: int | Sequence[int], layers: int | None) -> list[int]
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise ValueError(f"{name} must be {' or '.join(known)}, not '{value}'")
+
+
+def build_model(config: ModelConfig, frame_shape: tuple[int, int, int], padding: str) -> Forecaster:
+    """The network of a configuration.
+
+    Args:
+        config: its sizes and options.
+        frame_shape: channels, height, width of the field the model sees.
+        padding: what the field's boundary asks for, unless the configuration says otherwise.
+    """
+    channels, height, width = frame_shape
+    return Forecaster(
+        config.architecture,
+        hidden_size=config.widths,
+        channels=channels,
+        height=height,
+        width=width,
+        padding=config.padding or padding,
+        kernel_size=config.kernel_size,
+        prediction=config.prediction,
+        decode=config.decode,
+        norm=config.norm,
+        norm_groups=config.norm_groups,
+        dropout=config.dropout,
+        tanh_encoder=config.tanh_encoder,
+        channels_out=config.channels_out,
+    )

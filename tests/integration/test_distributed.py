@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from mcrnn import model_directory
+from mcrnn.models import trained_model
 from mcrnn.storage.local import LocalFolder
 from tests.conftest import CommandRunner
 from tests.test_commands import CONFIGURATION
@@ -31,7 +31,7 @@ def test_two_workers_train_the_model_that_one_trains(command: CommandRunner, roo
         assert finished.returncode == 0, finished.stderr + finished.stdout
         folder = root / "runs" / f"workers-{workers}"
         metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        results[workers] = metrics, model_directory.load(LocalFolder(folder / "model")).network.state_dict()
+        results[workers] = metrics, trained_model.load(LocalFolder(folder / "model")).network.state_dict()
     one, two = results[1], results[2]
     for a, b in zip(one[0], two[0], strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)

@@ -25,7 +25,7 @@ import torch
 import xarray as xr
 import yaml
 
-from mcrnn import model_directory, promotion, registry, tracking
+from mcrnn import promotion, registry, tracking
 from mcrnn.checkpoints import Checkpoints
 from mcrnn.config.sections import ARCHITECTURES, Configuration
 from mcrnn.data.description import FieldDescription
@@ -33,11 +33,12 @@ from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.lineage import origin
 from mcrnn.mirrors import Mirrors
+from mcrnn.models import trained_model
+from mcrnn.models.forecaster import build_model
 from mcrnn.records import write_record
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import Tracker, client_of
-from mcrnn.training import build_model
 from tests.conftest import CommandRunner
 from tests.integration.test_search import SEARCH
 from tests.integration.test_search_faults import ended
@@ -69,7 +70,7 @@ def save(
         for weight in network.decoder.parameters():
             weight.mul_(scale)
     place = LocalFolder(folder)
-    model_directory.save(place, config, field, network.state_dict())
+    trained_model.save(place, config, field, network.state_dict())
     return place
 
 
@@ -342,7 +343,7 @@ def test_registered_models_load_without_the_package_and_give_the_same_numbers(ro
     loaded = subprocess.run(arguments, capture_output=True, text=True, cwd=root, check=False)
     assert loaded.stdout.strip().endswith("loaded"), loaded.stderr
     for case in content:
-        ours = model_directory.load(LocalFolder(root / "models" / case["name"]))
+        ours = trained_model.load(LocalFolder(root / "models" / case["name"]))
         for batch, length, steps, height, width in case["shapes"]:
             frames = np.random.default_rng(0).normal(size=(batch, length, case["channels"], height, width))
             expected = ours.predict(frames.astype(np.float32), steps)
@@ -397,9 +398,9 @@ def test_planted_pickles_are_refused(root: Path, command: CommandRunner) -> None
     trap = root / "executed"
     config, field = describe(root)
     place = save(root / "m", config, field)
-    place.write(model_directory.WEIGHTS, pickle.dumps(Malicious(trap)))
+    place.write(trained_model.WEIGHTS, pickle.dumps(Malicious(trap)))
     with pytest.raises(UserError, match="is not a model directory"):
-        model_directory.load(place)
+        trained_model.load(place)
     # in place of a run's checkpoint, with a name that is right
     (root / "one.yaml").write_text(yaml.safe_dump(CONFIGURATION | {"name": "one"}))
     assert command("mcrnn.train", "one.yaml").returncode == 0

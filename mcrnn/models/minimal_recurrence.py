@@ -164,10 +164,10 @@ CPU = Implementation(run_forward, run_backward)
 def _fused() -> Implementation | None:
     """The kernel for GPUs, where Triton is installed, as it is with PyTorch for CUDA."""
     try:
-        from mcrnn.models import scan_triton
+        from mcrnn.models import minimal_recurrence_triton
     except ImportError:
         return None
-    return Implementation(scan_triton.run_forward, scan_triton.run_backward)
+    return Implementation(minimal_recurrence_triton.run_forward, minimal_recurrence_triton.run_backward)
 
 
 def implementation(h_BCHW: torch.Tensor) -> Implementation:
