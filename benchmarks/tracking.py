@@ -24,12 +24,12 @@ from pathlib import Path
 
 import psutil
 
-from mcrnn import lineage
-from mcrnn.mirrors import RUN_FILE, Mirrors
-from mcrnn.records import METRICS_FILE, write_record
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
-from mcrnn.tracking import Tracker, client_of
+from mcrnn.tracking import provenance
+from mcrnn.tracking.mlflow_client import Tracker, client_of
+from mcrnn.tracking.run_folder import METRICS_FILE, write_record
+from mcrnn.tracking.sync import RUN_FILE, Mirrors
 
 TRIALS, METRICS = 4, 20
 
@@ -124,7 +124,7 @@ def main() -> None:
     times = []
     for _ in range(20):
         started = time.perf_counter()
-        lineage.load()
+        provenance.load()
         times.append(time.perf_counter() - started)
     own = statistics.median(times)
     print(f"the training's thread adds {1e3 * own:.2f} ms an epoch, {100 * own / options.seconds:.3f} %")

@@ -30,8 +30,8 @@ from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import TrainingWindows
 from mcrnn.job import Job
 from mcrnn.models.forecaster import build_model
-from mcrnn.records import read_metrics
 from mcrnn.storage.root import Storage
+from mcrnn.tracking.run_folder import read_metrics
 from mcrnn.worker import RunSession, TrainSession, run_distributed
 
 SAMPLES = 64

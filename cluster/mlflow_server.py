@@ -188,7 +188,7 @@ def _check_database(database: str) -> None:
             pass
         engine.dispose()
     except Exception as error:
-        from mcrnn.lineage import masked
+        from mcrnn.tracking.provenance import masked
 
         reason = masked(str(error).strip().splitlines()[0])
         raise UserError(f"the database cannot be used: {reason}; it is postgresql://USER:PASSWORD@HOST/NAME") from None

@@ -14,9 +14,8 @@ from optuna.trial import FrozenTrial
 
 from mcrnn.config.paths import Values
 from mcrnn.config.space import Search
-from mcrnn.job import END_FILE
-from mcrnn.records import read_json, read_metrics
 from mcrnn.storage.location import Location
+from mcrnn.tracking.run_folder import END_FILE, read_json, read_metrics
 from mcrnn.training import End
 
 FOLDER = "confirmation"

@@ -14,20 +14,18 @@ from mcrnn.checkpoints import Checkpoints, packed, unpacked
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import UserError
-from mcrnn.lineage import hardware, load
 from mcrnn.models import summary, trained_model
-from mcrnn.records import CONFIGURATION_FILE, METRICS_FILE, write_record
 from mcrnn.storage.location import Location
+from mcrnn.tracking.provenance import hardware, load
+from mcrnn.tracking.run_folder import (
+    CHECKPOINT_FOLDER,
+    CONFIGURATION_FILE,
+    END_FILE,
+    METRICS_FILE,
+    MODEL_FOLDER,
+    write_record,
+)
 from mcrnn.training import OBJECTIVE, End, Metrics, State, judged_weights
-
-CHECKPOINT_FOLDER = "checkpoints"
-
-
-MODEL_FOLDER = "model"
-
-
-END_FILE = "end.json"
-"""how the training ended, where it has: not after an interruption"""
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcrnn import registry
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.evaluation import Exam, check_store, score
-from mcrnn.lineage import origin
 from mcrnn.models.trained_model import TrainedModel
-from mcrnn.registry import CANDIDATE, CHAMPION, PREVIOUS
 from mcrnn.storage.root import Storage
-from mcrnn.tracking import client_of, quiet_mlflow, reachable, short
+from mcrnn.tracking import model_loading, registry
+from mcrnn.tracking.mlflow_client import client_of, quiet_mlflow, reachable, short
+from mcrnn.tracking.provenance import origin
+from mcrnn.tracking.registry import CANDIDATE, CHAMPION, PREVIOUS
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -119,7 +119,7 @@ def judge(storage: Storage, name: str, candidate: int, champion: int) -> Compari
     Raises:
         UserError: they are not of the same data, or their store cannot be used; says all reasons.
     """
-    models = [registry.load(f"models:/{name}/{version}", storage) for version in (candidate, champion)]
+    models = [model_loading.load(f"models:/{name}/{version}", storage) for version in (candidate, champion)]
     _check_comparable(*models)
     old = models[1]
     store = FieldStore.open(storage.location(old.config.data.store))

@@ -18,17 +18,17 @@ from mcrnn.bar import Bar
 from mcrnn.errors import UserError
 from mcrnn.forecasts import Forecasts, write_forecasts
 from mcrnn.judging import Judged, check_device, judge
-from mcrnn.mirrors import Mirrors
 from mcrnn.models.trained_model import to_device
 from mcrnn.page import write_page
-from mcrnn.records import RECORD_FILE, read_json, write_record
-from mcrnn.registry import TEST_METRICS
 from mcrnn.report_tables import Group, as_csv, as_latex, as_markdown, columns, heading, notes, tables
 from mcrnn.scores import rmse_by_step
 from mcrnn.selection import Chosen, choose
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
-from mcrnn.tracking import Run, Tracker
+from mcrnn.tracking.mlflow_client import Run, Tracker
+from mcrnn.tracking.registry import TEST_METRICS
+from mcrnn.tracking.run_folder import RECORD_FILE, read_json, write_record
+from mcrnn.tracking.sync import Mirrors
 
 EXPERIMENT = "mcrnn-evaluations"
 MOST_PICTURES = 6

@@ -12,18 +12,17 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from mcrnn import folders
 from mcrnn.checks import check
 from mcrnn.config.space import Search
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError, did_you_mean
-from mcrnn.job import CHECKPOINT_FOLDER, MODEL_FOLDER
-from mcrnn.lineage import masked
 from mcrnn.models import trained_model
-from mcrnn.records import read_json
 from mcrnn.storage.location import Location
 from mcrnn.storage.root import Storage
 from mcrnn.study import JOURNAL, STUDY, Journal, TrialEnd, open_study, spent, tried
+from mcrnn.tracking import run_folder
+from mcrnn.tracking.provenance import masked
+from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER, read_json
 
 SUMMARY_FILE = "summary.json"
 MAY_CHANGE = (
@@ -92,10 +91,10 @@ def open_search(search: Search, storage: Storage, *, new: bool) -> OpenSearch:
     """
     store = check(search, storage)
     parent = storage.location("searches")
-    folder = parent.child(folders.choose(parent, search.name, new=new))
+    folder = parent.child(run_folder.choose(parent, search.name, new=new))
     content = json.loads(masked(json.dumps(search.content())))
     earlier = [_earlier(name, parent) for name in search.search.warm_start]
-    folders.claim(folder, content | {"store_digest": store.digest}, MAY_CHANGE)
+    run_folder.claim(folder, content | {"store_digest": store.digest}, MAY_CHANGE)
     journal = Journal.open(folder)
     return OpenSearch(search, storage, folder, store, open_study(journal, search, earlier), journal)
 

@@ -11,23 +11,23 @@ import ray
 from ray import tune
 from rich.console import Console
 
-from mcrnn import confirmation, folders
+from mcrnn import confirmation
 from mcrnn.cluster import connected
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.splits import FieldData
 from mcrnn.errors import UserError
 from mcrnn.interrupts import on_stop
-from mcrnn.job import CHECKPOINT_FOLDER
-from mcrnn.mirrors import Mirrors, settled
 from mcrnn.progress import Progress
-from mcrnn.records import read_json, write_record
 from mcrnn.search import OpenSearch, best_trial, results, tidy
 from mcrnn.search_result import conclude
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.outbox import Outbox
 from mcrnn.storage.retry import patient
 from mcrnn.study import StudyScheduler, StudySearcher, TrialEnd, budget, spent, tried
-from mcrnn.tracking import Tracker
+from mcrnn.tracking import run_folder
+from mcrnn.tracking.mlflow_client import Tracker
+from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER, read_json, write_record
+from mcrnn.tracking.sync import Mirrors, settled
 from mcrnn.training import PENALTY
 from mcrnn.trials import Trials, run_trial, trial_name
 from mcrnn.worker import gpus_for, new_stop_flag
@@ -95,7 +95,7 @@ class Running:
     def begin(self) -> str:
         """Begin the search's run in MLflow, or go on with it; returns its id."""
         opened = self.opened
-        content = read_json(opened.folder, folders.CONTENT_FILE)
+        content = read_json(opened.folder, run_folder.CONTENT_FILE)
         fixed = {key: content[key] for key in ("data", "model", "train", "validation", "search") if key in content}
         write_record(
             opened.folder,

@@ -17,9 +17,9 @@ from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import TrainingWindows
 from mcrnn.models import sized, summary
-from mcrnn.registry import CANDIDATE, CHAMPION
 from mcrnn.storage.root import Storage
 from mcrnn.tables import new_table, short, show
+from mcrnn.tracking.registry import CANDIDATE, CHAMPION
 from mcrnn.training import OBJECTIVE
 
 if TYPE_CHECKING:

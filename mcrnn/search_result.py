@@ -13,22 +13,22 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from mcrnn import confirmation, registry
+from mcrnn import confirmation
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import UserError
 from mcrnn.evaluation import Exam, score_baselines
-from mcrnn.job import MODEL_FOLDER
-from mcrnn.mirrors import Mirrors, settled
 from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
-from mcrnn.records import METRICS_FILE, write_record
-from mcrnn.registry import TEST_METRICS
 from mcrnn.scores import rmse, rmse_normalized
 from mcrnn.search import SUMMARY_FILE, OpenSearch, results, tidy
 from mcrnn.search_report import optuna_quiet
 from mcrnn.storage.root import Storage
 from mcrnn.study import TrialEnd, tried
-from mcrnn.tracking import Run, patiently
+from mcrnn.tracking import registry
+from mcrnn.tracking.mlflow_client import Run, patiently
+from mcrnn.tracking.registry import TEST_METRICS
+from mcrnn.tracking.run_folder import METRICS_FILE, MODEL_FOLDER, write_record
+from mcrnn.tracking.sync import Mirrors, settled
 from mcrnn.training import OBJECTIVE
 
 

@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from mcrnn import registry
 from mcrnn.errors import UserError
 from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
-from mcrnn.records import METRICS_FILE
 from mcrnn.storage.root import Storage
-from mcrnn.tracking import client_of, quiet_mlflow, reachable
+from mcrnn.tracking import model_loading
+from mcrnn.tracking.mlflow_client import client_of, quiet_mlflow, reachable
+from mcrnn.tracking.run_folder import METRICS_FILE
 
 WILDCARDS = "*?["
 
@@ -55,7 +55,7 @@ def choose(patterns: Iterable[str], storage: Storage) -> tuple[list[Chosen], lis
             if uri in chosen:
                 continue
             try:
-                loaded = registry.find(uri, storage)
+                loaded = model_loading.find(uri, storage)
                 chosen[uri] = Chosen(uri, loaded.model, loaded.run_id, _seconds(uri, loaded.run_id, storage))
             except UserError as error:
                 failures.append(str(error))

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 
 from rich.console import Console
 
-from mcrnn import folders
 from mcrnn.bar import Bar
 from mcrnn.config.sections import Configuration
 from mcrnn.data.checks import check_exam
@@ -17,13 +16,14 @@ from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.interrupts import on_stop
-from mcrnn.job import END_FILE, MODEL_FOLDER, Job
-from mcrnn.mirrors import Mirrors, settled
+from mcrnn.job import Job
 from mcrnn.models import sized, summary
-from mcrnn.records import read_json, read_metrics
 from mcrnn.storage.retry import patient
 from mcrnn.storage.root import Storage
-from mcrnn.tracking import Tracker
+from mcrnn.tracking import run_folder
+from mcrnn.tracking.mlflow_client import Tracker
+from mcrnn.tracking.run_folder import END_FILE, MODEL_FOLDER, read_json, read_metrics
+from mcrnn.tracking.sync import Mirrors, settled
 from mcrnn.training import OBJECTIVE, End, Metrics
 from mcrnn.worker import (
     RunSession,
@@ -71,9 +71,9 @@ def run(config: Configuration, storage: Storage, *, new: bool, digest: str | Non
     frame_shape = FieldDescription.of(store, config.data).frame_shape
     config = sized(config, frame_shape)
     runs = storage.location("runs")
-    name = folders.choose(runs, config.name, new=new)
+    name = run_folder.choose(runs, config.name, new=new)
     folder = runs.child(name)
-    folders.claim(folder, {**config.model_dump(), "store_digest": store.digest}, budgets=MAY_CHANGE)
+    run_folder.claim(folder, {**config.model_dump(), "store_digest": store.digest}, budgets=MAY_CHANGE)
     ended = read_json(folder, END_FILE)
     if ended is None or ended["end"] == End.OUT_OF_MEMORY:
         folder.delete(END_FILE)

@@ -57,8 +57,8 @@ def train(
 
 def _repeated(storage: Storage, run_id: str, settings: list[str]) -> tuple[Configuration, str]:
     """What a run in MLflow says that it trained, and the digest of its store."""
-    from mcrnn.records import CONFIGURATION_FILE
-    from mcrnn.tracking import recorded
+    from mcrnn.tracking.mlflow_client import recorded
+    from mcrnn.tracking.run_folder import CONFIGURATION_FILE
 
     content, digest = recorded(storage, run_id)
     with tempfile.TemporaryDirectory(prefix="mcrnn-run-") as place:

@@ -29,7 +29,7 @@ def ui(
         print(f"the runs are on a tracking server: open {uri} in a browser")
         return
 
-    from mcrnn.tracking import end_abandoned
+    from mcrnn.tracking.mlflow_client import end_abandoned
 
     end_abandoned(uri)
     print(f"the MLflow UI is at http://127.0.0.1:{port} until Ctrl-C", flush=True)

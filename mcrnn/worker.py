@@ -18,10 +18,10 @@ from mcrnn.checkpoints import unpacked
 from mcrnn.config.sections import TrainConfig
 from mcrnn.data.splits import FieldData
 from mcrnn.errors import NotEnoughMemoryError, UserError
-from mcrnn.job import END_FILE, Job, Recorder
+from mcrnn.job import Job, Recorder
 from mcrnn.models import summary
-from mcrnn.records import read_json
 from mcrnn.storage.retry import be_patient
+from mcrnn.tracking.run_folder import END_FILE, read_json
 from mcrnn.training import End, Metrics, Request, State, fit
 
 SECONDS_BETWEEN_QUESTIONS = 1.0

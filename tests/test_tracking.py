@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from mcrnn.errors import UserError
 from mcrnn.storage.root import Storage
-from mcrnn.tracking import Run, Tracker, client_of
+from mcrnn.tracking.mlflow_client import Run, Tracker, client_of
 from tests.processes import free_port
 from tests.s3 import S3Server, error
 

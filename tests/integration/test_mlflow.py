@@ -25,20 +25,21 @@ import torch
 import xarray as xr
 import yaml
 
-from mcrnn import promotion, registry, tracking
+from mcrnn import promotion
 from mcrnn.checkpoints import Checkpoints
 from mcrnn.config.sections import ARCHITECTURES, Configuration
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
-from mcrnn.lineage import origin
-from mcrnn.mirrors import Mirrors
 from mcrnn.models import trained_model
 from mcrnn.models.forecaster import build_model
-from mcrnn.records import write_record
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
-from mcrnn.tracking import Tracker, client_of
+from mcrnn.tracking import mlflow_client, model_loading, registry
+from mcrnn.tracking.mlflow_client import Tracker, client_of
+from mcrnn.tracking.provenance import origin
+from mcrnn.tracking.run_folder import write_record
+from mcrnn.tracking.sync import Mirrors
 from tests.conftest import CommandRunner
 from tests.integration.test_search import SEARCH
 from tests.integration.test_search_faults import ended
@@ -150,7 +151,7 @@ def test_run_of_a_killed_process_does_not_stay_running(root: Path, storage: Stor
     experiment = client.get_experiment_by_name("mcrnn-runs").experiment_id
     (run,) = client.search_runs([experiment])
     assert run.info.status == "RUNNING"
-    tracking.end_abandoned(storage.tracking_uri)
+    mlflow_client.end_abandoned(storage.tracking_uri)
     assert client.get_run(run.info.run_id).info.status == "KILLED"
     epochs = len((root / "runs/long/metrics.jsonl").read_text().splitlines())
     again = command("mcrnn.train", "long.yaml", f"--set=train.epochs={epochs + 2}", "--set=train.schedule=constant")
@@ -358,7 +359,7 @@ def test_registered_models_load_without_the_package_and_give_the_same_numbers(ro
 def test_predict_returns_the_kind_of_array_that_it_was_given(root: Path, storage: Storage) -> None:
     config, field = describe(root)
     register(storage, "kinds", save(root / "m", config, field))
-    model = registry.load("models:/kinds@champion", storage)
+    model = model_loading.load("models:/kinds@champion", storage)
     frames = np.random.default_rng(1).normal(size=(2, 5, 1, 8, 8)).astype(np.float32)
     expected = model.predict(frames, 3)
     assert isinstance(expected, np.ndarray)

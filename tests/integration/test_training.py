@@ -17,11 +17,10 @@ import psutil
 import pytest
 import yaml
 
-from mcrnn.job import CHECKPOINT_FOLDER
-from mcrnn.records import METRICS_FILE, read_metrics
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.s3 import S3Prefix
+from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER, METRICS_FILE, read_metrics
 from tests.conftest import CommandRunner
 from tests.processes import Start, wait_for
 from tests.s3 import S3Server, error

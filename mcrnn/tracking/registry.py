@@ -8,28 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import io
 import json
-import logging
-import os
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcrnn.errors import UserError, did_you_mean
-from mcrnn.model_card import card
+import mcrnn
+from mcrnn.errors import UserError
 from mcrnn.models import trained_model
-from mcrnn.models.trained_model import TrainedModel
-from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
-from mcrnn.storage.root import Storage
-from mcrnn.tracking import Run, client_of, quiet_mlflow, reachable
+from mcrnn.tracking.mlflow_client import Run, _silent, client_of, quiet_mlflow
+from mcrnn.tracking.model_card import card
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -106,7 +100,7 @@ def _log_and_register(run: Run, folder: Location, name: str) -> int:
     signature = ModelSignature(
         frames(channels), frames(model.network.channels_out), ParamSchema([ParamSpec("steps", "long", 1)])
     )
-    package = Path(__file__).parent
+    package = Path(mcrnn.__file__).parent
     mlflow.set_tracking_uri(run.tracking_uri)
     with tempfile.TemporaryDirectory(prefix="mcrnn-model-") as place:
         local = Path(place) / "model"
@@ -214,105 +208,3 @@ def moves(client: MlflowClient, name: str) -> list[dict[str, Any]]:
     """All moves of the champion, the first one first."""
     tags = client.get_registered_model(name).tags
     return [json.loads(tags[key]) for key in sorted(tags) if key.startswith(MOVE_TAG)]
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep MLflow's progress bars and success messages off the terminal."""
-    before = os.environ.get("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR")
-    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        if before is None:
-            del os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"]
-        else:
-            os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = before
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model and where it came from."""
-
-    model: TrainedModel
-    run_id: str | None
-
-
-def load(uri: str, storage: Storage | None = None) -> TrainedModel:
-    """Load a model, whose `predict` takes and returns NumPy arrays, tensors or xarray's, in the field's units.
-
-    Args:
-        uri: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/RUN_ID/model`, or a folder.
-        storage: the root; by default MCRNN_STORAGE, or the current folder.
-
-    Raises:
-        UserError: there is no such model.
-    """
-    return find(uri, storage or Storage.open()).model
-
-
-def find(uri: str, storage: Storage) -> Loaded:
-    """Load a model by its registry URI, by a run's URI, or from a folder, and say which run it is of.
-
-    Only weights and configuration are read; no code of the model is run.
-
-    Args:
-        uri: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/RUN_ID/model`, or a model directory or the
-            folder of a run, relative to the storage root.
-        storage: the root.
-
-    Raises:
-        UserError: there is no such model.
-    """
-    if not uri.startswith(("models:/", "runs:/")):
-        folder = storage.location(uri)
-        found = [each for each in (folder.child("model"), folder) if trained_model.CONFIG in each.sizes()]
-        if not found and not folder.sizes():
-            raise UserError(f"there is no model '{uri}': neither a registry URI (models:/NAME@champion) nor a folder")
-        return Loaded(trained_model.load(found[0] if found else folder), None)
-
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    quiet_mlflow()
-    logging.getLogger("mlflow.tracking").setLevel(logging.ERROR)
-    with reachable(storage.tracking_uri):
-        client = client_of(storage.tracking_uri)
-        client.search_registered_models(max_results=1)
-    mlflow.set_tracking_uri(storage.tracking_uri)
-    run_id: str | None = None
-    try:
-        with _silent():
-            if uri.startswith("models:/"):
-                run_id = _find_version(client, uri).run_id
-            else:
-                run_id = uri.removeprefix("runs:/").split("/")[0]
-            local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-    except (MlflowException, OSError) as error:
-        raise UserError(_explain(client, uri, error)) from None
-    folders = [path.parent for path in local.rglob(trained_model.WEIGHTS)]
-    if not folders:
-        raise UserError(f"'{uri}' is not a model of this project")
-    return Loaded(trained_model.load(LocalFolder(folders[0])), run_id)
-
-
-def _find_version(client, uri: str):  # type: ignore[no-untyped-def]
-    name = uri.removeprefix("models:/")
-    if "@" in name:
-        return client.get_model_version_by_alias(*name.rsplit("@", 1))
-    if "/" in name:
-        return client.get_model_version(*name.rsplit("/", 1))
-    raise UserError(f"'{uri}' names no version; write models:/{name}@champion or models:/{name}/1")
-
-
-def _explain(client, uri: str, error: Exception) -> str:  # type: ignore[no-untyped-def]
-    message = str(error).splitlines()[0]
-    if uri.startswith("models:/"):
-        name = uri.removeprefix("models:/").replace("@", "/").split("/")[0]
-        names = [m.name for m in client.search_registered_models()]
-        if name not in names:
-            known = did_you_mean(name, names) if names else "; the registry is empty"
-            return f"there is no model '{name}' in the registry{known}"
-        return f"the model '{name}' has no such version or alias: '{uri}'"
-    return f"there is no model '{uri}': {message}"

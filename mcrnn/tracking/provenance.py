@@ -16,6 +16,8 @@ from typing import Any
 import psutil
 import torch
 
+import mcrnn
+
 PACKAGES = ("mcrnn", "torch", "ray", "optuna", "mlflow", "numpy", "xarray", "zarr", "s3fs", "pydantic", "safetensors")
 
 
@@ -49,7 +51,7 @@ def packages() -> dict[str, str]:
 @functools.cache
 def commit() -> dict[str, Any]:
     """The git commit that this code is of, and whether files were changed since; nothing where git does not know."""
-    folder = Path(__file__).parent.parent
+    folder = Path(mcrnn.__file__).parent.parent
 
     def git(*arguments: str) -> str:
         run = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from mcrnn.config.paths import flatten
 from mcrnn.errors import UserError
-from mcrnn.records import RECORD_FILE, read_json, read_metrics
 from mcrnn.storage.location import Location
 from mcrnn.storage.outbox import PATIENCE, NotSent, Outbox
-from mcrnn.tracking import KEY_TAG, PROCESS_TAG, Run, Tracker, client_of, short
+from mcrnn.tracking.mlflow_client import KEY_TAG, PROCESS_TAG, Run, Tracker, client_of, short
+from mcrnn.tracking.run_folder import RECORD_FILE, read_json, read_metrics
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -6,6 +6,7 @@ Nothing here uses MLflow's global state: tracking URI, experiment and parent run
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -18,15 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mcrnn.errors import UserError
-from mcrnn.lineage import masked, origin
-from mcrnn.records import CONFIGURATION_FILE
 from mcrnn.storage.lease import is_gone
 from mcrnn.storage.outbox import PATIENCE, SECONDS_BETWEEN_TRIES
 from mcrnn.storage.root import Storage
 from mcrnn.storage.s3_errors import AwayError, explained
+from mcrnn.tracking.provenance import masked, origin
+from mcrnn.tracking.run_folder import CONFIGURATION_FILE
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+
 
 Result = TypeVar("Result")
 
@@ -248,3 +250,18 @@ def client_of(tracking_uri: str) -> MlflowClient:
         quiet_mlflow()
         _clients[tracking_uri] = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     return _clients[tracking_uri]
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep MLflow's progress bars and success messages off the terminal."""
+    before = os.environ.get("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR")
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        if before is None:
+            del os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"]
+        else:
+            os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = before
