@@ -21,10 +21,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.paper_models import LAYERS, SIZES, PaperForecaster
-from mcrnn.allocator import keep_freed_memory
 from mcrnn.models import Forecaster
 from mcrnn.models.minimal_recurrence import log_space_scan, minimal_recurrence
-from mcrnn.training import running_in
+from mcrnn.training.numerics import keep_freed_memory, running_in
 
 STEPS, FORCED = 25, 20
 PROMISED = {

@@ -28,7 +28,7 @@ from mcrnn.config.loading import load_search
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.local import LocalFolder
 from mcrnn.study import Journal, StudyScheduler, StudySearcher, open_study, tried
-from mcrnn.training import OBJECTIVE
+from mcrnn.training.session import OBJECTIVE
 from mcrnn.trials import Trials
 
 EPOCHS = 4

@@ -34,7 +34,7 @@ from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import evaluation_windows
 from mcrnn.models import trained_model
 from mcrnn.storage.local import LocalFolder
-from mcrnn.training import validate
+from mcrnn.training.validation import validate
 
 ROOT = Path(__file__).parent.parent
 PAPER_SIZES = {"convgru": 28, "convlstm": 25, "minconvgru": 49, "minconvlstm": 40, "minconvexplstm": 40}

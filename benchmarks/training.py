@@ -28,10 +28,10 @@ from mcrnn.data.description import FieldDescription
 from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import TrainingWindows
-from mcrnn.job import Job
 from mcrnn.models.forecaster import build_model
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.run_folder import read_metrics
+from mcrnn.training.run import Job
 from mcrnn.worker import RunSession, TrainSession, run_distributed
 
 SAMPLES = 64

@@ -16,7 +16,7 @@ from mcrnn.config.paths import Values
 from mcrnn.config.space import Search
 from mcrnn.storage.location import Location
 from mcrnn.tracking.run_folder import END_FILE, read_json, read_metrics
-from mcrnn.training import End
+from mcrnn.training.session import End
 
 FOLDER = "confirmation"
 

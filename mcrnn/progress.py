@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mcrnn.config.space import Search
 from mcrnn.tables import new_table, short, show
-from mcrnn.training import OBJECTIVE
+from mcrnn.training.session import OBJECTIVE
 
 STYLES = {"running": "bold", "stopped": "dim", "finished": None}
 

@@ -28,7 +28,7 @@ from mcrnn.tracking import run_folder
 from mcrnn.tracking.mlflow_client import Tracker
 from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER, read_json, write_record
 from mcrnn.tracking.sync import Mirrors, settled
-from mcrnn.training import PENALTY
+from mcrnn.training.session import PENALTY
 from mcrnn.trials import Trials, run_trial, trial_name
 from mcrnn.worker import gpus_for, new_stop_flag
 

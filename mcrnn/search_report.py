@@ -20,7 +20,7 @@ from mcrnn.models import sized, summary
 from mcrnn.storage.root import Storage
 from mcrnn.tables import new_table, short, show
 from mcrnn.tracking.registry import CANDIDATE, CHAMPION
-from mcrnn.training import OBJECTIVE
+from mcrnn.training.session import OBJECTIVE
 
 if TYPE_CHECKING:
     from mcrnn.search import OpenSearch

@@ -29,7 +29,7 @@ from mcrnn.tracking.mlflow_client import Run, patiently
 from mcrnn.tracking.registry import TEST_METRICS
 from mcrnn.tracking.run_folder import METRICS_FILE, MODEL_FOLDER, write_record
 from mcrnn.tracking.sync import Mirrors, settled
-from mcrnn.training import OBJECTIVE
+from mcrnn.training.session import OBJECTIVE
 
 
 def conclude(opened: OpenSearch, mirrors: Mirrors, best: FrozenTrial) -> None:

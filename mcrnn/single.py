@@ -16,7 +16,6 @@ from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.interrupts import on_stop
-from mcrnn.job import Job
 from mcrnn.models import sized, summary
 from mcrnn.storage.retry import patient
 from mcrnn.storage.root import Storage
@@ -24,7 +23,8 @@ from mcrnn.tracking import run_folder
 from mcrnn.tracking.mlflow_client import Tracker
 from mcrnn.tracking.run_folder import END_FILE, MODEL_FOLDER, read_json, read_metrics
 from mcrnn.tracking.sync import Mirrors, settled
-from mcrnn.training import OBJECTIVE, End, Metrics
+from mcrnn.training.run import Job
+from mcrnn.training.session import OBJECTIVE, End, Metrics
 from mcrnn.worker import (
     RunSession,
     device_for,

@@ -32,7 +32,7 @@ from mcrnn.search_space import distribution, sampler, suggest
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.outbox import NotSent
-from mcrnn.training import OBJECTIVE, PENALTY
+from mcrnn.training.session import OBJECTIVE, PENALTY
 
 JOURNAL = "study.journal"
 STUDY = "search"

@@ -16,13 +16,13 @@ from mcrnn import confirmation
 from mcrnn.config.space import Search
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import NotEnoughMemoryError, UserError
-from mcrnn.job import Job
 from mcrnn.models import sized, summary
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
 from mcrnn.storage.retry import be_patient
 from mcrnn.tracking.run_folder import END_FILE, RECORD_FILE, read_json, read_metrics
-from mcrnn.training import OBJECTIVE, PENALTY, End
+from mcrnn.training.run import Job
+from mcrnn.training.session import OBJECTIVE, PENALTY, End
 from mcrnn.worker import explained, run_distributed, run_in_tune
 
 

@@ -14,15 +14,17 @@ from typing import Any
 
 import torch
 
-from mcrnn.checkpoints import unpacked
 from mcrnn.config.sections import TrainConfig
 from mcrnn.data.splits import FieldData
 from mcrnn.errors import NotEnoughMemoryError, UserError
-from mcrnn.job import Job, Recorder
 from mcrnn.models import summary
 from mcrnn.storage.retry import be_patient
 from mcrnn.tracking.run_folder import END_FILE, read_json
-from mcrnn.training import End, Metrics, Request, State, fit
+from mcrnn.training.checkpoints import unpacked
+from mcrnn.training.recorder import Recorder
+from mcrnn.training.run import Job
+from mcrnn.training.session import End, Metrics, Request, State
+from mcrnn.training.trainer import fit
 
 SECONDS_BETWEEN_QUESTIONS = 1.0
 """of a worker to its driver, whether to stop"""

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from mcrnn.checkpoints import Checkpoints, packed, unpacked
 from mcrnn.storage.location import Location
+from mcrnn.training.checkpoints import Checkpoints, packed, unpacked
 
 
 def save(checkpoints: Checkpoints, epoch: int, batch: int = 0) -> None:

@@ -11,12 +11,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from mcrnn.checkpoints import packed, unpacked
 from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import ahead
 from mcrnn.storage.local import LocalFolder
-from mcrnn.training import Alone, Metrics, Request, State, _Training, fit
+from mcrnn.training.checkpoints import packed, unpacked
+from mcrnn.training.session import Alone, Metrics, Request, State
+from mcrnn.training.trainer import _Training, fit
 from tests.processes import free_port
 from tests.test_training import configuration
 

@@ -8,7 +8,7 @@ import torch
 from mcrnn.baselines import Climatology, persistence
 from mcrnn.config.sections import DataConfig
 from mcrnn.data.store import FieldStore
-from mcrnn.metrics import SquaredError
+from mcrnn.training.validation import SquaredError
 
 
 def test_errors_of_known_size_and_order_of_mean_and_root() -> None:

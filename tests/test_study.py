@@ -12,7 +12,7 @@ from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search, Space, SpaceEntry
 from mcrnn.storage.local import LocalFolder
 from mcrnn.study import Journal, StudyScheduler, StudySearcher, open_study, spent, tried
-from mcrnn.training import OBJECTIVE, PENALTY
+from mcrnn.training.session import OBJECTIVE, PENALTY
 
 ARCHITECTURES = ["convgru", "convlstm", "minconvgru"]
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from mcrnn.checkpoints import packed, unpacked
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import Scaling
 from mcrnn.data.splits import FieldData, MemorySplit, Split
@@ -18,20 +17,12 @@ from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import evaluation_windows
 from mcrnn.errors import UserError
 from mcrnn.models.forecaster import build_model
-from mcrnn.training import (
-    OBJECTIVE,
-    PENALTY,
-    Alone,
-    End,
-    Metrics,
-    Request,
-    State,
-    fit,
-    judged_weights,
-    learning_rate,
-    running_in,
-    validate,
-)
+from mcrnn.training.checkpoints import packed, unpacked
+from mcrnn.training.lr_schedule import learning_rate
+from mcrnn.training.numerics import running_in
+from mcrnn.training.session import OBJECTIVE, PENALTY, Alone, End, Metrics, Request, State, judged_weights
+from mcrnn.training.trainer import fit
+from mcrnn.training.validation import validate
 
 
 def configuration(**train: Any) -> Configuration:

@@ -26,7 +26,6 @@ import xarray as xr
 import yaml
 
 from mcrnn import promotion
-from mcrnn.checkpoints import Checkpoints
 from mcrnn.config.sections import ARCHITECTURES, Configuration
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
@@ -40,6 +39,7 @@ from mcrnn.tracking.mlflow_client import Tracker, client_of
 from mcrnn.tracking.provenance import origin
 from mcrnn.tracking.run_folder import write_record
 from mcrnn.tracking.sync import Mirrors
+from mcrnn.training.checkpoints import Checkpoints
 from tests.conftest import CommandRunner
 from tests.integration.test_search import SEARCH
 from tests.integration.test_search_faults import ended

@@ -350,8 +350,8 @@ def test_every_architecture_prediction_and_decoding_trains_on_two_workers(root: 
     from mcrnn.data.description import FieldDescription
     from mcrnn.data.splits import FieldData
     from mcrnn.data.store import FieldStore
-    from mcrnn.job import Job
     from mcrnn.storage.root import Storage
+    from mcrnn.training.run import Job
 
     storage = Storage.open(str(root))
     store = FieldStore.open(storage.location("data/tiny.zarr"))

@@ -13,12 +13,9 @@ masks of dropout are others.
 from __future__ import annotations
 
 import contextlib
-import enum
-import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -26,152 +23,24 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mcrnn.allocator import keep_freed_memory
-from mcrnn.config.sections import Configuration, TrainConfig
+from mcrnn.config.sections import Configuration
 from mcrnn.data.description import Scaling
-from mcrnn.data.splits import FieldData, Split
-from mcrnn.data.windows import Batch, Starts, TrainingWindows, ahead, evaluation_windows
+from mcrnn.data.splits import FieldData
+from mcrnn.data.windows import Batch, TrainingWindows, ahead, evaluation_windows
 from mcrnn.errors import NotEnoughMemoryError
-from mcrnn.metrics import SquaredError
-from mcrnn.models import Forecaster, summary
+from mcrnn.models import Forecaster
 from mcrnn.models.forecaster import build_model
+from mcrnn.training.lr_schedule import _epochs_without_gain, learning_rate
+from mcrnn.training.numerics import _settings, _too_large, keep_freed_memory
+from mcrnn.training.session import OBJECTIVE, PENALTY, End, Metrics, Request, Session, State
+from mcrnn.training.validation import _errors, validate
 
-OBJECTIVE = "rmse_closed_loop_normalized"
-"""what a search minimises: the closed-loop RMSE of the validation over the store's training deviation"""
-PENALTY = 10.0
-"""the objective of a run whose loss is not a number, and the largest that is reported: ten deviations"""
 SKIPPED_IN_A_ROW = 5
 """steps without a finite gradient after which a run has diverged"""
 STEPS_BETWEEN_AGREEMENTS = 8
 """of the workers, on whether to write a checkpoint or to stop"""
 STEPS_BETWEEN_CHECKS = 32
 """on GPUs for divergence, which is the only thing that the host waits for within an epoch"""
-
-Metrics = dict[str, float]
-State = dict[str, Any]
-"""of a training: model, optimizer, average, epoch, batch (of the epoch that has begun, else 0), sums, history, best"""
-
-
-class Request(enum.IntEnum):
-    """What a session asks of the loop between two steps."""
-
-    NOTHING = 0
-    CHECKPOINT = 1
-    STOP = 2
-
-
-class End(enum.StrEnum):
-    """How a training ended."""
-
-    FINISHED = "finished"
-    STOPPED_EARLY = "stopped early"
-    DIVERGED = "diverged"
-    INTERRUPTED = "interrupted"
-    OUT_OF_MEMORY = "out of memory"
-
-
-class Session(Protocol):
-    """Whatever runs the loop: a plain process, a Tune trial, a Ray Train worker."""
-
-    rank: int
-    world_size: int
-
-    def report(self, metrics: Metrics | None, checkpoint: State) -> None:
-        """Take the metrics of an epoch and the state after it, or the state within an epoch. Called on every rank."""
-
-    def load_checkpoint(self) -> State | None:
-        """The state to start from, None for the beginning."""
-
-    def advance(self, epoch: int, batch: int, batches: int) -> Request:
-        """Called after every step of an epoch, whose batches count from 1."""
-
-
-@dataclass
-class Alone:
-    """A session of one process that hands each report to a function."""
-
-    on_report: Callable[[Metrics, State], None]
-    checkpoint: State | None = None
-    rank: int = 0
-    world_size: int = 1
-
-    def report(self, metrics: Metrics | None, checkpoint: State) -> None:
-        if metrics is not None:
-            self.on_report(metrics, checkpoint)
-
-    def load_checkpoint(self) -> State | None:
-        return self.checkpoint
-
-    def advance(self, epoch: int, batch: int, batches: int) -> Request:
-        return Request.NOTHING
-
-
-@contextlib.contextmanager
-def running_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Convolve in float32, tf32 or bf16 (float64 is up to the model); recurrences, norms and the loss stay in float32.
-
-    tf32 is float32 with ten bits of mantissa in products; there is none on processors, where it is float32.
-    """
-    allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    # cuDNN takes tf32 unless told otherwise
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed
-
-
-@torch.no_grad()
-def validate(
-    model: Forecaster,
-    split: Split,
-    windows: Starts,
-    scaling: Scaling,
-    *,
-    warm_up: int,
-    horizon: int,
-    batch_size: int,
-    rank: int = 0,
-    world_size: int = 1,
-    group: dist.ProcessGroup | None = None,
-) -> SquaredError:
-    """Errors of all windows in the field's units: `warm_up` teacher-forced steps, then `horizon` in closed loop.
-
-    The result does not depend on the batch size or on the number of workers (but for rounding).
-
-    Args:
-        model: in the units of `scaling`.
-        split: whose windows are judged.
-        windows: sample and first frame of each.
-        scaling: between the field's units and the model's.
-        warm_up: frames given.
-        horizon: closed-loop steps after them.
-        batch_size: windows at a time.
-        rank: of this worker.
-        world_size: number of workers that share the windows.
-        group: of the workers, for tensors of the processor; the default one by default.
-    """
-    steps = warm_up + horizon
-    error = SquaredError(steps, model.channels_out)
-    like = next(model.parameters())
-    model.eval()
-    samples, starts = (part[rank::world_size].split(batch_size) for part in windows)
-    for sample_B, start_B in zip(samples, starts, strict=True):
-        if not len(sample_B):
-            break  # there are fewer windows than workers
-        batch_BTCHW = split.windows(sample_B, start_B, steps + 1).to(like)
-        given_BTCHW = scaling.to_model(batch_BTCHW[:, :warm_up])
-        prediction_BTCHW = scaling.to_physical(model(given_BTCHW, warm_up, steps))
-        error.update(prediction_BTCHW, batch_BTCHW[:, 1 : steps + 1, : model.channels_out])
-    model.train()
-    error.total_TC = error.total_TC.cpu()
-    if world_size > 1:
-        count = torch.tensor(error.count)
-        dist.all_reduce(error.total_TC, group=group)
-        dist.all_reduce(count, group=group)
-        error.count = int(count)
-    return error
 
 
 def fit(config: Configuration, data: FieldData, session: Session, device: torch.device | None = None) -> End:
@@ -193,32 +62,6 @@ def fit(config: Configuration, data: FieldData, session: Session, device: torch.
             if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
                 raise NotEnoughMemoryError(_too_large(config, data, session.world_size, device)) from None
             raise
-
-
-@contextlib.contextmanager
-def _settings(train: TrainConfig, device: torch.device) -> Iterator[None]:
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(train.deterministic or before)
-    try:
-        with running_in(train.precision, device):
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-
-
-def _too_large(config: Configuration, data: FieldData, workers: int, device: torch.device) -> str:
-    train, steps = config.train, config.data.sequence_length
-    part = math.ceil(train.batch_size / workers)
-    windows = min(part, train.micro_batch or part)
-    costs = summary(config.model, data.frame_shape)
-    total = windows * steps * costs.activation_bytes
-    channels, height, width = data.frame_shape
-    smaller = f"--set train.micro_batch={windows // 2}" if windows > 1 else "a smaller data.sequence_length"
-    return (
-        f"out of memory on {device}: a step takes {windows} windows of {steps} steps of "
-        f"{channels} x {height} x {width} through {costs.parameters:,} parameters, about {total / 1e9:.2g} GB of "
-        f"activations. Try {smaller}, or a smaller model"
-    )
 
 
 class _Training:
@@ -477,51 +320,3 @@ class _Sums:
 def _first(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
     for _, batch in zip(range(count), batches, strict=False):
         yield batch
-
-
-def learning_rate(train: TrainConfig, step: int, steps_per_epoch: int, history: list[Metrics]) -> float:
-    """The learning rate of a step, which count from 0 over all epochs, after epochs with these metrics."""
-    warm_up = round(train.warm_up_epochs * steps_per_epoch)
-    if step < warm_up:
-        return train.learning_rate * (step + 1) / warm_up
-    if train.schedule == "cosine":
-        share = (step - warm_up) / (train.epochs * steps_per_epoch - warm_up)
-        return train.learning_rate * (1 + math.cos(math.pi * share)) / 2
-    if train.schedule == "plateau":
-        return train.learning_rate * train.plateau_factor ** _plateaus(history, train.plateau_epochs)
-    return train.learning_rate
-
-
-def _plateaus(history: list[Metrics], patience: int) -> int:
-    """How many times there was no improvement for so many epochs."""
-    best, waited, plateaus = float("inf"), 0, 0
-    for metrics in history:
-        waited = 0 if metrics[OBJECTIVE] < best else waited + 1
-        best = min(best, metrics[OBJECTIVE])
-        if waited == patience:
-            waited, plateaus = 0, plateaus + 1
-    return plateaus
-
-
-def _epochs_without_gain(history: list[Metrics]) -> int:
-    errors = [metrics[OBJECTIVE] for metrics in history]
-    return len(errors) - 1 - errors.index(min(errors)) if errors else 0
-
-
-def _errors(error: SquaredError, warm_up: int, std: tuple[float, ...]) -> Metrics:
-    """The validation's metrics; errors in the field's units but for the objective, all finite."""
-    largest = PENALTY * max(std)
-    return {
-        "rmse_teacher_forced": min(error.rmse(1, warm_up), largest),
-        "rmse_closed_loop": min(error.rmse(warm_up + 1, error.steps), largest),
-        "rmse_teacher_forced_normalized": min(error.rmse_normalized(1, warm_up, std), PENALTY),
-        OBJECTIVE: min(error.rmse_normalized(warm_up + 1, error.steps, std), PENALTY),
-    }
-
-
-def judged_weights(state: State) -> dict[str, torch.Tensor]:
-    """The weights of a state that were validated: the averaged ones where there are such."""
-    if state["average"] is None:
-        return state["model"]
-    start = "module."
-    return {name.removeprefix(start): w for name, w in state["average"].items() if name.startswith(start)}
