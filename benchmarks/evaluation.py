@@ -25,7 +25,8 @@ from data_prep.navier_stokes import generate
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
-from mcrnn.evaluation import BATCH_SIZE, Exam, score
+from mcrnn.evaluation.evaluation_set import BATCH_SIZE, Exam
+from mcrnn.evaluation.scoring import score
 from mcrnn.models import trained_model
 from mcrnn.models.forecaster import build_model
 from mcrnn.models.trained_model import TrainedModel

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mcrnn.evaluation import BATCH_SIZE
-from mcrnn.judging import Judged
+from mcrnn.evaluation.evaluation_set import BATCH_SIZE
+from mcrnn.evaluation.result import Judged
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mcrnn.judging import Judged
+from mcrnn.evaluation.result import Judged
 
 CAPTIONS = {
     "rmse": "Error by step: first the given frames, each predicted from those before it, then closed loop. Of several "

@@ -49,7 +49,7 @@ def promote(
         raise UserError("--rollback goes to the previous champion; leave --version and --alias out")
     root = Storage.open(storage)
 
-    from mcrnn import promotion
+    from mcrnn.evaluation import promotion
     from mcrnn.tracking import registry
 
     client = promotion.open_registry(root, name)

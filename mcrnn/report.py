@@ -15,14 +15,15 @@ from rich.console import Console
 
 from mcrnn import plots
 from mcrnn.bar import Bar
+from mcrnn.device import check_device
 from mcrnn.errors import UserError
+from mcrnn.evaluation.metrics import rmse_by_step
+from mcrnn.evaluation.result import Judged, judge
+from mcrnn.evaluation.selection import Chosen, choose
 from mcrnn.forecasts import Forecasts, write_forecasts
-from mcrnn.judging import Judged, check_device, judge
 from mcrnn.models.trained_model import to_device
 from mcrnn.page import write_page
 from mcrnn.report_tables import Group, as_csv, as_latex, as_markdown, columns, heading, notes, tables
-from mcrnn.scores import rmse_by_step
-from mcrnn.selection import Chosen, choose
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.mlflow_client import Run, Tracker

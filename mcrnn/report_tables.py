@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from rich.table import Table
 
-from mcrnn.judging import Judged
-from mcrnn.selection import Chosen
+from mcrnn.evaluation.result import Judged
+from mcrnn.evaluation.selection import Chosen
 from mcrnn.tables import new_table
 
 LEADS = (1, 5, 10, 20, 50, 100, 200)

@@ -16,10 +16,11 @@ from optuna.trial import FrozenTrial, TrialState
 from mcrnn import confirmation
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import UserError
-from mcrnn.evaluation import Exam, score_baselines
+from mcrnn.evaluation.evaluation_set import Exam
+from mcrnn.evaluation.metrics import rmse, rmse_normalized
+from mcrnn.evaluation.scoring import score_baselines
 from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
-from mcrnn.scores import rmse, rmse_normalized
 from mcrnn.search import SUMMARY_FILE, OpenSearch, results, tidy
 from mcrnn.search_report import optuna_quiet
 from mcrnn.storage.root import Storage
@@ -104,7 +105,7 @@ def conclude(opened: OpenSearch, mirrors: Mirrors, best: FrozenTrial) -> None:
 def _judged(model: TrainedModel, run: Run, storage: Storage) -> dict[str, Any] | None:
     """The champion's errors on the test split, which are added to its run; None where its samples are too short."""
     from mcrnn import report
-    from mcrnn.judging import judge
+    from mcrnn.evaluation.result import judge
     from mcrnn.report_tables import Group
 
     try:

@@ -14,6 +14,7 @@ from mcrnn.data.checks import check_exam
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
+from mcrnn.device import device_for
 from mcrnn.errors import UserError
 from mcrnn.interrupts import on_stop
 from mcrnn.models import sized, summary
@@ -25,14 +26,7 @@ from mcrnn.tracking.run_folder import END_FILE, MODEL_FOLDER, read_json, read_me
 from mcrnn.tracking.sync import Mirrors, settled
 from mcrnn.training.run import Job
 from mcrnn.training.session import OBJECTIVE, End, Metrics
-from mcrnn.worker import (
-    RunSession,
-    device_for,
-    explained,
-    gpus_for,
-    new_stop_flag,
-    run_distributed,
-)
+from mcrnn.worker import RunSession, explained, gpus_for, new_stop_flag, run_distributed
 
 MAY_CHANGE = ("train.workers", "train.micro_batch", "train.max_failures", "train.checkpoint_minutes", "train.device")
 """when a run is continued: what changes nothing but how it is done"""

@@ -16,6 +16,7 @@ import torch
 
 from mcrnn.config.sections import TrainConfig
 from mcrnn.data.splits import FieldData
+from mcrnn.device import device_for
 from mcrnn.errors import NotEnoughMemoryError, UserError
 from mcrnn.models import summary
 from mcrnn.storage.retry import be_patient
@@ -219,17 +220,6 @@ def new_stop_flag() -> Any:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, scheduling_strategy=here)(StopFlag).remote()  # type: ignore[call-overload]
-
-
-def device_for(train: TrainConfig) -> torch.device:
-    """The device that a configuration asks for, on this machine.
-
-    Raises:
-        UserError: a GPU is asked for and there is none.
-    """
-    if train.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device is cuda, but PyTorch finds no GPU here; leave it out, or set it to cpu")
-    return torch.device("cpu" if train.device == "cpu" or not torch.cuda.is_available() else "cuda")
 
 
 def gpus_for(train: TrainConfig, in_cluster: float, each: float | None = None) -> float:

@@ -14,15 +14,16 @@ import torch
 import xarray as xr
 import zarr
 
-from mcrnn.baselines import Climatology
 from mcrnn.config.sections import Configuration, DataConfig
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
-from mcrnn.evaluation import Exam, score
+from mcrnn.evaluation.baselines import Climatology
+from mcrnn.evaluation.evaluation_set import Exam
+from mcrnn.evaluation.metrics import latitude_weights
+from mcrnn.evaluation.scoring import score
 from mcrnn.models import trained_model
 from mcrnn.models.forecaster import build_model
-from mcrnn.scores import latitude_weights
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
 from tests.conftest import CommandRunner
@@ -294,7 +295,7 @@ def test_long_closed_loop_that_blows_up_is_noted(command: CommandRunner, root: P
 
 
 def test_wildcards_name_folders_and_registered_models(root: Path, store: FieldStore) -> None:
-    from mcrnn.selection import expand
+    from mcrnn.evaluation.selection import expand
 
     storage = Storage.open(str(root))
     for name in ("clstm-1", "clstm-2", "gru"):

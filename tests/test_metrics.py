@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from mcrnn.baselines import Climatology, persistence
 from mcrnn.config.sections import DataConfig
 from mcrnn.data.store import FieldStore
+from mcrnn.evaluation.baselines import Climatology, persistence
 from mcrnn.training.validation import SquaredError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcrnn.scores import (
+from mcrnn.evaluation.metrics import (
     Measures,
     Scores,
     bootstrap,

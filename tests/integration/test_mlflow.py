@@ -25,11 +25,11 @@ import torch
 import xarray as xr
 import yaml
 
-from mcrnn import promotion
 from mcrnn.config.sections import ARCHITECTURES, Configuration
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
+from mcrnn.evaluation import promotion
 from mcrnn.models import trained_model
 from mcrnn.models.forecaster import build_model
 from mcrnn.storage.local import LocalFolder

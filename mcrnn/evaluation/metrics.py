@@ -219,3 +219,12 @@ def skill_horizon(rmse_by_lead: np.ndarray, baseline_by_lead: np.ndarray) -> int
         return 1
     after = ~better[int(np.argmax(better)) :]
     return int(np.argmax(after)) + int(np.argmax(better)) + 1 if after.any() else None
+
+
+def spectrum_error(power_3TCK: np.ndarray) -> float:
+    """Root of the mean over steps, channels and wavenumbers from 1 of the squared difference of log10 power."""
+    forecast, truth = power_3TCK[0][..., 1:], power_3TCK[1][..., 1:]
+    used = truth > 1e-12 * truth.max()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        difference = np.log10(np.maximum(forecast, 1e-300)) - np.log10(truth)
+    return float(np.sqrt(np.square(difference[used]).mean()))

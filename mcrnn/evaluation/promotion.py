@@ -13,7 +13,9 @@ import numpy as np
 
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError, did_you_mean
-from mcrnn.evaluation import Exam, check_store, score
+from mcrnn.evaluation.compatibility import check_store
+from mcrnn.evaluation.evaluation_set import Exam
+from mcrnn.evaluation.scoring import score
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import model_loading, registry

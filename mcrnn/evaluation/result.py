@@ -10,14 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from mcrnn.data.store import FieldStore
-from mcrnn.errors import UserError
-from mcrnn.evaluation import BATCH_SIZE, Exam, check_store, score, score_baselines, store_differences
-from mcrnn.models import summary
-from mcrnn.models.trained_model import TrainedModel
-from mcrnn.scores import (
+from mcrnn.evaluation.compatibility import check_store, store_differences
+from mcrnn.evaluation.evaluation_set import BATCH_SIZE, Exam
+from mcrnn.evaluation.metrics import (
     Scores,
     bootstrap,
     rmse,
@@ -25,8 +22,12 @@ from mcrnn.scores import (
     rmse_mean_of_steps,
     rmse_normalized,
     skill_horizon,
+    spectrum_error,
     trouble,
 )
+from mcrnn.evaluation.scoring import score, score_baselines
+from mcrnn.models import summary
+from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.location import Location
 from mcrnn.storage.root import Storage
 
@@ -191,26 +192,3 @@ def _errors(scores: Scores, first: int, last: int, std: np.ndarray, name: str) -
         found[f"rmse_{name}_latitude_weighted"] = rmse(scores.weighted, first, last)
         found[f"acc_{name}"] = float(scores.correlation[:, first - 1 : last].mean())
     return found
-
-
-def spectrum_error(power_3TCK: np.ndarray) -> float:
-    """Root of the mean over steps, channels and wavenumbers from 1 of the squared difference of log10 power."""
-    forecast, truth = power_3TCK[0][..., 1:], power_3TCK[1][..., 1:]
-    used = truth > 1e-12 * truth.max()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        difference = np.log10(np.maximum(forecast, 1e-300)) - np.log10(truth)
-    return float(np.sqrt(np.square(difference[used]).mean()))
-
-
-def check_device(name: str | None) -> None:
-    """Refuse a device that PyTorch cannot use here.
-
-    Raises:
-        UserError: it cannot; says what can.
-    """
-    if name in (None, "cpu"):
-        return
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"--device {name} cannot be used on this machine; leave it out, or give cpu") from None

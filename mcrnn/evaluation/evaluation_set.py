@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from mcrnn.baselines import Climatology, persistence
 from mcrnn.config.sections import Configuration, DataConfig
 from mcrnn.data.splits import Split, open_split
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import Starts, check_length, evaluation_windows
 from mcrnn.errors import UserError
-from mcrnn.models.trained_model import TrainedModel
-from mcrnn.scores import Measures, Scores, latitude_weights
+from mcrnn.evaluation.baselines import Climatology
+from mcrnn.evaluation.metrics import Measures, Scores, latitude_weights
 
 BATCH_SIZE = 32
 WEEKDAYS = (0, 3)
@@ -157,93 +155,3 @@ def _starts(
         raise UserError(f"--starts is all, 'every N', biweekly or apart, not '{rule}'")
     start = torch.from_numpy(chosen)
     return (torch.zeros_like(start), start), rule
-
-
-def check_store(model: TrainedModel, store: FieldStore, name: str) -> None:
-    """Refuse a store that is not the one that a model was trained on.
-
-    Raises:
-        UserError: its digest, units or grid are others; says both.
-    """
-    differences = store_differences(model, store)
-    if differences:
-        raise UserError(
-            f"'{name}' was trained on other data than '{store.name}': {'; '.join(differences)}. Build the store anew "
-            "with its old parameters, or evaluate it with --other-data"
-        )
-
-
-def store_differences(model: TrainedModel, store: FieldStore) -> list[str]:
-    """In what a store differs from the one that a model was trained on."""
-    field, data = model.field, model.config.data
-    found = []
-    if field.store_digest and store.digest != field.store_digest:
-        found.append(f"its digest is {store.digest[:12]}, that of the training {field.store_digest[:12]}")
-    if store.attributes["units"] != field.units:
-        found.append(f"its units are {store.attributes['units']}, those of the training {field.units}")
-    grid = store.grid(data.coarsen)
-    if grid != field.frame_shape[1:] and not model.network.takes_any_grid:
-        shown = [" x ".join(map(str, each)) for each in (grid, field.frame_shape[1:])]
-        found.append(f"its grid is {shown[0]} after coarsening, that of the training {shown[1]}")
-    return found
-
-
-@torch.no_grad()
-def score(
-    model: TrainedModel,
-    exam: Exam,
-    *,
-    batch_size: int = BATCH_SIZE,
-    on_batch: Callable[[int], None] = lambda windows: None,
-) -> tuple[Scores, float]:
-    """The scores of a model at steps 1 .. warm_up + horizon, and the frames a second of its inference alone.
-
-    Args:
-        model: on the device where it is to run.
-        exam: what is asked.
-        batch_size: windows at a time; changes nothing but memory and speed.
-        on_batch: told the number of windows that are done.
-    """
-    network, scaling = model.network.eval(), model.scaling
-    like = next(network.parameters())
-    scores = exam.empty_scores(exam.steps, network.channels_out)
-    seconds = 0.0
-    for batch in exam.batches(batch_size):
-        started = time.perf_counter()
-        frames_BTCHW = batch.frames_BTCHW.to(like)
-        given_BTCHW = scaling.to_model(frames_BTCHW[:, : exam.warm_up])
-        prediction_BTCHW = scaling.to_physical(network(given_BTCHW, exam.warm_up, exam.steps))
-        if prediction_BTCHW.is_cuda:
-            torch.cuda.synchronize()
-        seconds += time.perf_counter() - started
-        climatology_BTCHW = None
-        if exam.measures.weights is not None:
-            climatology_BTCHW = exam.climatology.at(batch.start_B, slice(1, exam.steps + 1))[
-                :, :, : network.channels_out
-            ]
-        truth_BTCHW = frames_BTCHW[:, 1:, : network.channels_out]
-        scores.update(prediction_BTCHW, truth_BTCHW, exam.measures, climatology_BTCHW)
-        on_batch(scores.filled)
-    return scores, len(exam) * exam.steps / seconds
-
-
-def score_baselines(exam: Exam, channels: int, *, batch_size: int = BATCH_SIZE) -> dict[str, Scores]:
-    """The scores of persistence and climatology at lead times 1 .. horizon + 1, by name.
-
-    Args:
-        exam: what is asked.
-        channels: that are predicted, the first ones.
-        batch_size: windows at a time.
-    """
-    steps = exam.horizon + 1
-    found = {name: exam.empty_scores(steps, channels) for name in ("persistence", "climatology")}
-    for batch in exam.batches(batch_size):
-        frames_BTCHW = batch.frames_BTCHW[:, :, :channels]
-        climatology_BTCHW = exam.climatology.at(batch.start_B, slice(exam.warm_up, exam.steps + 1))[:, :, :channels]
-        forecasts = {
-            "persistence": persistence(frames_BTCHW[:, : exam.warm_up], steps),
-            "climatology": climatology_BTCHW,
-        }
-        for name, forecast_BTCHW in forecasts.items():
-            found[name].update(forecast_BTCHW, frames_BTCHW[:, exam.warm_up :], exam.measures, climatology_BTCHW)
-    return found
