@@ -23,8 +23,8 @@ import yaml
 from ray import tune
 from ray.cluster_utils import Cluster
 
-from mcrnn.cluster import connected
 from mcrnn.config.loading import load_search
+from mcrnn.runners.ray_cluster import connected
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.local import LocalFolder
 from mcrnn.study import Journal, StudyScheduler, StudySearcher, open_study, tried

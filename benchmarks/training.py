@@ -22,17 +22,18 @@ import torch
 from torch import nn
 
 from data_prep.navier_stokes import generate
-from mcrnn.cluster import connected
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import TrainingWindows
 from mcrnn.models.forecaster import build_model
+from mcrnn.runners.ray_cluster import connected
+from mcrnn.runners.ray_train import TrainSession, run_distributed
+from mcrnn.runners.session import RunSession
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.run_folder import read_metrics
 from mcrnn.training.run import Job
-from mcrnn.worker import RunSession, TrainSession, run_distributed
 
 SAMPLES = 64
 
@@ -124,7 +125,7 @@ def overhead(root: Path, rounds: int, seconds: float) -> None:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from mcrnn.worker import new_stop_flag
+    from mcrnn.runners.stop_flag import new_stop_flag
 
     with connected():
         out = root / "shares"

@@ -70,7 +70,7 @@ def build(
     if _is_complete(location, plan, overwrite):
         return False
     if workers > 1:
-        from mcrnn.cluster import check_reach
+        from mcrnn.runners.ray_cluster import check_reach
 
         check_reach(location, tracked=False)
     lease = Lease(location, LEASE, "build")
@@ -196,7 +196,7 @@ def _make(
 
     import ray
 
-    from mcrnn.cluster import connected
+    from mcrnn.runners.ray_cluster import connected
 
     with connected():
         call = ray.remote(num_cpus=1, max_retries=2)(_make_shards_of)

@@ -12,12 +12,13 @@ from ray import tune
 from rich.console import Console
 
 from mcrnn import confirmation
-from mcrnn.cluster import connected
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.splits import FieldData
 from mcrnn.errors import UserError
-from mcrnn.interrupts import on_stop
 from mcrnn.progress import Progress
+from mcrnn.runners.ray_cluster import connected, gpus_for
+from mcrnn.runners.signals import on_stop
+from mcrnn.runners.stop_flag import new_stop_flag
 from mcrnn.search import OpenSearch, best_trial, results, tidy
 from mcrnn.search_result import conclude
 from mcrnn.storage.lease import Lease
@@ -30,7 +31,6 @@ from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER, read_json, write_record
 from mcrnn.tracking.sync import Mirrors, settled
 from mcrnn.training.session import PENALTY
 from mcrnn.trials import Trials, run_trial, trial_name
-from mcrnn.worker import gpus_for, new_stop_flag
 
 LEASE = "lock.json"
 

@@ -50,9 +50,9 @@ def train(
     else:
         config = load_configuration(file or "", settings or ())
 
-    from mcrnn import single
+    from mcrnn.runners import single_run
 
-    single.run(config, root, new=new, digest=digest)
+    single_run.run(config, root, new=new, digest=digest)
 
 
 def _repeated(storage: Storage, run_id: str, settings: list[str]) -> tuple[Configuration, str]:

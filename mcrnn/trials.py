@@ -17,13 +17,14 @@ from mcrnn.config.space import Search
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import NotEnoughMemoryError, UserError
 from mcrnn.models import sized, summary
+from mcrnn.runners.ray_train import explained, run_distributed
+from mcrnn.runners.tune_trial import run_in_tune
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
 from mcrnn.storage.retry import be_patient
 from mcrnn.tracking.run_folder import END_FILE, RECORD_FILE, read_json, read_metrics
 from mcrnn.training.run import Job
 from mcrnn.training.session import OBJECTIVE, PENALTY, End
-from mcrnn.worker import explained, run_distributed, run_in_tune
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def tune(
         preview(search, check(search, root))
         return
 
-    from mcrnn.cluster import check_reach
+    from mcrnn.runners.ray_cluster import check_reach
     from mcrnn.search import open_search
     from mcrnn.search_driver import run
     from mcrnn.search_report import print_summary

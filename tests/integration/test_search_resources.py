@@ -27,7 +27,7 @@ def ray_of_two(ray_folder: Path) -> Iterator[Any]:
     """Ray with two CPUs and one GPU, which is there in name only."""
     import ray
 
-    from mcrnn import cluster  # noqa: F401  its settings come before Ray's start
+    from mcrnn.runners import ray_cluster  # noqa: F401  its settings come before Ray's start
 
     ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, namespace="mcrnn")
     yield ray

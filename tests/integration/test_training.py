@@ -333,7 +333,7 @@ def train_all(loop_config: dict[str, Any]) -> None:
     """On a worker of Ray Train: one training after the other."""
     import ray
 
-    from mcrnn.worker import TrainSession
+    from mcrnn.runners.ray_train import TrainSession
 
     data = ray.get(loop_config["data"])
     for job in loop_config["jobs"]:
@@ -345,11 +345,11 @@ def test_every_architecture_prediction_and_decoding_trains_on_two_workers(root: 
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from mcrnn.cluster import connected
     from mcrnn.config.sections import Configuration
     from mcrnn.data.description import FieldDescription
     from mcrnn.data.splits import FieldData
     from mcrnn.data.store import FieldStore
+    from mcrnn.runners.ray_cluster import connected
     from mcrnn.storage.root import Storage
     from mcrnn.training.run import Job
 

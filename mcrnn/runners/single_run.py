@@ -16,8 +16,12 @@ from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
 from mcrnn.device import device_for
 from mcrnn.errors import UserError
-from mcrnn.interrupts import on_stop
 from mcrnn.models import sized, summary
+from mcrnn.runners.ray_cluster import gpus_for
+from mcrnn.runners.ray_train import explained, run_distributed
+from mcrnn.runners.session import RunSession
+from mcrnn.runners.signals import on_stop
+from mcrnn.runners.stop_flag import new_stop_flag
 from mcrnn.storage.retry import patient
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import run_folder
@@ -26,7 +30,6 @@ from mcrnn.tracking.run_folder import END_FILE, MODEL_FOLDER, read_json, read_me
 from mcrnn.tracking.sync import Mirrors, settled
 from mcrnn.training.run import Job
 from mcrnn.training.session import OBJECTIVE, End, Metrics
-from mcrnn.worker import RunSession, explained, gpus_for, new_stop_flag, run_distributed
 
 MAY_CHANGE = ("train.workers", "train.micro_batch", "train.max_failures", "train.checkpoint_minutes", "train.device")
 """when a run is continued: what changes nothing but how it is done"""
@@ -52,7 +55,7 @@ def run(config: Configuration, storage: Storage, *, new: bool, digest: str | Non
     """
     console = Console()
     if config.train.workers > 1:
-        from mcrnn.cluster import check_reach
+        from mcrnn.runners.ray_cluster import check_reach
 
         check_reach(storage.location("runs"))
     store = FieldStore.open(storage.location(config.data.store))
@@ -135,7 +138,7 @@ def _train_here(job: Job, data: FieldData, shown: _Shown) -> None:
 def _train_on_workers(job: Job, data: FieldData, shown: _Shown) -> None:
     import ray
 
-    from mcrnn.cluster import connected
+    from mcrnn.runners.ray_cluster import connected
 
     workers = job.config.train.workers
     job.load_checkpoint(shown.warn)  # refuses what the workers would fail on

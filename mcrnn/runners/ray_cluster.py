@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from mcrnn.config.sections import TrainConfig
 from mcrnn.errors import UserError
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
@@ -156,3 +157,19 @@ def check_reach(place: Location, *, tracked: bool = True) -> None:
             f"{several}, and MLFLOW_TRACKING_URI names no server for its runs: start one with "
             "cluster/mlflow_server.py, or set MLFLOW_TRACKING_URI to a database of your own"
         )
+
+
+def gpus_for(train: TrainConfig, in_cluster: float, each: float | None = None) -> float:
+    """GPUs for each worker: as given, else one where there are enough for all.
+
+    Raises:
+        UserError: GPUs are asked for and there are too few.
+    """
+    if train.device == "cpu":
+        return 0.0
+    wanted = 1.0 if each is None else each
+    if wanted * train.workers <= in_cluster:
+        return wanted
+    if each or train.device == "cuda":
+        raise UserError(f"{train.workers} workers need {wanted * train.workers:g} GPUs, the cluster has {in_cluster:g}")
+    return 0.0
