@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mcrnn.animation import write_animation
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
+from mcrnn.reports.animation import write_animation
 
 MOST_FRAMES = 400
 """of a long series; more are thinned out"""

@@ -64,10 +64,10 @@ def evaluate(
     """
     root = Storage.open(storage)
 
-    from mcrnn import report
+    from mcrnn.reports import evaluation_report
 
-    options = report.Options(store, warm_up, horizon, starts, other_data, save_forecasts, device, out)
-    failures = report.make(models, root, options)
+    options = evaluation_report.Options(store, warm_up, horizon, starts, other_data, save_forecasts, device, out)
+    failures = evaluation_report.make(models, root, options)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     if failures:

@@ -22,9 +22,8 @@ from mcrnn.evaluation.scoring import score_baselines
 from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.search import SUMMARY_FILE, OpenSearch, results, tidy
-from mcrnn.search_report import optuna_quiet
 from mcrnn.storage.root import Storage
-from mcrnn.study import TrialEnd, tried
+from mcrnn.study import TrialEnd, optuna_quiet, tried
 from mcrnn.tracking import registry
 from mcrnn.tracking.mlflow_client import Run, patiently
 from mcrnn.tracking.registry import TEST_METRICS
@@ -35,7 +34,7 @@ from mcrnn.training.session import OBJECTIVE
 
 def conclude(opened: OpenSearch, mirrors: Mirrors, best: FrozenTrial) -> None:
     """Judge and register the best model, and write the summary."""
-    from mcrnn import search_figures
+    from mcrnn.reports import search_figures
 
     search = opened.search
     tidy(opened)
@@ -104,9 +103,9 @@ def conclude(opened: OpenSearch, mirrors: Mirrors, best: FrozenTrial) -> None:
 
 def _judged(model: TrainedModel, run: Run, storage: Storage) -> dict[str, Any] | None:
     """The champion's errors on the test split, which are added to its run; None where its samples are too short."""
-    from mcrnn import report
     from mcrnn.evaluation.result import judge
-    from mcrnn.report_tables import Group
+    from mcrnn.reports import evaluation_report
+    from mcrnn.reports.evaluation_tables import Group
 
     try:
         judged = judge(run.run_id, model, storage)
@@ -115,7 +114,7 @@ def _judged(model: TrainedModel, run: Run, storage: Storage) -> dict[str, Any] |
         return None
     run.log_metrics({f"test_{name}": judged.metrics[name] for name in TEST_METRICS})
     with tempfile.TemporaryDirectory(prefix="mcrnn-report-") as place:
-        files = report.write([Group(judged.metrics["architecture"], [judged], [])], Path(place))
+        files = evaluation_report.write([Group(judged.metrics["architecture"], [judged], [])], Path(place))
         run.log_files(files, "evaluation")
     return judged.metrics
 

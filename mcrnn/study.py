@@ -11,7 +11,9 @@ import contextlib
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -411,3 +413,11 @@ class StudyScheduler(FIFOScheduler):
         reached = {f"completed_rung_{r}" for r in range(64) if asha.grace_epochs * asha.reduction_factor**r >= step}
         trial._system_attrs = {key: value for key, value in trial.system_attrs.items() if key not in reached}
         return bool(study.pruner.prune(cast("optuna.Study", _WithoutTrial(study, trial_id)), trial))
+
+
+@contextmanager
+def optuna_quiet() -> Iterator[None]:
+    """Without warnings of what is experimental."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -35,15 +35,15 @@ def tune(
 
     if show:
         from mcrnn.checks import check
-        from mcrnn.search_report import preview
+        from mcrnn.reports.search_tables import preview
 
         preview(search, check(search, root))
         return
 
+    from mcrnn.reports.search_tables import print_summary
     from mcrnn.runners.ray_cluster import check_reach
     from mcrnn.search import open_search
     from mcrnn.search_driver import run
-    from mcrnn.search_report import print_summary
 
     check_reach(root.location("searches"))
     opened = open_search(search, root, new=new)

@@ -13,7 +13,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from mcrnn.animation import write_animation
+from mcrnn.reports.animation import write_animation
 
 FIELD_COLOURS = "viridis"
 ERROR_COLOURS = "RdBu_r"

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from mcrnn.plots import LINE_COLOURS
+from mcrnn.reports.evaluation_figures import LINE_COLOURS
 from mcrnn.tables import short, show
 
 ARCHITECTURE = "model.architecture"

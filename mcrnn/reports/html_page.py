@@ -52,7 +52,7 @@ def write_page(
     figures = [(path.stem, _caption(path.stem), _data(path, "image/png")) for path in shown]
     video = folder / "forecast.mp4"
     template = Environment(
-        loader=PackageLoader("mcrnn", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("mcrnn.reports", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     ).get_template("report.html.j2")
     page = template.render(
         title=f"{m['variable']}: {rows[0][0]}" + (f" and {len(rows) - 1} others" if len(rows) > 1 else ""),

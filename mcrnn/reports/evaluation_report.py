@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from mcrnn import plots
 from mcrnn.bar import Bar
 from mcrnn.device import check_device
 from mcrnn.errors import UserError
 from mcrnn.evaluation.metrics import rmse_by_step
 from mcrnn.evaluation.result import Judged, judge
 from mcrnn.evaluation.selection import Chosen, choose
-from mcrnn.forecasts import Forecasts, write_forecasts
 from mcrnn.models.trained_model import to_device
-from mcrnn.page import write_page
-from mcrnn.report_tables import Group, as_csv, as_latex, as_markdown, columns, heading, notes, tables
+from mcrnn.reports import evaluation_figures
+from mcrnn.reports.evaluation_tables import Group, as_csv, as_latex, as_markdown, columns, heading, notes, tables
+from mcrnn.reports.forecasts import Forecasts, write_forecasts
+from mcrnn.reports.html_page import write_page
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.mlflow_client import Run, Tracker
@@ -178,17 +178,19 @@ def write(groups: list[Group], folder: Path, count: int | None = 16) -> list[Pat
     headers, rows, baselines = columns(groups)
     (folder / "table.md").write_text(as_markdown(headers, rows + baselines))
     (folder / "table.tex").write_text(as_latex(headers, rows, baselines, heading(groups)))
-    pictures = plots.error_curves(folder / "rmse.png", _curves(groups), warm_up=first.exam.warm_up, quantity=quantity)
+    pictures = evaluation_figures.error_curves(
+        folder / "rmse.png", _curves(groups), warm_up=first.exam.warm_up, quantity=quantity
+    )
     if first.scores.power is not None:
         lead = first.exam.horizon + 1
         power = {group.name: np.asarray(group.best.scores.power)[0, -1].sum(0) for group in groups}
         truth_K = first.scores.power[1, -1].sum(0)
-        pictures += plots.spectra(folder / "spectra.png", truth_K, power, quantity=quantity, lead=lead)
+        pictures += evaluation_figures.spectra(folder / "spectra.png", truth_K, power, quantity=quantity, lead=lead)
     if len(groups) > 1:
         for key, label in (("parameters", "parameters"), ("multiply_adds", "multiply-adds a frame")):
             points = {g.name: (g.best.metrics[key], g.mean("rmse_closed_loop")) for g in groups}
             if all(np.isfinite(error) for _, error in points.values()):
-                pictures += plots.costs(folder / f"cost_{key}.png", points, cost=label, quantity=quantity)
+                pictures += evaluation_figures.costs(folder / f"cost_{key}.png", points, cost=label, quantity=quantity)
     forecasts = write_forecasts(folder / "forecasts.zarr", {g.name: g.best for g in groups}, count)
     for index, group in enumerate(groups[:MOST_PICTURES]):
         suffix = "" if len(groups) == 1 else f"_{_slug(group.name)}"
@@ -204,16 +206,16 @@ def _quantity(judged: Judged) -> str:
     return field.variable if field.units == "1" else f"{field.variable} [{field.units}]"
 
 
-def _curves(groups: list[Group]) -> list[plots.Curve]:
+def _curves(groups: list[Group]) -> list[evaluation_figures.Curve]:
     curves = []
     for group in groups:
         by_step = np.array([rmse_by_step(judged.scores.squared) for judged in group.members])
         several = len(by_step) > 1
         low, high = (f(by_step, axis=0) if several else None for f in (np.min, np.max))
-        curves.append(plots.Curve(group.name, 1, by_step.mean(0), low=low, high=high))
+        curves.append(evaluation_figures.Curve(group.name, 1, by_step.mean(0), low=low, high=high))
     first = groups[0].best
     for name, scores in first.baselines.items():
-        curves.append(plots.Curve(name, first.exam.warm_up, rmse_by_step(scores.squared), baseline=True))
+        curves.append(evaluation_figures.Curve(name, first.exam.warm_up, rmse_by_step(scores.squared), baseline=True))
     return curves
 
 
@@ -229,12 +231,12 @@ def _fields(
     picked = [lead - 1 for lead in leads]
     given = group.best.exam.warm_up
     title = f"{group.name}, first test window, after {given} given frames"
-    paths = plots.field_series(
+    paths = evaluation_figures.field_series(
         folder / f"forecast{suffix}.png", truth_THW[picked], forecast_THW[picked], leads, quantity=quantity, title=title
     )
     if animate:
         animation = folder / "forecast.mp4"
-        plots.field_animation(animation, truth_THW, forecast_THW, quantity=quantity, title=group.name)
+        evaluation_figures.field_animation(animation, truth_THW, forecast_THW, quantity=quantity, title=group.name)
         paths.append(animation)
     return paths
 

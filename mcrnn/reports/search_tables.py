@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -24,14 +21,6 @@ from mcrnn.training.session import OBJECTIVE
 
 if TYPE_CHECKING:
     from mcrnn.search import OpenSearch
-
-
-@contextmanager
-def optuna_quiet() -> Iterator[None]:
-    """Without warnings of what is experimental."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def preview(search: Search, store: FieldStore) -> None:
