@@ -25,11 +25,12 @@ from ray.cluster_utils import Cluster
 
 from mcrnn.config.loading import load_search
 from mcrnn.runners.ray_cluster import connected
+from mcrnn.search.study import Journal, open_study, tried
+from mcrnn.search.trials import Trials
+from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.local import LocalFolder
-from mcrnn.study import Journal, StudyScheduler, StudySearcher, open_study, tried
 from mcrnn.training.session import OBJECTIVE
-from mcrnn.trials import Trials
 
 EPOCHS = 4
 

@@ -34,16 +34,16 @@ def tune(
     root = Storage.open(storage)
 
     if show:
-        from mcrnn.checks import check
         from mcrnn.reports.search_tables import preview
+        from mcrnn.search.search_run import check
 
         preview(search, check(search, root))
         return
 
     from mcrnn.reports.search_tables import print_summary
     from mcrnn.runners.ray_cluster import check_reach
-    from mcrnn.search import open_search
-    from mcrnn.search_driver import run
+    from mcrnn.search.driver import run
+    from mcrnn.search.search_run import open_search
 
     check_reach(root.location("searches"))
     opened = open_search(search, root, new=new)

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from mcrnn.config.loading import load_search
-from mcrnn.progress import Progress
+from mcrnn.search.callbacks import Progress
 
 
 def trial(number: int, **result: Any) -> Any:

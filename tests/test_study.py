@@ -10,8 +10,9 @@ from optuna.trial import TrialState
 
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search, Space, SpaceEntry
+from mcrnn.search.study import Journal, open_study, spent, tried
+from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.local import LocalFolder
-from mcrnn.study import Journal, StudyScheduler, StudySearcher, open_study, spent, tried
 from mcrnn.training.session import OBJECTIVE, PENALTY
 
 ARCHITECTURES = ["convgru", "convlstm", "minconvgru"]

@@ -20,7 +20,7 @@ from mcrnn.tracking.registry import CANDIDATE, CHAMPION
 from mcrnn.training.session import OBJECTIVE
 
 if TYPE_CHECKING:
-    from mcrnn.search import OpenSearch
+    from mcrnn.search.search_run import OpenSearch
 
 
 def preview(search: Search, store: FieldStore) -> None:

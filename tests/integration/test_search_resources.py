@@ -14,8 +14,8 @@ import yaml
 from optuna.trial import TrialState
 
 from mcrnn.config.loading import load_search
-from mcrnn.search import OpenSearch, open_search
-from mcrnn.search_driver import run
+from mcrnn.search.driver import run
+from mcrnn.search.search_run import OpenSearch, open_search
 from mcrnn.storage.root import Storage
 from tests.integration.test_search_faults import SEARCH
 

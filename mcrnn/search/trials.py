@@ -12,13 +12,13 @@ from typing import Any
 import ray
 from ray import tune
 
-from mcrnn import confirmation
 from mcrnn.config.space import Search
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import NotEnoughMemoryError, UserError
 from mcrnn.models import sized, summary
 from mcrnn.runners.ray_train import explained, run_distributed
 from mcrnn.runners.tune_trial import run_in_tune
+from mcrnn.search import confirmation
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
 from mcrnn.storage.retry import be_patient

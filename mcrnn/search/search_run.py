@@ -11,18 +11,24 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
 
-from mcrnn.checks import check
 from mcrnn.config.space import Search
+from mcrnn.data.checks import check_exam
+from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError, did_you_mean
-from mcrnn.models import trained_model
+from mcrnn.models import sized, trained_model
+from mcrnn.search import confirmation
+from mcrnn.search.study import JOURNAL, STUDY, Journal, TrialEnd, open_study, spent, tried
+from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
+from mcrnn.storage.outbox import Outbox
 from mcrnn.storage.root import Storage
-from mcrnn.study import JOURNAL, STUDY, Journal, TrialEnd, open_study, spent, tried
 from mcrnn.tracking import run_folder
 from mcrnn.tracking.provenance import masked
-from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER, read_json
+from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER, read_json, write_record
+from mcrnn.tracking.sync import Mirrors, settled
 
 SUMMARY_FILE = "summary.json"
 MAY_CHANGE = (
@@ -132,3 +138,61 @@ def best_trial(opened: OpenSearch) -> FrozenTrial | None:
     """The best that has a model, None where no trial has one."""
     kept = (t for t in results(opened) if trained_model.exists(opened.trial_folder(t.number).child(MODEL_FOLDER)))
     return next(kept, None)
+
+
+@dataclass
+class Running:
+    """A search that is being run, and what it tells others of itself."""
+
+    opened: OpenSearch
+    mirrors: Mirrors
+    copies: Outbox
+    """of the journal, to object storage"""
+    lease: Lease
+    console: Console
+
+    def begin(self) -> str:
+        """Begin the search's run in MLflow, or go on with it; returns its id."""
+        opened = self.opened
+        content = read_json(opened.folder, run_folder.CONTENT_FILE)
+        fixed = {key: content[key] for key in ("data", "model", "train", "validation", "search") if key in content}
+        write_record(
+            opened.folder,
+            opened.name,
+            tags={"mcrnn.kind": "search", "mcrnn.searched": ", ".join(opened.search.space)},
+            params=fixed,
+            files={"search.json": content},
+        )
+        return self.mirrors.now(opened.folder, "RUNNING").run_id
+
+    def tell(self) -> None:
+        """Copy the study to where the search lives, soon."""
+        if self.opened.journal.is_copied:
+            self.copies.put("journal", self.opened.journal.copy)
+
+    def end_runs(self) -> None:
+        """End the runs of all trainings that ended, also those whose driver was killed before it could."""
+        ended = {self.opened.trial_folder(t.number): t.user_attrs.get("end") for t in tried(self.opened.study)}
+        ended |= {
+            each.folder(self.opened.folder): None
+            for each in confirmation.planned(self.opened.search, results(self.opened))
+            if each.finished(self.opened.folder)
+        }
+        for folder, end in ended.items():
+            if not settled(folder):
+                self.mirrors.update(folder, "FAILED" if end == TrialEnd.FAILED else "FINISHED")
+
+
+def check(search: Search, storage: Storage) -> FieldStore:
+    """Whether the store can serve all of a search; nothing is written.
+
+    Raises:
+        UserError: the store cannot be used, its samples are too short, or no width comes near a budget of parameters.
+    """
+    first = search.first_configuration()
+    store = FieldStore.open(storage.location(first.data.store))
+    frame_shape = FieldDescription.of(store, first.data).frame_shape
+    for values in search.space.corners():
+        config = sized(search.configuration(values), frame_shape)
+        check_exam(store, config)
+    return store

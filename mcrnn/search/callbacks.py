@@ -6,14 +6,19 @@ import sys
 import time
 from typing import Any
 
+from ray import tune
 from ray.tune import Callback
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from mcrnn.config.space import Search
+from mcrnn.search import confirmation
+from mcrnn.search.search_run import Running, tidy
+from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.tables import new_table, short, show
-from mcrnn.training.session import OBJECTIVE
+from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER
+from mcrnn.training.session import OBJECTIVE, PENALTY
 
 STYLES = {"running": "bold", "stopped": "dim", "finished": None}
 
@@ -121,3 +126,66 @@ class Progress(Callback):
                 style=style,
             )
         return table
+
+
+class _Ending(tune.Callback):
+    """What is to be done when a trial ends: its MLflow run, its files, and the search where it was a mistake."""
+
+    def __init__(self, running: Running, stop: Any) -> None:
+        self.opened, self.mirrors, self.stop = running.opened, running.mirrors, stop
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks with its own state, from which we never restore."""
+        return {}
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **_: Any) -> None:
+        """Tells MLflow of an epoch."""
+        self._run(trial, "RUNNING")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Ends the run, which the trial cannot do itself where it is stopped, and removes what nobody needs."""
+        result = trial.last_result or {}
+        if result.get("mistake"):
+            self.stop()
+        status = "KILLED" if result.get("interrupted") else "FAILED" if result.get("mistake") else "FINISHED"
+        self._run(trial, status)
+        tidy(self.opened)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Ends the run."""
+        self._run(trial, "FAILED")
+
+    def _run(self, trial: Any, status: str) -> None:
+        self.mirrors.update(self.opened.trial_folder(trial.config["number"]), status)
+
+
+class _Confirmed(tune.Callback):
+    """Follows the confirmation."""
+
+    def __init__(self, running: Running, searcher: StudySearcher) -> None:
+        self.opened, self.mirrors, self.console = running.opened, running.mirrors, running.console
+        self.searcher = searcher
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **_: Any) -> None:
+        """Tells MLflow of an epoch."""
+        name, _values = trial.config["proposal"]["retrain"]
+        self.mirrors.update(self.opened.folder.child(f"{confirmation.FOLDER}/{name}"), "RUNNING")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """A line, and the end of the run."""
+        result = trial.last_result or {}
+        name, values = trial.config["proposal"]["retrain"]
+        if result.get("mistake"):
+            self.searcher.mistake = result["mistake"]
+        folder = self.opened.folder.child(f"{confirmation.FOLDER}/{name}")
+        self.mirrors.update(folder, "KILLED" if result.get("interrupted") else "FINISHED")
+        if result.get("interrupted"):
+            return
+        folder.child(CHECKPOINT_FOLDER).clear()
+        architecture = self.opened.search.configuration(values).model.architecture
+        self.console.print(
+            f"{architecture}, {name}: error {result.get('best', PENALTY):.4f}", highlight=False, soft_wrap=True
+        )

@@ -13,7 +13,6 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from mcrnn import confirmation
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import UserError
 from mcrnn.evaluation.evaluation_set import Exam
@@ -21,9 +20,10 @@ from mcrnn.evaluation.metrics import rmse, rmse_normalized
 from mcrnn.evaluation.scoring import score_baselines
 from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
-from mcrnn.search import SUMMARY_FILE, OpenSearch, results, tidy
+from mcrnn.search import confirmation
+from mcrnn.search.search_run import SUMMARY_FILE, OpenSearch, results, tidy
+from mcrnn.search.study import TrialEnd, optuna_quiet, tried
 from mcrnn.storage.root import Storage
-from mcrnn.study import TrialEnd, optuna_quiet, tried
 from mcrnn.tracking import registry
 from mcrnn.tracking.mlflow_client import Run, patiently
 from mcrnn.tracking.registry import TEST_METRICS

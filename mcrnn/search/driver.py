@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from dataclasses import dataclass
-from typing import Any
 
 import ray
 from ray import tune
 from rich.console import Console
 
-from mcrnn import confirmation
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.splits import FieldData
 from mcrnn.errors import UserError
-from mcrnn.progress import Progress
 from mcrnn.runners.ray_cluster import connected, gpus_for
 from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
-from mcrnn.search import OpenSearch, best_trial, results, tidy
-from mcrnn.search_result import conclude
+from mcrnn.search import confirmation
+from mcrnn.search.callbacks import Progress, _Confirmed, _Ending
+from mcrnn.search.finalize import conclude
+from mcrnn.search.search_run import OpenSearch, Running, best_trial, results
+from mcrnn.search.study import budget, spent, tried
+from mcrnn.search.trials import Trials, run_trial, trial_name
+from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.outbox import Outbox
 from mcrnn.storage.retry import patient
-from mcrnn.study import StudyScheduler, StudySearcher, TrialEnd, budget, spent, tried
-from mcrnn.tracking import run_folder
 from mcrnn.tracking.mlflow_client import Tracker
-from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER, read_json, write_record
-from mcrnn.tracking.sync import Mirrors, settled
-from mcrnn.training.session import PENALTY
-from mcrnn.trials import Trials, run_trial, trial_name
+from mcrnn.tracking.sync import Mirrors
 
 LEASE = "lock.json"
 
@@ -79,49 +75,6 @@ def run(opened: OpenSearch) -> None:
             if status == "FINISHED":
                 mirrors.wait()
                 copies.wait()
-
-
-@dataclass
-class Running:
-    """A search that is being run, and what it tells others of itself."""
-
-    opened: OpenSearch
-    mirrors: Mirrors
-    copies: Outbox
-    """of the journal, to object storage"""
-    lease: Lease
-    console: Console
-
-    def begin(self) -> str:
-        """Begin the search's run in MLflow, or go on with it; returns its id."""
-        opened = self.opened
-        content = read_json(opened.folder, run_folder.CONTENT_FILE)
-        fixed = {key: content[key] for key in ("data", "model", "train", "validation", "search") if key in content}
-        write_record(
-            opened.folder,
-            opened.name,
-            tags={"mcrnn.kind": "search", "mcrnn.searched": ", ".join(opened.search.space)},
-            params=fixed,
-            files={"search.json": content},
-        )
-        return self.mirrors.now(opened.folder, "RUNNING").run_id
-
-    def tell(self) -> None:
-        """Copy the study to where the search lives, soon."""
-        if self.opened.journal.is_copied:
-            self.copies.put("journal", self.opened.journal.copy)
-
-    def end_runs(self) -> None:
-        """End the runs of all trainings that ended, also those whose driver was killed before it could."""
-        ended = {self.opened.trial_folder(t.number): t.user_attrs.get("end") for t in tried(self.opened.study)}
-        ended |= {
-            each.folder(self.opened.folder): None
-            for each in confirmation.planned(self.opened.search, results(self.opened))
-            if each.finished(self.opened.folder)
-        }
-        for folder, end in ended.items():
-            if not settled(folder):
-                self.mirrors.update(folder, "FAILED" if end == TrialEnd.FAILED else "FINISHED")
 
 
 def _unfinished_confirmation(opened: OpenSearch) -> bool:
@@ -200,66 +153,3 @@ def _confirm(running: Running, trials: Trials, searcher: StudySearcher) -> None:
         raise UserError(f"the processes of {', '.join(left)} were lost too often; the same command tries again")
     if left:
         raise KeyboardInterrupt
-
-
-class _Ending(tune.Callback):
-    """What is to be done when a trial ends: its MLflow run, its files, and the search where it was a mistake."""
-
-    def __init__(self, running: Running, stop: Any) -> None:
-        self.opened, self.mirrors, self.stop = running.opened, running.mirrors, stop
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its callbacks with its own state, from which we never restore."""
-        return {}
-
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **_: Any) -> None:
-        """Tells MLflow of an epoch."""
-        self._run(trial, "RUNNING")
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Ends the run, which the trial cannot do itself where it is stopped, and removes what nobody needs."""
-        result = trial.last_result or {}
-        if result.get("mistake"):
-            self.stop()
-        status = "KILLED" if result.get("interrupted") else "FAILED" if result.get("mistake") else "FINISHED"
-        self._run(trial, status)
-        tidy(self.opened)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Ends the run."""
-        self._run(trial, "FAILED")
-
-    def _run(self, trial: Any, status: str) -> None:
-        self.mirrors.update(self.opened.trial_folder(trial.config["number"]), status)
-
-
-class _Confirmed(tune.Callback):
-    """Follows the confirmation."""
-
-    def __init__(self, running: Running, searcher: StudySearcher) -> None:
-        self.opened, self.mirrors, self.console = running.opened, running.mirrors, running.console
-        self.searcher = searcher
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **_: Any) -> None:
-        """Tells MLflow of an epoch."""
-        name, _values = trial.config["proposal"]["retrain"]
-        self.mirrors.update(self.opened.folder.child(f"{confirmation.FOLDER}/{name}"), "RUNNING")
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """A line, and the end of the run."""
-        result = trial.last_result or {}
-        name, values = trial.config["proposal"]["retrain"]
-        if result.get("mistake"):
-            self.searcher.mistake = result["mistake"]
-        folder = self.opened.folder.child(f"{confirmation.FOLDER}/{name}")
-        self.mirrors.update(folder, "KILLED" if result.get("interrupted") else "FINISHED")
-        if result.get("interrupted"):
-            return
-        folder.child(CHECKPOINT_FOLDER).clear()
-        architecture = self.opened.search.configuration(values).model.architecture
-        self.console.print(
-            f"{architecture}, {name}: error {result.get('best', PENALTY):.4f}", highlight=False, soft_wrap=True
-        )
