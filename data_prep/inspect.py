@@ -47,7 +47,7 @@ def inspect(
     opened = FieldStore.open(location)
     _print_complete(root.show(location), opened)
     if verify:
-        from mcrnn.bar import Bar
+        from mcrnn.console import Bar
 
         total = sum(entry["size"] for entry in opened.manifest.values())
         with Bar("verify", total, "bytes") as bar:
@@ -55,7 +55,7 @@ def inspect(
         print(f"verified: all {len(opened.manifest)} objects, {_size(total)}, are as they were built")
     if animate:
         from data_prep.animation import animate_sample
-        from mcrnn.bar import Bar
+        from mcrnn.console import Bar
 
         with Bar("animation", opened.array(split).shape[1], "frames") as bar:
             animate_sample(opened, split, sample, Path(animate), lambda _: bar.advance(1))

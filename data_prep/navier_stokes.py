@@ -187,7 +187,7 @@ def generate(
     check(location)
 
     from data_prep.builder import build
-    from mcrnn.bar import Bar
+    from mcrnn.console import Bar
 
     samples = dict(zip(SPLITS, (train, val, test), strict=True))
     where = _device(device)

@@ -162,7 +162,7 @@ def convert(
 
     from data_prep.builder import build
     from data_prep.netcdf_files import find_files, open_field
-    from mcrnn.bar import Bar
+    from mcrnn.console import Bar
 
     paths = [os.path.abspath(path) for path in find_files(files)]
     dimensions = {"time": time_dimension, "row": row_dimension, "column": column_dimension}

@@ -76,7 +76,7 @@ def promote(
 def _print_history(moves: list[dict[str, Any]]) -> None:
     from rich.console import Console
 
-    from mcrnn.tables import new_table
+    from mcrnn.console import new_table
 
     table = new_table(["when", "from", "to", "who", "why", "candidate", "champion"], title="", names=0)
     for move in moves:

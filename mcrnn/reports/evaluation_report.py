@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from mcrnn.bar import Bar
+from mcrnn.console import Bar
 from mcrnn.device import check_device
 from mcrnn.errors import UserError
 from mcrnn.evaluation.metrics import rmse_by_step

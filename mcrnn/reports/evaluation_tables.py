@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from rich.table import Table
 
+from mcrnn.console import new_table
 from mcrnn.evaluation.result import Judged
 from mcrnn.evaluation.selection import Chosen
-from mcrnn.tables import new_table
 
 LEADS = (1, 5, 10, 20, 50, 100, 200)
 """lead times of the table, as far as the horizon goes"""

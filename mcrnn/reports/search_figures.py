@@ -13,8 +13,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from mcrnn.console import short, show
 from mcrnn.reports.evaluation_figures import LINE_COLOURS
-from mcrnn.tables import short, show
 
 ARCHITECTURE = "model.architecture"
 LOGARITHMIC = 20.0

@@ -10,12 +10,12 @@ from rich.console import Console
 
 from mcrnn.config.paths import ARCHITECTURE
 from mcrnn.config.space import Search
+from mcrnn.console import new_table, short, show
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import TrainingWindows
 from mcrnn.models import sized, summary
 from mcrnn.storage.root import Storage
-from mcrnn.tables import new_table, short, show
 from mcrnn.tracking.registry import CANDIDATE, CHAMPION
 from mcrnn.training.session import OBJECTIVE
 

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 
 from rich.console import Console
 
-from mcrnn.bar import Bar
 from mcrnn.config.sections import Configuration
+from mcrnn.console import Bar
 from mcrnn.data.checks import check_exam
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.splits import FieldData

@@ -13,10 +13,10 @@ from rich.live import Live
 from rich.table import Table
 
 from mcrnn.config.space import Search
+from mcrnn.console import new_table, short, show
 from mcrnn.search import confirmation
 from mcrnn.search.search_run import Running, tidy
 from mcrnn.search.tune_adapter import StudySearcher
-from mcrnn.tables import new_table, short, show
 from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER
 from mcrnn.training.session import OBJECTIVE, PENALTY
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
+from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -15,6 +18,10 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
+
+MANY_COLUMNS = 8
+"""from which on they stand close, so that 80 characters hold them"""
 
 QUIET_SECONDS = 15.0
 """least time between two lines where there is no terminal"""
@@ -86,3 +93,27 @@ class Bar:
     def print(self, line: str, console: Console) -> None:
         """A line above the bar."""
         (self.progress.console if self.progress else console).print(line, highlight=False, soft_wrap=True)
+
+
+def new_table(headers: Iterable[str], *, title: str, caption: str | None = None, names: int = 1) -> Table:
+    """A table whose first `names` columns are text and whose others are figures, never cut off."""
+    headers = list(headers)
+    space = 1 if len(headers) < MANY_COLUMNS else 0  # beside the one that the box leaves
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, show_edge=False, padding=(0, space, 0, 0))
+    for index, header in enumerate(headers):
+        if index < names:
+            table.add_column(header, overflow="fold")
+        else:
+            # a word a line, so that a header is no wider than it must be
+            table.add_column("\n".join(header.split()), justify="right", no_wrap=True)
+    return table
+
+
+def short(path: str) -> str:
+    """The last part of a dotted path, in words."""
+    return path.rsplit(".", 1)[-1].replace("_", " ")
+
+
+def show(value: Any) -> str:
+    """A value of the space in few characters."""
+    return f"{value:.2g}" if isinstance(value, float) else str(value)
