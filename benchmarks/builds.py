@@ -84,7 +84,7 @@ def main() -> None:
         print(f"killed {hits} times (after {shown} s), continued: {'identical' if same else 'DIFFERENT'}")
 
         if options.s3:
-            from tests.s3 import S3Server
+            from tests.support.s3_server import S3Server
 
             server = S3Server()
             server.client().create_bucket(Bucket="lab")

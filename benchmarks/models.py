@@ -160,7 +160,7 @@ def memory() -> None:
 
 def accuracy() -> None:
     """Print errors of the recurrence, and of log space in float32, against log space in float64."""
-    from tests.test_scan import inputs, log_weights
+    from tests.models.test_minimal_recurrence import inputs, log_weights
 
     def run(
         function: Callable[..., torch.Tensor], blocks: torch.Tensor, h0: torch.Tensor, dtype: torch.dtype

@@ -43,7 +43,7 @@ def rate(work: Callable[[], int], repeats: int = 5) -> float:
 
 def serve(connection: Connection) -> None:
     """An S3 server, in a process of its own."""
-    from tests.s3 import S3Server
+    from tests.support.s3_server import S3Server
 
     server = S3Server()
     server.client().create_bucket(Bucket="lab")

@@ -17,9 +17,9 @@ from mcrnn.data.store import FieldStore
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.s3 import S3Prefix
-from tests.postgres import PostgresServer
-from tests.postgres import programs as postgres_programs
-from tests.s3 import S3Server
+from tests.support.postgres import PostgresServer
+from tests.support.postgres import programs as postgres_programs
+from tests.support.s3_server import S3Server
 
 PROJECT = Path(__file__).parent.parent
 CommandRunner = Callable[..., subprocess.CompletedProcess[str]]

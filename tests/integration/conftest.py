@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Start
+from tests.support.processes import Start
 
 
 @pytest.fixture

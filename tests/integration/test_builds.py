@@ -15,7 +15,7 @@ from mcrnn.data.store import FieldStore
 from mcrnn.data.store_format import BUILD_FOLDER
 from mcrnn.storage.local import LocalFolder
 from tests.conftest import CommandRunner
-from tests.test_builder import contents
+from tests.data_prep.test_builder import contents
 
 pytestmark = pytest.mark.integration
 

@@ -20,11 +20,11 @@ import psutil
 import pytest
 import yaml
 
-from tests.cluster import HEAD, TwoNodes
 from tests.conftest import PROJECT
-from tests.postgres import PostgresServer
-from tests.processes import free_port, wait_for
-from tests.s3 import S3Server, error
+from tests.support.postgres import PostgresServer
+from tests.support.processes import free_port, wait_for
+from tests.support.ray_cluster import HEAD, TwoNodes
+from tests.support.s3_server import S3Server, error
 
 pytestmark = pytest.mark.integration
 

@@ -11,8 +11,8 @@ import yaml
 
 from mcrnn.models import trained_model
 from mcrnn.storage.local import LocalFolder
+from tests.commands.test_commands import CONFIGURATION
 from tests.conftest import CommandRunner
-from tests.test_commands import CONFIGURATION
 
 pytestmark = pytest.mark.integration
 

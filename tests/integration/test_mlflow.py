@@ -40,11 +40,11 @@ from mcrnn.tracking.provenance import origin
 from mcrnn.tracking.run_folder import write_record
 from mcrnn.tracking.sync import Mirrors
 from mcrnn.training.checkpoints import Checkpoints
+from tests.commands.test_commands import CONFIGURATION
 from tests.conftest import CommandRunner
 from tests.integration.test_search import SEARCH
 from tests.integration.test_search_faults import ended
-from tests.processes import Start, free_port, wait_for
-from tests.test_commands import CONFIGURATION
+from tests.support.processes import Start, free_port, wait_for
 
 pytestmark = pytest.mark.integration
 

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from tests.conftest import CommandRunner
-from tests.postgres import PostgresServer
-from tests.processes import Start, wait_for
-from tests.s3 import S3Server
+from tests.support.postgres import PostgresServer
+from tests.support.processes import Start, wait_for
+from tests.support.s3_server import S3Server
 
 pytestmark = pytest.mark.integration
 

@@ -22,8 +22,8 @@ from mcrnn.storage.location import Location
 from mcrnn.storage.s3 import S3Prefix
 from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER, METRICS_FILE, read_metrics
 from tests.conftest import CommandRunner
-from tests.processes import Start, wait_for
-from tests.s3 import S3Server, error
+from tests.support.processes import Start, wait_for
+from tests.support.s3_server import S3Server, error
 
 pytestmark = pytest.mark.integration
 

@@ -18,8 +18,8 @@ from mcrnn.storage.local import LocalFolder
 from mcrnn.training.checkpoints import packed, unpacked
 from mcrnn.training.session import Alone, Metrics, Request, State
 from mcrnn.training.trainer import _Training, fit
-from tests.processes import free_port
-from tests.test_training import configuration
+from tests.support.processes import free_port
+from tests.training.test_trainer import configuration
 
 
 def noisy(**train: Any) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.conftest import CommandRunner
-from tests.s3 import S3Server
+from tests.support.s3_server import S3Server
 
 COMMANDS = (
     "data_prep.navier_stokes",

@@ -14,7 +14,7 @@ from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location, check
 from mcrnn.storage.root import Storage
 from mcrnn.storage.s3 import S3Prefix
-from tests.s3 import S3Server, error
+from tests.support.s3_server import S3Server, error
 
 
 def test_what_is_written_is_read_listed_and_deleted(place: Location) -> None:

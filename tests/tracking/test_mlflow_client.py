@@ -12,8 +12,8 @@ from mlflow.exceptions import MlflowException
 from mcrnn.errors import UserError
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.mlflow_client import Run, Tracker, client_of
-from tests.processes import free_port
-from tests.s3 import S3Server, error
+from tests.support.processes import free_port
+from tests.support.s3_server import S3Server, error
 
 
 @pytest.fixture

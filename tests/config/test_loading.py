@@ -12,7 +12,7 @@ from mcrnn.config.paths import known_fields
 from mcrnn.config.sections import ModelConfig
 from mcrnn.errors import UserError
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parent.parent.parent
 
 MINIMAL: dict[str, Any] = {
     "name": "test",

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.processes import free_port
+from tests.support.processes import free_port
 
 RAY = str(Path(sys.executable).with_name("ray"))
 HEAD, WORKER = "127.0.0.1", "127.0.0.2"

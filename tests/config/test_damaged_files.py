@@ -16,7 +16,7 @@ import yaml
 
 from mcrnn.config.paths import known_fields
 
-NS = Path(__file__).parent.parent / "search_spaces/ns.yaml"
+NS = Path(__file__).parent.parent.parent / "search_spaces/ns.yaml"
 SECTIONS = ("data", "model", "train", "validation", "search")
 Content = dict[str, Any]
 

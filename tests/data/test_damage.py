@@ -14,9 +14,9 @@ from mcrnn.errors import UserError
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.s3 import S3Prefix
-from tests.s3 import S3Server
-from tests.test_builder import SAMPLES, Numbers, plan, values
-from tests.test_storage import small_disk
+from tests.data_prep.test_builder import SAMPLES, Numbers, plan, values
+from tests.storage.test_location import small_disk
+from tests.support.s3_server import S3Server
 
 __all__ = ["small_disk"]
 

@@ -22,7 +22,7 @@ from mcrnn.storage import lease
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.s3 import S3Prefix
-from tests.s3 import S3Server, error
+from tests.support.s3_server import S3Server, error
 
 SAMPLES = {"train": 5, "val": 1, "test": 2}
 FRAMES, CHANNELS, HEIGHT, WIDTH = 3, 2, 4, 6

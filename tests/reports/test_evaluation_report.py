@@ -26,9 +26,9 @@ from mcrnn.models import trained_model
 from mcrnn.models.forecaster import build_model
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
+from tests.commands.test_commands import CONFIGURATION, refused
 from tests.conftest import CommandRunner
-from tests.test_commands import CONFIGURATION, refused
-from tests.test_netcdf import LATITUDE, SPLITS, convert, field, write, yearly  # noqa: F401  a fixture
+from tests.data_prep.test_netcdf import LATITUDE, SPLITS, convert, field, write, yearly  # noqa: F401  a fixture
 
 MODEL = {"architecture": "minconvgru", "hidden_size": 4, "layers": 1, "prediction": "increment"}
 

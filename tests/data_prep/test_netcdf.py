@@ -10,8 +10,8 @@ import xarray as xr
 
 from mcrnn.data.store import FieldStore
 from mcrnn.storage.local import LocalFolder
+from tests.commands.test_commands import refused
 from tests.conftest import CommandRunner
-from tests.test_commands import refused
 
 LATITUDE, LONGITUDE = np.linspace(-75, 75, 6), np.arange(0, 360, 45.0)
 

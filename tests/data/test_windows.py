@@ -17,7 +17,7 @@ from mcrnn.data.windows import TrainingWindows, evaluation_windows
 from mcrnn.errors import UserError
 from mcrnn.storage.retry import patient
 from mcrnn.storage.s3 import S3Prefix
-from tests.s3 import S3Server
+from tests.support.s3_server import S3Server
 
 
 def numbered(samples: int = 7, frames: int = 9) -> torch.Tensor:
