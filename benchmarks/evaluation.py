@@ -25,7 +25,7 @@ from data_prep.navier_stokes import generate
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
-from mcrnn.evaluation.evaluation_set import BATCH_SIZE, Exam
+from mcrnn.evaluation.evaluation_set import BATCH_SIZE, EvaluationSet
 from mcrnn.evaluation.scoring import score
 from mcrnn.models import trained_model
 from mcrnn.models.forecaster import build_model
@@ -54,15 +54,15 @@ def prepare(root: Path, samples: int) -> tuple[TrainedModel, FieldStore]:
     return trained_model.load(LocalFolder(root / "model")), store
 
 
-def exam_of(model: TrainedModel, store: FieldStore) -> Exam:
+def exam_of(model: TrainedModel, store: FieldStore) -> EvaluationSet:
     """The paper's."""
-    return Exam.of(store, model.config.data, warm_up=WARM_UP, horizon=HORIZON)
+    return EvaluationSet.of(store, model.config.data, warm_up=WARM_UP, horizon=HORIZON)
 
 
 @torch.no_grad()
-def bare(model: TrainedModel, exam: Exam) -> float:
+def bare(model: TrainedModel, evaluation_set: EvaluationSet) -> float:
     """Seconds of the network alone."""
-    batches = [batch.frames_BTCHW for batch in exam.batches(BATCH_SIZE)]
+    batches = [batch.frames_BTCHW for batch in evaluation_set.batches(BATCH_SIZE)]
     started = time.perf_counter()
     for frames_BTCHW in batches:
         model.network(frames_BTCHW[:, :WARM_UP], WARM_UP, WARM_UP + HORIZON)
@@ -73,9 +73,9 @@ def _peak(root: str, samples: int, peaks: Any) -> None:
     torch.set_num_threads(2)
     model = trained_model.load(LocalFolder(Path(root) / "model"))
     store = FieldStore.open(LocalFolder(Path(root) / f"{samples}.zarr"))
-    exam = exam_of(model, store)
+    evaluation_set = exam_of(model, store)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    score(model, exam)
+    score(model, evaluation_set)
     peaks.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 
 
@@ -101,18 +101,18 @@ def main() -> None:
         root = Path(folder)
         few, many = options.samples, 5 * options.samples
         model, store = prepare(root, few)
-        exam = exam_of(model, store)
-        bare(model, exam)
+        evaluation_set = exam_of(model, store)
+        bare(model, evaluation_set)
         shares, rates = [], []
         for _ in range(options.rounds):
-            alone = bare(model, exam)
+            alone = bare(model, evaluation_set)
             started = time.perf_counter()
-            score(model, exam)
+            score(model, evaluation_set)
             whole = time.perf_counter() - started
             shares.append(alone / whole)
-            rates.append(len(exam) * exam.steps / whole)
+            rates.append(len(evaluation_set) * evaluation_set.steps / whole)
         print(
-            f"{few} samples of {exam.steps} steps: {statistics.median(rates):.0f} frames/s, "
+            f"{few} samples of {evaluation_set.steps} steps: {statistics.median(rates):.0f} frames/s, "
             f"{100 * statistics.median(shares):.0f} % of the bare network (promised: at least 80 %)",
             flush=True,
         )

@@ -25,7 +25,7 @@ from ray.cluster_utils import Cluster
 
 from mcrnn.config.loading import load_search
 from mcrnn.runners.ray_cluster import connected
-from mcrnn.search.study import Journal, open_study, tried
+from mcrnn.search.study import Journal, finished_trials, open_study
 from mcrnn.search.trials import Trials
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.lease import Lease
@@ -59,7 +59,7 @@ def measure(nodes: int, trials: int, seconds: float, place: Path) -> None:
     lease.release()
     begun = time.monotonic()
     again = open_study(Journal.open(folder), search)
-    done = tried(again)
+    done = finished_trials(again)
     resumed = time.monotonic() - begun
     assert len(done) == trials
     epochs = sum(len(trial.intermediate_values) for trial in done)

@@ -29,7 +29,7 @@ from mcrnn.storage.root import Storage
 from mcrnn.tracking import provenance
 from mcrnn.tracking.mlflow_client import Tracker, client_of
 from mcrnn.tracking.run_folder import METRICS_FILE, write_record
-from mcrnn.tracking.sync import RUN_FILE, Mirrors
+from mcrnn.tracking.sync import RUN_FILE, RunSync
 
 TRIALS, METRICS = 4, 20
 
@@ -43,7 +43,7 @@ def append(folder: LocalFolder, epoch: int) -> None:
 
 def measure(storage: Storage, name: str, epochs: int, seconds: float, server: psutil.Process | None) -> None:
     """Print the share of an epoch that recording it takes."""
-    mirrors = Mirrors(Tracker.open(storage, name))
+    mirrors = RunSync(Tracker.open(storage, name))
     folders = [LocalFolder(Path(storage.name) / name / str(trial)) for trial in range(TRIALS)]
     for folder in folders:
         params = {"train": {f"field_{i}": i for i in range(60)}}
@@ -124,7 +124,7 @@ def main() -> None:
     times = []
     for _ in range(20):
         started = time.perf_counter()
-        provenance.load()
+        provenance.system_metrics()
         times.append(time.perf_counter() - started)
     own = statistics.median(times)
     print(f"the training's thread adds {1e3 * own:.2f} ms an epoch, {100 * own / options.seconds:.3f} %")

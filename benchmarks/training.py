@@ -33,7 +33,7 @@ from mcrnn.runners.ray_train import TrainSession, run_distributed
 from mcrnn.runners.session import RunSession
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.run_folder import read_metrics
-from mcrnn.training.run import Job
+from mcrnn.training.run import TrainingRun
 
 SAMPLES = 64
 
@@ -84,12 +84,14 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def overheads(job: Job, data: FieldData, rounds: int, session: Callable[[Job], RunSession]) -> list[float]:
+def overheads(
+    job: TrainingRun, data: FieldData, rounds: int, session: Callable[[TrainingRun], RunSession]
+) -> list[float]:
     """The share of an epoch beyond the bare loop, of each round."""
     loop = bare_loop(job.config, data)
     shares = []
     for number in range(rounds):
-        mine = Job(job.config, job.field, job.folder.child(str(number)), f"{job.run_name}-{number}")
+        mine = TrainingRun(job.config, job.field, job.folder.child(str(number)), f"{job.run_name}-{number}")
         bare = cpu_seconds(loop)
         shares.append(cpu_seconds(lambda: session(mine).train(data)) / bare - 1)  # noqa: B023
     return shares
@@ -117,7 +119,7 @@ def overhead(root: Path, rounds: int, seconds: float) -> None:
     config = with_windows(config, steps * config.train.batch_size)
     field = FieldDescription.of(store, config.data)
     print(f"epochs of {steps} steps; share beyond a bare loop, processor time, median of {rounds}", flush=True)
-    job = Job(config, field, storage.location("alone"), "alone")
+    job = TrainingRun(config, field, storage.location("alone"), "alone")
     shares = overheads(job, data, rounds, RunSession)
     print(f"  in this process  {_percent(shares)}  (promised: at most 2 %)", flush=True)
 
@@ -129,7 +131,7 @@ def overhead(root: Path, rounds: int, seconds: float) -> None:
 
     with connected():
         out = root / "shares"
-        job = Job(config, field, storage.location("worker"), "worker")
+        job = TrainingRun(config, field, storage.location("worker"), "worker")
         flag = new_stop_flag()
         TorchTrainer(
             _on_worker,
@@ -166,7 +168,7 @@ def scaling(root: Path, rounds: int, seconds: float) -> None:
                 each = configuration("scaling", workers=workers, epochs=2)
                 each = with_windows(each, steps * config.train.batch_size)
                 folder = storage.location(f"scaling-{workers}-{number}")
-                job = Job(each, FieldDescription.of(store, each.data), folder, folder.url)
+                job = TrainingRun(each, FieldDescription.of(store, each.data), folder, folder.url)
                 run_distributed(job, reference)
                 rates[workers].append(read_metrics(folder)[-1]["frames_per_second"])
     one, two = statistics.median(rates[1]), statistics.median(rates[2])

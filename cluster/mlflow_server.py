@@ -188,9 +188,9 @@ def _check_database(database: str) -> None:
             pass
         engine.dispose()
     except Exception as error:
-        from mcrnn.tracking.provenance import masked
+        from mcrnn.tracking.provenance import mask_passwords
 
-        reason = masked(str(error).strip().splitlines()[0])
+        reason = mask_passwords(str(error).strip().splitlines()[0])
         raise UserError(f"the database cannot be used: {reason}; it is postgresql://USER:PASSWORD@HOST/NAME") from None
 
 

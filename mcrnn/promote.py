@@ -54,7 +54,7 @@ def promote(
 
     client = promotion.open_registry(root, name)
     if history:
-        _print_history(registry.moves(client, name))
+        _print_history(registry.champion_history(client, name))
     elif rollback:
         now, before = promotion.roll_back(client, name, reason or "rolled back")
         print(f"{name}: version {now} is the champion again, version {before} the previous one")

@@ -26,7 +26,7 @@ NOT_SEARCHED = (
     "search.",
     "space.",
 )
-"""what would change the exam, or the search itself, from trial to trial"""
+"""Fields that must be equal in all trials and so cannot be searched."""
 
 
 class AshaConfig(Section):

@@ -162,7 +162,7 @@ class TrainConfig(Section):
 
 
 class ValidationConfig(Section):
-    """The exam, the same for every trial: fixed windows, without noise.
+    """How every trial is evaluated: on the same fixed windows, without noise.
 
     They start at each sample's first frame; in a series they follow each other without overlap.
     """

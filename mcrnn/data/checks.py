@@ -8,7 +8,7 @@ from mcrnn.data.windows import check_length
 from mcrnn.errors import UserError
 
 
-def check_exam(store: FieldStore, config: Configuration, sequence_length: int | None = None) -> None:
+def check_store_serves(store: FieldStore, config: Configuration, sequence_length: int | None = None) -> None:
     """Refuse, before anything is loaded or started, a configuration that the store cannot serve.
 
     Raises:
@@ -24,10 +24,10 @@ def check_exam(store: FieldStore, config: Configuration, sequence_length: int | 
     channels, predicted = len(store.indices(config.data.variables)), config.model.channels_out
     if predicted is not None and predicted > channels:
         raise UserError(f"model.channels_out ({predicted}) is above the number of variables ({channels})")
-    exam, length = config.validation, sequence_length or config.data.sequence_length
+    evaluation_set, length = config.validation, sequence_length or config.data.sequence_length
     check_length(store.array("train").shape[1], length + 1, f"data.sequence_length {length}")
     check_length(
         store.array("val").shape[1],
-        exam.warm_up + exam.horizon + 1,
-        f"validation with warm_up {exam.warm_up} and horizon {exam.horizon}",
+        evaluation_set.warm_up + evaluation_set.horizon + 1,
+        f"validation with warm_up {evaluation_set.warm_up} and horizon {evaluation_set.horizon}",
     )

@@ -56,7 +56,7 @@ def _damaged(location: Location, what: str) -> UserError:
     )
 
 
-def _ahead(work: Callable[[str], Result], keys: Iterable[str]) -> Iterator[Result]:
+def map_ahead(work: Callable[[str], Result], keys: Iterable[str]) -> Iterator[Result]:
     """Results of some work on each key, in order, several worked on at a time and no more held than that."""
     rest = iter(list(keys))
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:

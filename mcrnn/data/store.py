@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from mcrnn.data.manifest import _ahead, _damaged, read_root
+from mcrnn.data.manifest import _damaged, map_ahead, read_root
 from mcrnn.data.store_format import MANIFEST, is_data, root_digest, sha256
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.storage.location import Location
@@ -88,7 +88,7 @@ class FieldStore:
                 raise _damaged(self.location, f"{key} has changed since it was built")
             return len(content)
 
-        return _ahead(compare, keys)
+        return map_ahead(compare, keys)
 
     def _read(self, key: str) -> bytes:
         try:
@@ -244,7 +244,7 @@ class FieldStore:
             return *where, values
 
         keys = sorted((key for key in self.manifest if key.startswith(f"{prefix}c/")), key=place)
-        return _ahead(load, keys)
+        return map_ahead(load, keys)
 
     def load(
         self,

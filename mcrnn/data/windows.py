@@ -39,19 +39,19 @@ def check_length(frames: int, needed: int, what: str) -> None:
 
 
 def evaluation_windows(shape: tuple[int, ...], is_series: bool, steps: int, most: int | None = None) -> Starts:
-    """The fixed windows of an exam of `steps` steps: each sample's first frame, or, of a series, every
+    """The fixed windows of an evaluation of `steps` steps: each sample's first frame, or, of a series, every
     steps + 1 frames.
 
     Args:
         shape: of the split.
         is_series: whether it is one sample with many times.
-        steps: of the exam; a window has one frame more.
+        steps: length of the evaluation; a window has one frame more.
         most: at most so many windows, evenly spread.
 
     Raises:
         UserError: the samples are too short.
     """
-    check_length(shape[1], steps + 1, f"an exam of {steps} steps")
+    check_length(shape[1], steps + 1, f"an evaluation of {steps} steps")
     if is_series:
         starts = torch.arange(0, shape[1] - steps, steps + 1)
         samples = torch.zeros_like(starts)
@@ -142,7 +142,7 @@ class Batch:
     the workers' mean is the global batch's mean"""
 
 
-def ahead(batches: Iterator[Batch]) -> Generator[Batch]:
+def prefetch(batches: Iterator[Batch]) -> Generator[Batch]:
     """The same batches, each read while the one before is in use."""
     with ThreadPoolExecutor(1) as reader:
         reading = reader.submit(next, batches, None)

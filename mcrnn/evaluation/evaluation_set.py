@@ -1,4 +1,4 @@
-"""An exam and its marks: forecasts of models and baselines on the windows of a split."""
+"""The fixed windows of a split on which models and baselines are evaluated."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WEEKDAYS = (0, 3)
 
 @dataclass(frozen=True)
 class Batch:
-    """Some windows of an exam."""
+    """Some windows of an evaluation set."""
 
     first: int
     start_B: torch.Tensor
@@ -32,7 +32,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Exam:
+class EvaluationSet:
     """What is asked: frames given, steps in closed loop after them, and where the windows start."""
 
     split: Split
@@ -55,7 +55,7 @@ class Exam:
         horizon: int,
         split: str = "test",
         starts: str | None = None,
-    ) -> Exam:
+    ) -> EvaluationSet:
         """On a split of a store.
 
         Args:
@@ -77,8 +77,8 @@ class Exam:
         return cls._with(store, data, opened, split, windows, warm_up, horizon, rule)
 
     @classmethod
-    def of_validation(cls, store: FieldStore, config: Configuration) -> Exam:
-        """The exam of a training's validation."""
+    def of_validation(cls, store: FieldStore, config: Configuration) -> EvaluationSet:
+        """The evaluation set that a training is validated on."""
         asked = config.validation
         opened = open_split(store, "val", config.data)
         windows = evaluation_windows(opened.shape, store.is_series, asked.warm_up + asked.horizon, asked.windows)
@@ -96,7 +96,7 @@ class Exam:
         warm_up: int,
         horizon: int,
         rule: str,
-    ) -> Exam:
+    ) -> EvaluationSet:
         latitude = store.latitude
         weights = None
         if latitude is not None:

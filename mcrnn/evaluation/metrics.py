@@ -194,7 +194,7 @@ def bootstrap(squared_NTC: np.ndarray, first: int, last: int, draws: int = 2000,
     return float(low), float(high)
 
 
-def trouble(variance_2NTC: np.ndarray, first: int) -> str | None:
+def instability(variance_2NTC: np.ndarray, first: int) -> str | None:
     """Whether forecasts blow up or go flat, and when.
 
     Args:

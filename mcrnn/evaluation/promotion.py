@@ -14,7 +14,7 @@ import numpy as np
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.evaluation.compatibility import check_store
-from mcrnn.evaluation.evaluation_set import Exam
+from mcrnn.evaluation.evaluation_set import EvaluationSet
 from mcrnn.evaluation.scoring import score
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.root import Storage
@@ -115,23 +115,23 @@ def candidate_of(client: MlflowClient, name: str, version: int | None) -> int | 
     return None if newest == aliases.get(CHAMPION) else newest
 
 
-def judge(storage: Storage, name: str, candidate: int, champion: int) -> Comparison:
+def compare_versions(storage: Storage, name: str, candidate: int, champion: int) -> Comparison:
     """Judge two versions on the same windows.
 
     Raises:
         UserError: they are not of the same data, or their store cannot be used; says all reasons.
     """
-    models = [model_loading.load(f"models:/{name}/{version}", storage) for version in (candidate, champion)]
+    models = [model_loading.load_model(f"models:/{name}/{version}", storage) for version in (candidate, champion)]
     _check_comparable(*models)
     old = models[1]
     store = FieldStore.open(storage.location(old.config.data.store))
     check_store(old, store, f"models:/{name}/{champion}")
     own = old.config.validation
-    exam = Exam.of(store, old.config.data, warm_up=own.warm_up, horizon=own.horizon)
+    evaluation_set = EvaluationSet.of(store, old.config.data, warm_up=own.warm_up, horizon=own.horizon)
     std = np.array(old.field.std[: old.network.channels_out])
     by_window = []
     for model in models:
-        squared_NTC = score(model, exam)[0].squared[:, exam.warm_up :] / std**2
+        squared_NTC = score(model, evaluation_set)[0].squared[:, evaluation_set.warm_up :] / std**2
         by_window.append(np.nan_to_num(squared_NTC.mean((1, 2)), posinf=1e30))
     return compare(*by_window)
 
@@ -171,14 +171,14 @@ def promote(storage: Storage, client: MlflowClient, name: str, candidate: int, m
         champion = registry.champion(client, name)
         if champion == candidate:
             return True, f"version {candidate} is the champion already"
-        comparison = judge(storage, name, candidate, champion) if champion is not None else None
+        comparison = compare_versions(storage, name, candidate, champion) if champion is not None else None
         if comparison is not None and not comparison.wins(margin):
             return False, str(comparison)
         why = f"better than version {champion} in the test" if comparison else "there was no champion"
-        with registry.moving(client, name):
+        with registry.alias_lock(client, name):
             if registry.champion(client, name) != champion:
                 continue  # somebody was faster; their champion is the one to beat
-            registry.move(
+            registry.set_champion(
                 client,
                 name,
                 to=candidate,
@@ -194,11 +194,11 @@ def move_by_hand(client: MlflowClient, name: str, version: int, alias: str, reas
     """Point an alias to a version, whatever their errors; of the champion it is recorded as a move."""
     from mlflow.exceptions import MlflowException
 
-    with registry.moving(client, name):
+    with registry.alias_lock(client, name):
         if alias == CHAMPION:
             before = registry.champion(client, name)
             if before != version:
-                registry.move(client, name, to=version, before=before, why=reason, origin=origin())
+                registry.set_champion(client, name, to=version, before=before, why=reason, origin=origin())
         else:
             try:
                 client.set_registered_model_alias(name, alias, str(version))
@@ -215,10 +215,10 @@ def roll_back(client: MlflowClient, name: str, reason: str) -> tuple[int, int]:
     Raises:
         UserError: there was no champion before.
     """
-    with registry.moving(client, name):
+    with registry.alias_lock(client, name):
         aliases = registry.aliases(client, name)
         if PREVIOUS not in aliases or CHAMPION not in aliases:
             raise UserError(f"'{name}' has no previous champion to go back to")
         now, before = aliases[PREVIOUS], aliases[CHAMPION]
-        registry.move(client, name, to=now, before=before, why=reason, origin=origin())
+        registry.set_champion(client, name, to=now, before=before, why=reason, origin=origin())
     return now, before

@@ -1,4 +1,4 @@
-"""A model's marks in an exam: what is found about it, ready for tables, figures and files."""
+"""The result of evaluating one model: its metrics and scores, ready for tables, figures and files."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import numpy as np
 
 from mcrnn.data.store import FieldStore
 from mcrnn.evaluation.compatibility import check_store, store_differences
-from mcrnn.evaluation.evaluation_set import BATCH_SIZE, Exam
+from mcrnn.evaluation.evaluation_set import BATCH_SIZE, EvaluationSet
 from mcrnn.evaluation.metrics import (
     Scores,
     bootstrap,
+    instability,
     rmse,
     rmse_by_step,
     rmse_mean_of_steps,
     rmse_normalized,
     skill_horizon,
     spectrum_error,
-    trouble,
 )
 from mcrnn.evaluation.scoring import score, score_baselines
-from mcrnn.models import summary
+from mcrnn.models import model_cost
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.location import Location
 from mcrnn.storage.root import Storage
@@ -37,13 +37,13 @@ ARRAYS = ("squared", "absolute", "variance", "weighted", "correlation", "power")
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What was found about one model in one exam."""
+class EvaluationResult:
+    """The metrics and scores of one model on one evaluation set."""
 
     uri: str
     model: TrainedModel
     store: FieldStore
-    exam: Exam
+    evaluation_set: EvaluationSet
     scores: Scores
     baselines: dict[str, Scores]
     """of lead times 1 .. horizon + 1"""
@@ -52,7 +52,7 @@ class Judged:
     """whether it is the one that the model's configuration names, on the store of its training"""
 
 
-def judge(
+def evaluate_model(
     uri: str,
     model: TrainedModel,
     storage: Storage,
@@ -64,7 +64,7 @@ def judge(
     other_data: bool = False,
     cache: Location | None = None,
     on_batch: Callable[[int, int], None] = lambda done, windows: None,
-) -> Judged:
+) -> EvaluationResult:
     """Judge a model on a test split.
 
     Args:
@@ -86,31 +86,40 @@ def judge(
     opened = FieldStore.open(storage.location(store or model.config.data.store))
     if not other_data:
         check_store(model, opened, uri)
-    exam = Exam.of(
+    evaluation_set = EvaluationSet.of(
         opened, model.config.data, warm_up=warm_up or own.warm_up, horizon=horizon or own.horizon, starts=starts
     )
-    key = _key(model, opened, exam)
+    key = _key(model, opened, evaluation_set)
     kept = _kept(cache, key)
     if kept is None:
-        scores, frames_per_second = score(model, exam, on_batch=lambda done: on_batch(done, len(exam)))
+        scores, frames_per_second = score(
+            model, evaluation_set, on_batch=lambda done: on_batch(done, len(evaluation_set))
+        )
         if cache is not None:
             cache.write(f"{key}.npz", _packed(scores, frames_per_second))
     else:
         scores, frames_per_second = kept
-    baselines = score_baselines(exam, model.network.channels_out, batch_size=BATCH_SIZE)
-    metrics = _metrics(uri, model, opened, exam, scores, baselines) | {"frames_per_second": frames_per_second}
-    is_own = starts is None and (exam.warm_up, exam.horizon) == (own.warm_up, own.horizon)
+    baselines = score_baselines(evaluation_set, model.network.channels_out, batch_size=BATCH_SIZE)
+    metrics = _metrics(uri, model, opened, evaluation_set, scores, baselines) | {"frames_per_second": frames_per_second}
+    is_own = starts is None and (evaluation_set.warm_up, evaluation_set.horizon) == (own.warm_up, own.horizon)
     is_own = is_own and not store_differences(model, opened)
-    return Judged(uri, model, opened, exam, scores, baselines, metrics, is_own)
+    return EvaluationResult(uri, model, opened, evaluation_set, scores, baselines, metrics, is_own)
 
 
-def _key(model: TrainedModel, store: FieldStore, exam: Exam) -> str:
+def _key(model: TrainedModel, store: FieldStore, evaluation_set: EvaluationSet) -> str:
     """Of all that the scores depend on."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.network.state_dict().items()):
         digest.update(name.encode() + weight.cpu().numpy().tobytes())
-    of = [VERSION, store.digest, model.config.data.model_dump(), asdict(model.field), exam.warm_up, exam.horizon]
-    digest.update(json.dumps([*of, model.config.model.model_dump(), exam.starts], sort_keys=True).encode())
+    of = [
+        VERSION,
+        store.digest,
+        model.config.data.model_dump(),
+        asdict(model.field),
+        evaluation_set.warm_up,
+        evaluation_set.horizon,
+    ]
+    digest.update(json.dumps([*of, model.config.model.model_dump(), evaluation_set.starts], sort_keys=True).encode())
     return digest.hexdigest()[:32]
 
 
@@ -133,12 +142,17 @@ def _kept(cache: Location | None, key: str) -> tuple[Scores, float] | None:
 
 
 def _metrics(
-    uri: str, model: TrainedModel, store: FieldStore, exam: Exam, scores: Scores, baselines: dict[str, Scores]
+    uri: str,
+    model: TrainedModel,
+    store: FieldStore,
+    evaluation_set: EvaluationSet,
+    scores: Scores,
+    baselines: dict[str, Scores],
 ) -> dict[str, Any]:
     predicted = model.network.channels_out
     std = np.array(store.statistic("std", model.config.data.variables))[:predicted]
-    warm_up, steps = exam.warm_up, exam.steps
-    costs = summary(model.config.model, model.field.frame_shape)
+    warm_up, steps = evaluation_set.warm_up, evaluation_set.steps
+    costs = model_cost(model.config.model, model.field.frame_shape)
     by_step = rmse_by_step(scores.squared)
     found: dict[str, Any] = {
         "model": uri,
@@ -149,20 +163,20 @@ def _metrics(
         "store_digest": store.digest,
         "other_data": store_differences(model, store),
         "split": "test",
-        "windows": len(exam),
-        "starts": exam.starts,
+        "windows": len(evaluation_set),
+        "starts": evaluation_set.starts,
         "variable": model.field.variable,
         "units": model.field.units,
         "std": std.tolist(),
         "warm_up": warm_up,
-        "horizon": exam.horizon,
+        "horizon": evaluation_set.horizon,
         **_errors(scores, 1, warm_up, std, "teacher_forced"),
         **_errors(scores, warm_up + 1, steps, std, "closed_loop"),
         "rmse_closed_loop_interval": bootstrap(scores.squared, warm_up + 1, steps),
         "rmse_teacher_forced_by_step": by_step[:warm_up].tolist(),
         "rmse_by_lead_time": by_step[warm_up - 1 :].tolist(),
         "mae_by_lead_time": scores.absolute.mean((0, 2))[warm_up - 1 :].tolist(),
-        "trouble": trouble(scores.variance, warm_up + 1),
+        "trouble": instability(scores.variance, warm_up + 1),
     }
     if scores.correlation is not None:
         found["acc_by_lead_time"] = scores.correlation.mean((0, 2))[warm_up - 1 :].tolist()
@@ -171,7 +185,7 @@ def _metrics(
     found["baselines"] = {}
     for name, of in baselines.items():
         by_lead = rmse_by_step(of.squared)
-        errors = _errors(of, 2, exam.horizon + 1, std, "closed_loop")
+        errors = _errors(of, 2, evaluation_set.horizon + 1, std, "closed_loop")
         found["baselines"][name] = errors | {"rmse_by_lead_time": by_lead.tolist()}
     found["skill_horizon"] = {
         name: skill_horizon(by_step[warm_up - 1 :], rmse_by_step(of.squared)) for name, of in baselines.items()

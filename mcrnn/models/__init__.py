@@ -1,6 +1,6 @@
 """The five convolutional recurrent forecasters, in plain PyTorch."""
 
 from mcrnn.models.forecaster import Forecaster
-from mcrnn.models.sizing import parameter_count, sized, summary, width_for
+from mcrnn.models.sizing import model_cost, parameter_count, width_for, with_resolved_width
 
-__all__ = ["Forecaster", "parameter_count", "sized", "summary", "width_for"]
+__all__ = ["Forecaster", "model_cost", "parameter_count", "width_for", "with_resolved_width"]

@@ -26,7 +26,7 @@ PADDINGS = ("circular", "cylinder", "zeros")
 
 
 @dataclass(frozen=True)
-class Wrap:
+class BoundaryPadding:
     """How many rows and columns a frame is continued by, and how far zeros go beyond that.
 
     `circular` wraps both axes, `cylinder` wraps the width (longitude) and has zeros beyond the height (latitude),
@@ -38,7 +38,7 @@ class Wrap:
     zeros: tuple[int, int]
 
     @classmethod
-    def of(cls, padding: str, kernel_size: int) -> Wrap:
+    def of(cls, padding: str, kernel_size: int) -> BoundaryPadding:
         """What a kernel of this size needs.
 
         Raises:
@@ -64,8 +64,8 @@ class Wrap:
         frames, channels, height, width = x_NCHW.shape
         points = _points_with_wrap(height, width, self.rows, self.columns, x_NCHW.device)
         x_NPC = x_NCHW.permute(0, 2, 3, 1).reshape(frames, height * width, channels)
-        wrapped_NPC = x_NPC.index_select(1, points)
-        return wrapped_NPC.view(frames, height + 2 * self.rows, -1, channels).permute(0, 3, 1, 2)
+        padded_NPC = x_NPC.index_select(1, points)
+        return padded_NPC.view(frames, height + 2 * self.rows, -1, channels).permute(0, 3, 1, 2)
 
 
 @functools.cache
@@ -87,7 +87,7 @@ class Kernel:
     backward pass calls `input_gradient` and `collect`, and returns nothing for the two.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, wrap: Wrap) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, wrap: BoundaryPadding) -> None:
         device = weight.device.type
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
@@ -123,7 +123,7 @@ class _ParameterGradients:
     What another backward pass left behind, which stopped before it came to the parameters, is forgotten.
     """
 
-    def __init__(self, weight: torch.Tensor, wrap: Wrap, has_bias: bool) -> None:
+    def __init__(self, weight: torch.Tensor, wrap: BoundaryPadding, has_bias: bool) -> None:
         self._weight, self._wrap, self._has_bias = weight, wrap, has_bias
         self._start(-1)
 
@@ -181,7 +181,7 @@ class _Collected(torch.autograd.Function):
 
 
 def _convolution_backward(
-    grad_NKHW: torch.Tensor, wrapped_NCHW: torch.Tensor, weight: torch.Tensor, wrap: Wrap, mask: list[bool]
+    grad_NKHW: torch.Tensor, wrapped_NCHW: torch.Tensor, weight: torch.Tensor, wrap: BoundaryPadding, mask: list[bool]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     outputs, zeros = [weight.shape[0]], list(wrap.zeros)
     return torch.ops.aten.convolution_backward(
@@ -216,7 +216,7 @@ class PaddedConv(nn.Conv2d):
     """Convolution with stride 1 that keeps the grid; see `Wrap` for the paddings."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel_size: int, padding: str) -> None:
-        wrap = Wrap.of(padding, kernel_size)
+        wrap = BoundaryPadding.of(padding, kernel_size)
         super().__init__(channels_in, channels_out, kernel_size)
         self.wrap = wrap
 

@@ -26,7 +26,7 @@ class _Cell:
     blocks_computed: int
     kept: int
     """activations that the backward pass needs, besides what is convolved"""
-    kept_wrapped: int
+    padded_activations: int
     """frames that are convolved, continued beyond their edges"""
 
 
@@ -40,7 +40,7 @@ _CELLS = {
 
 
 @dataclass(frozen=True)
-class Summary:
+class ModelCost:
     """What a configuration costs."""
 
     parameters: int
@@ -65,7 +65,7 @@ def _metric(value: float) -> str:
     return f"{value:.3g} {prefix}"
 
 
-def summary(config: ModelConfig, frame_shape: FrameShape) -> Summary:
+def model_cost(config: ModelConfig, frame_shape: FrameShape) -> ModelCost:
     """Parameters, work and memory of a configuration on a field of this shape."""
     channels, height, width = frame_shape
     points = height * width
@@ -81,18 +81,18 @@ def summary(config: ModelConfig, frame_shape: FrameShape) -> Summary:
         weights = cell.convolved_inputs * k * k * c * c
         parameters += cell.blocks * (weights + c) + 2 * (points if config.norm == "layer" else c)
         multiply_adds += cell.blocks_computed * weights * points
-        activations += c * (cell.kept * points + cell.kept_wrapped * wrapped_points)
+        activations += c * (cell.kept * points + cell.padded_activations * wrapped_points)
         before = c
     first, last, out = config.widths[0], config.widths[-1], config.channels_out or channels
     parameters += (channels + 1) * first + (last + 1) * out
     multiply_adds += (channels * first + last * out) * points
     activations += (channels + last) * points
-    return Summary(parameters, multiply_adds, 4 * activations)
+    return ModelCost(parameters, multiply_adds, 4 * activations)
 
 
 def parameter_count(config: ModelConfig, frame_shape: FrameShape) -> int:
     """Number of parameters of the network of a configuration, those that decoding leaves unused included."""
-    return summary(config, frame_shape).parameters
+    return model_cost(config, frame_shape).parameters
 
 
 def width_for(config: ModelConfig, frame_shape: FrameShape, parameters: int) -> int:
@@ -124,7 +124,7 @@ def width_for(config: ModelConfig, frame_shape: FrameShape, parameters: int) -> 
     return best
 
 
-def sized(config: Configuration, frame_shape: FrameShape) -> Configuration:
+def with_resolved_width(config: Configuration, frame_shape: FrameShape) -> Configuration:
     """The same with the hidden size that its budget of parameters allows, where it has one.
 
     Raises:

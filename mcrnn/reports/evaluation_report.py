@@ -17,7 +17,7 @@ from mcrnn.console import Bar
 from mcrnn.device import check_device
 from mcrnn.errors import UserError
 from mcrnn.evaluation.metrics import rmse_by_step
-from mcrnn.evaluation.result import Judged, judge
+from mcrnn.evaluation.result import EvaluationResult, evaluate_model
 from mcrnn.evaluation.selection import Chosen, choose
 from mcrnn.models.trained_model import to_device
 from mcrnn.reports import evaluation_figures
@@ -29,7 +29,7 @@ from mcrnn.storage.root import Storage
 from mcrnn.tracking.mlflow_client import Run, Tracker
 from mcrnn.tracking.registry import TEST_METRICS
 from mcrnn.tracking.run_folder import RECORD_FILE, read_json, write_record
-from mcrnn.tracking.sync import Mirrors
+from mcrnn.tracking.sync import RunSync
 
 EXPERIMENT = "mcrnn-evaluations"
 MOST_PICTURES = 6
@@ -63,13 +63,13 @@ def make(patterns: Iterable[str], storage: Storage, options: Options) -> list[st
     count = _count(options.save_forecasts)
     check_device(options.device)
     chosen, failures = choose(patterns, storage)
-    judged: list[tuple[Chosen, Judged]] = []
+    judged: list[tuple[Chosen, EvaluationResult]] = []
     cache = storage.location("reports/.cache")
     with Bar("judging", max(1, len(chosen)), "models") as bar:
         for number, each in enumerate(chosen):
-            first = judged[0][1].exam if judged else None
+            first = judged[0][1].evaluation_set if judged else None
             try:
-                found = judge(
+                found = evaluate_model(
                     each.uri,
                     to_device(each.model, options.device),
                     storage,
@@ -109,7 +109,7 @@ def _count(text: str) -> int | None:
     return int(text)
 
 
-def _check_same(first: Judged, other: Judged) -> None:
+def _check_same(first: EvaluationResult, other: EvaluationResult) -> None:
     """Refuse models that cannot stand in one table.
 
     Raises:
@@ -117,7 +117,7 @@ def _check_same(first: Judged, other: Judged) -> None:
     """
     for what, a, b in (
         ("data", first.store.digest[:12], other.store.digest[:12]),
-        ("grid", first.exam.split.shape[-2:], other.exam.split.shape[-2:]),
+        ("grid", first.evaluation_set.split.shape[-2:], other.evaluation_set.split.shape[-2:]),
         ("set of channels", first.model.field.channels, other.model.field.channels),
         ("number of predicted channels", first.model.network.channels_out, other.model.network.channels_out),
     ):
@@ -125,9 +125,9 @@ def _check_same(first: Judged, other: Judged) -> None:
             raise UserError(f"'{other.uri}' is of another {what} than '{first.uri}' ({b}, {a}); judge it by itself")
 
 
-def _grouped(judged: Sequence[tuple[Chosen, Judged]]) -> list[Group]:
+def _grouped(judged: Sequence[tuple[Chosen, EvaluationResult]]) -> list[Group]:
     """The best mean first; names tell groups of one architecture apart."""
-    members: dict[str, list[tuple[Chosen, Judged]]] = {}
+    members: dict[str, list[tuple[Chosen, EvaluationResult]]] = {}
     for chosen, found in judged:
         members.setdefault(chosen.group, []).append((chosen, found))
     architectures = [pairs[0][1].metrics["architecture"] for pairs in members.values()]
@@ -179,10 +179,10 @@ def write(groups: list[Group], folder: Path, count: int | None = 16) -> list[Pat
     (folder / "table.md").write_text(as_markdown(headers, rows + baselines))
     (folder / "table.tex").write_text(as_latex(headers, rows, baselines, heading(groups)))
     pictures = evaluation_figures.error_curves(
-        folder / "rmse.png", _curves(groups), warm_up=first.exam.warm_up, quantity=quantity
+        folder / "rmse.png", _curves(groups), warm_up=first.evaluation_set.warm_up, quantity=quantity
     )
     if first.scores.power is not None:
-        lead = first.exam.horizon + 1
+        lead = first.evaluation_set.horizon + 1
         power = {group.name: np.asarray(group.best.scores.power)[0, -1].sum(0) for group in groups}
         truth_K = first.scores.power[1, -1].sum(0)
         pictures += evaluation_figures.spectra(folder / "spectra.png", truth_K, power, quantity=quantity, lead=lead)
@@ -201,7 +201,7 @@ def write(groups: list[Group], folder: Path, count: int | None = 16) -> list[Pat
     return texts + pictures + data
 
 
-def _quantity(judged: Judged) -> str:
+def _quantity(judged: EvaluationResult) -> str:
     field = judged.model.field
     return field.variable if field.units == "1" else f"{field.variable} [{field.units}]"
 
@@ -215,7 +215,9 @@ def _curves(groups: list[Group]) -> list[evaluation_figures.Curve]:
         curves.append(evaluation_figures.Curve(group.name, 1, by_step.mean(0), low=low, high=high))
     first = groups[0].best
     for name, scores in first.baselines.items():
-        curves.append(evaluation_figures.Curve(name, first.exam.warm_up, rmse_by_step(scores.squared), baseline=True))
+        curves.append(
+            evaluation_figures.Curve(name, first.evaluation_set.warm_up, rmse_by_step(scores.squared), baseline=True)
+        )
     return curves
 
 
@@ -229,7 +231,7 @@ def _fields(
     last = len(truth_THW)
     leads = sorted({1, *np.linspace(1, last, 6).round().astype(int).tolist()})
     picked = [lead - 1 for lead in leads]
-    given = group.best.exam.warm_up
+    given = group.best.evaluation_set.warm_up
     title = f"{group.name}, first test window, after {given} given frames"
     paths = evaluation_figures.field_series(
         folder / f"forecast{suffix}.png", truth_THW[picked], forecast_THW[picked], leads, quantity=quantity, title=title
@@ -243,7 +245,7 @@ def _fields(
 
 def _record(groups: list[Group], folder: Path, written: list[Path], name: str, storage: Storage) -> None:
     """A run of the evaluation with the report; test errors also in the runs of models judged as they were trained."""
-    mirrors = Mirrors(Tracker.open(storage, EXPERIMENT))
+    mirrors = RunSync(Tracker.open(storage, EXPERIMENT))
     judged = groups[0].best
     m = judged.metrics
     dataset = {

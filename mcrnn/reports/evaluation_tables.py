@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from mcrnn.console import new_table
-from mcrnn.evaluation.result import Judged
+from mcrnn.evaluation.result import EvaluationResult
 from mcrnn.evaluation.selection import Chosen
 
 LEADS = (1, 5, 10, 20, 50, 100, 200)
@@ -27,11 +27,11 @@ class Group:
     """Models that differ in their seed only, and what was found about each."""
 
     name: str
-    members: list[Judged]
+    members: list[EvaluationResult]
     chosen: list[Chosen]
 
     @property
-    def best(self) -> Judged:
+    def best(self) -> EvaluationResult:
         """The member with the smallest closed-loop error."""
         return min(self.members, key=lambda judged: judged.metrics["rmse_closed_loop_normalized"])
 
@@ -91,27 +91,33 @@ def columns(groups: list[Group]) -> tuple[list[str], list[list[str]], list[list[
         until = min(group.best.metrics["skill_horizon"].values(), key=lambda lead: np.inf if lead is None else lead)
         seconds = group.training_seconds
         row = [group.name + (f", {len(group.members)} seeds" if len(group.members) > 1 else "")]
-        row += [_with_spread(group, "rmse_teacher_forced"), *(figure(group.by_lead[lead - 1]) for lead in leads)]
+        row += [_with_spread(group, "rmse_teacher_forced"), *(format_figure(group.by_lead[lead - 1]) for lead in leads)]
         row += [_with_spread(group, "rmse_closed_loop"), _with_spread(group, "rmse_closed_loop_normalized")]
         if on_sphere:
-            row += [figure(group.mean("rmse_closed_loop_latitude_weighted")), figure(group.mean("acc_closed_loop"))]
+            row += [
+                format_figure(group.mean("rmse_closed_loop_latitude_weighted")),
+                format_figure(group.mean("acc_closed_loop")),
+            ]
         row += [f"> {first['horizon'] + 1}" if until is None else str(until)]
         row += [f"{group.best.metrics['parameters'] / 1000:.3g}k", _time(seconds)]
         row += [f"{group.mean('frames_per_second'):.0f}"]
         rows.append(row)
     baselines = []
     for name, errors in first["baselines"].items():
-        row = [name, "", *(figure(errors["rmse_by_lead_time"][lead - 1]) for lead in leads)]
-        row += [figure(errors["rmse_closed_loop"]), figure(errors["rmse_closed_loop_normalized"])]
+        row = [name, "", *(format_figure(errors["rmse_by_lead_time"][lead - 1]) for lead in leads)]
+        row += [format_figure(errors["rmse_closed_loop"]), format_figure(errors["rmse_closed_loop_normalized"])]
         if on_sphere:
-            row += [figure(errors["rmse_closed_loop_latitude_weighted"]), figure(errors["acc_closed_loop"])]
+            row += [
+                format_figure(errors["rmse_closed_loop_latitude_weighted"]),
+                format_figure(errors["acc_closed_loop"]),
+            ]
         baselines.append(row + [""] * (len(headers) - len(row)))
     return headers, rows, baselines
 
 
 def _with_spread(group: Group, key: str) -> str:
     spread = group.std(key)
-    return figure(group.mean(key)) + ("" if spread is None else f" ± {spread:.1g}")
+    return format_figure(group.mean(key)) + ("" if spread is None else f" ± {spread:.1g}")
 
 
 def _time(seconds: float | None) -> str:
@@ -126,7 +132,7 @@ def _time(seconds: float | None) -> str:
     )
 
 
-def figure(value: float) -> str:
+def format_figure(value: float) -> str:
     """Three significant figures, as many zeros as it takes."""
     return f"{value:#.3g}"
 
@@ -147,7 +153,7 @@ def tables(groups: list[Group]) -> list[Table]:
     low, high = groups[0].best.metrics["rmse_closed_loop_interval"]
     shown.caption = (
         f"closed loop of the best over the better baseline: {ratio:.2f}; 95 % of the draws of windows: "
-        f"{figure(low)} to {figure(high)}"
+        f"{format_figure(low)} to {format_figure(high)}"
     )
     return [shown, costs]
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mcrnn.evaluation.evaluation_set import BATCH_SIZE
-from mcrnn.evaluation.result import Judged
+from mcrnn.evaluation.result import EvaluationResult
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,22 @@ class Forecasts:
 
 
 @torch.no_grad()
-def write_forecasts(path: Path, judged: dict[str, Judged], count: int | None) -> Forecasts:
+def write_forecasts(path: Path, judged: dict[str, EvaluationResult], count: int | None) -> Forecasts:
     """Write inputs, truths and forecasts of the first windows; batch by batch, whatever their number.
 
     Args:
         path: of the group; what is there is replaced.
-        judged: the models by name, all in the same exam.
+        judged: the models by name, all in the same evaluation_set.
         count: windows; all where it is None.
     """
     import zarr
 
     names = list(judged)
     first = judged[names[0]]
-    exam, field = first.exam, first.model.field
-    windows = len(exam) if count is None else min(max(count, 1), len(exam))
-    leads = exam.horizon + 1
-    channels, height, width = exam.split.shape[-3:]
+    evaluation_set, field = first.evaluation_set, first.model.field
+    windows = len(evaluation_set) if count is None else min(max(count, 1), len(evaluation_set))
+    leads = evaluation_set.horizon + 1
+    channels, height, width = evaluation_set.split.shape[-3:]
     predicted = first.model.network.channels_out
     shutil.rmtree(path, ignore_errors=True)
     attributes = {
@@ -70,7 +70,9 @@ def write_forecasts(path: Path, judged: dict[str, Judged], count: int | None) ->
 
     grid = ("height", "width")
     given = array(
-        "given", (windows, exam.warm_up, channels, height, width), ("window", "given_frame", "input_channel", *grid)
+        "given",
+        (windows, evaluation_set.warm_up, channels, height, width),
+        ("window", "given_frame", "input_channel", *grid),
     )
     truth = array("truth", (windows, leads, predicted, height, width), ("window", "lead_time", "channel", *grid))
     forecast = array(
@@ -82,18 +84,18 @@ def write_forecasts(path: Path, judged: dict[str, Judged], count: int | None) ->
     for name, values in (("model", names), ("channel", field.channels[:predicted]), ("input_channel", field.channels)):
         coordinate(name, np.array(list(values), dtype=np.dtypes.StringDType()))
     coordinate("window", np.arange(windows))
-    for batch in exam.batches(min(BATCH_SIZE, windows)):
+    for batch in evaluation_set.batches(min(BATCH_SIZE, windows)):
         rows = slice(batch.first, min(batch.first + len(batch.frames_BTCHW), windows))
         kept = rows.stop - rows.start
         if kept <= 0:
             break
         frames_BTCHW = batch.frames_BTCHW[:kept]
-        given[rows] = frames_BTCHW[:, : exam.warm_up].numpy()
-        truth[rows] = frames_BTCHW[:, exam.warm_up :, :predicted].numpy()
+        given[rows] = frames_BTCHW[:, : evaluation_set.warm_up].numpy()
+        truth[rows] = frames_BTCHW[:, evaluation_set.warm_up :, :predicted].numpy()
         for index, name in enumerate(names):
             model = judged[name].model
             device = next(model.network.parameters()).device
-            made_BTCHW = model.forecast(frames_BTCHW[:, : exam.warm_up].to(device), leads)
+            made_BTCHW = model.forecast(frames_BTCHW[:, : evaluation_set.warm_up].to(device), leads)
             forecast[index, rows] = made_BTCHW.float().cpu().numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # consolidated metadata is xarray's habit, not yet in the specification

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mcrnn.evaluation.result import Judged
+from mcrnn.evaluation.result import EvaluationResult
 
 CAPTIONS = {
     "rmse": "Error by step: first the given frames, each predicted from those before it, then closed loop. Of several "
@@ -22,7 +22,7 @@ FORECAST = "Truth, forecast and error of the first test window. Truth and foreca
 
 def write_page(
     folder: Path,
-    first: Judged,
+    first: EvaluationResult,
     heading: str,
     table: tuple[list[str], list[list[str]], list[list[str]]],
     notes: list[str],

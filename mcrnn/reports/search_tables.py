@@ -14,13 +14,13 @@ from mcrnn.console import new_table, short, show
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import TrainingWindows
-from mcrnn.models import sized, summary
+from mcrnn.models import model_cost, with_resolved_width
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.registry import CANDIDATE, CHAMPION
 from mcrnn.training.session import OBJECTIVE
 
 if TYPE_CHECKING:
-    from mcrnn.search.search_run import OpenSearch
+    from mcrnn.search.search_run import SearchRun
 
 
 def preview(search: Search, store: FieldStore) -> None:
@@ -42,8 +42,8 @@ def preview(search: Search, store: FieldStore) -> None:
     trials = trials or 20
     costs = []
     for values in space.corners():
-        each = sized(search.configuration(values), field.frame_shape)
-        of = summary(each.model, field.frame_shape)
+        each = with_resolved_width(search.configuration(values), field.frame_shape)
+        of = model_cost(each.model, field.frame_shape)
         split: Any = SimpleNamespace(shape=store.shape("train", each.data.coarsen, each.data.variables))
         windows = TrainingWindows(split, each.data, store.is_series, each.train.batch_size, each.train.seed)
         frames = windows.windows_per_epoch * each.data.sequence_length * each.train.epochs
@@ -80,7 +80,7 @@ def _operations(count: float) -> str:
     return f"{count / 1e9:.3g} G"
 
 
-def print_summary(opened: OpenSearch) -> None:
+def print_summary(opened: SearchRun) -> None:
     """The best trial of every architecture, and what to do next."""
     found = opened.summary
     assert found is not None
@@ -148,7 +148,7 @@ def _alias(found: dict[str, Any]) -> str:
     return "the champion" if found["alias"] == CHAMPION else "a candidate beside the champion that is there"
 
 
-def _storage_option(opened: OpenSearch) -> str:
+def _storage_option(opened: SearchRun) -> str:
     """What makes the next command find the same root as this one, where it was named on the command line."""
     here, root = Storage.open(), opened.storage
     if root == here:

@@ -10,11 +10,11 @@ import torch
 
 from mcrnn.errors import NotEnoughMemoryError, UserError
 from mcrnn.runners.session import RunSession
-from mcrnn.runners.stop_flag import _Asking
+from mcrnn.runners.stop_flag import StopPoll
 from mcrnn.storage.retry import be_patient
 from mcrnn.tracking.run_folder import END_FILE, read_json
-from mcrnn.training.checkpoints import unpacked
-from mcrnn.training.run import Job
+from mcrnn.training.checkpoints import deserialize
+from mcrnn.training.run import TrainingRun
 from mcrnn.training.session import Metrics, Request, State
 
 SECONDS_BETWEEN_POLLS = {"alone": "2.0", "in Tune": "0.1"}
@@ -30,14 +30,14 @@ class TrainSession(RunSession):
         reports: whether to report to Ray, for Tune; the run's own files have all that others need.
     """
 
-    def __init__(self, job: Job, stop: Any = None, *, reports: bool = False) -> None:
+    def __init__(self, job: TrainingRun, stop: Any = None, *, reports: bool = False) -> None:
         import ray.train
 
         self.reports = reports
 
         context = ray.train.get_context()
         super().__init__(job, context.get_world_rank(), context.get_world_size())
-        self._stop_asked = _Asking(stop if self.rank == 0 else None, job.run_name)
+        self._stop_asked = StopPoll(stop if self.rank == 0 else None, job.run_name)
 
     def report(self, metrics: Metrics | None, checkpoint: State) -> None:
         """Record on rank 0 and report on all."""
@@ -55,7 +55,7 @@ class TrainSession(RunSession):
         if self.world_size > 1:
             group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
             dist.broadcast_object_list(content, group=group)
-        return None if content[0] is None else unpacked(content[0])
+        return None if content[0] is None else deserialize(content[0])
 
     def advance(self, epoch: int, batch: int, batches: int) -> Request:
         """Ask the driver whether to stop, on rank 0."""
@@ -70,7 +70,7 @@ def _on_train_worker(loop_config: dict[str, Any]) -> None:
 
     torch.set_num_threads(1)
     be_patient()
-    job: Job = loop_config["job"]
+    job: TrainingRun = loop_config["job"]
     if read_json(job.folder, END_FILE) is not None:
         return  # a worker ran out of memory, and would again
     data = ray.get(loop_config["data"])
@@ -78,7 +78,7 @@ def _on_train_worker(loop_config: dict[str, Any]) -> None:
     session.train(data, ray.train.torch.get_device())
 
 
-def run_distributed(job: Job, data: Any, *, gpus: float = 0, stop: Any = None, callbacks: Any = None) -> None:
+def run_distributed(job: TrainingRun, data: Any, *, gpus: float = 0, stop: Any = None, callbacks: Any = None) -> None:
     """Train on `job.config.train.workers` data-parallel workers of Ray Train.
 
     Lost workers and nodes are replaced as often as the configuration says, and training goes on from the newest
@@ -120,7 +120,7 @@ def run_distributed(job: Job, data: Any, *, gpus: float = 0, stop: Any = None, c
         trainer.fit()
 
 
-def explained(job: Job, error: BaseException) -> BaseException:
+def root_cause(job: TrainingRun, error: BaseException) -> BaseException:
     """The error of a training on Ray Train: what a user can mend as such, anything else as it is."""
     ended = read_json(job.folder, END_FILE)
     if ended is not None:

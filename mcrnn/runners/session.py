@@ -13,10 +13,10 @@ import torch
 
 from mcrnn.data.splits import FieldData
 from mcrnn.errors import NotEnoughMemoryError
-from mcrnn.models import summary
-from mcrnn.training.checkpoints import unpacked
-from mcrnn.training.recorder import Recorder
-from mcrnn.training.run import Job
+from mcrnn.models import model_cost
+from mcrnn.training.checkpoints import deserialize
+from mcrnn.training.recorder import RunRecorder
+from mcrnn.training.run import TrainingRun
 from mcrnn.training.session import End, Metrics, Request, State
 from mcrnn.training.trainer import fit
 
@@ -26,7 +26,7 @@ class RunSession:
 
     def __init__(
         self,
-        job: Job,
+        job: TrainingRun,
         rank: int = 0,
         world_size: int = 1,
         on_epoch: Callable[[Metrics], None] | None = None,
@@ -36,10 +36,10 @@ class RunSession:
     ) -> None:
         self.job, self.rank, self.world_size = job, rank, world_size
         self.on_epoch, self.on_step, self.warn = on_epoch, on_step, warn or (lambda _: None)
-        self.recorder = Recorder(job, on_recorded) if rank == 0 else None
+        self.recorder = RunRecorder(job, on_recorded) if rank == 0 else None
         self.stop_requested = False
         self.last_checkpoint = time.monotonic()
-        costs = summary(job.config.model, job.field.frame_shape)
+        costs = model_cost(job.config.model, job.field.frame_shape)
         self.known = {"epochs": job.config.train.epochs, "parameters": costs.parameters}
         """what goes with every report to Ray"""
 
@@ -54,7 +54,7 @@ class RunSession:
     def load_checkpoint(self) -> State | None:
         """The newest."""
         content = self.job.load_checkpoint(self.warn)
-        return None if content is None else unpacked(content)
+        return None if content is None else deserialize(content)
 
     def advance(self, epoch: int, batch: int, batches: int) -> Request:
         """Ask for a checkpoint when it is time."""

@@ -10,15 +10,15 @@ from rich.console import Console
 
 from mcrnn.config.sections import Configuration
 from mcrnn.console import Bar
-from mcrnn.data.checks import check_exam
+from mcrnn.data.checks import check_store_serves
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
 from mcrnn.device import device_for
 from mcrnn.errors import UserError
-from mcrnn.models import sized, summary
+from mcrnn.models import model_cost, with_resolved_width
 from mcrnn.runners.ray_cluster import gpus_for
-from mcrnn.runners.ray_train import explained, run_distributed
+from mcrnn.runners.ray_train import root_cause, run_distributed
 from mcrnn.runners.session import RunSession
 from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
@@ -27,8 +27,8 @@ from mcrnn.storage.root import Storage
 from mcrnn.tracking import run_folder
 from mcrnn.tracking.mlflow_client import Tracker
 from mcrnn.tracking.run_folder import END_FILE, MODEL_FOLDER, read_json, read_metrics
-from mcrnn.tracking.sync import Mirrors, settled
-from mcrnn.training.run import Job
+from mcrnn.tracking.sync import RunSync, is_synced
+from mcrnn.training.run import TrainingRun
 from mcrnn.training.session import OBJECTIVE, End, Metrics
 
 MAY_CHANGE = ("train.workers", "train.micro_batch", "train.max_failures", "train.checkpoint_minutes", "train.device")
@@ -64,28 +64,28 @@ def run(config: Configuration, storage: Storage, *, new: bool, digest: str | Non
             f"the run trained on a store with digest {digest[:12]}, '{store.name}' has {store.digest[:12]}: build the "
             "store anew with its old parameters; they are in the run's dataset in MLflow"
         )
-    check_exam(store, config)
+    check_store_serves(store, config)
     frame_shape = FieldDescription.of(store, config.data).frame_shape
-    config = sized(config, frame_shape)
+    config = with_resolved_width(config, frame_shape)
     runs = storage.location("runs")
-    name = run_folder.choose(runs, config.name, new=new)
+    name = run_folder.free_name(runs, config.name, new=new)
     folder = runs.child(name)
-    run_folder.claim(folder, {**config.model_dump(), "store_digest": store.digest}, budgets=MAY_CHANGE)
+    run_folder.claim_folder(folder, {**config.model_dump(), "store_digest": store.digest}, budgets=MAY_CHANGE)
     ended = read_json(folder, END_FILE)
     if ended is None or ended["end"] == End.OUT_OF_MEMORY:
         folder.delete(END_FILE)
-        mirrors = Mirrors(Tracker.open(storage, EXPERIMENT))
+        mirrors = RunSync(Tracker.open(storage, EXPERIMENT))
         field = FieldDescription.of(store, config.data)
-        job = Job(config, field, folder, run_name=name, tags=(("mcrnn.kind", "run"),))
+        job = TrainingRun(config, field, folder, run_name=name, tags=(("mcrnn.kind", "run"),))
         console.print(
             f"run {name}: {config.train.epochs} epochs, in {storage.show(folder)}", highlight=False, soft_wrap=True
         )
-        costs = summary(config.model, field.frame_shape)
+        costs = model_cost(config.model, field.frame_shape)
         console.print(f"{config.model.architecture}: {costs}", highlight=False, soft_wrap=True)
         _train(job, FieldData.load(store, config.data), console, mirrors)
         ended = read_json(folder, END_FILE)
-    elif not settled(folder):  # MLflow was away when it ended
-        mirrors = Mirrors(Tracker.open(storage, EXPERIMENT))
+    elif not is_synced(folder):  # MLflow was away when it ended
+        mirrors = RunSync(Tracker.open(storage, EXPERIMENT))
         mirrors.update(folder, "FINISHED")
         mirrors.wait()
         mirrors.close()
@@ -108,8 +108,8 @@ def run(config: Configuration, storage: Storage, *, new: bool, digest: str | Non
     )
 
 
-def _train(job: Job, data: FieldData, console: Console, mirrors: Mirrors) -> None:
-    shown = _Shown(job, console, mirrors)
+def _train(job: TrainingRun, data: FieldData, console: Console, mirrors: RunSync) -> None:
+    shown = RunDisplay(job, console, mirrors)
     status = "FAILED"
     try:
         with patient(), shown.bar:
@@ -126,7 +126,7 @@ def _train(job: Job, data: FieldData, console: Console, mirrors: Mirrors) -> Non
         mirrors.close()
 
 
-def _train_here(job: Job, data: FieldData, shown: _Shown) -> None:
+def _train_here(job: TrainingRun, data: FieldData, shown: RunDisplay) -> None:
     def stop() -> None:
         session.stop_requested = True
 
@@ -135,7 +135,7 @@ def _train_here(job: Job, data: FieldData, shown: _Shown) -> None:
         session.train(data, device_for(job.config.train))
 
 
-def _train_on_workers(job: Job, data: FieldData, shown: _Shown) -> None:
+def _train_on_workers(job: TrainingRun, data: FieldData, shown: RunDisplay) -> None:
     import ray
 
     from mcrnn.runners.ray_cluster import connected
@@ -171,13 +171,13 @@ def _train_on_workers(job: Job, data: FieldData, shown: _Shown) -> None:
                 shown.recorded()
             seen = max(seen, len(history))
         if failure:
-            raise explained(job, failure[0])
+            raise root_cause(job, failure[0])
 
 
-class _Shown:
+class RunDisplay:
     """What a training shows: a line an epoch; in a terminal a bar below."""
 
-    def __init__(self, job: Job, console: Console, mirrors: Mirrors) -> None:
+    def __init__(self, job: TrainingRun, console: Console, mirrors: RunSync) -> None:
         self.job, self.mirrors = job, mirrors
         self.console, self.epochs = console, job.config.train.epochs
         self.bar = Bar("epoch 1", self.epochs, "epochs")

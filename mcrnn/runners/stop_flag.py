@@ -42,7 +42,7 @@ def new_stop_flag() -> Any:
     return ray.remote(num_cpus=0, scheduling_strategy=here)(StopFlag).remote()  # type: ignore[call-overload]
 
 
-class _Asking:
+class StopPoll:
     """Asks a `StopFlag` now and then, without waiting for its answer."""
 
     def __init__(self, flag: Any, name: str) -> None:

@@ -9,17 +9,17 @@ import torch
 from mcrnn.data.splits import FieldData
 from mcrnn.device import device_for
 from mcrnn.runners.session import RunSession
-from mcrnn.runners.stop_flag import _Asking
-from mcrnn.training.run import Job
+from mcrnn.runners.stop_flag import StopPoll
+from mcrnn.training.run import TrainingRun
 from mcrnn.training.session import End, Metrics, Request, State
 
 
 class TuneSession(RunSession):
     """A one-worker trial: a plain Tune function on a reused actor."""
 
-    def __init__(self, job: Job, stop: Any) -> None:
+    def __init__(self, job: TrainingRun, stop: Any) -> None:
         super().__init__(job)
-        self._stop_asked = _Asking(stop, job.run_name)
+        self._stop_asked = StopPoll(stop, job.run_name)
 
     def report(self, metrics: Metrics | None, checkpoint: State) -> None:
         """Record, and then report, for the trial may be stopped with the report."""
@@ -46,7 +46,7 @@ class TuneSession(RunSession):
         return super().advance(epoch, batch, batches)
 
 
-def run_in_tune(job: Job, data: FieldData, stop: Any = None) -> End:
+def run_in_tune(job: TrainingRun, data: FieldData, stop: Any = None) -> End:
     """A one-worker trial, inside a Tune actor."""
     torch.set_num_threads(1)
     return TuneSession(job, stop).train(data, device_for(job.config.train))

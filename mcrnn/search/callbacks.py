@@ -15,7 +15,7 @@ from rich.table import Table
 from mcrnn.config.space import Search
 from mcrnn.console import new_table, short, show
 from mcrnn.search import confirmation
-from mcrnn.search.search_run import Running, tidy
+from mcrnn.search.search_run import ActiveSearch, remove_superseded_files
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER
 from mcrnn.training.session import OBJECTIVE, PENALTY
@@ -131,7 +131,7 @@ class Progress(Callback):
 class _Ending(tune.Callback):
     """What is to be done when a trial ends: its MLflow run, its files, and the search where it was a mistake."""
 
-    def __init__(self, running: Running, stop: Any) -> None:
+    def __init__(self, running: ActiveSearch, stop: Any) -> None:
         self.opened, self.mirrors, self.stop = running.opened, running.mirrors, stop
 
     def __getstate__(self) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class _Ending(tune.Callback):
             self.stop()
         status = "KILLED" if result.get("interrupted") else "FAILED" if result.get("mistake") else "FINISHED"
         self._run(trial, status)
-        tidy(self.opened)
+        remove_superseded_files(self.opened)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Ends the run."""
@@ -162,7 +162,7 @@ class _Ending(tune.Callback):
 class _Confirmed(tune.Callback):
     """Follows the confirmation."""
 
-    def __init__(self, running: Running, searcher: StudySearcher) -> None:
+    def __init__(self, running: ActiveSearch, searcher: StudySearcher) -> None:
         self.opened, self.mirrors, self.console = running.opened, running.mirrors, running.console
         self.searcher = searcher
 

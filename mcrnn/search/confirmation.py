@@ -51,7 +51,7 @@ class Retraining:
         return read_metrics(self.folder(search_folder))[-1]["best"]
 
 
-def planned(search: Search, trials: list[FrozenTrial]) -> list[Retraining]:
+def planned_retrainings(search: Search, trials: list[FrozenTrial]) -> list[Retraining]:
     """The trainings of the best trial of each architecture, of trials that are sorted, the best first."""
     if search.search.confirm is None:
         return []
@@ -73,7 +73,7 @@ def _architecture(search: Search, trial: FrozenTrial) -> str:
     return search.configuration(search.values(trial.params)).model.architecture
 
 
-def judged(search: Search, folder: Location, plan: list[Retraining]) -> list[dict[str, Any]]:
+def summarize_seeds(search: Search, folder: Location, plan: list[Retraining]) -> list[dict[str, Any]]:
     """A row for each configuration with mean, deviation and seeds, the best mean first."""
     rows = []
     for number in dict.fromkeys(retraining.trial for retraining in plan):

@@ -18,20 +18,20 @@ from mcrnn.runners.stop_flag import new_stop_flag
 from mcrnn.search import confirmation
 from mcrnn.search.callbacks import Progress, _Confirmed, _Ending
 from mcrnn.search.finalize import conclude
-from mcrnn.search.search_run import OpenSearch, Running, best_trial, results
-from mcrnn.search.study import budget, spent, tried
+from mcrnn.search.search_run import ActiveSearch, SearchRun, best_trial, ranked_trials
+from mcrnn.search.study import budget, finished_trials, stop_reason
 from mcrnn.search.trials import Trials, run_trial, trial_name
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.outbox import Outbox
 from mcrnn.storage.retry import patient
 from mcrnn.tracking.mlflow_client import Tracker
-from mcrnn.tracking.sync import Mirrors
+from mcrnn.tracking.sync import RunSync
 
 LEASE = "lock.json"
 
 
-def run(opened: OpenSearch) -> None:
+def run(opened: SearchRun) -> None:
     """Run the trials that are left and the confirmation, then register the best model and write the summary.
 
     Raises:
@@ -46,17 +46,17 @@ def run(opened: OpenSearch) -> None:
     with patient(), contextlib.ExitStack() as at_end:
         at_end.callback(lease.release)
         tracker = Tracker.open(opened.storage, opened.model_name)
-        left = max(0, budget(opened.study, search.search) - len(tried(opened.study)))
+        left = max(0, budget(opened.study, search.search) - len(finished_trials(opened.study)))
         console.print(f"search {opened.name}: {left} trials to run, in {where}", highlight=False, soft_wrap=True)
-        mirrors = Mirrors(tracker)
+        mirrors = RunSync(tracker)
         at_end.callback(mirrors.close)
         copies = Outbox(f"'{folder.url}'")
         at_end.callback(copies.close)
-        running = Running(opened, mirrors, copies, lease, console)
+        running = ActiveSearch(opened, mirrors, copies, lease, console)
         mirrors.parent = running.begin()
         status = "KILLED"
         try:
-            if spent(opened.study, search.search) is None or _unfinished_confirmation(opened):
+            if stop_reason(opened.study, search.search) is None or _unfinished_confirmation(opened):
                 _run_all(running)
             running.end_runs()
             best = best_trial(opened)
@@ -77,12 +77,12 @@ def run(opened: OpenSearch) -> None:
                 copies.wait()
 
 
-def _unfinished_confirmation(opened: OpenSearch) -> bool:
-    plan = confirmation.planned(opened.search, results(opened))
+def _unfinished_confirmation(opened: SearchRun) -> bool:
+    plan = confirmation.planned_retrainings(opened.search, ranked_trials(opened))
     return any(not each.finished(opened.folder) for each in plan)
 
 
-def _run_all(running: Running) -> None:
+def _run_all(running: ActiveSearch) -> None:
     """The trials that are left, then the confirmation."""
     opened, console = running.opened, running.console
     search, folder, store = opened.search, opened.folder, opened.store
@@ -121,22 +121,22 @@ def _run_all(running: Running) -> None:
             first.train.max_failures if workers == 1 else 0,
         )
         ending = _Ending(running, stop)
-        if spent(opened.study, search.search) is None:
-            done, all_of_them = len(tried(opened.study)), budget(opened.study, search.search)
+        if stop_reason(opened.study, search.search) is None:
+            done, all_of_them = len(finished_trials(opened.study)), budget(opened.study, search.search)
             with Progress(search, opened.name, console, budget=all_of_them, done=done) as progress:
                 trials.run("ray", [ending, progress], search_alg=searcher, scheduler=StudyScheduler(searcher))
         if searcher.mistake:
             raise UserError(f"a trial cannot be trained, so the search has stopped: {searcher.mistake}")
-        why = spent(opened.study, search.search)
+        why = stop_reason(opened.study, search.search)
         if why is None:
             raise KeyboardInterrupt
         console.print(f"{opened.name}: {why}", highlight=False, soft_wrap=True)
         _confirm(running, trials, searcher)
 
 
-def _confirm(running: Running, trials: Trials, searcher: StudySearcher) -> None:
+def _confirm(running: ActiveSearch, trials: Trials, searcher: StudySearcher) -> None:
     opened, folder = running.opened, running.opened.folder
-    plan = confirmation.planned(opened.search, results(opened))
+    plan = confirmation.planned_retrainings(opened.search, ranked_trials(opened))
     missing = [each for each in plan if not each.finished(folder)]
     if not missing:
         return

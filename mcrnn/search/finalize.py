@@ -15,37 +15,39 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import UserError
-from mcrnn.evaluation.evaluation_set import Exam
+from mcrnn.evaluation.evaluation_set import EvaluationSet
 from mcrnn.evaluation.metrics import rmse, rmse_normalized
 from mcrnn.evaluation.scoring import score_baselines
 from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.search import confirmation
-from mcrnn.search.search_run import SUMMARY_FILE, OpenSearch, results, tidy
-from mcrnn.search.study import TrialEnd, optuna_quiet, tried
+from mcrnn.search.search_run import SUMMARY_FILE, SearchRun, ranked_trials, remove_superseded_files
+from mcrnn.search.study import TrialEnd, finished_trials, optuna_quiet
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import registry
 from mcrnn.tracking.mlflow_client import Run, patiently
 from mcrnn.tracking.registry import TEST_METRICS
 from mcrnn.tracking.run_folder import METRICS_FILE, MODEL_FOLDER, write_record
-from mcrnn.tracking.sync import Mirrors, settled
+from mcrnn.tracking.sync import RunSync, is_synced
 from mcrnn.training.session import OBJECTIVE
 
 
-def conclude(opened: OpenSearch, mirrors: Mirrors, best: FrozenTrial) -> None:
+def conclude(opened: SearchRun, mirrors: RunSync, best: FrozenTrial) -> None:
     """Judge and register the best model, and write the summary."""
     from mcrnn.reports import search_figures
 
     search = opened.search
-    tidy(opened)
+    remove_superseded_files(opened)
     folder = opened.trial_folder(best.number)
-    confirmed = confirmation.judged(search, opened.folder, confirmation.planned(search, results(opened)))
+    confirmed = confirmation.summarize_seeds(
+        search, opened.folder, confirmation.planned_retrainings(search, ranked_trials(opened))
+    )
     if confirmed:
         folder = opened.folder.child(confirmed[0]["folder"])
     _record_baselines(opened, mirrors)
     run = mirrors.now(folder)
     model = trained_model.load(folder.child(MODEL_FOLDER))
-    judged = _judged(model, run, opened.storage)
+    judged = _evaluate_on_test_split(model, run, opened.storage)
     found = {
         "search": opened.name,
         "best": confirmed[0]["best"] if confirmed else best.user_attrs["result"]["best"],
@@ -71,7 +73,7 @@ def conclude(opened: OpenSearch, mirrors: Mirrors, best: FrozenTrial) -> None:
             "epochs": search.configuration(search.values(t.params)).train.epochs,
             **t.user_attrs.get("result", {}),
         }
-        for t in tried(opened.study)
+        for t in finished_trials(opened.study)
     ]
     several = len(search.search.objectives) > 1
     summary = {
@@ -101,14 +103,14 @@ def conclude(opened: OpenSearch, mirrors: Mirrors, best: FrozenTrial) -> None:
     opened.folder.write(SUMMARY_FILE, json.dumps(summary, indent=1).encode())
 
 
-def _judged(model: TrainedModel, run: Run, storage: Storage) -> dict[str, Any] | None:
+def _evaluate_on_test_split(model: TrainedModel, run: Run, storage: Storage) -> dict[str, Any] | None:
     """The champion's errors on the test split, which are added to its run; None where its samples are too short."""
-    from mcrnn.evaluation.result import judge
+    from mcrnn.evaluation.result import evaluate_model
     from mcrnn.reports import evaluation_report
     from mcrnn.reports.evaluation_tables import Group
 
     try:
-        judged = judge(run.run_id, model, storage)
+        judged = evaluate_model(run.run_id, model, storage)
     except UserError as error:
         print(f"warning: the model was not judged on the test split: {error}", file=sys.stderr)
         return None
@@ -119,17 +121,17 @@ def _judged(model: TrainedModel, run: Run, storage: Storage) -> dict[str, Any] |
     return judged.metrics
 
 
-def _record_baselines(opened: OpenSearch, mirrors: Mirrors) -> None:
+def _record_baselines(opened: SearchRun, mirrors: RunSync) -> None:
     """Runs of persistence and climatology beside the trials, judged as they are."""
     first = opened.search.first_configuration()
     asked, field = first.validation, FieldDescription.of(opened.store, first.data)
     folders_of = {name: opened.folder.child(f"baselines/{name}") for name in ("persistence", "climatology")}
-    if all(settled(folder) for folder in folders_of.values()):
+    if all(is_synced(folder) for folder in folders_of.values()):
         return
-    exam = Exam.of_validation(opened.store, first)
+    evaluation_set = EvaluationSet.of_validation(opened.store, first)
     channels = first.model.channels_out or len(field.channels)
     std = np.array(field.std[:channels])
-    scores = score_baselines(exam, channels)
+    scores = score_baselines(evaluation_set, channels)
     for name, folder in folders_of.items():
         tags = {"mcrnn.kind": "baseline", "mcrnn.search": opened.name}
         write_record(folder, name, tags=tags, params={"model": {"architecture": name}})

@@ -14,21 +14,21 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from mcrnn.config.space import Search
-from mcrnn.data.checks import check_exam
+from mcrnn.data.checks import check_store_serves
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError, did_you_mean
-from mcrnn.models import sized, trained_model
+from mcrnn.models import trained_model, with_resolved_width
 from mcrnn.search import confirmation
-from mcrnn.search.study import JOURNAL, STUDY, Journal, TrialEnd, open_study, spent, tried
+from mcrnn.search.study import JOURNAL, STUDY, Journal, TrialEnd, finished_trials, open_study, stop_reason
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
 from mcrnn.storage.outbox import Outbox
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import run_folder
-from mcrnn.tracking.provenance import masked
+from mcrnn.tracking.provenance import mask_passwords
 from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER, read_json, write_record
-from mcrnn.tracking.sync import Mirrors, settled
+from mcrnn.tracking.sync import RunSync, is_synced
 
 SUMMARY_FILE = "summary.json"
 MAY_CHANGE = (
@@ -50,7 +50,7 @@ MAY_CHANGE = (
 
 
 @dataclass(frozen=True)
-class OpenSearch:
+class SearchRun:
     """A search and the folder that it lives in."""
 
     search: Search
@@ -74,7 +74,7 @@ class OpenSearch:
     def finished(self) -> bool:
         """Whether the budget is spent and the winner registered."""
         summary = self.summary
-        if summary is None or spent(self.study, self.search.search) is None:
+        if summary is None or stop_reason(self.study, self.search.search) is None:
             return False
         asked = self.search.search.confirm
         return asked is None or summary.get("seeds", 0) >= asked.seeds
@@ -89,7 +89,7 @@ class OpenSearch:
         return self.folder.child(f"trials/{number:04d}")
 
 
-def open_search(search: Search, storage: Storage, *, new: bool) -> OpenSearch:
+def open_search(search: Search, storage: Storage, *, new: bool) -> SearchRun:
     """Check a search against its store and open its folder, or a new one beside it.
 
     Raises:
@@ -97,12 +97,12 @@ def open_search(search: Search, storage: Storage, *, new: bool) -> OpenSearch:
     """
     store = check(search, storage)
     parent = storage.location("searches")
-    folder = parent.child(run_folder.choose(parent, search.name, new=new))
-    content = json.loads(masked(json.dumps(search.content())))
+    folder = parent.child(run_folder.free_name(parent, search.name, new=new))
+    content = json.loads(mask_passwords(json.dumps(search.content())))
     earlier = [_earlier(name, parent) for name in search.search.warm_start]
-    run_folder.claim(folder, content | {"store_digest": store.digest}, MAY_CHANGE)
+    run_folder.claim_folder(folder, content | {"store_digest": store.digest}, MAY_CHANGE)
     journal = Journal.open(folder)
-    return OpenSearch(search, storage, folder, store, open_study(journal, search, earlier), journal)
+    return SearchRun(search, storage, folder, store, open_study(journal, search, earlier), journal)
 
 
 def _earlier(name: str, searches: Location) -> optuna.Study:
@@ -117,10 +117,10 @@ def _earlier(name: str, searches: Location) -> optuna.Study:
     return study
 
 
-def tidy(opened: OpenSearch) -> None:
+def remove_superseded_files(opened: SearchRun) -> None:
     """Remove the checkpoints of trials that ended, and the models of all but the best."""
-    ended = {t.number for t in tried(opened.study)}
-    kept = {t.number for t in results(opened)[: opened.search.search.keep]}
+    ended = {t.number for t in finished_trials(opened.study)}
+    kept = {t.number for t in ranked_trials(opened)[: opened.search.search.keep]}
     trials = opened.folder.child("trials")
     for folder in {tuple(key.split("/")[:2]) for key in trials.sizes()}:
         number, part = int(folder[0]), folder[1]
@@ -128,24 +128,26 @@ def tidy(opened: OpenSearch) -> None:
             trials.child("/".join(folder)).clear()
 
 
-def results(opened: OpenSearch) -> list[FrozenTrial]:
+def ranked_trials(opened: SearchRun) -> list[FrozenTrial]:
     """Trials that ended well, the best first; those that ran to their end before those stopped early."""
-    good = [t for t in tried(opened.study) if t.user_attrs.get("end") in (TrialEnd.FINISHED, TrialEnd.STOPPED)]
+    good = [
+        t for t in finished_trials(opened.study) if t.user_attrs.get("end") in (TrialEnd.FINISHED, TrialEnd.STOPPED)
+    ]
     return sorted(good, key=lambda t: (t.state != TrialState.COMPLETE, t.user_attrs["result"]["best"], t.number))
 
 
-def best_trial(opened: OpenSearch) -> FrozenTrial | None:
+def best_trial(opened: SearchRun) -> FrozenTrial | None:
     """The best that has a model, None where no trial has one."""
-    kept = (t for t in results(opened) if trained_model.exists(opened.trial_folder(t.number).child(MODEL_FOLDER)))
+    kept = (t for t in ranked_trials(opened) if trained_model.exists(opened.trial_folder(t.number).child(MODEL_FOLDER)))
     return next(kept, None)
 
 
 @dataclass
-class Running:
+class ActiveSearch:
     """A search that is being run, and what it tells others of itself."""
 
-    opened: OpenSearch
-    mirrors: Mirrors
+    opened: SearchRun
+    mirrors: RunSync
     copies: Outbox
     """of the journal, to object storage"""
     lease: Lease
@@ -154,7 +156,7 @@ class Running:
     def begin(self) -> str:
         """Begin the search's run in MLflow, or go on with it; returns its id."""
         opened = self.opened
-        content = read_json(opened.folder, run_folder.CONTENT_FILE)
+        content = read_json(opened.folder, run_folder.SEARCH_FILE)
         fixed = {key: content[key] for key in ("data", "model", "train", "validation", "search") if key in content}
         write_record(
             opened.folder,
@@ -172,14 +174,16 @@ class Running:
 
     def end_runs(self) -> None:
         """End the runs of all trainings that ended, also those whose driver was killed before it could."""
-        ended = {self.opened.trial_folder(t.number): t.user_attrs.get("end") for t in tried(self.opened.study)}
+        ended = {
+            self.opened.trial_folder(t.number): t.user_attrs.get("end") for t in finished_trials(self.opened.study)
+        }
         ended |= {
             each.folder(self.opened.folder): None
-            for each in confirmation.planned(self.opened.search, results(self.opened))
+            for each in confirmation.planned_retrainings(self.opened.search, ranked_trials(self.opened))
             if each.finished(self.opened.folder)
         }
         for folder, end in ended.items():
-            if not settled(folder):
+            if not is_synced(folder):
                 self.mirrors.update(folder, "FAILED" if end == TrialEnd.FAILED else "FINISHED")
 
 
@@ -193,6 +197,6 @@ def check(search: Search, storage: Storage) -> FieldStore:
     store = FieldStore.open(storage.location(first.data.store))
     frame_shape = FieldDescription.of(store, first.data).frame_shape
     for values in search.space.corners():
-        config = sized(search.configuration(values), frame_shape)
-        check_exam(store, config)
+        config = with_resolved_width(search.configuration(values), frame_shape)
+        check_store_serves(store, config)
     return store

@@ -42,7 +42,15 @@ DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
     "parameters": "minimize",
     "frames_per_second": "maximize",
 }
-KEPT = ("epoch", "rmse_closed_loop", "rmse_teacher_forced", OBJECTIVE, "best", "frames_per_second", "parameters")
+REPORTED_METRICS = (
+    "epoch",
+    "rmse_closed_loop",
+    "rmse_teacher_forced",
+    OBJECTIVE,
+    "best",
+    "frames_per_second",
+    "parameters",
+)
 """of a trial's last result"""
 
 
@@ -189,24 +197,24 @@ def pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
     return optuna.pruners.NopPruner()
 
 
-def own(study: optuna.Study) -> list[FrozenTrial]:
+def search_trials(study: optuna.Study) -> list[FrozenTrial]:
     """The trials of this search, those learnt from left out."""
     return [t for t in study.get_trials(deepcopy=False) if "from" not in t.user_attrs]
 
 
-def tried(study: optuna.Study) -> list[FrozenTrial]:
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that ended."""
-    return [t for t in own(study) if t.state in ENDED]
+    return [t for t in search_trials(study) if t.state in ENDED]
 
 
 def budget(study: optuna.Study, config: SearchConfig) -> int:
     """The number of trials of a search."""
     if config.trials is not None:
         return config.trials
-    return len(own(study)) if config.sampler == "grid" else 20
+    return len(search_trials(study)) if config.sampler == "grid" else 20
 
 
-def spent(study: optuna.Study, config: SearchConfig, hours: float = 0.0) -> str | None:
+def stop_reason(study: optuna.Study, config: SearchConfig, hours: float = 0.0) -> str | None:
     """Why a search has come to its end, None where it goes on.
 
     Args:
@@ -214,7 +222,7 @@ def spent(study: optuna.Study, config: SearchConfig, hours: float = 0.0) -> str 
         config: its budgets.
         hours: since it was started this time.
     """
-    ended = tried(study)
+    ended = finished_trials(study)
     failed = sum(t.user_attrs.get("end") == TrialEnd.FAILED for t in ended)
     if len(ended) >= budget(study, config):
         return "all trials are done"

@@ -15,15 +15,15 @@ from ray import tune
 from mcrnn.config.space import Search
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import NotEnoughMemoryError, UserError
-from mcrnn.models import sized, summary
-from mcrnn.runners.ray_train import explained, run_distributed
+from mcrnn.models import model_cost, with_resolved_width
+from mcrnn.runners.ray_train import root_cause, run_distributed
 from mcrnn.runners.tune_trial import run_in_tune
 from mcrnn.search import confirmation
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
 from mcrnn.storage.retry import be_patient
 from mcrnn.tracking.run_folder import END_FILE, RECORD_FILE, read_json, read_metrics
-from mcrnn.training.run import Job
+from mcrnn.training.run import TrainingRun
 from mcrnn.training.session import OBJECTIVE, PENALTY, End
 
 
@@ -100,8 +100,8 @@ def run_trial(
         place = f"trials/{proposal['number']:04d}"
     nothing = {OBJECTIVE: PENALTY, "best": PENALTY, "diverged": 0.0}
     try:
-        job = Job(
-            config=sized(search.configuration(values), field.frame_shape),
+        job = TrainingRun(
+            config=with_resolved_width(search.configuration(values), field.frame_shape),
             field=field,
             folder=folder.child(place),
             run_name=name,
@@ -112,7 +112,7 @@ def run_trial(
                 ("mcrnn.values", json.dumps(values, sort_keys=True)),
             ),
         )
-        costs = summary(job.config.model, field.frame_shape)
+        costs = model_cost(job.config.model, field.frame_shape)
         known = {"epochs": job.config.train.epochs, "parameters": costs.parameters}
         record = read_json(job.folder, RECORD_FILE)
         if record is not None and record["tags"]["mcrnn.values"] != dict(job.tags)["mcrnn.values"]:
@@ -126,7 +126,7 @@ def run_trial(
                 try:
                     run_distributed(job, data[0], gpus=gpus, stop=flag, callbacks=[TuneReportCallback()])
                 except Exception as error:
-                    if (cause := explained(job, error)) is error:
+                    if (cause := root_cause(job, error)) is error:
                         raise
                     raise cause from error
         else:  # but the driver was lost before it heard of all of it

@@ -13,7 +13,7 @@ from ray.tune.search import Searcher
 
 from mcrnn.config.space import Search
 from mcrnn.search.sampling import sampler, suggest
-from mcrnn.search.study import KEPT, TrialEnd, budget, own, spent, tried
+from mcrnn.search.study import REPORTED_METRICS, TrialEnd, budget, finished_trials, search_trials, stop_reason
 from mcrnn.training.session import OBJECTIVE, PENALTY
 
 
@@ -40,10 +40,12 @@ class _WithoutTrial:
 class StudySearcher(Searcher):
     """Hands the study's trials to Tune, and their results to the study."""
 
-    def __init__(self, study: optuna.Study, search: Search, on_told: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, study: optuna.Study, search: Search, on_study_changed: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(metric=OBJECTIVE, mode="min")
-        self.study, self.search, self.on_told = study, search, on_told
-        self.interrupted = [t for t in own(study) if t.state == TrialState.RUNNING]
+        self.study, self.search, self.on_study_changed = study, search, on_study_changed
+        self.interrupted = [t for t in search_trials(study) if t.state == TrialState.RUNNING]
         """trials that a killed search left, which go on first"""
         self.asked: dict[str, optuna.Trial] = {}
         self.stopped: set[str] = set()
@@ -65,8 +67,8 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """The next trial as a Tune configuration: its number and its values."""
         config = self.search.search
-        begun = len(tried(self.study)) + len(self.asked)
-        self.ending = self.ending or self.mistake or spent(self.study, config, self._hours())
+        begun = len(finished_trials(self.study)) + len(self.asked)
+        self.ending = self.ending or self.mistake or stop_reason(self.study, config, self._hours())
         if self.ending:
             self._remember_hours()
         if self.ending or begun >= budget(self.study, config):
@@ -78,14 +80,14 @@ class StudySearcher(Searcher):
             number = min((t.number for t in trials if t.state == TrialState.WAITING), default=len(trials))
         # a trial's values follow from its number and those that ended before it
         self.study.sampler = sampler(config, number)  # which may act when a trial is begun
-        running = [t for t in own(self.study) if t.number == number and t.state == TrialState.RUNNING]
+        running = [t for t in search_trials(self.study) if t.number == number and t.state == TrialState.RUNNING]
         if running:  # it may have some of its values
             others = cast("optuna.Study", _WithoutTrial(self.study, running[0]._trial_id))
             trial = optuna.Trial(others, running[0]._trial_id)
         else:
             trial = self.study.ask()
         self.asked[trial_id] = trial
-        self.on_told()
+        self.on_study_changed()
         return {"number": trial.number, "values": suggest(trial, self.search)}
 
     def _hours(self) -> float:
@@ -111,9 +113,11 @@ class StudySearcher(Searcher):
         if error or not result or "epoch" not in result:
             trial.set_user_attr("end", TrialEnd.FAILED)
             self.study.tell(trial, state=TrialState.FAIL)
-            self.on_told()
+            self.on_study_changed()
             return
-        trial.set_user_attr("result", {key: result[key] for key in (*KEPT, "time_total_s") if key in result})
+        trial.set_user_attr(
+            "result", {key: result[key] for key in (*REPORTED_METRICS, "time_total_s") if key in result}
+        )
         end = TrialEnd.STOPPED if trial_id in self.stopped else TrialEnd.FINISHED
         if result.get("out_of_memory"):
             end = TrialEnd.OUT_OF_MEMORY
@@ -124,7 +128,7 @@ class StudySearcher(Searcher):
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, self._objectives(result, failed=end != TrialEnd.FINISHED))
-        self.on_told()
+        self.on_study_changed()
 
     def _objectives(self, result: dict[str, Any], *, failed: bool) -> list[float]:
         values = {

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from mcrnn.storage.s3_errors import AwayError, explained
+from mcrnn.storage.s3_errors import ServiceUnavailableError, translate_errors
 
 Result = TypeVar("Result")
 
@@ -54,9 +54,9 @@ def answered(url: str, ask: Callable[[], Result]) -> Result:
     deadline = time.monotonic() + _patience
     while True:
         try:
-            with explained(url):
+            with translate_errors(url):
                 answer = ask()
-        except AwayError as error:
+        except ServiceUnavailableError as error:
             if time.monotonic() > deadline:
                 raise
             if not _away.is_set():

@@ -18,12 +18,12 @@ DENIED = {"AccessDenied", "Forbidden", "403", "AllAccessDisabled", "Unauthorized
 MISSING_BUCKET = {"NoSuchBucket"}
 
 
-class AwayError(UserError):
+class ServiceUnavailableError(UserError):
     """The service does not answer, or is overloaded: it may pass."""
 
 
 @contextlib.contextmanager
-def explained(url: str) -> Iterator[None]:
+def translate_errors(url: str) -> Iterator[None]:
     """Turn what s3fs raises into a UserError that names the cause; missing keys stay FileNotFoundError.
 
     A missing bucket is told apart from a missing key by the service's own code.
@@ -98,7 +98,7 @@ def _explain(url: str, error: BaseException) -> tuple[type[UserError], str | Non
                 f"no permission for {operation} on '{url}': ask for read, write, list and delete on it ({code})",
             )
         if status >= 500 or code in ("SlowDown", "InternalError", "ServiceUnavailable"):
-            return AwayError, (
+            return ServiceUnavailableError, (
                 f"{endpoint} failed {ATTEMPTS} times in a row for '{url}' ({code or status}): it is overloaded or "
                 "down. The same command continues when it is back"
             )
@@ -115,7 +115,7 @@ def _explain(url: str, error: BaseException) -> tuple[type[UserError], str | Non
     )
     if isinstance(error, connection) or type(error).__module__.startswith("aiohttp"):
         return (
-            AwayError,
+            ServiceUnavailableError,
             f"cannot reach {endpoint} for '{url}': check AWS_ENDPOINT_URL and the network ({type(error).__name__})",
         )
     if isinstance(error, ValueError) and "endpoint" in str(error).lower():

@@ -22,8 +22,8 @@ from mcrnn.errors import UserError
 from mcrnn.storage.lease import is_gone
 from mcrnn.storage.outbox import PATIENCE, SECONDS_BETWEEN_TRIES
 from mcrnn.storage.root import Storage
-from mcrnn.storage.s3_errors import AwayError, explained
-from mcrnn.tracking.provenance import masked, origin
+from mcrnn.storage.s3_errors import ServiceUnavailableError, translate_errors
+from mcrnn.tracking.provenance import mask_passwords, origin
 from mcrnn.tracking.run_folder import CONFIGURATION_FILE
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def reachable(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:
         message = str(error)
-        place = f"MLFLOW_TRACKING_URI is {masked(uri)}"
+        place = f"MLFLOW_TRACKING_URI is {mask_passwords(uri)}"
         if any(code in message for code in ("401", "Unauthorized")):
             raise UserError(
                 f"the tracking server does not know you: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
@@ -107,7 +107,7 @@ def reachable(uri: str) -> Iterator[None]:
         if any(code in message for code in ("403", "Forbidden", "PERMISSION_DENIED")):
             raise UserError(f"the tracking server refuses this host or user ({place}): {short(message)}") from None
         if not uri.startswith("http"):
-            raise UserError(f"MLflow's database '{masked(uri)}' cannot be used: {short(message)}") from None
+            raise UserError(f"MLflow's database '{mask_passwords(uri)}' cannot be used: {short(message)}") from None
         raise UserError(f"the tracking server cannot be reached ({place}): {short(message)}") from None
 
 
@@ -127,9 +127,9 @@ def patiently(ask: Callable[[], Result], patience: float = PATIENCE) -> Result:
     deadline, away = time.monotonic() + patience, False
     while True:
         try:
-            with explained("the artifacts of MLflow"):
+            with translate_errors("the artifacts of MLflow"):
                 answer = ask()
-        except (MlflowException, AwayError) as error:
+        except (MlflowException, ServiceUnavailableError) as error:
             if isinstance(error, MlflowException) and error.error_code not in PASSING:
                 raise
             if time.monotonic() > deadline:
@@ -149,7 +149,7 @@ def patiently(ask: Callable[[], Result], patience: float = PATIENCE) -> Result:
 
 def short(message: str) -> str:
     """The part of an error that a person reads."""
-    line = masked(message.strip().splitlines()[0]) if message.strip() else "no reason given"
+    line = mask_passwords(message.strip().splitlines()[0]) if message.strip() else "no reason given"
     for known in ("Connection refused", "Name or service not known", "timed out", "No route to host"):
         if known in message:
             return known

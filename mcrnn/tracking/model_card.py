@@ -31,7 +31,7 @@ def card(
     step = field.time_step if field.time_step != "1" else "1 time unit"
     quantity = ", ".join(field.channels)
     parameters = sum(weight.numel() for weight in model.network.parameters())
-    exam = f"{config.validation.warm_up} frames given, {config.validation.horizon} steps in closed loop"
+    evaluation_set = f"{config.validation.warm_up} frames given, {config.validation.horizon} steps in closed loop"
     several = f"; mean of {found['seeds']} seeds {found['mean']:.4f} ± {found['std']:.4f}" if "mean" in found else ""
     lines = [
         f"**{config.model.architecture}**, hidden size {config.model.hidden_size}, {config.model.layers} layers, "
@@ -41,13 +41,13 @@ def card(
         f"**Field**: {quantity}{f' [{field.units}]' if unit else ''}, {height} x {width}, {step} apart. "
         f"Trained on `{config.data.store}`, digest `{field.store_digest[:12]}`.",
         "",
-        f"**Validation** ({exam}): closed-loop RMSE {found['best']:.4f} of the training split's standard "
+        f"**Validation** ({evaluation_set}): closed-loop RMSE {found['best']:.4f} of the training split's standard "
         f"deviation{several}. Search {found['search']}, trial {found['trial']}.",
         "",
     ]
     if judged:
         lines += [
-            f"**Test** ({judged['windows']} windows, the same exam):",
+            f"**Test** ({judged['windows']} windows, the same evaluation_set):",
             "",
             f"| | RMSE{unit and ' in' + unit} | over the standard deviation |",
             "|---|---|---|",

@@ -22,7 +22,7 @@ class Loaded:
     run_id: str | None
 
 
-def load(uri: str, storage: Storage | None = None) -> TrainedModel:
+def load_model(uri: str, storage: Storage | None = None) -> TrainedModel:
     """Load a model, whose `predict` takes and returns NumPy arrays, tensors or xarray's, in the field's units.
 
     Args:

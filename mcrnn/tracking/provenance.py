@@ -24,7 +24,7 @@ PACKAGES = ("mcrnn", "torch", "ray", "optuna", "mlflow", "numpy", "xarray", "zar
 def origin() -> dict[str, Any]:
     """Of this process: commit, packages, command and who gave it; without passwords."""
     return {
-        "command": masked(" ".join([f"python -m {_module()}", *sys.argv[1:]])),
+        "command": mask_passwords(" ".join([f"python -m {_module()}", *sys.argv[1:]])),
         "process": {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()},
         "user": os.environ.get("USER") or str(os.getuid()),
         "packages": packages(),
@@ -86,7 +86,7 @@ def _processor() -> str:
     return found.group(1) if found else platform.processor() or platform.machine()
 
 
-def load() -> dict[str, float]:
+def system_metrics() -> dict[str, float]:
     """How busy this machine is, with the names that MLflow shows as system metrics."""
     memory = psutil.virtual_memory()
     found = {
@@ -100,6 +100,6 @@ def load() -> dict[str, float]:
     return found
 
 
-def masked(text: str) -> str:
+def mask_passwords(text: str) -> str:
     """A text without the passwords of URLs in it."""
     return re.sub(r"(\w+://[^\s:/@]*):[^\s@]+@", r"\1:***@", text)

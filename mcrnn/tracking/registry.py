@@ -75,9 +75,9 @@ def register(
     }
     for key, value in tags.items():
         client.set_model_version_tag(name, str(number), key, value)
-    with moving(client, name):
+    with alias_lock(client, name):
         if champion(client, name) is None:
-            move(client, name, to=number, before=None, why="the first version of this name", origin=origin)
+            set_champion(client, name, to=number, before=None, why="the first version of this name", origin=origin)
             return number, CHAMPION
         if champion(client, name) == number:
             return number, CHAMPION
@@ -140,7 +140,7 @@ def aliases(client: MlflowClient, name: str) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def moving(client: MlflowClient, name: str) -> Iterator[None]:
+def alias_lock(client: MlflowClient, name: str) -> Iterator[None]:
     """Let one process at a time move the aliases of a model, on any machine.
 
     The lock is a registered model of another name, which only one can create.
@@ -172,7 +172,7 @@ def moving(client: MlflowClient, name: str) -> Iterator[None]:
             client.delete_registered_model(lock)
 
 
-def move(
+def set_champion(
     client: MlflowClient,
     name: str,
     *,
@@ -204,7 +204,7 @@ def move(
         client.delete_registered_model_alias(name, CANDIDATE)
 
 
-def moves(client: MlflowClient, name: str) -> list[dict[str, Any]]:
+def champion_history(client: MlflowClient, name: str) -> list[dict[str, Any]]:
     """All moves of the champion, the first one first."""
     tags = client.get_registered_model(name).tags
     return [json.loads(tags[key]) for key in sorted(tags) if key.startswith(MOVE_TAG)]

@@ -20,7 +20,7 @@ MODEL_FOLDER = "model"
 END_FILE = "end.json"
 """how the training ended, where it has: not after an interruption"""
 
-CONTENT_FILE = "configuration.json"
+SEARCH_FILE = "configuration.json"
 
 RECORD_FILE = "record.json"
 """what a training is; its run in MLflow is found by the key in it"""
@@ -82,7 +82,7 @@ def read_metrics(folder: Location) -> list[dict[str, Any]]:
         return []
 
 
-def choose(parent: Location, name: str, *, new: bool) -> str:
+def free_name(parent: Location, name: str, *, new: bool) -> str:
     """NAME, or with `new` the first free one of NAME, NAME-2, NAME-3, ..."""
     chosen, number = name, 1
     while new and _content(parent.child(chosen)) is not None:
@@ -93,12 +93,12 @@ def choose(parent: Location, name: str, *, new: bool) -> str:
 
 def _content(folder: Location) -> dict[str, Any] | None:
     try:
-        return json.loads(folder.read(CONTENT_FILE))
+        return json.loads(folder.read(SEARCH_FILE))
     except FileNotFoundError:
         return None
 
 
-def claim(folder: Location, content: dict[str, Any], budgets: tuple[str, ...] = ()) -> None:
+def claim_folder(folder: Location, content: dict[str, Any], budgets: tuple[str, ...] = ()) -> None:
     """Write down what the folder is for, or check that it is for the same.
 
     Args:
@@ -123,4 +123,4 @@ def claim(folder: Location, content: dict[str, Any], budgets: tuple[str, ...] = 
                 f"'{folder.url}' was started with another configuration: {'; '.join(changed)}. "
                 "Start a new one beside it with --new"
             )
-    folder.write(CONTENT_FILE, json.dumps(content, indent=1).encode())
+    folder.write(SEARCH_FILE, json.dumps(content, indent=1).encode())

@@ -31,14 +31,14 @@ METRICS_OF_A_CALL = 900
 """MLflow takes at most 1,000"""
 
 
-def settled(folder: Location) -> bool:
+def is_synced(folder: Location) -> bool:
     """Whether the run of a training that ended has all of it."""
     state = read_json(folder, RUN_FILE) or {}
     return "deleted" in state or (state.get("status") in FINAL and state.get("sent", 0) >= len(read_metrics(folder)))
 
 
 @dataclass
-class _Mirror:
+class _SyncedRun:
     """Brings the run of one folder up to what the folder says."""
 
     tracker: Tracker
@@ -166,7 +166,7 @@ class _Mirror:
             self._client.set_terminated(self.state["run_id"], status)
 
 
-class Mirrors:
+class RunSync:
     """Keeps the runs of a command up to what their folders say, in a thread of its own.
 
     Args:
@@ -178,7 +178,7 @@ class Mirrors:
         self.tracker = tracker
         self.parent: str | None = None
         """the run that those begun from now on are below"""
-        self._mirrors: dict[str, _Mirror] = {}
+        self._mirrors: dict[str, _SyncedRun] = {}
         self._outbox = Outbox("MLflow", warn)
 
     def update(self, folder: Location, status: str | None = None) -> None:
@@ -205,9 +205,9 @@ class Mirrors:
             raise UserError(f"the run of '{folder.url}' was deleted in MLflow; start a new one beside it with --new")
         return self.tracker.run(run_id)
 
-    def _mirror(self, folder: Location) -> _Mirror:
+    def _mirror(self, folder: Location) -> _SyncedRun:
         if folder.url not in self._mirrors:
-            self._mirrors[folder.url] = _Mirror(self.tracker, folder, self.parent)
+            self._mirrors[folder.url] = _SyncedRun(self.tracker, folder, self.parent)
         return self._mirrors[folder.url]
 
     def wait(self, patience: float = PATIENCE) -> None:

@@ -21,14 +21,14 @@ from mcrnn.storage.location import Location
 SUFFIX = ".pt"
 
 
-def packed(state: dict[str, Any]) -> bytes:
+def serialize(state: dict[str, Any]) -> bytes:
     """A state of tensors, numbers, strings and containers of such as bytes."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
 
 
-def unpacked(content: bytes) -> dict[str, Any]:
+def deserialize(content: bytes) -> dict[str, Any]:
     """The state, its tensors in the processor's memory; nothing but data is ever loaded.
 
     Raises:

@@ -12,10 +12,10 @@ import torch
 
 from mcrnn.config.sections import Configuration, TrainConfig
 from mcrnn.data.splits import FieldData
-from mcrnn.models import summary
+from mcrnn.models import model_cost
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEPT = 1 << 30
+MALLOC_RETAINED_BYTES = 1 << 30
 """bytes"""
 
 
@@ -30,8 +30,8 @@ def keep_freed_memory() -> None:
         return
     try:
         library = ctypes.CDLL("libc.so.6")
-        library.mallopt(M_MMAP_THRESHOLD, KEPT)
-        library.mallopt(M_TRIM_THRESHOLD, KEPT)
+        library.mallopt(M_MMAP_THRESHOLD, MALLOC_RETAINED_BYTES)
+        library.mallopt(M_TRIM_THRESHOLD, MALLOC_RETAINED_BYTES)
     except (OSError, AttributeError):
         return
 
@@ -67,7 +67,7 @@ def _too_large(config: Configuration, data: FieldData, workers: int, device: tor
     train, steps = config.train, config.data.sequence_length
     part = math.ceil(train.batch_size / workers)
     windows = min(part, train.micro_batch or part)
-    costs = summary(config.model, data.frame_shape)
+    costs = model_cost(config.model, data.frame_shape)
     total = windows * steps * costs.activation_bytes
     channels, height, width = data.frame_shape
     smaller = f"--set train.micro_batch={windows // 2}" if windows > 1 else "a smaller data.sequence_length"

@@ -10,17 +10,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from mcrnn.models import trained_model
-from mcrnn.tracking.provenance import load
+from mcrnn.tracking.provenance import system_metrics
 from mcrnn.tracking.run_folder import METRICS_FILE, MODEL_FOLDER
-from mcrnn.training.checkpoints import packed
-from mcrnn.training.run import Job
-from mcrnn.training.session import OBJECTIVE, Metrics, State, judged_weights
+from mcrnn.training.checkpoints import serialize
+from mcrnn.training.run import TrainingRun
+from mcrnn.training.session import OBJECTIVE, Metrics, State, evaluated_weights
 
 
-class Recorder:
+class RunRecorder:
     """Rank 0's record of a job in its folder, written while training goes on."""
 
-    def __init__(self, job: Job, on_recorded: Callable[[], None] | None = None) -> None:
+    def __init__(self, job: TrainingRun, on_recorded: Callable[[], None] | None = None) -> None:
         self.job, self._on_recorded = job, on_recorded or (lambda: None)
         job.write_record()
         self._writer = ThreadPoolExecutor(1, "recorder")
@@ -34,10 +34,10 @@ class Recorder:
         """
         best = None
         if metrics is not None:
-            metrics |= {"time": time.time(), **load()}  # of the history, too
+            metrics |= {"time": time.time(), **system_metrics()}  # of the history, too
         if metrics is not None and metrics[OBJECTIVE] == metrics["best"] and not metrics["diverged"]:
-            best = {name: weight.cpu().clone() for name, weight in judged_weights(state).items()}
-        content = packed(
+            best = {name: weight.cpu().clone() for name, weight in evaluated_weights(state).items()}
+        content = serialize(
             state | {"store_digest": self.job.field.store_digest, "configuration": self.job.config.model_dump()}
         )
         self.wait()

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import UserError
-from mcrnn.models import summary
+from mcrnn.models import model_cost
 from mcrnn.storage.location import Location
 from mcrnn.tracking.provenance import hardware
 from mcrnn.tracking.run_folder import (
@@ -18,12 +18,12 @@ from mcrnn.tracking.run_folder import (
     END_FILE,
     write_record,
 )
-from mcrnn.training.checkpoints import Checkpoints, unpacked
+from mcrnn.training.checkpoints import Checkpoints, deserialize
 from mcrnn.training.session import End
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingRun:
     """One training, wherever it runs: plain data, so that it can be sent to workers."""
 
     config: Configuration
@@ -45,7 +45,7 @@ class Job:
             UserError: it belongs to another store.
         """
         content = self.checkpoints.load(warn)
-        if content is not None and (digest := unpacked(content)["store_digest"]) != self.field.store_digest:
+        if content is not None and (digest := deserialize(content)["store_digest"]) != self.field.store_digest:
             raise UserError(
                 f"the store has changed since the checkpoint in '{self.folder.url}': its digest is "
                 f"{self.field.store_digest}, the checkpoint's {digest}. Start a new run beside it with --new"
@@ -56,7 +56,7 @@ class Job:
         """Write down what is trained, on what and where, for its run in MLflow."""
         config, field = self.config, self.field
         machine = hardware()
-        size = asdict(summary(config.model, field.frame_shape))
+        size = asdict(model_cost(config.model, field.frame_shape))
         tags = {
             "mcrnn.machine": f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gb']:g} GB",
             "mcrnn.gpus": ", ".join(machine["gpus"]) or "none",

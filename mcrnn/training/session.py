@@ -54,7 +54,7 @@ class Session(Protocol):
 
 
 @dataclass
-class Alone:
+class CallbackSession:
     """A session of one process that hands each report to a function."""
 
     on_report: Callable[[Metrics, State], None]
@@ -73,7 +73,7 @@ class Alone:
         return Request.NOTHING
 
 
-def judged_weights(state: State) -> dict[str, torch.Tensor]:
+def evaluated_weights(state: State) -> dict[str, torch.Tensor]:
     """The weights of a state that were validated: the averaged ones where there are such."""
     if state["average"] is None:
         return state["model"]

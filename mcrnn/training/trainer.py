@@ -26,7 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import Scaling
 from mcrnn.data.splits import FieldData
-from mcrnn.data.windows import Batch, TrainingWindows, ahead, evaluation_windows
+from mcrnn.data.windows import Batch, TrainingWindows, evaluation_windows, prefetch
 from mcrnn.errors import NotEnoughMemoryError
 from mcrnn.models import Forecaster
 from mcrnn.models.forecaster import build_model
@@ -57,14 +57,14 @@ def fit(config: Configuration, data: FieldData, session: Session, device: torch.
     device = device or torch.device("cpu")
     with _settings(config.train, device):
         try:
-            return _Training(config, data, session, device).run()
+            return Trainer(config, data, session, device).run()
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
                 raise NotEnoughMemoryError(_too_large(config, data, session.world_size, device)) from None
             raise
 
 
-class _Training:
+class Trainer:
     """A model with all that its training needs."""
 
     def __init__(self, config: Configuration, data: FieldData, session: Session, device: torch.device) -> None:
@@ -91,11 +91,13 @@ class _Training:
         self.scaling = Scaling.of(config.data, data.mean, data.std)
         self.windows = TrainingWindows(self.train_split, config.data, data.is_series, train.batch_size, train.seed)
         self.batches = min(len(self.windows), train.max_batches or len(self.windows))
-        exam = config.validation
-        self.exam = evaluation_windows(data.val.shape, data.is_series, exam.warm_up + exam.horizon, exam.windows)
+        evaluation_set = config.validation
+        self.evaluation_set = evaluation_windows(
+            data.val.shape, data.is_series, evaluation_set.warm_up + evaluation_set.horizon, evaluation_set.windows
+        )
         self.noise = torch.Generator(device)
         self.epoch, self.batch = 1, 0
-        self.sums = _Sums(device)
+        self.sums = EpochSums(device)
         self.history: list[Metrics] = []
         self.best = float("inf")
         if (checkpoint := session.load_checkpoint()) is not None:
@@ -160,7 +162,7 @@ class _Training:
             self.best = metrics["best"] = min(self.best, metrics[OBJECTIVE])
             self.history.append(metrics)
             self.epoch, self.batch = self.epoch + 1, 0
-            self.sums = _Sums(self.device)
+            self.sums = EpochSums(self.device)
             self.session.report(metrics, self.state())
         return end
 
@@ -179,7 +181,7 @@ class _Training:
         limit = self.batches - self.batch
         session = self.session
         batches = self.windows.epoch(self.epoch, session.rank, session.world_size, self.batch)
-        with contextlib.closing(ahead(_first(batches, limit))) as ready:
+        with contextlib.closing(prefetch(_first(batches, limit))) as ready:
             for batch in ready:
                 self._step(batch)
                 self.batch += 1
@@ -255,24 +257,24 @@ class _Training:
 
     def _validated(self) -> Metrics:
         """The errors of the validation, of the averaged weights where there are such."""
-        exam, session = self.config.validation, self.session
+        evaluation_set, session = self.config.validation, self.session
         model = self.model if self.average is None else cast("Forecaster", self.average.module)
         error = validate(
             model,
             self.val_split,
-            self.exam,
+            self.evaluation_set,
             self.scaling,
-            warm_up=exam.warm_up,
-            horizon=exam.horizon,
-            batch_size=exam.batch_size,
+            warm_up=evaluation_set.warm_up,
+            horizon=evaluation_set.horizon,
+            batch_size=evaluation_set.batch_size,
             rank=session.rank,
             world_size=session.world_size,
             group=self.group,
         )
-        return _errors(error, exam.warm_up, self.data.std[: model.channels_out])
+        return _errors(error, evaluation_set.warm_up, self.data.std[: model.channels_out])
 
 
-class _Sums:
+class EpochSums:
     """What is added up over the steps of an epoch, on the device, without waiting for it."""
 
     NAMES = ("loss", "gradient_norm", "skipped", "in_a_row", "longest_row")
@@ -306,7 +308,7 @@ class _Sums:
         """Go on from such."""
         self.tensor.copy_(torch.tensor(values, dtype=torch.float64))
 
-    def metrics(self, batches: int, training: _Training) -> Metrics:
+    def metrics(self, batches: int, training: Trainer) -> Metrics:
         """Means over the steps that were taken, and over all workers."""
         loss, norm, skipped = self.values()[:3]
         taken = max(1.0, batches - skipped)

@@ -9,7 +9,7 @@ import torch
 from botocore.exceptions import EndpointConnectionError
 
 from mcrnn.config.sections import Configuration, DataConfig
-from mcrnn.data.checks import check_exam
+from mcrnn.data.checks import check_store_serves
 from mcrnn.data.description import Scaling
 from mcrnn.data.splits import FieldData, MemorySplit, StoredSplit, memory_budget, open_split
 from mcrnn.data.store import FieldStore
@@ -189,10 +189,10 @@ def test_configuration_that_the_store_cannot_serve_is_refused(
         "model": {"architecture": "convgru"},
         "validation": {"warm_up": 10, "horizon": 3},
     }
-    check_exam(store, Configuration.model_validate(raw))
+    check_store_serves(store, Configuration.model_validate(raw))
     raw[section] = raw[section] | value
     with pytest.raises(UserError, match=message):
-        check_exam(store, Configuration.model_validate(raw))
+        check_store_serves(store, Configuration.model_validate(raw))
 
 
 def test_normalisation_uses_the_statistics_of_the_training_split_before_coarsening(store: FieldStore) -> None:
@@ -212,11 +212,11 @@ def test_kernel_that_reaches_around_the_grid_is_refused(store: FieldStore) -> No
         raw = {"name": "test", "data": {"store": "x", "sequence_length": 10, "coarsen": 4}, "model": model}
         return Configuration.model_validate(raw | {"validation": {"warm_up": 10, "horizon": 3}})
 
-    check_exam(store, configuration(9, "circular"))
-    check_exam(store, configuration(11, "zeros"))
+    check_store_serves(store, configuration(9, "circular"))
+    check_store_serves(store, configuration(11, "zeros"))
     for padding in ("circular", "cylinder"):
         with pytest.raises(UserError, match="kernel_size 11 is too large for a grid of 4 x 4"):
-            check_exam(store, configuration(11, padding))
+            check_store_serves(store, configuration(11, padding))
 
 
 def test_stored_split_waits_for_object_storage(

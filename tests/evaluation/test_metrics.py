@@ -10,6 +10,7 @@ from mcrnn.evaluation.metrics import (
     Measures,
     Scores,
     bootstrap,
+    instability,
     latitude_weights,
     power_spectrum,
     rmse,
@@ -17,7 +18,6 @@ from mcrnn.evaluation.metrics import (
     rmse_mean_of_steps,
     rmse_normalized,
     skill_horizon,
-    trouble,
 )
 
 LATITUDE = np.linspace(-84.375, 84.375, 16)
@@ -173,7 +173,7 @@ def test_blow_up_and_flatness_are_noticed_with_their_lead_time() -> None:
     fades = np.ones((2, 8, 1))
     fades[:, 5:] = 1e-3
     # from step 4, which has lead time 2
-    assert trouble(np.stack([grows, truth]), 4) == "blows up at lead time 5"
-    assert trouble(np.stack([fades, truth]), 4) == "goes flat at lead time 4"
-    assert trouble(np.stack([truth, truth]), 4) is None
-    assert trouble(np.stack([np.full_like(truth, np.inf), truth]), 4) == "blows up at lead time 2"
+    assert instability(np.stack([grows, truth]), 4) == "blows up at lead time 5"
+    assert instability(np.stack([fades, truth]), 4) == "goes flat at lead time 4"
+    assert instability(np.stack([truth, truth]), 4) is None
+    assert instability(np.stack([np.full_like(truth, np.inf), truth]), 4) == "blows up at lead time 2"

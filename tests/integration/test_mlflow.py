@@ -38,7 +38,7 @@ from mcrnn.tracking import mlflow_client, model_loading, registry
 from mcrnn.tracking.mlflow_client import Tracker, client_of
 from mcrnn.tracking.provenance import origin
 from mcrnn.tracking.run_folder import write_record
-from mcrnn.tracking.sync import Mirrors
+from mcrnn.tracking.sync import RunSync
 from mcrnn.training.checkpoints import Checkpoints
 from tests.commands.test_commands import CONFIGURATION
 from tests.conftest import CommandRunner
@@ -78,7 +78,7 @@ def save(
 def register(storage: Storage, name: str, place: LocalFolder) -> tuple[int, str]:
     """A model that a search might have found."""
     tracker = Tracker.open(storage, "searches")
-    mirrors = Mirrors(tracker)
+    mirrors = RunSync(tracker)
     write_record(place, "found", tags={})
     run = mirrors.now(place, "FINISHED")
     found = {"search": "s", "trial": 0, "best": 0.5}
@@ -359,7 +359,7 @@ def test_registered_models_load_without_the_package_and_give_the_same_numbers(ro
 def test_predict_returns_the_kind_of_array_that_it_was_given(root: Path, storage: Storage) -> None:
     config, field = describe(root)
     register(storage, "kinds", save(root / "m", config, field))
-    model = model_loading.load("models:/kinds@champion", storage)
+    model = model_loading.load_model("models:/kinds@champion", storage)
     frames = np.random.default_rng(1).normal(size=(2, 5, 1, 8, 8)).astype(np.float32)
     expected = model.predict(frames, 3)
     assert isinstance(expected, np.ndarray)
@@ -457,7 +457,7 @@ def test_candidate_wins_only_where_it_is_better_and_every_move_is_recorded(
     assert by_hand.returncode == 0
     assert "candidate" not in registry.aliases(client, "m")
     assert "is the champion already" in command("mcrnn.promote", "m").stdout
-    record = registry.moves(client, "m")
+    record = registry.champion_history(client, "m")
     assert [(move["from"], move["to"]) for move in record] == [(None, 1), (1, 2), (2, 1), (1, 3)]
     assert [move["why"] for move in record][2:] == ["it drifts", "asked for"]
     assert record[1]["rmse_candidate"] < record[1]["rmse_champion"]
@@ -512,7 +512,7 @@ def test_two_promotions_at_once_leave_the_better_champion_and_a_full_record(
     assert third.returncode in (0, 1), third.stderr
     client = client_of(storage.tracking_uri)
     assert registry.champion(client, "m") == 2
-    record = registry.moves(client, "m")
+    record = registry.champion_history(client, "m")
     chain = [(move["from"], move["to"]) for move in record]
     assert chain in ([(None, 1), (1, 2)], [(None, 1), (1, 3), (3, 2)])
     assert registry.aliases(client, "m")["previous"] == chain[-1][0]

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from mcrnn.config.loading import load_search
 from mcrnn.search.driver import run
-from mcrnn.search.search_run import OpenSearch, open_search
+from mcrnn.search.search_run import SearchRun, open_search
 from mcrnn.storage.root import Storage
 from tests.integration.test_search_faults import SEARCH
 
@@ -34,7 +34,7 @@ def ray_of_two(ray_folder: Path) -> Iterator[Any]:
     ray.shutdown()
 
 
-def opened(root: Path, **changes: Any) -> OpenSearch:
+def opened(root: Path, **changes: Any) -> SearchRun:
     content = SEARCH | changes
     (root / "s.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return open_search(load_search(str(root / "s.yaml")), Storage.open(str(root)), new=False)

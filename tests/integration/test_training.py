@@ -351,7 +351,7 @@ def test_every_architecture_prediction_and_decoding_trains_on_two_workers(root: 
     from mcrnn.data.store import FieldStore
     from mcrnn.runners.ray_cluster import connected
     from mcrnn.storage.root import Storage
-    from mcrnn.training.run import Job
+    from mcrnn.training.run import TrainingRun
 
     storage = Storage.open(str(root))
     store = FieldStore.open(storage.location("data/tiny.zarr"))
@@ -367,7 +367,7 @@ def test_every_architecture_prediction_and_decoding_trains_on_two_workers(root: 
         content = CONTENT | {"name": name, "model": CONTENT["model"] | model, "train": CONTENT["train"] | train}
         config = Configuration.model_validate(content)
         field = FieldDescription.of(store, config.data)
-        jobs.append(Job(config, field, storage.location(f"runs/{name}"), name))
+        jobs.append(TrainingRun(config, field, storage.location(f"runs/{name}"), name))
     with connected():
         TorchTrainer(
             train_all,

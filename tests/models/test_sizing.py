@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mcrnn.config.sections import ModelConfig
-from mcrnn.models import Forecaster, parameter_count, summary, width_for
+from mcrnn.models import Forecaster, model_cost, parameter_count, width_for
 from mcrnn.models.cells import CELLS
 from mcrnn.models.forecaster import build_model
 
@@ -80,7 +80,7 @@ def test_activation_memory_is_what_a_step_keeps(architecture: str, fields: dict[
     network = build_model(sizes, (1, 24, 32), "circular")
     x = torch.randn(2, 20, 1, 24, 32)
     measured = kept_bytes(network, x, 20)
-    assert 40 * summary(sizes, (1, 24, 32)).activation_bytes == pytest.approx(measured, rel=0.1)
+    assert 40 * model_cost(sizes, (1, 24, 32)).activation_bytes == pytest.approx(measured, rel=0.1)
 
 
 def test_multiply_adds_are_those_that_torch_counts() -> None:
@@ -91,7 +91,7 @@ def test_multiply_adds_are_those_that_torch_counts() -> None:
         network = build_model(sizes, (1, 10, 12), "zeros")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network(torch.randn(2, 5, 1, 10, 12))
-        assert 2 * 10 * summary(sizes, (1, 10, 12)).multiply_adds == counter.get_total_flops(), architecture
+        assert 2 * 10 * model_cost(sizes, (1, 10, 12)).multiply_adds == counter.get_total_flops(), architecture
 
 
 @pytest.mark.parametrize("architecture", CELLS)

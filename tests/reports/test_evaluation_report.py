@@ -19,7 +19,7 @@ from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.evaluation.baselines import Climatology
-from mcrnn.evaluation.evaluation_set import Exam
+from mcrnn.evaluation.evaluation_set import EvaluationSet
 from mcrnn.evaluation.metrics import latitude_weights
 from mcrnn.evaluation.scoring import score
 from mcrnn.models import trained_model
@@ -71,7 +71,7 @@ def test_windows_of_a_series_start_as_the_rule_says(series: FieldStore) -> None:
     data = DataConfig(store="data/z.zarr", coarsen=2)
 
     def starts(rule: str | None) -> np.ndarray:
-        return Exam.of(series, data, warm_up=8, horizon=20, starts=rule).windows[1].numpy()
+        return EvaluationSet.of(series, data, warm_up=8, horizon=20, starts=rule).windows[1].numpy()
 
     dates = series.dates("test")
     assert dates is not None
@@ -89,7 +89,7 @@ def test_windows_of_a_series_start_as_the_rule_says(series: FieldStore) -> None:
 
 def test_rule_for_series_is_refused_for_samples(store: FieldStore) -> None:
     with pytest.raises(UserError, match="has samples, each judged from its first frame"):
-        Exam.of(store, DataConfig(store="x"), warm_up=4, horizon=5, starts="all")
+        EvaluationSet.of(store, DataConfig(store="x"), warm_up=4, horizon=5, starts="all")
 
 
 def test_climatology_of_dates_knows_the_season_and_the_hour(command: CommandRunner, root: Path) -> None:
@@ -117,8 +117,8 @@ def test_climatology_of_dates_knows_the_season_and_the_hour(command: CommandRunn
 def test_score_does_not_depend_on_the_batch_size(store: FieldStore, root: Path) -> None:
     save(root / "m", store)
     model = trained_model.load(LocalFolder(root / "m"))
-    exam = Exam.of(store, model.config.data, warm_up=4, horizon=6)
-    one, all_ = (score(model, exam, batch_size=size)[0] for size in (1, 4))
+    evaluation_set = EvaluationSet.of(store, model.config.data, warm_up=4, horizon=6)
+    one, all_ = (score(model, evaluation_set, batch_size=size)[0] for size in (1, 4))
     for name in ("squared", "absolute", "variance", "power"):
         assert np.allclose(getattr(one, name), getattr(all_, name), rtol=1e-6), name
 
@@ -126,16 +126,16 @@ def test_score_does_not_depend_on_the_batch_size(store: FieldStore, root: Path) 
 def test_scores_on_a_sphere_are_those_of_the_forecasts(series: FieldStore, root: Path) -> None:
     save(root / "m", series)
     model = trained_model.load(LocalFolder(root / "m"))
-    exam = Exam.of(series, model.config.data, warm_up=4, horizon=3, starts="every 60")
-    scores, _ = score(model, exam)
+    evaluation_set = EvaluationSet.of(series, model.config.data, warm_up=4, horizon=3, starts="every 60")
+    scores, _ = score(model, evaluation_set)
     assert scores.power is None
     weights = latitude_weights(LATITUDE.reshape(3, 2).mean(1))[:, None]
     for index in (0, 5):
-        start = int(exam.windows[1][index])
-        frames = exam.split.windows(torch.tensor([0]), torch.tensor([start]), 8)
+        start = int(evaluation_set.windows[1][index])
+        frames = evaluation_set.split.windows(torch.tensor([0]), torch.tensor([start]), 8)
         forecast = model.forecast(frames[:, :4], 4)[0, :, 0].double().numpy()
         truth = frames[0, 4:, 0].double().numpy()
-        mean = exam.climatology.at(torch.tensor([start]), slice(4, 8))[0, :, 0].double().numpy()
+        mean = evaluation_set.climatology.at(torch.tensor([start]), slice(4, 8))[0, :, 0].double().numpy()
         assert scores.weighted is not None
         assert scores.correlation is not None
         weighted = (weights * (forecast - truth) ** 2).mean((1, 2))

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search, Space, SpaceEntry
-from mcrnn.search.study import Journal, open_study, spent, tried
+from mcrnn.search.study import Journal, finished_trials, open_study, stop_reason
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.local import LocalFolder
 from mcrnn.training.session import OBJECTIVE, PENALTY
@@ -86,12 +86,12 @@ def test_trial_left_running_by_a_killed_search_goes_on(tmp_path: Path) -> None:
     lost = searcher.suggest("a")
     del searcher
 
-    assert tried(study_in(tmp_path / "b", plan))[-1].number == 1
+    assert finished_trials(study_in(tmp_path / "b", plan))[-1].number == 1
     rest = play(tmp_path / "b", plan)
     assert rest[0] == lost["values"]
     assert whole[2:] == rest
     study = study_in(tmp_path / "b", plan)
-    assert [t.number for t in tried(study)] == list(range(plan.search.trials))
+    assert [t.number for t in finished_trials(study)] == list(range(plan.search.trials))
     assert not study.get_trials(states=[TrialState.RUNNING])
 
 
@@ -266,7 +266,7 @@ def test_grid_has_every_combination_whose_conditions_hold_once(tmp_path: Path) -
     assert sorted(seen) == sorted(
         [(a, size, steps) for a, size in (("convgru", 4), ("convgru", 8), ("convlstm", 5)) for steps in (2, 3)]
     )
-    assert spent(study, plan.search) == "all trials are done"
+    assert stop_reason(study, plan.search) == "all trials are done"
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_each_budget_ends_the_search_and_can_be_raised(tmp_path: Path, budget: d
         failed = number == 1 and "failures" in budget
         searcher.on_trial_complete(str(number), result(error) | {"time_total_s": 100.0}, error=failed)
     assert searcher.suggest("last") == "FINISHED"
-    assert spent(searcher.study, plan.search) == why
+    assert stop_reason(searcher.study, plan.search) == why
     more = search(trials=9, hours=9, trial_hours=9, failures=9)
     assert isinstance(StudySearcher(study_in(tmp_path, more), more).suggest("next"), dict)
 
@@ -316,7 +316,7 @@ def test_earlier_trials_that_fit_are_learnt_from_and_do_not_count(tmp_path: Path
     learnt = [t for t in study.get_trials() if "from" in t.user_attrs]
     assert len(learnt) == 6
     assert {t.value for t in learnt} == {t.value for t in before.get_trials()}
-    assert tried(study) == []
+    assert finished_trials(study) == []
     assert len(play(tmp_path / "b", plan)) == 4
     # a space that is narrower takes what it could have drawn itself
     entries = plan.space.entries | {"model.hidden_size": [SpaceEntry.model_validate({"int": [4, 8], "step": 4})]}

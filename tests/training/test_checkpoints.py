@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from mcrnn.storage.location import Location
-from mcrnn.training.checkpoints import Checkpoints, packed, unpacked
+from mcrnn.training.checkpoints import Checkpoints, deserialize, serialize
 
 
 def save(checkpoints: Checkpoints, epoch: int, batch: int = 0) -> None:
-    checkpoints.save(packed({"epoch": epoch, "weights": torch.full((3,), float(epoch))}), epoch=epoch, batch=batch)
+    checkpoints.save(serialize({"epoch": epoch, "weights": torch.full((3,), float(epoch))}), epoch=epoch, batch=batch)
 
 
 def load(checkpoints: Checkpoints, warnings: list[str] | None = None) -> dict[str, Any] | None:
     told = warnings if warnings is not None else []
     content = checkpoints.load(told.append)
-    return None if content is None else unpacked(content)
+    return None if content is None else deserialize(content)
 
 
 def test_newest_is_loaded_and_the_last_two_stay(place: Location) -> None:
@@ -70,4 +70,4 @@ def test_planted_code_is_not_run(place: Location) -> None:
     content = Checkpoints(place).load(lambda _: None)
     assert content is not None
     with pytest.raises(Exception, match="Weights only load failed"):
-        unpacked(content)
+        deserialize(content)

@@ -13,11 +13,11 @@ import torch.multiprocessing as mp
 
 from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
-from mcrnn.data.windows import ahead
+from mcrnn.data.windows import prefetch
 from mcrnn.storage.local import LocalFolder
-from mcrnn.training.checkpoints import packed, unpacked
-from mcrnn.training.session import Alone, Metrics, Request, State
-from mcrnn.training.trainer import _Training, fit
+from mcrnn.training.checkpoints import deserialize, serialize
+from mcrnn.training.session import CallbackSession, Metrics, Request, State
+from mcrnn.training.trainer import Trainer, fit
 from tests.support.processes import free_port
 from tests.training.test_trainer import configuration
 
@@ -37,12 +37,12 @@ def on_worker(rank: int, world: int, port: int, kind: str, store: str, out: str)
     data = FieldData.load(FieldStore.open(LocalFolder(Path(store))), config.data)
     reports: list[Metrics] = []
     states: list[State] = []
-    session = Alone(lambda metrics, state: reports.append(metrics), rank=rank, world_size=world)
+    session = CallbackSession(lambda metrics, state: reports.append(metrics), rank=rank, world_size=world)
     result: Any
     if kind == "resume":
         keeping = Keeping(rank, world)
         fit(config, data, keeping)
-        again = Alone(lambda metrics, state: reports.append(metrics), keeping.within, rank, world)
+        again = CallbackSession(lambda metrics, state: reports.append(metrics), keeping.within, rank, world)
         fit(config, data, again)
         result = {"whole": keeping.history[1:], "resumed": reports}
     elif kind == "stop":
@@ -50,18 +50,18 @@ def on_worker(rank: int, world: int, port: int, kind: str, store: str, out: str)
         end = fit(config, data, stopping)
         result = {"end": str(end), "epochs": len(stopping.history)}
     else:
-        training = _Training(config, data, session, torch.device("cpu"))
-        training._step(next(ahead(training.windows.epoch(1, rank, world))))
+        training = Trainer(config, data, session, torch.device("cpu"))
+        training._step(next(prefetch(training.windows.epoch(1, rank, world))))
         # before it was clipped the gradient was another, but for one factor that is the same for all
         gradients = {name: p.grad.double() for name, p in training.model.named_parameters() if p.grad is not None}
-        fit(config, data, Alone(lambda metrics, state: states.append(state), rank=rank, world_size=world))
+        fit(config, data, CallbackSession(lambda metrics, state: states.append(state), rank=rank, world_size=world))
         result = {"gradients": gradients, "weights": states[-1]["model"], "history": states[-1]["history"]}
     torch.save(result, f"{out}-{rank}")
     if world > 1:
         dist.destroy_process_group()
 
 
-class Stopping(Alone):
+class Stopping(CallbackSession):
     """A session whose last rank alone asks for a stop."""
 
     def __init__(self, rank: int, world: int, states: list[State]) -> None:
@@ -72,7 +72,7 @@ class Stopping(Alone):
         return Request.STOP if (epoch, batch, self.rank) == (2, 1, self.world_size - 1) else Request.NOTHING
 
 
-class Keeping(Alone):
+class Keeping(CallbackSession):
     """A session that keeps the state after the first step of the second epoch."""
 
     def __init__(self, rank: int, world: int) -> None:
@@ -82,7 +82,7 @@ class Keeping(Alone):
 
     def report(self, metrics: Metrics | None, checkpoint: State) -> None:
         if metrics is None:
-            self.within = unpacked(packed(checkpoint))
+            self.within = deserialize(serialize(checkpoint))
         super().report(metrics, checkpoint)
 
     def advance(self, epoch: int, batch: int, batches: int) -> Request:

@@ -17,10 +17,10 @@ from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import evaluation_windows
 from mcrnn.errors import UserError
 from mcrnn.models.forecaster import build_model
-from mcrnn.training.checkpoints import packed, unpacked
+from mcrnn.training.checkpoints import deserialize, serialize
 from mcrnn.training.lr_schedule import learning_rate
 from mcrnn.training.numerics import running_in
-from mcrnn.training.session import OBJECTIVE, PENALTY, Alone, End, Metrics, Request, State, judged_weights
+from mcrnn.training.session import OBJECTIVE, PENALTY, CallbackSession, End, Metrics, Request, State, evaluated_weights
 from mcrnn.training.trainer import fit
 from mcrnn.training.validation import validate
 
@@ -55,9 +55,9 @@ def run(
 
     def on_report(metrics: Metrics, state: State) -> None:
         reports.append(metrics)
-        states.append(unpacked(packed(state)))
+        states.append(deserialize(serialize(state)))
 
-    fit(config, data, Alone(on_report, checkpoint))
+    fit(config, data, CallbackSession(on_report, checkpoint))
     return reports, states[-1]
 
 
@@ -163,7 +163,7 @@ class Interrupted:
         self.state: State = {}
 
     def report(self, metrics: Metrics | None, checkpoint: State) -> None:
-        self.state = unpacked(packed(checkpoint))
+        self.state = deserialize(serialize(checkpoint))
         if metrics is None:
             self.within = self.state
         else:
@@ -271,7 +271,7 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(data: FieldData) -> N
 def test_average_of_the_weights_is_what_is_judged(data: FieldData) -> None:
     session = Interrupted()
     fit(configuration(epochs=2, ema=0.99), data, session)
-    averaged = judged_weights(session.state)
+    averaged = evaluated_weights(session.state)
     assert not equal(averaged, session.state["model"])
     config = configuration()
     model = build_model(config.model, data.frame_shape, data.padding)
