@@ -31,7 +31,28 @@ SetOption = Annotated[
 
 
 def main(command: Callable[..., Any]) -> None:
-    """Run a typer command; mistakes of the user end with one clear message on stderr and exit code 2."""
+    """Run one typer command as a program; see `run_app`."""
+    run_app(new_app(command))
+
+
+def new_app(command: Callable[..., Any]) -> typer.Typer:
+    """Return a typer app of one command, which says so where it is interrupted and ends with exit code 130."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+    @functools.wraps(command)
+    def until_interrupted(*arguments: Any, **options: Any) -> Any:
+        try:
+            return command(*arguments, **options)
+        except KeyboardInterrupt:  # which typer would end silently
+            print("interrupted; the same command continues", file=sys.stderr)
+            sys.exit(130)
+
+    app.command()(until_interrupted)
+    return app
+
+
+def run_app(app: Callable[[], Any]) -> None:
+    """Run a typer app; mistakes of the user end with one clear message on stderr and exit code 2."""
     # Ray, MLflow and PyTorch make a million objects that stay. Looking for garbage among them takes a third of the time
     # of their import, and taking them apart at the end a second or two.
     gc.set_threshold(10_000)
@@ -45,24 +66,13 @@ def main(command: Callable[..., Any]) -> None:
 
     atexit.register(leave)  # the first, hence the last to be called
     try:
-        _run(command)
+        _report_mistakes(app)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
         raise
 
 
-def _run(command: Callable[..., Any]) -> None:
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-    @functools.wraps(command)
-    def until_interrupted(*arguments: Any, **options: Any) -> Any:
-        try:
-            return command(*arguments, **options)
-        except KeyboardInterrupt:  # which typer would end silently
-            print("interrupted; the same command continues", file=sys.stderr)
-            sys.exit(130)
-
-    app.command()(until_interrupted)
+def _report_mistakes(app: Callable[[], Any]) -> None:
     try:
         app()
     except UserError as error:
