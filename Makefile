@@ -1,7 +1,7 @@
 # make demo   data -> search -> registry -> evaluation, on this machine
 # make test   the whole test suite
 # make soak   faults by the dozen: kills of drivers and workers, lost nodes, servers that go away (an hour)
-# make lint   formatter, linter, type checker
+# make lint   formatter, linter, type checker, order of packages
 # make ui     the MLflow UI on what is here
 # make clean  remove the environment (not what the commands made)
 
@@ -36,6 +36,7 @@ lint: $(READY)
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
+	$(VENV)/bin/lint-imports
 
 format: $(READY)
 	$(PYTHON) -m ruff format .
