@@ -18,7 +18,7 @@ from mcrnn.data.store import FieldStore, coarsened
 from mcrnn.errors import UserError
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
-from mcrnn.storage.retry import answered
+from mcrnn.storage.s3 import s3_request
 
 if TYPE_CHECKING:
     import zarr
@@ -126,7 +126,7 @@ class StoredSplit:
                 return np.asarray(array[sample, start : start + length])
 
             try:
-                values = ask() if isinstance(self.location, LocalFolder) else answered(self.location.url, ask)
+                values = ask() if isinstance(self.location, LocalFolder) else s3_request(self.location.url, ask)
             except (ValueError, RuntimeError, OSError) as error:
                 raise UserError(f"'{self.location.url}' is damaged: {self.split} cannot be read ({error})") from None
             if not np.isfinite(values).all():

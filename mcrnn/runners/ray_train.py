@@ -11,7 +11,7 @@ import torch
 from mcrnn.errors import NotEnoughMemoryError, UserError
 from mcrnn.runners.session import RunSession
 from mcrnn.runners.stop_flag import StopPoll
-from mcrnn.storage.retry import be_patient
+from mcrnn.storage.retry import enable_retries
 from mcrnn.tracking.run_folder import END_FILE, read_json
 from mcrnn.training.checkpoints import deserialize
 from mcrnn.training.run import TrainingRun
@@ -69,7 +69,7 @@ def _on_train_worker(loop_config: dict[str, Any]) -> None:
     import ray.train.torch
 
     torch.set_num_threads(1)
-    be_patient()
+    enable_retries()
     job: TrainingRun = loop_config["job"]
     if read_json(job.folder, END_FILE) is not None:
         return  # a worker ran out of memory, and would again

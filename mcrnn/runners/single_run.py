@@ -22,7 +22,7 @@ from mcrnn.runners.ray_train import root_cause, run_distributed
 from mcrnn.runners.session import RunSession
 from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
-from mcrnn.storage.retry import patient
+from mcrnn.storage.retry import retries_enabled
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import run_folder
 from mcrnn.tracking.mlflow_client import Tracker
@@ -112,7 +112,7 @@ def _train(job: TrainingRun, data: FieldData, console: Console, mirrors: RunSync
     shown = RunDisplay(job, console, mirrors)
     status = "FAILED"
     try:
-        with patient(), shown.bar:
+        with retries_enabled(), shown.bar:
             if job.config.train.workers == 1:
                 _train_here(job, data, shown)
             else:

@@ -24,7 +24,7 @@ from mcrnn.search.trials import Trials, run_trial, trial_name
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.outbox import Outbox
-from mcrnn.storage.retry import patient
+from mcrnn.storage.retry import retries_enabled
 from mcrnn.tracking.mlflow_client import Tracker
 from mcrnn.tracking.sync import RunSync
 
@@ -43,7 +43,7 @@ def run(opened: SearchRun) -> None:
     where = opened.storage.show(folder)
     lease = Lease(folder, LEASE, "search")
     lease.acquire()
-    with patient(), contextlib.ExitStack() as at_end:
+    with retries_enabled(), contextlib.ExitStack() as at_end:
         at_end.callback(lease.release)
         tracker = Tracker.open(opened.storage, opened.model_name)
         left = max(0, budget(opened.study, search.search) - len(finished_trials(opened.study)))

@@ -25,7 +25,7 @@ from mcrnn.search.search_run import SUMMARY_FILE, SearchRun, ranked_trials, remo
 from mcrnn.search.study import TrialEnd, finished_trials, optuna_quiet
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import registry
-from mcrnn.tracking.mlflow_client import Run, patiently
+from mcrnn.tracking.mlflow_client import Run, mlflow_request
 from mcrnn.tracking.registry import TEST_METRICS
 from mcrnn.tracking.run_folder import METRICS_FILE, MODEL_FOLDER, write_record
 from mcrnn.tracking.sync import RunSync, is_synced
@@ -55,7 +55,7 @@ def conclude(opened: SearchRun, mirrors: RunSync, best: FrozenTrial) -> None:
     }
     if confirmed:
         found |= {"mean": confirmed[0]["mean"], "std": confirmed[0]["std"], "seeds": confirmed[0]["seeds"]}
-    version, alias = patiently(
+    version, alias = mlflow_request(
         lambda: registry.register(
             run,
             folder.child(MODEL_FOLDER),

@@ -30,7 +30,7 @@ from mcrnn.errors import UserError
 from mcrnn.search.sampling import distribution
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
-from mcrnn.storage.outbox import NotSent
+from mcrnn.storage.retry import ServiceUnavailableError
 from mcrnn.training.session import OBJECTIVE
 
 JOURNAL = "study.journal"
@@ -95,14 +95,14 @@ class Journal:
         """Copy it to its folder.
 
         Raises:
-            NotSent: the folder cannot be reached.
+            ServiceUnavailableError: the folder cannot be reached.
         """
         content = self.file.read_bytes()
         content = content[: content.rfind(b"\n") + 1]  # another thread may be writing a line
         try:
             self.folder.write(JOURNAL, content)
         except (UserError, OSError) as error:
-            raise NotSent(str(error)) from None
+            raise ServiceUnavailableError(str(error)) from None
 
 
 def open_study(journal: Journal, search: Search, earlier: Iterable[optuna.Study] = ()) -> optuna.Study:

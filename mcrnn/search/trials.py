@@ -21,7 +21,7 @@ from mcrnn.runners.tune_trial import run_in_tune
 from mcrnn.search import confirmation
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
-from mcrnn.storage.retry import be_patient
+from mcrnn.storage.retry import enable_retries
 from mcrnn.tracking.run_folder import END_FILE, RECORD_FILE, read_json, read_metrics
 from mcrnn.training.run import TrainingRun
 from mcrnn.training.session import OBJECTIVE, PENALTY, End
@@ -88,7 +88,7 @@ def run_trial(
 
     What ends it is reported, not raised, so that only lost processes are tried again.
     """
-    be_patient()
+    enable_retries()
     search, field, folder = opened
     gpus, flag = cluster
     proposal = proposal.get("proposal", proposal)

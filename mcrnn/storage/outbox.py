@@ -1,51 +1,55 @@
-"""What is to be sent to a service that may be away for a while: in a thread, again until it works, nothing lost."""
+"""The outbox pattern: a thread sends what a service is to receive, and repeats it while the service is away.
+
+The work that puts something into the outbox never waits for the service, and nothing is lost when it is away.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import sys
+import math
 import threading
 import time
 from collections.abc import Callable
 
 from mcrnn.errors import UserError
+from mcrnn.storage.retry import PATIENCE, Outage, ServiceUnavailableError, with_retries
 
-PATIENCE = 600.0
-"""seconds that the end of a command waits for a service that is away"""
-SECONDS_BETWEEN_TRIES = 2.0
-
-
-class NotSent(Exception):  # noqa: N818  it is a condition that passes
-    """The service could not be reached; says why."""
+LONG_WAIT = 60.0
+"""Seconds of patience from which on a user is told that the end of a command waits."""
 
 
 class Outbox:
-    """Sends in the order given; of two things to be sent under one key only the later is.
+    """Sends in the order given; of two entries put under one key, only the later is sent.
 
     Args:
-        service: its name, for messages.
-        warn: takes a line when the service is away, and one when it is back.
+        service: Name of the service, for messages.
+        warn: Called with a line when the service goes away, when it is back, and when a command waits for it; by
+            default the line is printed to stderr.
     """
 
     def __init__(self, service: str, warn: Callable[[str], None] | None = None) -> None:
         self.service = service
-        self._warn = warn or (lambda line: print(f"warning: {line}", file=sys.stderr))
+        self._outage = Outage(
+            service,
+            meanwhile="work goes on, and what it misses is sent later",
+            afterwards="what it missed is sent",
+            warn=warn,
+        )
         self._pending: dict[str, Callable[[], object]] = {}
+        """What is still to be sent, by key, in order; an entry stays in it until it has been sent."""
         self._changed = threading.Condition()
-        self._busy = self._closed = False
-        self._trouble: str | None = None
-        """why the last try failed"""
+        self._closed = threading.Event()
         self._bug: BaseException | None = None
-        """what nothing can be sent after"""
+        """The unexpected error after which the thread has stopped sending."""
         self._thread = threading.Thread(target=self._work, daemon=True, name=service)
         self._thread.start()
 
     def put(self, key: str, send: Callable[[], object]) -> None:
-        """Send something, soon.
+        """Send something soon.
 
         Args:
-            key: of what it replaces, where that is not sent yet.
-            send: sends it; raises NotSent where it is to be tried again.
+            key: Name of the entry. An entry of the same name that has not been sent yet is replaced.
+            send: Sends it; raises ServiceUnavailableError if it is to be tried again.
         """
         with self._changed:
             self._pending.pop(key, None)
@@ -53,74 +57,74 @@ class Outbox:
             self._changed.notify_all()
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not self._pending and not self._closed:
-                    self._changed.wait()
-                if not self._pending:
-                    return
-                key = next(iter(self._pending))
-                send = self._pending.pop(key)
-                self._busy = True
-            try:
-                send()
-                failure = None
-            except NotSent as error:
-                failure = str(error)
-            except BaseException as error:
+        """Send the entries one after another until the outbox is closed."""
+        try:
+            while self._wait_for_entry():
+                key, send = with_retries(self._send_first, self._outage, math.inf, stop=self._closed)
                 with self._changed:
-                    self._bug, self._busy = error, False
+                    if self._pending[key] is send:  # else it was replaced meanwhile, and is still to be sent
+                        del self._pending[key]
                     self._changed.notify_all()
-                return
+        except ServiceUnavailableError:
+            pass  # the outbox was closed during an outage
+        except BaseException as error:
             with self._changed:
-                self._busy = False
-                if failure is not None:
-                    self._pending = {key: self._pending.pop(key, send)} | self._pending
-                was, self._trouble = self._trouble, failure
+                self._bug = error
                 self._changed.notify_all()
-                if failure and self._closed:
-                    return
-            if failure and not was:
-                self._warn(
-                    f"{self.service} does not answer ({failure}); work goes on, and what it misses is sent later"
-                )
-            if was and not failure:
-                self._warn(f"{self.service} answers again; what it missed is sent")
-            if failure:
-                time.sleep(SECONDS_BETWEEN_TRIES)
+
+    def _wait_for_entry(self) -> bool:
+        """Wait until there is something to send; False if the outbox was closed and there is nothing left."""
+        with self._changed:
+            while not self._pending and not self._closed.is_set():
+                self._changed.wait()
+            return bool(self._pending)
+
+    def _send_first(self) -> tuple[str, Callable[[], object]]:
+        """Send the first entry and return it; the next try after an outage sends the one that is first by then."""
+        with self._changed:
+            key, send = next(iter(self._pending.items()))
+        send()
+        return key, send
 
     def wait(self, patience: float = PATIENCE) -> None:
-        """Until all is sent.
+        """Wait until everything is sent.
 
         Args:
-            patience: seconds to wait for a service that is away.
+            patience: Seconds to wait for a service that is away or slow.
 
         Raises:
-            UserError: it stays away.
+            UserError: The patience ended first.
+            BaseException: The unexpected error that sending an entry has raised.
         """
-        if self._bug is not None:
-            raise self._bug
         deadline = time.monotonic() + patience
-        told = False
+        is_told = False
         with self._changed:
-            while self._pending or self._busy:
-                if self._trouble and not told and patience >= 60:
-                    self._warn(f"waiting for {self.service}, at most {patience / 60:.0f} min; Ctrl-C loses nothing")
-                    told = True
+            while self._pending and self._bug is None:
+                if self._outage.reason and not is_told and patience >= LONG_WAIT:
+                    self._outage.warn(
+                        f"waiting for {self.service}, at most {patience / 60:.0f} min; Ctrl-C loses nothing"
+                    )
+                    is_told = True
                 if time.monotonic() > deadline:
                     raise UserError(
-                        f"{self.service} does not answer ({self._trouble or 'it is slow'}). Nothing is lost: when it "
-                        "is back, the same command sends what it has missed"
+                        f"{self.service} does not answer ({self._outage.reason or 'it is slow'}). Nothing is lost: "
+                        "when it is back, the same command sends what it has missed"
                     )
                 self._changed.wait(0.2)
-                if self._bug is not None:
-                    raise self._bug
+        if self._bug is not None:
+            raise self._bug
 
     def close(self, patience: float = 5.0) -> None:
-        """Send what can still be sent, and end; the rest is sent when the command is given again."""
-        with contextlib.suppress(UserError):  # and a bug is raised
+        """Send what can still be sent, and end the thread.
+
+        What cannot be sent in time is not lost: it is sent when the command is given again.
+
+        Args:
+            patience: Seconds to wait for a service that is away or slow.
+        """
+        with contextlib.suppress(UserError):  # an unexpected error is raised
             self.wait(patience)
+        self._closed.set()
         with self._changed:
-            self._closed = True
             self._changed.notify_all()
         self._thread.join(timeout=1)

@@ -1,4 +1,10 @@
-"""Waiting for a service that is away."""
+"""Wait for a service that is away: one deadline, one warning when it goes away and one when it is back.
+
+Three kinds of requests wait in this way: those to object storage (`mcrnn.storage.s3.s3_request`), those to MLflow
+(`mcrnn.tracking.mlflow_client.mlflow_request`) and whatever an `Outbox` sends in the background. Object storage is
+waited for only in a process that has enabled it, which a command does when its work is under way: a mistyped endpoint
+must be named at once, and an outage must not end a training that has run for hours.
+"""
 
 from __future__ import annotations
 
@@ -9,62 +15,115 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from mcrnn.storage.s3_errors import ServiceUnavailableError, translate_errors
+from mcrnn.errors import UserError
 
 Result = TypeVar("Result")
 
-PATIENCE = 900.0
-"""seconds that work under way waits for a service that is away"""
+PATIENCE = 600.0
+"""Seconds that the end of a command waits for a service that is away."""
+PATIENCE_UNDER_WAY = 900.0
+"""Seconds that a training or a search under way waits for object storage."""
 SECONDS_BETWEEN_TRIES = 2.0
 
-
 _patience = 0.0
-_away = threading.Event()
-"""while the service does not answer a process that waits for it"""
 
 
-def be_patient() -> None:
-    """Have this process wait for a service that is away: one of the workers of a command, which has found it there."""
+class ServiceUnavailableError(UserError):
+    """A service does not answer or is overloaded: the same request may succeed later."""
+
+
+def _print_warning(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)
+
+
+class Outage:
+    """Knows whether a service is away, and warns once when it goes away and once when it is back.
+
+    Threads that use the same service may share one, so that an outage is not reported by each of them.
+
+    Args:
+        service: Name of the service, for both warnings.
+        meanwhile: What happens while the service is away; ends the first warning.
+        afterwards: What happens when the service is back; ends the second warning.
+        warn: Called with each warning; by default it is printed to stderr.
+    """
+
+    def __init__(
+        self, service: str, *, meanwhile: str, afterwards: str, warn: Callable[[str], None] | None = None
+    ) -> None:
+        self.service, self.meanwhile, self.afterwards = service, meanwhile, afterwards
+        self.reason: str | None = None
+        """Why the last request failed; None while the service answers."""
+        self.warn = warn or _print_warning
+        self._mutex = threading.Lock()
+
+    def record_failure(self, reason: str) -> None:
+        """Note that a request found the service away, and warn if it is the first to do so."""
+        if self._change(reason) is None:
+            self.warn(f"{self.service} does not answer ({reason}); {self.meanwhile}")
+
+    def record_success(self) -> None:
+        """Note that the service has answered, and warn if it was away before."""
+        if self._change(None) is not None:
+            self.warn(f"{self.service} answers again; {self.afterwards}")
+
+    def _change(self, reason: str | None) -> str | None:
+        with self._mutex:
+            before, self.reason = self.reason, reason
+        return before
+
+
+def with_retries(
+    request: Callable[[], Result],
+    outage: Outage,
+    patience: float | None = None,
+    stop: threading.Event | None = None,
+) -> Result:
+    """Make a request, and repeat it while the service is away.
+
+    Args:
+        request: Makes the request; raises ServiceUnavailableError if repeating it may help. Other errors pass through.
+        outage: The state of the service; it warns when that changes.
+        patience: Seconds after which an unanswered request counts as failed; by default `PATIENCE_UNDER_WAY` in a
+            process that has enabled retries, and 0 in any other.
+        stop: Once it is set, the next failure counts as the end of the patience.
+
+    Returns:
+        The result of the request.
+
+    Raises:
+        ServiceUnavailableError: The service was still away when the patience ended.
+    """
+    deadline = time.monotonic() + (_patience if patience is None else patience)
+    stop = stop or threading.Event()
+    while True:
+        try:
+            result = request()
+        except ServiceUnavailableError as error:
+            if time.monotonic() >= deadline or stop.is_set():
+                raise
+            outage.record_failure(str(error))
+            stop.wait(SECONDS_BETWEEN_TRIES)
+        else:
+            outage.record_success()
+            return result
+
+
+def enable_retries() -> None:
+    """Have this process wait for object storage from now on.
+
+    Meant for the worker processes of a command, which start after the command has found the storage reachable.
+    """
     global _patience
-    _patience = PATIENCE
+    _patience = PATIENCE_UNDER_WAY
 
 
 @contextlib.contextmanager
-def patient() -> Iterator[None]:
-    """The same for a while: when a command's work is under way, a service that goes away is waited for."""
+def retries_enabled() -> Iterator[None]:
+    """Have this process wait for object storage inside the block, in which the work of a command is under way."""
     global _patience
-    before, _patience = _patience, PATIENCE
+    before, _patience = _patience, PATIENCE_UNDER_WAY
     try:
         yield
     finally:
         _patience = before
-
-
-def answered(url: str, ask: Callable[[], Result]) -> Result:
-    """What the service answers; it is waited for where the process is patient.
-
-    Args:
-        url: of the place, for messages.
-        ask: the request.
-
-    Raises:
-        UserError: it does not do as asked; says why.
-        FileNotFoundError: there is no such key.
-    """
-    deadline = time.monotonic() + _patience
-    while True:
-        try:
-            with translate_errors(url):
-                answer = ask()
-        except ServiceUnavailableError as error:
-            if time.monotonic() > deadline:
-                raise
-            if not _away.is_set():
-                _away.set()
-                print(f"warning: {error} (asked again for {_patience / 60:.0f} min)", file=sys.stderr)
-            time.sleep(SECONDS_BETWEEN_TRIES)
-        else:
-            if _away.is_set():
-                _away.clear()
-                print(f"warning: '{url}' answers again; work goes on", file=sys.stderr)
-            return answer

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from mcrnn.errors import UserError
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
-from mcrnn.storage.s3 import S3_SCHEME, S3Prefix, _s3
+from mcrnn.storage.s3 import S3_SCHEME, S3Prefix
 
 if TYPE_CHECKING:
     pass
@@ -42,7 +42,7 @@ class Storage:
         """
         name = root or os.environ.get("MCRNN_STORAGE") or "."
         if "://" in name:
-            return cls(_s3(name).url)
+            return cls(S3Prefix.from_url(name).url)
         path = Path(name).expanduser()
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not path.is_absolute():
             raise UserError(
@@ -70,11 +70,11 @@ class Storage:
         """
         text = os.fspath(name)
         if "://" in text:
-            return _s3(text)
+            return S3Prefix.from_url(text)
         path = Path(text).expanduser()
         if self.is_local or path.is_absolute():
             return LocalFolder(Path(self.name) / path if self.is_local else path)
-        return _s3(f"{self.name}/{path.as_posix()}")
+        return S3Prefix.from_url(f"{self.name}/{path.as_posix()}")
 
     def show(self, place: Path | Location) -> str:
         """A place as a user would type it: relative to the current folder where it is below it."""

@@ -1,4 +1,8 @@
-"""S3 through s3fs, with its errors in words that a user can act on."""
+"""S3, and services that speak its protocol, through s3fs.
+
+The standard variables say where the service is and who asks: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION, AWS_PROFILE. s3fs is imported only where it is used.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +10,67 @@ import atexit
 import contextlib
 import functools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mcrnn.errors import UserError
+from mcrnn.storage import s3_errors
 from mcrnn.storage.location import Location
-from mcrnn.storage.s3_errors import ATTEMPTS
+from mcrnn.storage.retry import PATIENCE_UNDER_WAY, Outage, with_retries
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-
 S3_SCHEME = "s3://"
 TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60}
+"""Timeouts of a request, in seconds."""
+
+Result = TypeVar("Result")
+
+_outage = Outage("S3", meanwhile=f"asked again for {PATIENCE_UNDER_WAY / 60:.0f} min", afterwards="work goes on")
+
+
+def s3_request(url: str, request: Callable[[], Result]) -> Result:
+    """Make a request to S3, and wait for the service where this process has enabled retries.
+
+    Args:
+        url: URL of the prefix, for messages.
+        request: Makes the request through s3fs, boto3 or Zarr; it may be called several times.
+
+    Returns:
+        The result of the request.
+
+    Raises:
+        UserError: The service refuses the request or stays away; the message names the cause.
+        FileNotFoundError: There is no such key.
+    """
+
+    def translated() -> Result:
+        with s3_errors.translate_errors(url):
+            return request()
+
+    return with_retries(translated, _outage)
 
 
 def filesystem(asynchronous: bool = False) -> Any:
-    """The file system of this process; made where it is used, for it does not survive a fork."""
+    """Return the s3fs file system for the current environment.
+
+    It is asked for at every use, because it does not survive a fork; s3fs keeps one per process and set of options.
+    """
     import s3fs
 
     return s3fs.S3FileSystem(
         asynchronous=asynchronous,
         use_listings_cache=False,
         endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None,
-        config_kwargs={"retries": {"max_attempts": ATTEMPTS, "mode": "standard"}, **TIMEOUTS},
+        config_kwargs={"retries": {"max_attempts": s3_errors.ATTEMPTS, "mode": "standard"}, **TIMEOUTS},
     )
 
 
 @functools.cache
 def filesystem_for_zarr() -> Any:
-    """One for Zarr's own event loop, which nobody else would close at the end of the process."""
+    """Return the file system that Zarr uses on its own event loop; it is closed when the process ends."""
     from zarr.core.sync import sync
 
     files = filesystem(asynchronous=True)
@@ -44,15 +79,31 @@ def filesystem_for_zarr() -> Any:
         with contextlib.suppress(Exception):
             sync(files._s3.close(), timeout=5)
 
-    atexit.register(close)
+    atexit.register(close)  # neither s3fs nor Zarr closes it, and aiohttp would complain at exit
     return files
 
 
 @dataclass(frozen=True)
 class S3Prefix:
-    """A prefix of a bucket of S3, or of any service that speaks its protocol."""
+    """A prefix in a bucket, as a `Location`.
+
+    Attributes:
+        bucket_and_prefix: Bucket and prefix without the scheme, such as `lab/mcrnn/data`.
+    """
 
     bucket_and_prefix: str
+
+    @classmethod
+    def from_url(cls, url: str) -> S3Prefix:
+        """Read a URL such as `s3://bucket/prefix`.
+
+        Raises:
+            UserError: The URL is of another kind or names no bucket.
+        """
+        prefix = url.removeprefix(S3_SCHEME).rstrip("/")
+        if not url.startswith(S3_SCHEME) or not prefix:
+            raise UserError(f"'{url}' is neither a folder nor a URL of the form s3://bucket/prefix")
+        return cls(prefix)
 
     @property
     def url(self) -> str:
@@ -60,66 +111,44 @@ class S3Prefix:
 
     @property
     def _files(self) -> Any:
-
         return filesystem()
 
-    def _key(self, key: str) -> str:
+    def _path(self, key: str) -> str:
+        """Return bucket and full key of an object, as s3fs takes them."""
         return f"{self.bucket_and_prefix}/{key}"
 
     def child(self, name: str) -> Location:
         return S3Prefix(f"{self.bucket_and_prefix}/{name.strip('/')}")
 
     def read(self, key: str) -> bytes:
-        from mcrnn.storage.retry import answered
-
-        return answered(self.url, lambda: self._files.cat_file(self._key(key)))
+        return s3_request(self.url, lambda: self._files.cat_file(self._path(key)))
 
     def write(self, key: str, data: bytes) -> None:
-        from mcrnn.storage.retry import answered
-
-        answered(self.url, lambda: self._files.pipe_file(self._key(key), data))
+        s3_request(self.url, lambda: self._files.pipe_file(self._path(key), data))
 
     def create(self, key: str, data: bytes) -> bool:
-        from mcrnn.storage.retry import answered
-
         try:
-            answered(self.url, lambda: self._files.pipe_file(self._key(key), data, mode="create"))
+            s3_request(self.url, lambda: self._files.pipe_file(self._path(key), data, mode="create"))
         except FileExistsError:
             return False
         return True
 
     def delete(self, key: str) -> None:
-        from mcrnn.storage.retry import answered
-
-        name = self._key(key).split("/", 1)[1]
-        answered(self.url, lambda: self._files.call_s3("delete_object", Bucket=self._bucket, Key=name))
-
-    @property
-    def _bucket(self) -> str:
-        return self.bucket_and_prefix.split("/", 1)[0]
+        # rm of s3fs first asks whether there is such an object, and fails where there is none
+        bucket, name = self._path(key).split("/", 1)
+        s3_request(self.url, lambda: self._files.call_s3("delete_object", Bucket=bucket, Key=name))
 
     def sizes(self) -> dict[str, int]:
-        from mcrnn.storage.retry import answered
-
-        found = answered(self.url, lambda: self._files.find(self.bucket_and_prefix, detail=True))
+        found = s3_request(self.url, lambda: self._files.find(self.bucket_and_prefix, detail=True))
         start = len(self.bucket_and_prefix) + 1
         return {path[start:]: entry["size"] for path, entry in found.items() if len(path) > start}
 
     def clear(self) -> None:
-        from mcrnn.storage.retry import answered
-
-        keys = [self._key(key) for key in self.sizes()]
-        if keys:
-            answered(self.url, lambda: self._files.rm(keys))
+        paths = [self._path(key) for key in self.sizes()]
+        if paths:
+            s3_request(self.url, lambda: self._files.rm(paths))
 
     def zarr_store(self) -> Store:
         from zarr.storage import FsspecStore
 
         return FsspecStore(filesystem_for_zarr(), read_only=True, path=self.bucket_and_prefix)
-
-
-def _s3(url: str) -> S3Prefix:
-    prefix = url.removeprefix(S3_SCHEME).rstrip("/")
-    if not url.startswith(S3_SCHEME) or not prefix:
-        raise UserError(f"'{url}' is neither a folder nor a URL of the form s3://bucket/prefix")
-    return S3Prefix(prefix)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 from mcrnn.errors import UserError
+from mcrnn.storage.retry import ServiceUnavailableError
 
 ATTEMPTS = 10
 """tries of a request before it counts as failed: some services refuse one in ten when they are busy"""
@@ -16,10 +17,6 @@ EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefr
 WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
 DENIED = {"AccessDenied", "Forbidden", "403", "AllAccessDisabled", "UnauthorizedAccess"}
 MISSING_BUCKET = {"NoSuchBucket"}
-
-
-class ServiceUnavailableError(UserError):
-    """The service does not answer, or is overloaded: it may pass."""
 
 
 @contextlib.contextmanager

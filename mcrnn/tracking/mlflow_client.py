@@ -10,7 +10,6 @@ import io
 import json
 import logging
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,9 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mcrnn.errors import UserError
 from mcrnn.storage.lease import is_gone
-from mcrnn.storage.outbox import PATIENCE, SECONDS_BETWEEN_TRIES
+from mcrnn.storage.retry import PATIENCE, Outage, ServiceUnavailableError, with_retries
 from mcrnn.storage.root import Storage
-from mcrnn.storage.s3_errors import ServiceUnavailableError, translate_errors
+from mcrnn.storage.s3_errors import translate_errors
 from mcrnn.tracking.provenance import mask_passwords, origin
 from mcrnn.tracking.run_folder import CONFIGURATION_FILE
 
@@ -111,40 +110,41 @@ def reachable(uri: str) -> Iterator[None]:
         raise UserError(f"the tracking server cannot be reached ({place}): {short(message)}") from None
 
 
-def patiently(ask: Callable[[], Result], patience: float = PATIENCE) -> Result:
-    """What MLflow answers, waiting for it, or for the service that keeps its artifacts, while it is away.
+def mlflow_request(request: Callable[[], Result], patience: float = PATIENCE) -> Result:
+    """Make a request to MLflow, and wait for MLflow, or the service that keeps its artifacts, while it is away.
 
     Args:
-        ask: the request; where it is several, one that may be made again from its beginning.
-        patience: seconds to wait.
+        request: Makes the request. It may be called several times; if it consists of several requests, it must be
+            possible to make them again from the beginning.
+        patience: Seconds to wait; with 0 the first failure is raised as it is.
+
+    Returns:
+        The result of the request.
 
     Raises:
-        MlflowException: it does not do as asked, or is away and patience is 0.
-        UserError: it, or what keeps its artifacts, stays away.
+        MlflowException: MLflow refuses the request, or does not answer and `patience` is 0.
+        UserError: MLflow, or the service that keeps its artifacts, stays away.
     """
     from mlflow.exceptions import MlflowException
 
-    deadline, away = time.monotonic() + patience, False
-    while True:
+    def translated() -> Result:
         try:
             with translate_errors("the artifacts of MLflow"):
-                answer = ask()
+                return request()
         except (MlflowException, ServiceUnavailableError) as error:
-            if isinstance(error, MlflowException) and error.error_code not in PASSING:
+            if not patience or (isinstance(error, MlflowException) and error.error_code not in PASSING):
                 raise
-            if time.monotonic() > deadline:
-                if away:
-                    raise UserError(
-                        f"MLflow does not answer ({short(str(error))}). Nothing is lost: when it is back, "
-                        "the same command goes on"
-                    ) from None
-                raise
-            if not away:
-                print(f"warning: MLflow does not answer ({short(str(error))}); waiting for it", file=sys.stderr)
-            away = True
-            time.sleep(SECONDS_BETWEEN_TRIES)
-        else:
-            return answer
+            raise ServiceUnavailableError(short(str(error))) from None
+
+    outage = Outage("MLflow", meanwhile="waiting for it", afterwards="work goes on")
+    try:
+        return with_retries(translated, outage, patience)
+    except ServiceUnavailableError as error:
+        if not patience:
+            raise
+        raise UserError(
+            f"MLflow does not answer ({error}). Nothing is lost: when it is back, the same command goes on"
+        ) from None
 
 
 def short(message: str) -> str:
@@ -236,20 +236,20 @@ class Run:
         self._ask(lambda client: client.log_batch(self.run_id, tags=[RunTag(*tag) for tag in tags.items()]))
 
     def _ask(self, ask: Callable[[MlflowClient], Result]) -> Result:
-        return patiently(lambda: ask(client_of(self.tracking_uri)), self.patience)
+        return mlflow_request(lambda: ask(client_of(self.tracking_uri)), self.patience)
 
 
 _clients: dict[str, MlflowClient] = {}
 
 
-def client_of(tracking_uri: str) -> MlflowClient:
+def client_of(uri: str) -> MlflowClient:
     """One client a process and server: making one costs more than a call."""
-    if tracking_uri not in _clients:
+    if uri not in _clients:
         from mlflow.tracking import MlflowClient
 
         quiet_mlflow()
-        _clients[tracking_uri] = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-    return _clients[tracking_uri]
+        _clients[uri] = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    return _clients[uri]
 
 
 @contextlib.contextmanager

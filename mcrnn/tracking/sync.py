@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from mcrnn.config.paths import flatten
 from mcrnn.errors import UserError
 from mcrnn.storage.location import Location
-from mcrnn.storage.outbox import PATIENCE, NotSent, Outbox
+from mcrnn.storage.outbox import Outbox
+from mcrnn.storage.retry import PATIENCE, ServiceUnavailableError
 from mcrnn.tracking.mlflow_client import KEY_TAG, PROCESS_TAG, Run, Tracker, client_of, short
 from mcrnn.tracking.run_folder import RECORD_FILE, read_json, read_metrics
 
@@ -53,7 +54,7 @@ class _SyncedRun:
         """Send what is new.
 
         Raises:
-            NotSent: MLflow does not answer, or the folder's storage.
+            ServiceUnavailableError: MLflow does not answer, or the folder's storage.
         """
         from mlflow.exceptions import MlflowException
 
@@ -61,10 +62,10 @@ class _SyncedRun:
             self._update(self.status)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise NotSent(short(str(error))) from None
+                raise ServiceUnavailableError(short(str(error))) from None
             self._keep(deleted=True)  # by somebody, in the UI
         except (OSError, UserError) as error:
-            raise NotSent(str(error)) from None
+            raise ServiceUnavailableError(str(error)) from None
 
     def _update(self, status: str | None) -> None:
         self.state = self.state or read_json(self.folder, RUN_FILE) or {}

@@ -15,7 +15,7 @@ from mcrnn.data.splits import FieldData, MemorySplit, StoredSplit, memory_budget
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import TrainingWindows, evaluation_windows
 from mcrnn.errors import UserError
-from mcrnn.storage.retry import patient
+from mcrnn.storage.retry import retries_enabled
 from mcrnn.storage.s3 import S3Prefix
 from tests.support.s3_server import S3Server
 
@@ -246,6 +246,6 @@ def test_stored_split_waits_for_object_storage(
     split.__dict__["_array"] = Away()
     with pytest.raises(UserError, match="cannot reach"):
         split.windows(samples[:1], starts[:1], 14)
-    with patient():
+    with retries_enabled():
         assert torch.equal(split.windows(samples, starts, 14), expected)
     assert "answers again" in capsys.readouterr().err

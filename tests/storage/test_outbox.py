@@ -8,13 +8,13 @@ import time
 import pytest
 
 from mcrnn.errors import UserError
-from mcrnn.storage import outbox
-from mcrnn.storage.outbox import NotSent, Outbox
+from mcrnn.storage.outbox import Outbox
+from mcrnn.storage.retry import ServiceUnavailableError
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "SECONDS_BETWEEN_TRIES", 0.02)
+    monkeypatch.setattr("mcrnn.storage.retry.SECONDS_BETWEEN_TRIES", 0.02)
 
 
 class Service:
@@ -26,7 +26,7 @@ class Service:
 
     def take(self, what: str) -> None:
         if self.away.is_set():
-            raise NotSent("it is away")
+            raise ServiceUnavailableError("it is away")
         self.got.append(what)
 
 
