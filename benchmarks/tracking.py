@@ -27,7 +27,7 @@ import psutil
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import provenance
-from mcrnn.tracking.mlflow_client import Tracker, client_of
+from mcrnn.tracking.mlflow_client import Tracker, client_of, tracking_uri
 from mcrnn.tracking.run_folder import METRICS_FILE, write_record
 from mcrnn.tracking.sync import RUN_FILE, RunSync
 
@@ -66,7 +66,7 @@ def measure(storage: Storage, name: str, epochs: int, seconds: float, server: ps
     for folder in folders:
         mirrors.update(folder, "FINISHED")
     mirrors.wait()
-    client = client_of(storage.tracking_uri)
+    client = client_of(tracking_uri(storage))
     for folder in folders:
         run_id = json.loads(folder.read(RUN_FILE))["run_id"]
         steps = [metric.step for metric in client.get_metric_history(run_id, "metric_0")]

@@ -166,14 +166,16 @@ def serve(
     if backup is not None and (restored := backup.restore()):
         print(f"restored {root.show(backup.folder)}/{restored}", flush=True)
 
-    place = artifacts or root.artifact_folder
-    server = Server(database, place, host or private_address(), port, name or [])
+    from mcrnn.tracking.mlflow_client import artifact_folder
+
+    artifacts = artifacts or artifact_folder(root)
+    server = Server(database, artifacts, host or private_address(), port, name or [])
     ended: list[int] = []
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda number, _frame: ended.append(number))
     try:
         server.start()
-        print(f"tracking server: {server.url}, artifacts in {place}", flush=True)
+        print(f"tracking server: {server.url}, artifacts in {artifacts}", flush=True)
         _watch(server, backup, dump_every, ended)
     finally:
         server.stop()

@@ -24,18 +24,19 @@ def ui(
     Runs whose process was killed are first marked so; the command that began them continues them.
     """
     root = Storage.open(storage)
-    uri = root.tracking_uri
+
+    from mcrnn.tracking.mlflow_client import artifact_root, end_abandoned, tracking_uri
+
+    uri = tracking_uri(root)
     if uri.startswith("http"):
         print(f"the runs are on a tracking server: open {uri} in a browser")
         return
 
-    from mcrnn.tracking.mlflow_client import end_abandoned
-
     end_abandoned(uri)
     print(f"the MLflow UI is at http://127.0.0.1:{port} until Ctrl-C", flush=True)
     arguments = ["server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    if root.artifact_root:
-        arguments += ["--default-artifact-root", root.artifact_root]
+    if artifacts := artifact_root(root):
+        arguments += ["--default-artifact-root", artifacts]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
 
 

@@ -19,7 +19,7 @@ from mcrnn.evaluation.scoring import score
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import model_loading, registry
-from mcrnn.tracking.mlflow_client import client_of, quiet_mlflow, reachable, short
+from mcrnn.tracking.mlflow_client import client_of, quiet_mlflow, reachable, short, tracking_uri
 from mcrnn.tracking.provenance import origin
 from mcrnn.tracking.registry import CANDIDATE, CHAMPION, PREVIOUS
 
@@ -90,8 +90,8 @@ def open_registry(storage: Storage, name: str) -> MlflowClient:
         UserError: it cannot be reached, or has none.
     """
     quiet_mlflow()
-    with reachable(storage.tracking_uri):
-        client = client_of(storage.tracking_uri)
+    with reachable(tracking_uri(storage)):
+        client = client_of(tracking_uri(storage))
         names = [model.name for model in client.search_registered_models()]
     if name not in names:
         known = did_you_mean(name, names) if names else "; the registry is empty"

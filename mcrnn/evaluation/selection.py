@@ -13,7 +13,7 @@ from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import model_loading
-from mcrnn.tracking.mlflow_client import client_of, quiet_mlflow, reachable
+from mcrnn.tracking.mlflow_client import client_of, quiet_mlflow, reachable, tracking_uri
 from mcrnn.tracking.run_folder import METRICS_FILE
 
 WILDCARDS = "*?["
@@ -79,8 +79,8 @@ def expand(pattern: str, storage: Storage) -> list[str]:
 def _registered(pattern: str, storage: Storage) -> list[str]:
     name, sign, rest = pattern.removeprefix("models:/").partition("@" if "@" in pattern else "/")
     quiet_mlflow()
-    with reachable(storage.tracking_uri):
-        models = client_of(storage.tracking_uri).search_registered_models()
+    with reachable(tracking_uri(storage)):
+        models = client_of(tracking_uri(storage)).search_registered_models()
     found = []
     for model in sorted(models, key=lambda model: model.name):
         if fnmatch.fnmatchcase(model.name, name) and (sign != "@" or rest in model.aliases):
@@ -110,7 +110,7 @@ def _folders(pattern: str, storage: Storage) -> list[str]:
 def _seconds(uri: str, run_id: str | None, storage: Storage) -> float | None:
     """How long the training took, where that is known."""
     if run_id is not None:
-        history = client_of(storage.tracking_uri).get_metric_history(run_id, "seconds")
+        history = client_of(tracking_uri(storage)).get_metric_history(run_id, "seconds")
         return sum({metric.step: metric.value for metric in history}.values()) or None
     try:
         lines = storage.location(uri).read(METRICS_FILE).splitlines()

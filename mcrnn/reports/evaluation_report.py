@@ -26,7 +26,7 @@ from mcrnn.reports.forecasts import Forecasts, write_forecasts
 from mcrnn.reports.html_page import write_page
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
-from mcrnn.tracking.mlflow_client import Run, Tracker
+from mcrnn.tracking.mlflow_client import Run, Tracker, tracking_uri
 from mcrnn.tracking.registry import TEST_METRICS
 from mcrnn.tracking.run_folder import RECORD_FILE, read_json, write_record
 from mcrnn.tracking.sync import RunSync
@@ -273,7 +273,7 @@ def _record(groups: list[Group], folder: Path, written: list[Path], name: str, s
         for chosen, found in zip(group.chosen, group.members, strict=True):
             if chosen.run_id is not None and found.is_own_exam:
                 metrics = {f"test_{name}": found.metrics[name] for name in TEST_METRICS}
-                Run(storage.tracking_uri, chosen.run_id).log_metrics(metrics)
+                Run(tracking_uri(storage), chosen.run_id).log_metrics(metrics)
     mirrors.close()
 
 

@@ -1,44 +1,38 @@
-"""Where bytes live: one root, a folder or an `s3://` prefix, under which everything finds its place.
+"""The storage root: a folder or an `s3://` prefix, below which every store, search, run and report has its place.
 
-Names given by a relative path are relative to the root; absolute paths and URLs are left alone. Under the root:
-`data/` (stores), `searches/NAME/`, `runs/NAME/`, `reports/`, and by default MLflow's database and artifacts.
-
-A `Location` is a folder wherever it is, with the few operations that a store needs, the same for all. For S3
-the standard variables say where and who: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
-AWS_DEFAULT_REGION, AWS_PROFILE.
+Names given by a relative path are relative to the root; absolute paths and URLs are left alone. Below the root are
+`data/` (stores), `searches/NAME/`, `runs/NAME/` and `reports/`.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mcrnn.errors import UserError
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.s3 import S3_SCHEME, S3Prefix
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class Storage:
-    """The storage root. `Storage.open` finds it; `location` resolves names against it."""
+    """The storage root, against which names are resolved; `Storage.open` finds it.
+
+    Attributes:
+        name: An absolute folder, or an `s3://` URL without a slash at its end.
+    """
 
     name: str
-    """an absolute folder, or an s3:// URL without a slash at its end"""
 
     @classmethod
     def open(cls, root: str | None = None) -> Storage:
-        """The root given, else MCRNN_STORAGE, else the current folder; a missing folder is created.
+        """Return the root that is given, else MCRNN_STORAGE, else the current folder; a missing folder is created.
 
         Raises:
-            UserError: the root is not a folder that can be written to, a URL of an unknown kind, or below the folder of
-                a Ray job.
+            UserError: The root is no folder that can be written to, or a URL of an unknown kind; or it is relative to
+                the working folder of a Ray job, which Ray deletes with the job.
         """
         name = root or os.environ.get("MCRNN_STORAGE") or "."
         if "://" in name:
@@ -63,7 +57,7 @@ class Storage:
         return not self.name.startswith(S3_SCHEME)
 
     def location(self, name: str | os.PathLike[str]) -> Location:
-        """Where `name` lives: relative names under the root, absolute ones and URLs where they say.
+        """Return the location of a name: a relative one is below the root, an absolute one and a URL stand alone.
 
         Raises:
             UserError: `name` is a URL of an unknown kind.
@@ -73,30 +67,13 @@ class Storage:
             return S3Prefix.from_url(text)
         path = Path(text).expanduser()
         if self.is_local or path.is_absolute():
-            return LocalFolder(Path(self.name) / path if self.is_local else path)
+            return LocalFolder(Path(self.name) / path)  # an absolute path replaces what it is appended to
         return S3Prefix.from_url(f"{self.name}/{path.as_posix()}")
 
     def show(self, place: Path | Location) -> str:
-        """A place as a user would type it: relative to the current folder where it is below it."""
+        """Return a path or location as a user would type it: relative to the current folder if it is below that."""
         if isinstance(place, S3Prefix):
             return place.url
         path = place if isinstance(place, Path) else Path(place.url)
         here = Path.cwd()
         return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-    @property
-    def tracking_uri(self) -> str:
-        """MLFLOW_TRACKING_URI where it is set, else the SQLite database under the root, or here for a remote root."""
-        folder = Path(self.name) if self.is_local else Path.cwd()
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
-
-    @property
-    def artifact_root(self) -> str | None:
-        """URI of MLflow's artifacts: under the root for a database of ours; None where a tracking server decides."""
-        database = re.match("(sqlite|postgresql|mysql|mssql)[+:]", self.tracking_uri)
-        return self.artifact_folder if database else None
-
-    @property
-    def artifact_folder(self) -> str:
-        """URI of the folder under the root where artifacts of MLflow are kept."""
-        return (Path(self.name) / "mlartifacts").as_uri() if self.is_local else f"{self.name}/mlartifacts"

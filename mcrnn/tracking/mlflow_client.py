@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -51,6 +52,27 @@ def quiet_mlflow() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def tracking_uri(storage: Storage) -> str:
+    """Return the URI of MLflow's runs and models.
+
+    It is MLFLOW_TRACKING_URI if that is set, else the SQLite database `mlflow.db` under a local root, or in the current
+    folder if the root is on S3.
+    """
+    folder = Path(storage.name) if storage.is_local else Path.cwd()
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def artifact_root(storage: Storage) -> str | None:
+    """Return the URI under which new experiments keep their artifacts; None if the tracking server decides that."""
+    is_database = re.match("(sqlite|postgresql|mysql|mssql)[+:]", tracking_uri(storage))
+    return artifact_folder(storage) if is_database else None
+
+
+def artifact_folder(storage: Storage) -> str:
+    """Return the URI of the folder `mlartifacts` under the storage root."""
+    return (Path(storage.name) / "mlartifacts").as_uri() if storage.is_local else f"{storage.name}/mlartifacts"
+
+
 @dataclass(frozen=True)
 class Tracker:
     """Where runs are recorded."""
@@ -68,12 +90,12 @@ class Tracker:
             UserError: the tracking server cannot be used; says why.
         """
         quiet_mlflow()
-        uri = storage.tracking_uri
+        uri = tracking_uri(storage)
         with reachable(uri):
             client = client_of(uri)
             found = client.get_experiment_by_name(experiment)
             if found is None:
-                identifier = client.create_experiment(experiment, artifact_location=storage.artifact_root)
+                identifier = client.create_experiment(experiment, artifact_location=artifact_root(storage))
             else:
                 identifier = found.experiment_id
                 _end_abandoned(client, [identifier])
@@ -165,7 +187,7 @@ def recorded(storage: Storage, run_id: str) -> tuple[dict[str, Any], str]:
     from mlflow.exceptions import MlflowException
 
     quiet_mlflow()
-    uri = storage.tracking_uri
+    uri = tracking_uri(storage)
     try:
         with reachable(uri):
             client_of(uri).search_experiments(max_results=1)

@@ -11,7 +11,7 @@ from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
-from mcrnn.tracking.mlflow_client import _silent, client_of, quiet_mlflow, reachable
+from mcrnn.tracking.mlflow_client import _silent, client_of, quiet_mlflow, reachable, tracking_uri
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ def find(uri: str, storage: Storage) -> Loaded:
 
     quiet_mlflow()
     logging.getLogger("mlflow.tracking").setLevel(logging.ERROR)
-    with reachable(storage.tracking_uri):
-        client = client_of(storage.tracking_uri)
+    with reachable(tracking_uri(storage)):
+        client = client_of(tracking_uri(storage))
         client.search_registered_models(max_results=1)
-    mlflow.set_tracking_uri(storage.tracking_uri)
+    mlflow.set_tracking_uri(tracking_uri(storage))
     run_id: str | None = None
     try:
         with _silent():

@@ -35,7 +35,7 @@ from mcrnn.models.forecaster import build_model
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import mlflow_client, model_loading, registry
-from mcrnn.tracking.mlflow_client import Tracker, client_of
+from mcrnn.tracking.mlflow_client import Tracker, client_of, tracking_uri
 from mcrnn.tracking.provenance import origin
 from mcrnn.tracking.run_folder import write_record
 from mcrnn.tracking.sync import RunSync
@@ -96,7 +96,7 @@ def test_run_leads_back_to_data_code_and_configuration_and_can_be_repeated(
     (root / "one.yaml").write_text(yaml.safe_dump(CONFIGURATION | {"name": "one"}))
     trained = command("mcrnn.train", "one.yaml")
     assert trained.returncode == 0, trained.stderr
-    client = client_of(storage.tracking_uri)
+    client = client_of(tracking_uri(storage))
     (run,) = client.search_runs([client.get_experiment_by_name("mcrnn-runs").experiment_id])
     store = FieldStore.open(LocalFolder(root / "data/tiny.zarr"))
     (dataset,) = [each.dataset for each in run.inputs.dataset_inputs]
@@ -147,11 +147,11 @@ def test_run_of_a_killed_process_does_not_stay_running(root: Path, storage: Stor
     finally:
         process.kill()
         process.wait()
-    client = client_of(storage.tracking_uri)
+    client = client_of(tracking_uri(storage))
     experiment = client.get_experiment_by_name("mcrnn-runs").experiment_id
     (run,) = client.search_runs([experiment])
     assert run.info.status == "RUNNING"
-    mlflow_client.end_abandoned(storage.tracking_uri)
+    mlflow_client.end_abandoned(tracking_uri(storage))
     assert client.get_run(run.info.run_id).info.status == "KILLED"
     epochs = len((root / "runs/long/metrics.jsonl").read_text().splitlines())
     again = command("mcrnn.train", "long.yaml", f"--set=train.epochs={epochs + 2}", "--set=train.schedule=constant")
@@ -340,7 +340,7 @@ def test_registered_models_load_without_the_package_and_give_the_same_numbers(ro
         content.append({"name": name, "channels": channels, "shapes": shapes})
     assert not list((root / "mlartifacts").rglob("*.pkl"))
     clean = packages_without_ours(root / "packages")
-    arguments = [sys.executable, "-I", "-S", "-c", CHECK, str(clean), storage.tracking_uri, json.dumps(content)]
+    arguments = [sys.executable, "-I", "-S", "-c", CHECK, str(clean), tracking_uri(storage), json.dumps(content)]
     loaded = subprocess.run(arguments, capture_output=True, text=True, cwd=root, check=False)
     assert loaded.stdout.strip().endswith("loaded"), loaded.stderr
     for case in content:
@@ -351,7 +351,7 @@ def test_registered_models_load_without_the_package_and_give_the_same_numbers(ro
             found = np.load(root / f"{case['name']}-{batch}-{height}.npy")
             assert found.shape == expected.shape == (batch, steps, ours.network.channels_out, height, width)
             assert np.abs(found - expected).max() <= 1e-5 * min(ours.field.std), case["name"]
-    card = client_of(storage.tracking_uri).get_model_version("any-grid", "1").description
+    card = client_of(tracking_uri(storage)).get_model_version("any-grid", "1").description
     assert "any grid" in card
     assert "**minconvlstm**" in card
 
@@ -435,7 +435,7 @@ def test_candidate_wins_only_where_it_is_better_and_every_move_is_recorded(
     command: CommandRunner, root: Path, storage: Storage
 ) -> None:
     versions(root, storage, 3.0, 0.0, 1.0)
-    client = client_of(storage.tracking_uri)
+    client = client_of(tracking_uri(storage))
 
     worse = command("mcrnn.promote", "m", "--version", "1", "--alias", "other", "--reason", "for a test")
     assert worse.returncode == 0, worse.stderr
@@ -470,7 +470,7 @@ def test_only_a_models_own_exam_is_recorded_in_the_run_of_its_training(
     command: CommandRunner, root: Path, storage: Storage
 ) -> None:
     versions(root, storage, 1.0)
-    client = client_of(storage.tracking_uri)
+    client = client_of(tracking_uri(storage))
     run_id = client.get_model_version_by_alias("m", "champion").run_id
     name = "test_rmse_closed_loop_normalized"
     assert command("mcrnn.evaluate", "models:/m@champion", "--horizon=1").returncode == 0
@@ -510,7 +510,7 @@ def test_two_promotions_at_once_leave_the_better_champion_and_a_full_record(
         second, third = both.map(lambda number: command("mcrnn.promote", "m", f"--version={number}"), (2, 3))
     assert second.returncode == 0, second.stderr
     assert third.returncode in (0, 1), third.stderr
-    client = client_of(storage.tracking_uri)
+    client = client_of(tracking_uri(storage))
     assert registry.champion(client, "m") == 2
     record = registry.champion_history(client, "m")
     chain = [(move["from"], move["to"]) for move in record]

@@ -186,23 +186,6 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         LocalFolder(tmp_path / "file").write("x", b"")
 
 
-@pytest.mark.parametrize(
-    ("uri", "root"),
-    [
-        ("", "{here}/mlartifacts"),
-        ("sqlite:////else/mlflow.db", "{here}/mlartifacts"),
-        ("postgresql+psycopg://lab@db/mlflow", "{here}/mlartifacts"),
-        ("http://mlflow:5000", None),
-        ("databricks", None),
-    ],
-)
-def test_artifacts_are_under_the_root_unless_a_server_decides(
-    uri: str, root: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert Storage.open(str(tmp_path)).artifact_root == (root and root.format(here=tmp_path.as_uri()))
-
-
 def test_file_that_disappears_while_a_folder_is_listed_is_not_in_it(tmp_path: Path) -> None:
     (tmp_path / "kept").write_bytes(b"abc")
     (tmp_path / "gone").symlink_to(tmp_path / "nothing")  # it has a name, and is not there

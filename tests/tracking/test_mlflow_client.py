@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from mcrnn.errors import UserError
 from mcrnn.storage.root import Storage
-from mcrnn.tracking.mlflow_client import Run, Tracker, client_of
+from mcrnn.tracking.mlflow_client import Run, Tracker, artifact_root, client_of
 from tests.support.processes import free_port
 from tests.support.s3_server import S3Server, error
 
@@ -62,3 +62,20 @@ def test_patience_has_an_end(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_request_that_is_refused_is_not_repeated(tracker: Tracker) -> None:
     with pytest.raises(MlflowException, match="not found"):
         tracker.run("0" * 32).log_metrics({"a": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("uri", "root"),
+    [
+        ("", "{here}/mlartifacts"),
+        ("sqlite:////else/mlflow.db", "{here}/mlartifacts"),
+        ("postgresql+psycopg://lab@db/mlflow", "{here}/mlartifacts"),
+        ("http://mlflow:5000", None),
+        ("databricks", None),
+    ],
+)
+def test_artifacts_are_under_the_root_unless_a_server_decides(
+    uri: str, root: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert artifact_root(Storage.open(str(tmp_path))) == (root and root.format(here=tmp_path.as_uri()))
