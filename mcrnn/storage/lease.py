@@ -1,7 +1,8 @@
-"""One process at a time: a lease in a folder, wherever it lives, renewed while the work goes on.
+"""A lease lets only one process at a time work in a folder, local or on object storage.
 
-A thread renews the lease. One that is not renewed for `LIFETIME` seconds, or whose process on this machine is gone, is
-free again, so that what was killed can be continued at once.
+The lease is an object in the folder that names its holder. A thread of the holder renews it. A lease that was not
+renewed for `LIFETIME` seconds, or whose holder ran on this machine and has ended, can be taken by another process, so
+that work that was killed can be continued at once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from mcrnn.errors import UserError
 from mcrnn.storage.location import Location
 
 LIFETIME = 60.0
+"""Seconds after the last renewal at which a lease is free again."""
 RENEWAL = 10.0
+"""Seconds between two renewals."""
 
 
 @dataclass
@@ -30,9 +33,12 @@ class Lease:
     """The right to work in a folder.
 
     Attributes:
-        location: the folder.
-        key: of the object that says who has it.
-        work: what it is for, such as "build", for messages.
+        location: The folder.
+        key: Key of the object that names the holder.
+        work: What the lease is for, such as "build" or "search"; for messages.
+        token: Random text by which the holder recognises its own lease.
+        renewed: Time of the last renewal, of the monotonic clock.
+        lost: Whether another process has taken the lease.
     """
 
     location: Location
@@ -48,19 +54,19 @@ class Lease:
         """Take the lease.
 
         Raises:
-            UserError: another process that is alive has it.
+            UserError: Another process has it, and renewed it less than `LIFETIME` seconds ago.
         """
         while not self.location.create(self.key, self._content()):
             try:
                 content = self.location.read(self.key)
             except FileNotFoundError:
-                continue  # given back a moment ago
+                continue  # its holder has just released it
             try:
                 holder = json.loads(content)
                 age = time.time() - holder["time"]
             except (ValueError, KeyError, TypeError):
-                holder, age = {"host": "?", "pid": 0}, LIFETIME + 1  # killed while it was written
-            if age <= LIFETIME and not _is_gone(holder):
+                holder, age = {"host": "?", "pid": 0}, LIFETIME + 1  # its holder was killed while writing it
+            if age <= LIFETIME and not is_gone(holder):
                 raise UserError(
                     f"another {self.work} (process {holder['pid']} on {holder['host']}) is writing "
                     f"'{self.location.url}': "
@@ -71,7 +77,10 @@ class Lease:
         threading.Thread(target=self._keep, daemon=True).start()
 
     def _keep(self) -> None:
-        """Renew until the end; the work itself learns of a loss when it renews."""
+        """Renew the lease until it is released or lost; runs in a thread.
+
+        Errors are ignored here, because the work itself meets them when it calls `renew`.
+        """
         while not self._ended.wait(RENEWAL / 2):
             with contextlib.suppress(UserError):
                 self.renew()
@@ -79,10 +88,10 @@ class Lease:
                 return
 
     def renew(self) -> None:
-        """Say that the work goes on; cheap to call often.
+        """Write down that the work goes on, at most once in `RENEWAL` seconds, so that it can be called often.
 
         Raises:
-            UserError: another process has taken over, because this one stood still for too long.
+            UserError: Another process has taken the lease, because this one was suspended for too long.
         """
         with self._mutex:
             if not self.lost and time.monotonic() - self.renewed >= RENEWAL:
@@ -97,35 +106,30 @@ class Lease:
             raise UserError(f"another {self.work} has taken over '{self.location.url}'; this one stops")
 
     def release(self) -> None:
-        """Give it back, unless it is another's by now."""
+        """Delete the lease, unless another process has taken it."""
         self._ended.set()
         with self._mutex:
             if not self.lost:
                 self.location.delete(self.key)
 
     def _content(self) -> bytes:
-        here = {"host": socket.gethostname(), "pid": os.getpid(), "token": self.token, "time": time.time()}
-        return json.dumps(here).encode()
-
-
-def _is_gone(holder: dict) -> bool:
-    """Whether the holder was a process of this machine that no longer runs."""
-    if holder["host"] != socket.gethostname():
-        return False
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+        holder = {"host": socket.gethostname(), "pid": os.getpid(), "token": self.token, "time": time.time()}
+        return json.dumps(holder).encode()
 
 
 def is_gone(process: dict[str, Any]) -> bool:
-    """Whether a process, as `origin` describes it, was one of this machine and no longer runs."""
+    """Return whether a process ran on this machine and runs no more.
+
+    Of a process on another machine nothing is known, so it counts as running.
+
+    Args:
+        process: `host` and `pid`, and where it is known `started`, the seconds since the epoch at which the process
+            started, which tells it from a later process that the system has given the same id.
+    """
     if process["host"] != socket.gethostname():
         return False
     try:
-        return abs(psutil.Process(process["pid"]).create_time() - process["started"]) > 1
+        running = psutil.Process(process["pid"])
     except psutil.NoSuchProcess:
         return True
+    return "started" in process and abs(running.create_time() - process["started"]) > 1
