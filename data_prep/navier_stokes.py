@@ -188,9 +188,10 @@ def generate(
 
     from data_prep.builder import build
     from mcrnn.console import Bar
+    from mcrnn.device import choose_device
 
     samples = dict(zip(SPLITS, (train, val, test), strict=True))
-    where = _device(device)
+    where = str(choose_device(device, "--device"))
     source = NavierStokes(parameters, where, shards_at_once=1 if where == "cpu" else 64)
     with Bar("samples", sum(samples.values()), "samples") as bar:
         fresh = build(
@@ -224,11 +225,6 @@ def _check_parameters(p: Parameters) -> None:
         raise UserError(f"--alpha must be above 1, or the initial field is not continuous, not {p.alpha:g}")
     if not abs(p.forcing) < float("inf"):
         raise UserError(f"--forcing must be a finite number, not {p.forcing:g}")
-
-
-def _device(name: str) -> str:
-    if name == "cpu":
-        return name
     import torch
 
     if name == "auto":

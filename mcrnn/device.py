@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import torch
 
-from mcrnn.config.sections import TrainConfig
 from mcrnn.errors import UserError
 
 
-def check_device(name: str | None) -> None:
-    """Refuse a device that PyTorch cannot use here.
+def choose_device(name: str | None, option: str) -> torch.device:
+    """Return the device to compute on.
+
+    Args:
+        name: A device as PyTorch names it, such as `cpu`, `cuda` or `cuda:1`. `auto` or None stands for a GPU if
+            PyTorch finds one, and for the CPU otherwise.
+        option: What the user has set, such as `--device` or `train.device`; for the message.
 
     Raises:
-        UserError: it cannot; says what can.
+        UserError: PyTorch cannot use the device on this machine.
     """
-    if name in (None, "cpu"):
-        return
+    if name is None or name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"--device {name} cannot be used on this machine; leave it out, or give cpu") from None
-
-
-def device_for(train: TrainConfig) -> torch.device:
-    """The device that a configuration asks for, on this machine.
-
-    Raises:
-        UserError: a GPU is asked for and there is none.
-    """
-    if train.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device is cuda, but PyTorch finds no GPU here; leave it out, or set it to cpu")
-    return torch.device("cpu" if train.device == "cpu" or not torch.cuda.is_available() else "cuda")
+        device = torch.device(name)
+        torch.empty(1, device=device)  # a device that exists in name only fails here
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{option} {name} cannot be used on this machine ({reason}); leave it out, or give cpu"
+        ) from None
+    return device

@@ -137,10 +137,3 @@ def load(folder: Location) -> TrainedModel:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"'{folder.url}' is not a model directory ({error})") from None
     return TrainedModel(config, field, network.eval())
-
-
-def to_device(model: TrainedModel, device: str | None) -> TrainedModel:
-    """The model on a device; by default a GPU where there is one."""
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model.network.to(chosen)
-    return model

@@ -14,12 +14,11 @@ import numpy as np
 from rich.console import Console
 
 from mcrnn.console import Bar
-from mcrnn.device import check_device
+from mcrnn.device import choose_device
 from mcrnn.errors import UserError
 from mcrnn.evaluation.metrics import rmse_by_step
 from mcrnn.evaluation.result import EvaluationResult, evaluate_model
 from mcrnn.evaluation.selection import Chosen, choose
-from mcrnn.models.trained_model import to_device
 from mcrnn.reports import evaluation_figures
 from mcrnn.reports.evaluation_tables import Group, as_csv, as_latex, as_markdown, columns, heading, notes, tables
 from mcrnn.reports.forecasts import Forecasts, write_forecasts
@@ -61,7 +60,7 @@ def make(patterns: Iterable[str], storage: Storage, options: Options) -> list[st
     """
     console = Console()
     count = _count(options.save_forecasts)
-    check_device(options.device)
+    device = choose_device(options.device, "--device")
     chosen, failures = choose(patterns, storage)
     judged: list[tuple[Chosen, EvaluationResult]] = []
     cache = storage.location("reports/.cache")
@@ -69,9 +68,10 @@ def make(patterns: Iterable[str], storage: Storage, options: Options) -> list[st
         for number, each in enumerate(chosen):
             first = judged[0][1].evaluation_set if judged else None
             try:
+                each.model.network.to(device)
                 found = evaluate_model(
                     each.uri,
-                    to_device(each.model, options.device),
+                    each.model,
                     storage,
                     store=options.store,
                     warm_up=options.warm_up or (first.warm_up if first else None),

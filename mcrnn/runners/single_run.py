@@ -14,7 +14,7 @@ from mcrnn.data.checks import check_store_serves
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
-from mcrnn.device import device_for
+from mcrnn.device import choose_device
 from mcrnn.errors import UserError
 from mcrnn.models import model_cost, with_resolved_width
 from mcrnn.runners.ray_cluster import gpus_for
@@ -132,7 +132,7 @@ def _train_here(job: TrainingRun, data: FieldData, shown: RunDisplay) -> None:
 
     session = RunSession(job, on_epoch=shown.epoch, on_step=shown.step, on_recorded=shown.recorded, warn=shown.warn)
     with on_stop(stop):
-        session.train(data, device_for(job.config.train))
+        session.train(data, choose_device(job.config.train.device, "train.device"))
 
 
 def _train_on_workers(job: TrainingRun, data: FieldData, shown: RunDisplay) -> None:

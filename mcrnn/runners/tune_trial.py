@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mcrnn.data.splits import FieldData
-from mcrnn.device import device_for
+from mcrnn.device import choose_device
 from mcrnn.runners.session import RunSession
 from mcrnn.runners.stop_flag import StopPoll
 from mcrnn.training.run import TrainingRun
@@ -49,4 +49,4 @@ class TuneSession(RunSession):
 def run_in_tune(job: TrainingRun, data: FieldData, stop: Any = None) -> End:
     """A one-worker trial, inside a Tune actor."""
     torch.set_num_threads(1)
-    return TuneSession(job, stop).train(data, device_for(job.config.train))
+    return TuneSession(job, stop).train(data, choose_device(job.config.train.device, "train.device"))
