@@ -225,15 +225,6 @@ def _check_parameters(p: Parameters) -> None:
         raise UserError(f"--alpha must be above 1, or the initial field is not continuous, not {p.alpha:g}")
     if not abs(p.forcing) < float("inf"):
         raise UserError(f"--forcing must be a finite number, not {p.forcing:g}")
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"--device {name} cannot be used on this machine; cpu and auto can") from None
-    return name
 
 
 if __name__ == "__main__":
