@@ -61,7 +61,7 @@ def windows(store: FieldStore, folder: Path) -> None:
     xr.Dataset({"u": (names, field)}).to_netcdf(path, encoding={"u": {"chunksizes": (1, *field.shape[1:])}})
 
     def gather(split_windows: TrainingWindows, epochs: int) -> int:
-        return sum(len(batch.places) for epoch in range(epochs) for batch in split_windows.epoch(epoch))
+        return sum(len(batch.positions) for epoch in range(epochs) for batch in split_windows.epoch(epoch))
 
     in_memory = TrainingWindows(open_split(store, "train", data), data, False, BATCH, 0)
     os.environ["MCRNN_MEMORY"] = "0"
@@ -101,8 +101,8 @@ def loads(samples: int) -> None:
     os.environ.update(here.recv())
     generate("s3://lab/ns.zarr", train=samples, val=1, test=1, workers=os.cpu_count())
     store = FieldStore.open(S3Prefix("lab/ns.zarr"))
-    keys = [f"lab/ns.zarr/{key}" for key in store.manifest if key.startswith("train/field/c/")]
-    stored = sum(store.manifest[key.removeprefix("lab/ns.zarr/")]["size"] for key in keys) / 1e6
+    keys = [f"lab/ns.zarr/{key}" for key in store.manifest.objects if key.startswith("train/field/c/")]
+    stored = sum(store.manifest.objects[key.removeprefix("lab/ns.zarr/")]["size"] for key in keys) / 1e6
 
     def copy() -> int:
         with tempfile.TemporaryDirectory() as folder:

@@ -32,7 +32,7 @@ from mcrnn.runners.ray_cluster import connected
 from mcrnn.runners.ray_train import TrainSession, run_distributed
 from mcrnn.runners.session import RunSession
 from mcrnn.storage.root import Storage
-from mcrnn.tracking.run_folder import read_metrics
+from mcrnn.tracking.run_folder import RunFolder
 from mcrnn.training.run import TrainingRun
 
 SAMPLES = 64
@@ -61,7 +61,7 @@ def bare_loop(config: Configuration, data: FieldData) -> Callable[[], None]:
     train = config.train
     batches = TrainingWindows(data.train, config.data, data.is_series, train.batch_size, train.seed)
     ready = [batch.windows_BTCHW for batch, _ in zip(batches.epoch(1), range(4), strict=False)]
-    model = build_model(config.model, data.frame_shape, data.padding)
+    model = build_model(config.model, data.field.frame_shape, data.field.padding)
     parameters = list(model.parameters())
     optimizer = torch.optim.Adam(parameters, lr=train.learning_rate, fused=True)
 
@@ -91,7 +91,9 @@ def overheads(
     loop = bare_loop(job.config, data)
     shares = []
     for number in range(rounds):
-        mine = TrainingRun(job.config, job.field, job.folder.child(str(number)), f"{job.run_name}-{number}")
+        mine = TrainingRun(
+            job.config, job.field, RunFolder(job.folder.location.child(str(number))), f"{job.run_name}-{number}"
+        )
         bare = cpu_seconds(loop)
         shares.append(cpu_seconds(lambda: session(mine).train(data)) / bare - 1)  # noqa: B023
     return shares
@@ -119,7 +121,7 @@ def overhead(root: Path, rounds: int, seconds: float) -> None:
     config = with_windows(config, steps * config.train.batch_size)
     field = FieldDescription.of(store, config.data)
     print(f"epochs of {steps} steps; share beyond a bare loop, processor time, median of {rounds}", flush=True)
-    job = TrainingRun(config, field, storage.location("alone"), "alone")
+    job = TrainingRun(config, field, RunFolder(storage.location("alone")), "alone")
     shares = overheads(job, data, rounds, RunSession)
     print(f"  in this process  {_percent(shares)}  (promised: at most 2 %)", flush=True)
 
@@ -131,7 +133,7 @@ def overhead(root: Path, rounds: int, seconds: float) -> None:
 
     with connected():
         out = root / "shares"
-        job = TrainingRun(config, field, storage.location("worker"), "worker")
+        job = TrainingRun(config, field, RunFolder(storage.location("worker")), "worker")
         flag = new_stop_flag()
         TorchTrainer(
             _on_worker,
@@ -167,10 +169,10 @@ def scaling(root: Path, rounds: int, seconds: float) -> None:
                 # the second epoch counts: the first pays for what is set up once
                 each = configuration("scaling", workers=workers, epochs=2)
                 each = with_windows(each, steps * config.train.batch_size)
-                folder = storage.location(f"scaling-{workers}-{number}")
+                folder = RunFolder(storage.location(f"scaling-{workers}-{number}"))
                 job = TrainingRun(each, FieldDescription.of(store, each.data), folder, folder.url)
                 run_distributed(job, reference)
-                rates[workers].append(read_metrics(folder)[-1]["frames_per_second"])
+                rates[workers].append(folder.read_metrics()[-1]["frames_per_second"])
     one, two = statistics.median(rates[1]), statistics.median(rates[2])
     ratios = [b / a for a, b in zip(rates[1], rates[2], strict=True)]
     print(f"batches of 16, epochs of {steps} steps: {one:.0f} frames/s on one core, {two:.0f} with two workers on two")

@@ -33,8 +33,7 @@ def inspect(
     root = Storage.open(storage)
     location = root.location(store)
 
-    from mcrnn.data.manifest import read_root
-    from mcrnn.data.store import FieldStore
+    from mcrnn.data.store import FieldStore, read_root
 
     if animate:
         from data_prep.animation import check_target
@@ -49,10 +48,10 @@ def inspect(
     if verify:
         from mcrnn.console import Bar
 
-        total = sum(entry["size"] for entry in opened.manifest.values())
-        with Bar("verify", total, "bytes") as bar:
-            opened.verify(bar.advance)
-        print(f"verified: all {len(opened.manifest)} objects, {_size(total)}, are as they were built")
+        manifest = opened.manifest
+        with Bar("verify", manifest.total_bytes, "bytes") as bar:
+            manifest.verify(bar.advance)
+        print(f"verified: all {len(manifest.objects)} objects, {_size(manifest.total_bytes)}, are as they were built")
     if animate:
         from data_prep.animation import animate_sample
         from mcrnn.console import Bar
@@ -71,9 +70,8 @@ def _print_build(name: str, attributes: dict[str, Any], location: Location) -> N
 
 def _print_complete(name: str, store: FieldStore) -> None:
     a = store.attributes
-    bytes_stored = sum(entry["size"] for entry in store.manifest.values())
     height, width = store.grid()
-    print(f"{name}: complete, {len(store.manifest)} objects, {_size(bytes_stored)}")
+    print(f"{name}: complete, {len(store.manifest.objects)} objects, {_size(store.manifest.total_bytes)}")
     step = f"{a['time_step']} between frames" if a["time_step"] != "1" else "1 time unit between frames"
     units = f" [{a['units']}]" if a["units"] != "1" else ""
     pairs = {

@@ -1,4 +1,5 @@
-"""Reading a field store: the format contract, the manifest, the store, splits, windows, descriptions and checks.
+"""Read field stores: the format, the manifest, the store, its splits and windows, and what a model must know of them.
 
-Writing stores is the business of `data_prep`. zarr is imported only where an array is opened.
+Stores are written by `data_prep`. Modules of this package import zarr and the codecs only inside the functions that
+read arrays, because served models import the package without them. They must not import Ray, MLflow or Optuna.
 """

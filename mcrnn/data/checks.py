@@ -1,4 +1,4 @@
-"""Whether a store serves a configuration."""
+"""Check that a store can serve a configuration before anything is loaded or started."""
 
 from __future__ import annotations
 
@@ -8,26 +8,31 @@ from mcrnn.data.windows import check_length
 from mcrnn.errors import UserError
 
 
-def check_store_serves(store: FieldStore, config: Configuration, sequence_length: int | None = None) -> None:
-    """Refuse, before anything is loaded or started, a configuration that the store cannot serve.
+def check_store_serves(store: FieldStore, config: Configuration) -> None:
+    """Refuse a configuration that the store cannot serve.
+
+    Args:
+        store: the store that the configuration names.
+        config: the configuration of a training.
 
     Raises:
         UserError: the grid, the variables or the length of the samples do not fit.
     """
     height, width = store.grid(config.data.coarsen)
     padding, reach = config.model.padding or store.padding, config.model.kernel_size // 2
+    # A field that continues at the opposite edge can do so once only.
     if (padding != "zeros" and width < reach) or (padding == "circular" and height < reach):
         raise UserError(
             f"model.kernel_size {config.model.kernel_size} is too large for a grid of {height} x {width}: make it "
             "smaller, or data.coarsen"
         )
-    channels, predicted = len(store.indices(config.data.variables)), config.model.channels_out
+    channels, predicted = len(store.channel_indices(config.data.variables)), config.model.channels_out
     if predicted is not None and predicted > channels:
         raise UserError(f"model.channels_out ({predicted}) is above the number of variables ({channels})")
-    evaluation_set, length = config.validation, sequence_length or config.data.sequence_length
+    length, validation = config.data.sequence_length, config.validation
     check_length(store.array("train").shape[1], length + 1, f"data.sequence_length {length}")
     check_length(
         store.array("val").shape[1],
-        evaluation_set.warm_up + evaluation_set.horizon + 1,
-        f"validation with warm_up {evaluation_set.warm_up} and horizon {evaluation_set.horizon}",
+        validation.warm_up + validation.horizon + 1,
+        f"validation with warm_up {validation.warm_up} and horizon {validation.horizon}",
     )

@@ -1,4 +1,4 @@
-"""What a model has to know of the field that it was trained on."""
+"""What a model has to know of the field that it is trained on, and how values are scaled for it."""
 
 from __future__ import annotations
 
@@ -14,28 +14,40 @@ from mcrnn.data.store import FieldStore
 
 @dataclass(frozen=True)
 class Scaling:
-    """Between the field's units and those the model sees, channel by channel."""
+    """Conversion between the field's units and the units that the model sees, channel by channel.
+
+    Attributes:
+        mean: subtracted from each channel.
+        std: divides each channel afterwards.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     @classmethod
     def of(cls, data: DataConfig, mean: tuple[float, ...], std: tuple[float, ...]) -> Scaling:
-        """Of the training split's statistics, or none, as the configuration says."""
+        """Return the scaling that a configuration asks for.
+
+        Args:
+            data: scales by the given statistics where `normalize` is set, and leaves values as they are otherwise.
+            mean: mean of each channel of the training split.
+            std: standard deviation of each channel of the training split.
+        """
         return cls(mean, std) if data.normalize else cls((0.0,) * len(mean), (1.0,) * len(std))
 
     def to_model(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
-        """Field units to model units."""
-        mean, std = self._like(x_BTCHW)
-        return (x_BTCHW - mean) / std
+        """Convert from the field's units to the model's units."""
+        mean_C11, std_C11 = self._statistics_for(x_BTCHW)
+        return (x_BTCHW - mean_C11) / std_C11
 
     def to_physical(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
-        """Model units to field units."""
-        mean, std = self._like(x_BTCHW)
-        return x_BTCHW * std + mean
+        """Convert from the model's units to the field's units."""
+        mean_C11, std_C11 = self._statistics_for(x_BTCHW)
+        return x_BTCHW * std_C11 + mean_C11
 
-    def _like(self, x_BTCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        channels = x_BTCHW.shape[-3]  # all, or the first that are predicted
+    def _statistics_for(self, x_BTCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and std as tensors that broadcast over x, which may have the first channels only."""
+        channels = x_BTCHW.shape[-3]  # a model may predict only the first of its channels (`model.channels_out`)
         mean, std = (
             torch.tensor(v[:channels], dtype=x_BTCHW.dtype, device=x_BTCHW.device) for v in (self.mean, self.std)
         )
@@ -44,27 +56,41 @@ class Scaling:
 
 @dataclass(frozen=True)
 class FieldDescription:
-    """What a model must know of the field it was trained on."""
+    """A field as a configuration uses it; it is saved with the model as `field.json`.
+
+    Attributes:
+        variable: name of the variable, of several joined by commas.
+        units: units of the values, "1" where there are none.
+        time_step: time between frames, such as "6 h", or a number where time has no units.
+        channels: names of the channels that the model sees.
+        frame_shape: channels, height and width after coarsening.
+        padding: the padding that fits the store's boundary: circular, cylinder or zeros.
+        mean: mean of each channel of the training split before coarsening, in the field's units.
+        std: standard deviation of each channel of the training split before coarsening, in the field's units.
+        store_digest: digest of the store.
+        store: URL of the store.
+        recipe: how the store was made.
+    """
 
     variable: str
     units: str
     time_step: str
     channels: tuple[str, ...]
     frame_shape: tuple[int, int, int]
-    """channels, height, width after coarsening"""
     padding: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    """of each channel of the training split, before coarsening"""
     store_digest: str
     store: str = ""
-    """URL of the store"""
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
-    """how the store was made"""
 
     @classmethod
     def of(cls, store: FieldStore, data: DataConfig) -> FieldDescription:
-        """Describe a store's field as a configuration uses it."""
+        """Describe the field of a store as a configuration uses it.
+
+        Raises:
+            UserError: the store has no such variable, or the coarsening does not divide its grid.
+        """
         channels = tuple(data.variables or store.channels)
         return cls(
             variable=store.attributes["variable"],

@@ -1,4 +1,4 @@
-"""The manifest of a store: what objects it has, and whether they are what they were."""
+"""The manifest of a store: which objects it consists of, and checks that they are as they were built."""
 
 from __future__ import annotations
 
@@ -7,60 +7,132 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from mcrnn.data.store_format import FORMAT, FORMAT_VERSION
+from mcrnn.data.store_format import MANIFEST, is_data, sha256
 from mcrnn.errors import UserError
 from mcrnn.storage.location import Location
 
-if TYPE_CHECKING:
-    pass
-
-
 Result = TypeVar("Result")
+
 READS_AT_ONCE = 4
-"""objects in flight: hides the latency of object storage, costs their size in memory"""
+"""Objects that are read at a time. More hide the latency of object storage better, but each is held in memory."""
 
 
-def read_root(location: Location) -> dict[str, Any]:
-    """The root's document of a store in whatever state.
+@dataclass(frozen=True)
+class Manifest:
+    """The objects of a complete store, with the size and SHA-256 of each.
 
-    Raises:
-        UserError: there is none, or it is of another kind or version.
+    Attributes:
+        location: folder of the store.
+        objects: for each key the entries `size` (bytes) and `sha256` (hexadecimal).
     """
-    try:
-        content = location.read("zarr.json")
-    except FileNotFoundError:
-        raise UserError(
-            f"there is no store '{location.url}'; make one with python -m data_prep.navier_stokes or data_prep.netcdf"
-        ) from None
-    try:
-        document = json.loads(content)
-        attributes = document["attributes"]
-        known = attributes.get("format") == FORMAT
-    except (ValueError, KeyError, AttributeError, TypeError):
-        known = False
-    if not known:
-        raise UserError(f"'{location.url}' is not a field store, or its zarr.json is damaged")
-    if attributes.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"'{location.url}' has format version {attributes.get('format_version')}, this version of mcrnn "
-            f"reads {FORMAT_VERSION}"
-        )
-    return document
+
+    location: Location
+    objects: dict[str, dict[str, Any]]
+
+    @classmethod
+    def load(cls, location: Location, digest: str) -> Manifest:
+        """Read the manifest of a store.
+
+        Args:
+            location: folder of the store.
+            digest: SHA-256 that the manifest must have.
+
+        Raises:
+            UserError: the manifest is missing or has changed.
+        """
+        try:
+            content = location.read(MANIFEST)
+        except FileNotFoundError:
+            content = b""
+        if sha256(content) != digest:
+            raise damaged_error(location, f"{MANIFEST} is missing or has changed")
+        return cls(location, json.loads(content)["objects"])
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of all objects together."""
+        return sum(entry["size"] for entry in self.objects.values())
+
+    def read(self, key: str) -> bytes:
+        """Return the content of an object.
+
+        Raises:
+            UserError: the object is missing or has another size than when it was built.
+        """
+        try:
+            content = self.location.read(key)
+        except FileNotFoundError:
+            raise damaged_error(self.location, f"{key} is missing") from None
+        self._check_size(key, len(content))
+        return content
+
+    def check_sizes(self) -> None:
+        """Check that every object is there and has the size that it was built with, by one listing and no read.
+
+        Raises:
+            UserError: an object is missing or has another size.
+        """
+        sizes = self.location.sizes()
+        for key in self.objects:
+            if key not in sizes:
+                raise damaged_error(self.location, f"{key} is missing")
+            self._check_size(key, sizes[key])
+
+    def check_metadata(self) -> None:
+        """Compare the SHA-256 of all metadata and coordinates, which are small, but not that of field values.
+
+        Raises:
+            UserError: an object is missing or has changed.
+        """
+        for _ in self._compare(key for key in self.objects if not is_data(key)):
+            pass
+
+    def verify(self, on_bytes: Callable[[int], None] = lambda count: None) -> None:
+        """Read every byte of the store and compare the SHA-256 of every object.
+
+        Args:
+            on_bytes: called with the size of each object that is as it was built.
+
+        Raises:
+            UserError: an object is missing or has changed.
+        """
+        for size in self._compare(self.objects):
+            on_bytes(size)
+
+    def _compare(self, keys: Iterable[str]) -> Iterator[int]:
+        """Compare the SHA-256 of some objects and yield the size of each."""
+
+        def compare(key: str) -> int:
+            content = self.read(key)
+            if sha256(content) != self.objects[key]["sha256"]:
+                raise damaged_error(self.location, f"{key} has changed since it was built")
+            return len(content)
+
+        return map_ahead(compare, keys)
+
+    def _check_size(self, key: str, size: int) -> None:
+        if size != self.objects[key]["size"]:
+            raise damaged_error(self.location, f"{key} has another size than when it was built")
 
 
-def _damaged(location: Location, what: str) -> UserError:
+def damaged_error(location: Location, damage: str) -> UserError:
+    """Return the error that says how a store is damaged, and what to do."""
     return UserError(
-        f"the store '{location.url}' is damaged: {what}. Restore it from a copy, or build it again with --overwrite"
+        f"the store '{location.url}' is damaged: {damage}. Restore it from a copy, or build it again with --overwrite"
     )
 
 
 def map_ahead(work: Callable[[str], Result], keys: Iterable[str]) -> Iterator[Result]:
-    """Results of some work on each key, in order, several worked on at a time and no more held than that."""
-    rest = iter(list(keys))
+    """Call a function with each key in threads and yield the results in the order of the keys.
+
+    At most `READS_AT_ONCE` calls run ahead of the result that is used, so no more results than that are in memory.
+    """
+    remaining = iter(list(keys))
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        running = collections.deque(pool.submit(work, key) for key in itertools.islice(rest, READS_AT_ONCE))
+        running = collections.deque(pool.submit(work, key) for key in itertools.islice(remaining, READS_AT_ONCE))
         while running:
             yield running.popleft().result()
-            running.extend(pool.submit(work, key) for key in itertools.islice(rest, 1))
+            running.extend(pool.submit(work, key) for key in itertools.islice(remaining, 1))

@@ -1,4 +1,7 @@
-"""The frames of a split: in memory where they fit, read from the store where they do not."""
+"""The frames of a split: in memory where they fit, else read from the store batch by batch.
+
+Axes: N sample, B window of a batch, T time, C channel, H height, W width.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ import numpy as np
 import torch
 
 from mcrnn.config.sections import DataConfig
-from mcrnn.data.store import FieldStore, coarsened
+from mcrnn.data.description import FieldDescription
+from mcrnn.data.field_reader import coarsened
+from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
@@ -23,24 +28,36 @@ from mcrnn.storage.s3 import s3_request
 if TYPE_CHECKING:
     import zarr
 
+READERS = 16
+"""Threads in which a `StoredSplit` reads the windows of a batch."""
+
 
 class Split(Protocol):
-    """Frames of a split, wherever they are."""
+    """The frames of a split, wherever they are."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Samples, times, channels, height, width."""
+        """Number of samples, times and channels, height and width."""
 
     def windows(self, sample_B: torch.Tensor, start_B: torch.Tensor, length: int) -> torch.Tensor:
-        """`length` consecutive frames of each sample from its start, (B, length, C, H, W), in field units."""
+        """Return windows of consecutive frames.
+
+        Args:
+            sample_B: sample of each window, int64.
+            start_B: first frame of each window, int64.
+            length: frames of a window.
+
+        Returns:
+            (B, length, C, H, W), in the field's units.
+        """
 
     def on(self, device: torch.device) -> Split:
-        """The split where its windows are wanted, in the device's memory if it is in memory at all."""
+        """Return the split in the memory of a device, or unchanged where the split is not in memory."""
 
 
 @dataclass(frozen=True)
 class MemorySplit:
-    """A split in memory; a batch of windows is one indexing operation. Pickles without a copy."""
+    """A split in this machine's memory. Pickling does not copy it, so Ray's workers on a node share one copy."""
 
     field_NTCHW: np.ndarray
 
@@ -51,21 +68,21 @@ class MemorySplit:
     @cached_property
     def _tensor(self) -> torch.Tensor:
         with warnings.catch_warnings():
-            # shared memory is read-only, and indexing copies out of it
+            # Ray's shared memory is read-only. PyTorch warns of that, but windows are copies and nothing writes to it.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             return torch.from_numpy(self.field_NTCHW)
 
     def __getstate__(self) -> dict[str, np.ndarray]:
+        # Without the tensor: PyTorch would pickle a copy of its values.
         return {"field_NTCHW": self.field_NTCHW}
 
     def on(self, device: torch.device) -> Split:
-        """The same on a device."""
         if device.type == "cpu":
             return self
         return DeviceSplit(self._tensor.to(device))
 
     def windows(self, sample_B: torch.Tensor, start_B: torch.Tensor, length: int) -> torch.Tensor:
-        return _gathered(self._tensor, sample_B, start_B, length)
+        return _gather_windows(self._tensor, sample_B, start_B, length)
 
 
 @dataclass(frozen=True)
@@ -79,19 +96,27 @@ class DeviceSplit:
         return tuple(self.field_NTCHW.shape)
 
     def windows(self, sample_B: torch.Tensor, start_B: torch.Tensor, length: int) -> torch.Tensor:
-        def moved(index: torch.Tensor) -> torch.Tensor:
-            return index.pin_memory().to(self.field_NTCHW.device, non_blocking=True)
-
-        return _gathered(self.field_NTCHW, moved(sample_B), moved(start_B), length)
+        # Pinned memory is copied to the GPU without the host waiting for it.
+        sample_B, start_B = (
+            index_B.pin_memory().to(self.field_NTCHW.device, non_blocking=True) for index_B in (sample_B, start_B)
+        )
+        return _gather_windows(self.field_NTCHW, sample_B, start_B, length)
 
     def on(self, device: torch.device) -> Split:
-        """The same on a device."""
         return DeviceSplit(self.field_NTCHW.to(device))
 
 
 @dataclass(frozen=True)
 class StoredSplit:
-    """A split that is read from its store batch by batch, its windows side by side."""
+    """A split that does not fit in memory. The windows of a batch are read from its store at the same time.
+
+    Attributes:
+        location: folder of the store.
+        split: train, val or test.
+        coarsen: side of the blocks of grid points that are averaged.
+        variables: names of the channels, None for all.
+        shape: samples, times, channels, height and width, after coarsening.
+    """
 
     location: Location
     split: str
@@ -101,7 +126,7 @@ class StoredSplit:
 
     @cached_property
     def _store(self) -> FieldStore:
-        # opened where it is used: handles of object storage do not survive a fork
+        # Opened in the process that reads, because connections to object storage do not survive a fork.
         return FieldStore.open(self.location)
 
     @cached_property
@@ -110,70 +135,71 @@ class StoredSplit:
 
     @cached_property
     def _readers(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(16)
+        return ThreadPoolExecutor(READERS)
 
     def __getstate__(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in ("location", "split", "coarsen", "variables", "shape")}
 
     def windows(self, sample_B: torch.Tensor, start_B: torch.Tensor, length: int) -> torch.Tensor:
-        array = self._array
-        channels = self._store.indices(self.variables)
+        def read(sample: int, start: int) -> np.ndarray:
+            return self._read(sample, slice(start, start + length))
 
-        def read(place: tuple[int, int]) -> np.ndarray:
-            sample, start = place
+        windows = self._readers.map(read, sample_B.tolist(), start_B.tolist())
+        return torch.from_numpy(np.stack(list(windows)))
 
-            def ask() -> np.ndarray:
-                return np.asarray(array[sample, start : start + length])
+    def _read(self, sample: int, times: slice) -> np.ndarray:
+        """Return some frames of a sample, (T, C, H, W).
 
-            try:
-                values = ask() if isinstance(self.location, LocalFolder) else s3_request(self.location.url, ask)
-            except (ValueError, RuntimeError, OSError) as error:
-                raise UserError(f"'{self.location.url}' is damaged: {self.split} cannot be read ({error})") from None
-            if not np.isfinite(values).all():
-                raise UserError(f"'{self.location.url}' is damaged: {self.split} has values that are not finite")
-            return coarsened(values[:, channels], self.coarsen)
+        Raises:
+            UserError: the store is damaged, or stays out of reach.
+        """
 
-        places = zip(sample_B.tolist(), start_B.tolist(), strict=True)
-        return torch.from_numpy(np.stack(list(self._readers.map(read, places))))
+        def request() -> np.ndarray:
+            return np.asarray(self._array[sample, times])
+
+        try:
+            values = request() if isinstance(self.location, LocalFolder) else s3_request(self.location.url, request)
+        except UserError:
+            raise  # storage that cannot be reached, or refuses to answer, is not damaged
+        except (ValueError, RuntimeError, OSError) as error:
+            raise UserError(f"'{self.location.url}' is damaged: {self.split} cannot be read ({error})") from None
+        if not np.isfinite(values).all():
+            raise UserError(f"'{self.location.url}' is damaged: {self.split} has values that are not finite")
+        return coarsened(values[:, self._store.channel_indices(self.variables)], self.coarsen)
 
     def on(self, device: torch.device) -> Split:
-        """Itself: its windows are read into the processor's memory."""
         return self
 
 
 @dataclass(frozen=True)
 class FieldData:
-    """Training and validation splits with what a training must know of them; one copy serves a whole node."""
+    """All that a training needs of a store. Ray keeps one copy of it for all workers of a node.
+
+    Attributes:
+        train: the training split.
+        val: the validation split.
+        field: description of the field.
+        is_series: whether each split is one sample with many times.
+    """
 
     train: Split
     val: Split
-    mean: tuple[float, ...]
-    """of each channel of the training split, in the field's units, before coarsening"""
-    std: tuple[float, ...]
-    padding: str
+    field: FieldDescription
     is_series: bool
 
     @classmethod
     def load(cls, store: FieldStore, data: DataConfig) -> FieldData:
-        """Load the splits, or leave on disk those that exceed the memory they may use."""
+        """Load the training and validation splits, or leave on disk those that exceed `memory_budget`."""
         return cls(
             train=open_split(store, "train", data),
             val=open_split(store, "val", data),
-            mean=tuple(store.statistic("mean", data.variables)),
-            std=tuple(store.statistic("std", data.variables)),
-            padding=store.padding,
+            field=FieldDescription.of(store, data),
             is_series=store.is_series,
         )
 
-    @property
-    def frame_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        channels, height, width = self.train.shape[2:]
-        return channels, height, width
-
 
 def open_split(store: FieldStore, split: str, data: DataConfig) -> Split:
-    """A split in memory, or read from its store where it is larger than `memory_budget`."""
+    """Load a split into memory, or leave it in its store where it is larger than `memory_budget`."""
     shape = store.shape(split, data.coarsen, data.variables)
     if 4 * math.prod(shape) > memory_budget():
         return StoredSplit(store.location, split, data.coarsen, data.variables, shape)
@@ -181,7 +207,7 @@ def open_split(store: FieldStore, split: str, data: DataConfig) -> Split:
 
 
 def memory_budget() -> float:
-    """Bytes that a split may take: MCRNN_MEMORY in GB where it is set, else half of what is free now.
+    """Return how many bytes a split may take: MCRNN_MEMORY (in GB), by default half of the memory that is free now.
 
     Raises:
         UserError: MCRNN_MEMORY is not a number.
@@ -197,9 +223,16 @@ def memory_budget() -> float:
         raise UserError(f"MCRNN_MEMORY is a number of GB such as 16, not '{given}'") from None
 
 
-def _gathered(field_NTCHW: torch.Tensor, sample_B: torch.Tensor, start_B: torch.Tensor, length: int) -> torch.Tensor:
-    samples, frames, *frame = field_NTCHW.shape
-    values = math.prod(frame)
-    # every window of the split as a row of one view: a batch is one gather of whole rows
-    rows = field_NTCHW.as_strided((samples * frames - length + 1, length * values), (values, 1))
-    return rows.index_select(0, sample_B * frames + start_B).view(-1, length, *frame)
+def _gather_windows(
+    field_NTCHW: torch.Tensor, sample_B: torch.Tensor, start_B: torch.Tensor, length: int
+) -> torch.Tensor:
+    """Copy windows out of a contiguous field by a single indexing operation.
+
+    Seen as a sequence of N * T frames, the field has a window starting at every frame, and consecutive windows overlap
+    in all frames but one. `as_strided` makes these overlapping windows the rows of a matrix without copying, so that a
+    batch is a selection of rows.
+    """
+    samples, frames, *frame_shape = field_NTCHW.shape
+    frame_size = math.prod(frame_shape)
+    rows = field_NTCHW.as_strided((samples * frames - length + 1, length * frame_size), (frame_size, 1))
+    return rows.index_select(0, sample_B * frames + start_B).view(-1, length, *frame_shape)

@@ -1,46 +1,85 @@
-"""Open and check a field store, and read its splits.
+"""A field store that is open for reading: its description, its arrays and its values.
 
-What is refused: a store that is unfinished, damaged, truncated or not one of this project. Metadata and
-coordinates are hashed at every open, the objects of the field by `verify`; every read of them is guarded by the
-checksum of each chunk and by the size of the object.
+Stores that are unfinished, damaged, truncated or of another kind are refused. Opening compares the presence and size of
+every object, and the SHA-256 of metadata and coordinates. Reading compares the size of each object and the checksum of
+each chunk, and checks that all values are finite. `FieldStore.verify` compares the SHA-256 of every object.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from mcrnn.data.manifest import _damaged, map_ahead, read_root
-from mcrnn.data.store_format import MANIFEST, is_data, root_digest, sha256
+from mcrnn.data.field_reader import Block, FieldReader
+from mcrnn.data.manifest import Manifest, damaged_error
+from mcrnn.data.store_format import FORMAT, FORMAT_VERSION, root_digest
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.storage.location import Location
 
 if TYPE_CHECKING:
     import cftime
     import zarr
+
 PADDING_OF_BOUNDARY = {"periodic": "circular", "cylinder": "cylinder", "zeros": "zeros"}
+"""The padding of a model (`model.padding`) that continues a field beyond its edges as its `boundary` says.
+
+The two vocabularies differ in one word: a field is periodic, and the padding that fits it is called circular, as in
+PyTorch (`padding_mode`)."""
+
+
+def read_root(location: Location) -> dict[str, Any]:
+    """Read the root document, `zarr.json`, of a store that may still be unfinished.
+
+    Raises:
+        UserError: there is no store, or it is of another kind or version.
+    """
+    try:
+        content = location.read("zarr.json")
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no store '{location.url}'; make one with python -m data_prep.navier_stokes or data_prep.netcdf"
+        ) from None
+    try:
+        document = json.loads(content)
+        attributes = document["attributes"]
+        known = attributes.get("format") == FORMAT
+    except (ValueError, KeyError, AttributeError, TypeError):
+        known = False
+    if not known:
+        raise UserError(f"'{location.url}' is not a field store, or its zarr.json is damaged")
+    if attributes.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"'{location.url}' has format version {attributes.get('format_version')}, this version of mcrnn "
+            f"reads {FORMAT_VERSION}"
+        )
+    return document
 
 
 @dataclass(frozen=True)
 class FieldStore:
-    """A complete store, checked."""
+    """A complete store whose metadata has been checked. `FieldStore.open` makes one.
+
+    Attributes:
+        location: folder of the store.
+        attributes: the root attributes, see `mcrnn.data.store_format`.
+        manifest: the objects that the store consists of.
+    """
 
     location: Location
     attributes: dict[str, Any]
-    manifest: dict[str, dict[str, Any]]
-    """size and SHA-256 of every object but the root's own, by key"""
+    manifest: Manifest
 
     @classmethod
     def open(cls, location: Location) -> FieldStore:
-        """Open a store: its metadata and coordinates against the manifest, its objects for presence and size.
+        """Open a store and check its metadata, its coordinates, and the presence and size of every object.
 
         Raises:
-            UserError: there is none, it is unfinished, or what is there is not what its manifest says.
+            UserError: there is no store, it is unfinished, or it differs from its manifest.
         """
         document = read_root(location)
         attributes = document["attributes"]
@@ -49,64 +88,24 @@ class FieldStore:
                 f"the store '{location.url}' is unfinished; run the command that builds it again to finish it"
             )
         if attributes.get("sha256") != root_digest(document):
-            raise _damaged(location, "its attributes have changed since it was built")
-        try:
-            content = location.read(MANIFEST)
-        except FileNotFoundError:
-            content = b""
-        if sha256(content) != attributes["manifest_sha256"]:
-            raise _damaged(location, f"{MANIFEST} is missing or has changed")
-        store = cls(location, attributes, json.loads(content)["objects"])
-        sizes = location.sizes()
-        for key, expected in store.manifest.items():
-            if key not in sizes:
-                raise _damaged(location, f"{key} is missing")
-            if sizes[key] != expected["size"]:
-                raise _damaged(location, f"{key} has another size than when it was built")
-        for _ in store._checked(key for key in store.manifest if not is_data(key)):
-            pass
-        return store
+            raise damaged_error(location, "its attributes have changed since it was built")
+        manifest = Manifest.load(location, attributes["manifest_sha256"])
+        manifest.check_sizes()
+        manifest.check_metadata()
+        return cls(location, attributes, manifest)
 
     def verify(self, on_bytes: Callable[[int], None] = lambda count: None) -> None:
-        """Read every byte and compare it with the manifest.
-
-        Args:
-            on_bytes: told the size of each object that was right.
-
-        Raises:
-            UserError: an object has changed.
-        """
-        for size in self._checked(self.manifest):
-            on_bytes(size)
-
-    def _checked(self, keys: Iterable[str]) -> Iterator[int]:
-        """Compare objects with the manifest; gives the size of each."""
-
-        def compare(key: str) -> int:
-            content = self._read(key)
-            if sha256(content) != self.manifest[key]["sha256"]:
-                raise _damaged(self.location, f"{key} has changed since it was built")
-            return len(content)
-
-        return map_ahead(compare, keys)
-
-    def _read(self, key: str) -> bytes:
-        try:
-            content = self.location.read(key)
-        except FileNotFoundError:
-            raise _damaged(self.location, f"{key} is missing") from None
-        if len(content) != self.manifest[key]["size"]:
-            raise _damaged(self.location, f"{key} has another size than when it was built")
-        return content
+        """Read every byte and compare it with the manifest, see `Manifest.verify`."""
+        self.manifest.verify(on_bytes)
 
     @property
     def name(self) -> str:
-        """What a user would call it."""
+        """URL of the store, by which messages name it."""
         return self.location.url
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the manifest: two stores with the same digest hold the same bytes."""
+        """SHA-256 of the manifest. Two stores with the same digest hold the same bytes."""
         return self.attributes["manifest_sha256"]
 
     @property
@@ -116,29 +115,34 @@ class FieldStore:
 
     @property
     def channels(self) -> list[str]:
-        """Names of the channels."""
+        """Names of the channels, in order."""
         return self.attributes["channels"]
 
     @property
     def is_from_the_north(self) -> bool:
-        """Whether the first row is the northernmost, so that pictures have to be turned over."""
+        """Whether the first row is the northernmost. Pictures of such a field show the last row at the bottom."""
         return self.latitude is not None and bool(self.latitude[0] > self.latitude[-1])
 
     @property
     def padding(self) -> str:
-        """The padding that fits the field's boundary."""
+        """The padding of a model that fits the field's boundary: circular, cylinder or zeros."""
         return PADDING_OF_BOUNDARY[self.attributes["boundary"]]
 
     def statistic(self, name: str, variables: list[str] | None = None) -> list[float]:
-        """mean, std, min or max of the training split in the field's units, of each channel, before coarsening."""
-        values = self.attributes["statistics"][name]
-        return [values[i] for i in self.indices(variables)]
+        """Return a statistic of each channel of the training split, before coarsening, in the field's units.
 
-    def indices(self, variables: list[str] | None) -> list[int]:
-        """Places of the channels asked for, or of all.
+        Args:
+            name: mean, std, min or max.
+            variables: names of the channels, all by default.
+        """
+        values = self.attributes["statistics"][name]
+        return [values[i] for i in self.channel_indices(variables)]
+
+    def channel_indices(self, variables: list[str] | None) -> list[int]:
+        """Return the positions of channels in the store, of all channels by default.
 
         Raises:
-            UserError: there is no such channel.
+            UserError: a variable is no channel of the store.
         """
         for variable in variables or []:
             if variable not in self.channels:
@@ -149,11 +153,11 @@ class FieldStore:
     def _group(self) -> zarr.Group:
         import zarr
 
-        # the root's consolidated metadata is for readers that ask for it; the nodes' own has just been checked
+        # The metadata of each node has just been checked, unlike the copies of it that are consolidated in the root.
         return zarr.open_group(self.location.zarr_store(), mode="r", use_consolidated=False)
 
     def array(self, split: str) -> zarr.Array:
-        """The field of a split, (N, T, C, H, W), not loaded.
+        """Return the field of a split as an array (N, T, C, H, W) that is not loaded.
 
         Raises:
             UserError: there is no such split.
@@ -163,7 +167,7 @@ class FieldStore:
         return cast("zarr.Array", self._group[f"{split}/field"])
 
     def dates(self, split: str) -> list[cftime.datetime] | None:
-        """The date of each frame of a series, None where its times are no dates."""
+        """Return the date of each frame of a series, or None for samples, whose times are no dates."""
         import cftime
 
         calendar = self.attributes.get("calendar")
@@ -174,12 +178,12 @@ class FieldStore:
 
     @property
     def latitude(self) -> np.ndarray | None:
-        """Degrees north of the rows, None where they are no latitudes."""
+        """Latitude of each row in degrees north, None where the rows are not latitudes."""
         values = self.attributes.get("latitude")
         return None if values is None else np.asarray(values, dtype=np.float64)
 
     def grid(self, coarsen: int = 1) -> tuple[int, int]:
-        """Height and width after coarsening.
+        """Return height and width after coarsening.
 
         Raises:
             UserError: the blocks do not divide the grid.
@@ -190,76 +194,38 @@ class FieldStore:
         return height // coarsen, width // coarsen
 
     def shape(self, split: str, coarsen: int = 1, variables: list[str] | None = None) -> tuple[int, ...]:
-        """Shape of a split as `load` gives it."""
-        return (*self.array(split).shape[:2], len(self.indices(variables)), *self.grid(coarsen))
+        """Return the shape of the array that `load` returns for the same arguments."""
+        return (*self.array(split).shape[:2], len(self.channel_indices(variables)), *self.grid(coarsen))
 
     def blocks(
         self, split: str, coarsen: int = 1, variables: list[str] | None = None, into: np.ndarray | None = None
-    ) -> Iterator[tuple[slice, slice, np.ndarray]]:
-        """A split object by object, checked: samples, times and values (n, t, C, H, W) of each.
+    ) -> Iterator[Block]:
+        """Read a split object by object, so that it need not fit in memory.
 
         Args:
             split: train, val or test.
-            coarsen: side of the blocks that are averaged.
+            coarsen: side of the blocks of grid points that are averaged.
             variables: names of the channels, all by default.
-            into: array of the whole split, into which the values are put and of which those given out are parts.
+            into: array of the whole split, which receives the values.
+
+        Returns:
+            An iterator over the samples, the times and the values (n, t, C, H, W) of each object. The values are a view
+            of `into` where that is given.
 
         Raises:
-            UserError: no such split or variable, damaged objects, values that are not finite.
+            UserError: there is no such split or variable, an object is damaged, or a value is not finite.
         """
-        from mcrnn.data.sharding import decode
+        self.grid(coarsen)  # refuses blocks that do not divide the grid
+        channels = self.channel_indices(variables)
+        return FieldReader(self.manifest, split, self.array(split), channels, coarsen).blocks(into)
 
-        array = self.array(split)
-        channels = self.indices(variables)
-        self.grid(coarsen)
-        as_stored = coarsen == 1 and channels == list(range(len(self.channels)))
-        prefix = f"{split}/field/"
-        shard = array.shards
-        assert shard is not None, "fields are always written in shards"
-        samples, times = shard[:2]
-
-        def place(key: str) -> tuple[int, int]:
-            n, t = key.removeprefix(f"{prefix}c/").split("/")[:2]
-            return int(n) * samples, int(t) * times
-
-        def load(key: str) -> tuple[slice, slice, np.ndarray]:
-            n, t = place(key)
-            where = slice(n, min(n + samples, array.shape[0])), slice(t, min(t + times, array.shape[1]))
-            part = into[where] if into is not None else None
-            shape = (where[0].stop - n, where[1].stop - t, *array.shape[2:])
-            # decoded right where it is to be: fresh memory and copies cost as much as decoding
-            values = part if part is not None and as_stored else np.empty(shape, np.float32)
-            try:
-                decode(self._read(key), shard, array.chunks, values)
-            except UserError:
-                raise
-            except (ValueError, RuntimeError) as error:
-                raise _damaged(self.location, f"{key} cannot be decoded ({error})") from None
-            if not np.isfinite(values).all():
-                raise _damaged(self.location, f"{key} has values that are not finite")
-            if not as_stored:
-                values = coarsened(values[:, :, channels], coarsen)
-                if part is not None:
-                    part[...] = values
-            return *where, values
-
-        keys = sorted((key for key in self.manifest if key.startswith(f"{prefix}c/")), key=place)
-        return map_ahead(load, keys)
-
-    def load(
-        self,
-        split: str,
-        coarsen: int = 1,
-        variables: list[str] | None = None,
-        on_bytes: Callable[[int], None] = lambda count: None,
-    ) -> np.ndarray:
-        """A whole split in memory, in the field's units, coarsened.
+    def load(self, split: str, coarsen: int = 1, variables: list[str] | None = None) -> np.ndarray:
+        """Load a whole split into memory, in the field's units.
 
         Args:
             split: train, val or test.
-            coarsen: side of the blocks that are averaged.
+            coarsen: side of the blocks of grid points that are averaged.
             variables: names of the channels, all by default.
-            on_bytes: told the size in memory of each object that was read.
 
         Returns:
             float32 (N, T, C, H / coarsen, W / coarsen).
@@ -268,15 +234,6 @@ class FieldStore:
             UserError: see `blocks` and `grid`.
         """
         result = np.empty(self.shape(split, coarsen, variables), dtype=np.float32)
-        for _, _, values in self.blocks(split, coarsen, variables, into=result):
-            on_bytes(values.nbytes)
+        for _ in self.blocks(split, coarsen, variables, into=result):
+            pass
         return result
-
-
-def coarsened(values: np.ndarray, block: int) -> np.ndarray:
-    """Means over blocks of block x block grid points of the last two axes."""
-    if block == 1:
-        return values
-    *rest, height, width = values.shape
-    blocks = values.reshape(*rest, height // block, block, width // block, block)
-    return blocks.mean(axis=(-3, -1), dtype=np.float32)

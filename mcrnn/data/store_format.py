@@ -1,12 +1,15 @@
-"""The field store: the contract between `data_prep`, which writes it, and `mcrnn.fields`, which reads it.
+"""The format of a field store: the contract between `data_prep`, which writes it, and `mcrnn.data`, which reads it.
 
-One Zarr v3 group. For each split a subgroup with an array `field` of dimensions (sample, time, channel,
-height, width), float32, and its coordinate arrays. `manifest.json` lists every object but the root's own
-`zarr.json` with size and SHA-256. The root attributes describe the data and carry the SHA-256 of the manifest
-(the store's digest) and of the root's own canonical JSON.
+A store is one Zarr v3 group. Each split is a subgroup with an array `field` of dimensions (sample, time, channel,
+height, width), float32, and the coordinates of these dimensions. The root attributes describe the data; `layout` says
+what a sample is:
 
-`layout` says what a sample is: `samples` are independent trajectories of one length; a `series` is one sample
-with many times, which windows may start anywhere in.
+- `samples`: independent trajectories of equal length, such as generated fields.
+- `series`: one sample with many times, such as a reanalysis, in which windows may start anywhere.
+
+Two digests guard a store. `manifest.json` lists every object except itself and the root's `zarr.json`, with size and
+SHA-256; the root attribute `manifest_sha256` is the SHA-256 of the manifest and is called the digest of the store. The
+root attribute `sha256` is the digest of the root's own `zarr.json`, see `root_digest`.
 """
 
 from __future__ import annotations
@@ -16,32 +19,56 @@ import json
 from typing import Any
 
 FORMAT = "mcrnn-field"
+"""Value of the root attribute `format`, by which a store is recognised."""
+
 FORMAT_VERSION = 1
+"""Value of the root attribute `format_version`. Readers refuse every other version."""
+
 SPLITS = ("train", "val", "test")
+"""Names of the splits: one subgroup of the root each. Their positions are part of the seed of generated samples."""
+
 DIMENSIONS = ("sample", "time", "channel", "height", "width")
+"""Dimensions of the array `field`, in order."""
+
 BOUNDARIES = ("periodic", "cylinder", "zeros")
+"""Values of the root attribute `boundary`, which says how a field continues beyond the edges of its grid.
+
+`periodic` continues at the opposite edge along both axes. `cylinder` does so along the width only (longitude) and has
+nothing beyond the height (latitude). `zeros` has nothing beyond any edge."""
+
 MANIFEST = "manifest.json"
+"""Key of the manifest: JSON `{"objects": {KEY: {"size": BYTES, "sha256": HEXADECIMAL}}}`."""
+
 DATA_ARRAYS = ("field", "initial_field")
+"""Arrays that hold field values. `initial_field`, of generated fields only, is the state at t = 0."""
+
 BUILD_FOLDER = ".build"
-"""where a build keeps its markers; gone when the store is complete"""
+"""Folder below the store with the lease and the markers of an unfinished build. A complete store has none."""
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces, UTF-8."""
+    """Serialize a value to JSON that depends on nothing but the value: sorted keys, no spaces, UTF-8."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def sha256(data: bytes) -> str:
-    """Hexadecimal SHA-256."""
+    """Return the SHA-256 of some bytes in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def root_digest(document: dict[str, Any]) -> str:
-    """SHA-256 of the root's `zarr.json`, as canonical JSON, without the digest that its attributes carry."""
+    """Return the SHA-256 of the root's `zarr.json`.
+
+    It is taken of the document's canonical JSON without the attribute `sha256`, in which the digest itself is stored.
+    """
     attributes = {k: v for k, v in document["attributes"].items() if k != "sha256"}
     return sha256(canonical_json({**document, "attributes": attributes}))
 
 
 def is_data(key: str) -> bool:
-    """Whether an object holds field values, which are guarded by checksums of their own and hashed on request."""
+    """Return whether an object holds field values.
+
+    These objects are large. Their chunks carry checksums that every read compares, so their SHA-256 is compared on
+    request only; all other objects are compared at every opening.
+    """
     return any(f"/{name}/c/" in key for name in DATA_ARRAYS)

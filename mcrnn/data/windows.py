@@ -1,10 +1,10 @@
-"""Windows of a split: in memory where it fits, read from the store where it does not.
+"""Which windows of a split a training or an evaluation uses, in which order.
 
-A window of `sequence_length` S takes S + 1 consecutive frames f_0 .. f_S: inputs f_0 .. f_{S-1}, targets
-f_1 .. f_S. An epoch has one random window of each training sample; of a series, consecutive windows that do
-not overlap, whose common offset is drawn anew each epoch.
+A window of `sequence_length` S takes S + 1 consecutive frames f_0 .. f_S: inputs f_0 .. f_{S-1}, targets f_1 .. f_S. An
+epoch of a training has one window from a random position of each sample. An epoch of a series has consecutive windows
+that do not overlap, whose common offset is drawn anew for each epoch.
 
-Axes: N sample, B batch, T time, C channel, H height, W width.
+Axes: N sample, B window of a batch, T time, C channel, H height, W width.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import math
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,32 +20,36 @@ from mcrnn.config.sections import DataConfig
 from mcrnn.data.splits import Split
 from mcrnn.errors import UserError
 
-if TYPE_CHECKING:
-    pass
-
 Starts = tuple[torch.Tensor, torch.Tensor]
-"""sample and first frame of each window, int64 (windows,)"""
+"""Sample and first frame of each window, both int64 (windows,)."""
 
 
-def check_length(frames: int, needed: int, what: str) -> None:
+def check_length(frames: int, needed: int, purpose: str) -> None:
     """Refuse windows that are longer than the samples.
+
+    Args:
+        frames: number of frames of each sample.
+        needed: number of frames of a window.
+        purpose: what needs such windows, for the message.
 
     Raises:
         UserError: `needed` is above `frames`.
     """
     if needed > frames:
-        raise UserError(f"{what} needs samples of {needed} frames, the store has {frames}")
+        raise UserError(f"{purpose} needs samples of {needed} frames, the store has {frames}")
 
 
 def evaluation_windows(shape: tuple[int, ...], is_series: bool, steps: int, most: int | None = None) -> Starts:
-    """The fixed windows of an evaluation of `steps` steps: each sample's first frame, or, of a series, every
-    steps + 1 frames.
+    """Return the windows of an evaluation, which are the same at each call.
+
+    Of samples, each has one window, which starts at its first frame. A series has as many windows as fit one after the
+    other without overlap.
 
     Args:
-        shape: of the split.
-        is_series: whether it is one sample with many times.
+        shape: shape of the split.
+        is_series: whether the split is one sample with many times.
         steps: length of the evaluation; a window has one frame more.
-        most: at most so many windows, evenly spread.
+        most: largest number of windows; where there are more, evenly spread ones are taken.
 
     Raises:
         UserError: the samples are too short.
@@ -66,7 +69,18 @@ def evaluation_windows(shape: tuple[int, ...], is_series: bool, steps: int, most
 
 @dataclass(frozen=True)
 class TrainingWindows:
-    """The windows of each epoch, in random order, anew each epoch and the same for the same seed."""
+    """The windows of each epoch of a training, in random order.
+
+    The windows of an epoch follow from the seed and the number of the epoch alone, so that a training can go on from a
+    checkpoint with the same windows.
+
+    Attributes:
+        split: the training split.
+        data: section `data` of the configuration.
+        is_series: whether the split is one sample with many times.
+        batch_size: windows of a global batch, which the workers share.
+        seed: seed of the training.
+    """
 
     split: Split
     data: DataConfig
@@ -80,13 +94,14 @@ class TrainingWindows:
 
     @property
     def windows_per_epoch(self) -> int:
-        """`data.windows_per_epoch`, or one a sample, or as many of a series as fit at every offset."""
+        """`data.windows_per_epoch` where it is set, else the number of windows of one pass over the split."""
         if self.data.windows_per_epoch is not None:
             return self.data.windows_per_epoch
         return self._windows_per_pass
 
     @property
     def _windows_per_pass(self) -> int:
+        """Number of samples, or number of windows of a series that fit whatever their common offset is."""
         if not self.is_series:
             return self.split.shape[0]
         frames, window = self.split.shape[1], self.data.sequence_length + 1
@@ -95,55 +110,69 @@ class TrainingWindows:
         return max(1, (frames - window + 1) // window)
 
     def __len__(self) -> int:
-        """Number of batches of an epoch."""
+        """Return the number of batches of an epoch."""
         return math.ceil(self.windows_per_epoch / self.batch_size)
 
     def starts(self, epoch: int) -> Starts:
-        """Sample and first frame of every window of an epoch, in order."""
+        """Return sample and first frame of every window of an epoch, in the order in which they are used."""
+        # Epochs have the lower 20 bits for themselves, so that no two pairs of seed and epoch share a generator.
         generator = torch.Generator().manual_seed((self.seed << 20) + epoch)
         passes = [self._pass(generator) for _ in range(math.ceil(self.windows_per_epoch / self._windows_per_pass))]
         samples, starts = (torch.cat(parts)[: self.windows_per_epoch] for parts in zip(*passes, strict=True))
         return samples, starts
 
     def _pass(self, generator: torch.Generator) -> Starts:
+        """Draw the windows of one pass over the split: one of each sample, or one cover of the series."""
         count, window, frames = self._windows_per_pass, self.data.sequence_length + 1, self.split.shape[1]
         order = torch.randperm(count, generator=generator)
         if not self.is_series:
-            highest = 1 if self.data.fixed_windows else frames - window + 1
-            starts = torch.randint(highest, (count,), generator=generator)
+            num_starts = 1 if self.data.fixed_windows else frames - window + 1
+            starts = torch.randint(num_starts, (count,), generator=generator)
             return order, starts
-        slack = 0 if self.data.fixed_windows else min(window - 1, frames - count * window)
-        offset = torch.randint(slack + 1, (), generator=generator)
+        largest_offset = 0 if self.data.fixed_windows else min(window - 1, frames - count * window)
+        offset = torch.randint(largest_offset + 1, (), generator=generator)
         return torch.zeros_like(order), offset + order * window
 
     def epoch(self, epoch: int, rank: int = 0, world_size: int = 1, first_batch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from `first_batch` on, or one worker's part of each."""
+        """Read the batches of an epoch, or one worker's part of each.
+
+        Args:
+            epoch: number of the epoch.
+            rank: number of the worker.
+            world_size: number of workers.
+            first_batch: number of batches of the epoch that are left out because they have been trained on.
+        """
         length = self.data.sequence_length + 1
         samples, starts = self.starts(epoch)
         for first in range(first_batch * self.batch_size, len(samples), self.batch_size):
-            whole = torch.arange(first, min(first + self.batch_size, len(samples)))
-            mine = whole[rank::world_size]
-            weight = len(mine) * world_size / len(whole)
+            batch = torch.arange(first, min(first + self.batch_size, len(samples)))
+            part = batch[rank::world_size]
+            weight = len(part) * world_size / len(batch)
             if weight == 0:
-                mine = whole[:1]  # every worker takes part in every step; this one's weight is zero
-            yield Batch(self.split.windows(samples[mine], starts[mine], length), mine.tolist(), weight)
+                # The last batch may have fewer windows than there are workers. Every worker must take part in every
+                # step, or the others would wait for it: this one computes on some window, with a weight of zero.
+                part = batch[:1]
+            yield Batch(self.split.windows(samples[part], starts[part], length), part.tolist(), weight)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A worker's part of a global batch."""
+    """A worker's part of a global batch.
+
+    Attributes:
+        windows_BTCHW: (B, S + 1, C, H, W) in the field's units.
+        positions: position of each window in the epoch; the noise of a window is drawn from it.
+        weight: number of workers times the part's share of the global batch. Multiplied by it, the part's mean loss
+            averages over the workers to the mean loss of the global batch.
+    """
 
     windows_BTCHW: torch.Tensor
-    """(B, S + 1, C, H, W) in the field's units"""
-    places: list[int]
-    """of the windows in the epoch"""
+    positions: list[int]
     weight: float
-    """the part's share of the global batch times the number of workers, by which its mean loss is multiplied so that
-    the workers' mean is the global batch's mean"""
 
 
 def prefetch(batches: Iterator[Batch]) -> Generator[Batch]:
-    """The same batches, each read while the one before is in use."""
+    """Yield the same batches, and read the next one in a thread while one is in use."""
     with ThreadPoolExecutor(1) as reader:
         reading = reader.submit(next, batches, None)
         while (batch := reading.result()) is not None:

@@ -67,9 +67,9 @@ def _too_large(config: Configuration, data: FieldData, workers: int, device: tor
     train, steps = config.train, config.data.sequence_length
     part = math.ceil(train.batch_size / workers)
     windows = min(part, train.micro_batch or part)
-    costs = model_cost(config.model, data.frame_shape)
+    costs = model_cost(config.model, data.field.frame_shape)
     total = windows * steps * costs.activation_bytes
-    channels, height, width = data.frame_shape
+    channels, height, width = data.field.frame_shape
     smaller = f"--set train.micro_batch={windows // 2}" if windows > 1 else "a smaller data.sequence_length"
     return (
         f"out of memory on {device}: a step takes {windows} windows of {steps} steps of "

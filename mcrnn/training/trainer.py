@@ -72,7 +72,7 @@ class Trainer:
         train = config.train
         torch.manual_seed(train.seed)
         self.dtype = torch.float64 if train.precision == "float64" else torch.float32
-        model = build_model(config.model, data.frame_shape, data.padding)
+        model = build_model(config.model, data.field.frame_shape, data.field.padding)
         self.model = model.to(device, self.dtype)
         self.distributed: nn.Module = self.model
         self.group: dist.ProcessGroup | None = None
@@ -88,7 +88,7 @@ class Trainer:
         self.optimizer = kind(self.parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
         self.data = data
         self.train_split, self.val_split = data.train.on(device), data.val.on(device)
-        self.scaling = Scaling.of(config.data, data.mean, data.std)
+        self.scaling = Scaling.of(config.data, data.field.mean, data.field.std)
         self.windows = TrainingWindows(self.train_split, config.data, data.is_series, train.batch_size, train.seed)
         self.batches = min(len(self.windows), train.max_batches or len(self.windows))
         evaluation_set = config.validation
@@ -221,9 +221,9 @@ class Trainer:
         size = train.micro_batch or len(windows_BTCHW)
         for first in range(0, len(windows_BTCHW), size):
             part = slice(first, first + size)
-            share = batch.weight * len(batch.places[part]) / len(batch.places)
+            share = batch.weight * len(batch.positions[part]) / len(batch.positions)
             with self._without_exchange() if part.stop < len(windows_BTCHW) else contextlib.nullcontext():
-                part_loss = self._loss(windows_BTCHW[part], batch.places[part]) * share
+                part_loss = self._loss(windows_BTCHW[part], batch.positions[part]) * share
                 part_loss.backward()
             loss += part_loss.detach()
         clip = rate if train.gradient_clip == "learning_rate" else train.gradient_clip or float("inf")
@@ -271,7 +271,7 @@ class Trainer:
             world_size=session.world_size,
             group=self.group,
         )
-        return _errors(error, evaluation_set.warm_up, self.data.std[: model.channels_out])
+        return _errors(error, evaluation_set.warm_up, self.data.field.std[: model.channels_out])
 
 
 class EpochSums:

@@ -112,27 +112,31 @@ def test_only_the_channels_that_are_predicted_count(data: FieldData) -> None:
         frames = all_frames(split).numpy()
         return MemorySplit(np.concatenate([frames, 100 * frames], axis=2))
 
-    two = replace(data, train=doubled(data.train), val=doubled(data.val), mean=data.mean * 2, std=data.std * 2)
+    shape = (2, *data.field.frame_shape[1:])
+    field = replace(data.field, frame_shape=shape, mean=data.field.mean * 2, std=data.field.std * 2)
+    two = replace(data, train=doubled(data.train), val=doubled(data.val), field=field)
     reports, state = run(changed(channels_out=1), two)
     assert state["model"]["decoder.bias"].shape == (1,)
-    assert reports[-1]["loss"] < 10 * float(data.std[0]) ** 2  # the second channel's would be 10,000 times as large
+    assert (
+        reports[-1]["loss"] < 10 * float(data.field.std[0]) ** 2
+    )  # the second channel's would be 10,000 times as large
 
 
 def test_objective_is_the_closed_loop_rmse_over_the_training_deviation(data: FieldData) -> None:
     reports, state = run(configuration(epochs=1), data)
     config = configuration()
-    model = build_model(config.model, data.frame_shape, data.padding)
+    model = build_model(config.model, data.field.frame_shape, data.field.padding)
     model.load_state_dict(state["model"])
     val = all_frames(data.val)
     with torch.no_grad():
         prediction = model(val[:, :4], 4, 9)
     closed_loop = (prediction[:, 4:] - val[:, 5:10]).double().square().mean().sqrt()
     assert reports[0]["rmse_closed_loop"] == pytest.approx(float(closed_loop), rel=1e-6)
-    assert reports[0][OBJECTIVE] == pytest.approx(float(closed_loop) / data.std[0], rel=1e-6)
+    assert reports[0][OBJECTIVE] == pytest.approx(float(closed_loop) / data.field.std[0], rel=1e-6)
 
 
 def test_validation_does_not_depend_on_batch_size_or_normalisation_of_the_truth(data: FieldData) -> None:
-    model = build_model(configuration().model, data.frame_shape, data.padding)
+    model = build_model(configuration().model, data.field.frame_shape, data.field.padding)
     windows = evaluation_windows(data.val.shape, False, 9)
     scaling = Scaling((0.0,), (1.0,))
     errors = [
@@ -274,7 +278,7 @@ def test_average_of_the_weights_is_what_is_judged(data: FieldData) -> None:
     averaged = evaluated_weights(session.state)
     assert not equal(averaged, session.state["model"])
     config = configuration()
-    model = build_model(config.model, data.frame_shape, data.padding)
+    model = build_model(config.model, data.field.frame_shape, data.field.padding)
     model.load_state_dict(averaged)
     windows = evaluation_windows(data.val.shape, False, 9)
     error = validate(model, data.val, windows, Scaling((0.0,), (1.0,)), warm_up=4, horizon=5, batch_size=32)
