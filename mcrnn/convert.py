@@ -15,7 +15,8 @@ import typer
 import yaml
 
 from mcrnn.cli import StorageOption, main
-from mcrnn.config.sections import ARCHITECTURES, Configuration
+from mcrnn.config.architectures import ARCHITECTURES
+from mcrnn.config.sections import Configuration
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.models.convolution import PADDINGS
 from mcrnn.models.paper_checkpoint import load_checkpoint

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
-ARCHITECTURES = ("convgru", "convlstm", "minconvgru", "minconvlstm", "minconvexplstm")
-Architecture = Literal["convgru", "convlstm", "minconvgru", "minconvlstm", "minconvexplstm"]
+from mcrnn.config.architectures import Architecture
+
 Padding = Literal["circular", "cylinder", "zeros"]
 
 

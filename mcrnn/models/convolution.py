@@ -4,7 +4,20 @@ Two things make them fast on processors: convolutions and recurrences run in the
 width reaches the speed that the default layout has for multiples of 16 only; and the copy that changes the layout
 is the one that pads. Norms over the grid stay in the default layout.
 
-Axes: N frames, C channels, H height, W width.
+A recurrent cell uses the same weight at every step. Autograd would compute a gradient of the weight for each use,
+from the few frames of one step, and add them up; a convolution over the frames of several steps is far faster. So
+the recurrences, which are autograd functions with gradients by hand, return no gradient for weight and bias, and
+hand the frames to a `_ParameterGradients` instead:
+
+    forward    nn.Parameter --> PreparedConv: cast, channels last --> _DeliverGradients --> steps 1, 2, .., T
+
+    backward   steps T, .., 2, 1 -- collect(gradient, frames) --> _ParameterGradients: several steps at a time
+                     |                                                     |
+                     | None, for weight and bias                           | take(): the sums over all steps
+                     v                                                     v
+               _DeliverGradients, which autograd runs once all steps have been run  --> nn.Parameter.grad
+
+Axes: N frames, C channels, H height, W width; P grid points (H x W), K output channels of a convolution.
 """
 
 from __future__ import annotations
@@ -18,28 +31,35 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-GRID_POINTS_AT_ONCE = 8192
-"""of the frames that processors work on at a time: 32 of 16 x 16"""
-GRID_POINTS_TOGETHER = 2048
-"""of the frames whose gradients are reckoned together: eight of 16 x 16"""
+CACHED_GRID_POINTS = 8192
+"""Grid points of the frames that a processor works on at a time, so that they stay in its cache: 32 of 16 x 16."""
+BACKWARD_GRID_POINTS = 2048
+"""Grid points of the frames whose gradients are computed at a time: eight of 16 x 16."""
 PADDINGS = ("circular", "cylinder", "zeros")
 
 
 @dataclass(frozen=True)
 class BoundaryPadding:
-    """How many rows and columns a frame is continued by, and how far zeros go beyond that.
+    """Pads frames by what lies beyond the boundary of the field.
 
     `circular` wraps both axes, `cylinder` wraps the width (longitude) and has zeros beyond the height (latitude),
     `zeros` has zeros beyond both.
     """
 
     rows: int
+    """Rows wrapped around at either end of the height."""
     columns: int
+    """Columns wrapped around at either end of the width."""
     zeros: tuple[int, int]
+    """Rows and columns of zeros at either end, which the convolution itself adds."""
 
     @classmethod
     def of(cls, padding: str, kernel_size: int) -> BoundaryPadding:
-        """What a kernel of this size needs.
+        """Return the padding that keeps the grid under a convolution.
+
+        Args:
+            padding: circular, cylinder or zeros.
+            kernel_size: of the convolution, odd.
 
         Raises:
             ValueError: the padding is unknown or the size even.
@@ -54,7 +74,7 @@ class BoundaryPadding:
         return cls(rows, columns, (p - rows, p - columns))
 
     def __call__(self, x_NCHW: torch.Tensor) -> torch.Tensor:
-        """Frames of any layout with what lies beyond their edges, channels last: one gather.
+        """Wrap frames of any memory layout around their edges, by one gather; the result is channels last.
 
         Raises:
             ValueError: the grid is smaller than what is wrapped around it.
@@ -62,15 +82,15 @@ class BoundaryPadding:
         if not self.rows and not self.columns:
             return x_NCHW.contiguous(memory_format=torch.channels_last)
         frames, channels, height, width = x_NCHW.shape
-        points = _points_with_wrap(height, width, self.rows, self.columns, x_NCHW.device)
+        points = _wrapped_points(height, width, self.rows, self.columns, x_NCHW.device)
         x_NPC = x_NCHW.permute(0, 2, 3, 1).reshape(frames, height * width, channels)
         padded_NPC = x_NPC.index_select(1, points)
         return padded_NPC.view(frames, height + 2 * self.rows, -1, channels).permute(0, 3, 1, 2)
 
 
 @functools.cache
-def _points_with_wrap(height: int, width: int, rows: int, columns: int, device: torch.device) -> torch.Tensor:
-    """For each point of a wrapped grid, the point of the grid that it repeats."""
+def _wrapped_points(height: int, width: int, rows: int, columns: int, device: torch.device) -> torch.Tensor:
+    """Return, for each point of the padded grid, the index of the grid point that it repeats."""
     if height < rows or width < columns:
         raise ValueError(
             f"a grid of {height} x {width} is too small for a kernel that reaches {max(rows, columns)} beyond it"
@@ -80,51 +100,67 @@ def _points_with_wrap(height: int, width: int, rows: int, columns: int, device: 
     return (row[:, None] * width + column).flatten().to(device)
 
 
-class Kernel:
-    """Weight and bias of a convolution, ready for use: in its dtype, channels last. Made once for many steps.
+class PreparedConv:
+    """The weight and bias of a convolution, cast and laid out once for the many steps that use them.
 
-    Convolutions here leave no graph. Who runs them passes `weight` and `bias` to a function of its own, whose
-    backward pass calls `input_gradient` and `collect`, and returns nothing for the two.
+    Its convolutions record nothing for autograd. Whoever runs them is an autograd function that has `weight` and
+    `bias` among its inputs; its backward pass calls `input_gradient` and `collect`, and returns None for the two
+    (the diagram above).
+
+    Args:
+        weight: (K, C, k, k). Under autocast it is cast to autocast's dtype.
+        bias: (K,), or None.
+        boundary: the padding of the frames that are convolved.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, wrap: BoundaryPadding) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, boundary: BoundaryPadding) -> None:
         device = weight.device.type
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
         ready = weight.to(dtype).contiguous(memory_format=torch.channels_last)
-        self._gradients = _ParameterGradients(ready.detach(), wrap, bias is not None)
-        self.weight, self.bias = _Collected.apply(ready, None if bias is None else bias.to(dtype), self._gradients)
-        self.wrap = wrap
-        self._turned: torch.Tensor | None = None
+        self._gradients = _ParameterGradients(ready.detach(), boundary, bias is not None)
+        self.weight, self.bias = _DeliverGradients.apply(
+            ready, None if bias is None else bias.to(dtype), self._gradients
+        )
+        self.boundary = boundary
+        self._flipped: torch.Tensor | None = None
 
-    def convolve(self, wrapped_NCHW: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """The convolution of wrapped frames, (N, K, H, W), channels last, of this dtype."""
-        result = _convolution(wrapped_NCHW, self.weight, self.bias, self.wrap.zeros)
+    def convolve(self, padded_NCHW: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Convolve padded frames to (N, K, H, W), channels last, of this dtype."""
+        result = _convolution(padded_NCHW, self.weight, self.bias, self.boundary.zeros)
         return result.to(dtype, memory_format=torch.channels_last)
 
     def input_gradient(self, grad_NKHW: torch.Tensor, out_NCHW: torch.Tensor) -> None:
-        """Write the gradient of frames: that of the results, wrapped likewise, convolved with the kernel turned."""
-        if self._turned is None:
-            turned = self.weight.detach().flip(2, 3).transpose(0, 1)
-            self._turned = turned.contiguous(memory_format=torch.channels_last)
-        for part in chunks_of_steps(grad_NKHW, 1, GRID_POINTS_TOGETHER):
-            wrapped_NKHW = self.wrap(grad_NKHW[part].to(self.weight.dtype))
-            out_NCHW[part] = _convolution(wrapped_NKHW, self._turned, None, self.wrap.zeros)
+        """Write the gradient of the unpadded frames into `out_NCHW`.
 
-    def collect(self, grad_NKHW: torch.Tensor, wrapped_NCHW: torch.Tensor) -> None:
-        """Take the gradient of some results, for those of weight and bias."""
-        self._gradients.add(grad_NKHW, wrapped_NCHW)
+        It is the gradient of the results, padded as the frames were, convolved with the flipped kernel: the padding
+        is symmetric, so the transpose of a padded convolution is again one.
+        """
+        if self._flipped is None:
+            flipped = self.weight.detach().flip(2, 3).transpose(0, 1)
+            self._flipped = flipped.contiguous(memory_format=torch.channels_last)
+        for part in cache_sized_slices(grad_NKHW, 1, BACKWARD_GRID_POINTS):
+            padded_NKHW = self.boundary(grad_NKHW[part].to(self.weight.dtype))
+            out_NCHW[part] = _convolution(padded_NKHW, self._flipped, None, self.boundary.zeros)
+
+    def collect(self, grad_NKHW: torch.Tensor, padded_NCHW: torch.Tensor) -> None:
+        """Add the gradients of weight and bias that follow from these results and the frames they came from."""
+        self._gradients.add(grad_NKHW, padded_NCHW)
 
 
 class _ParameterGradients:
-    """The gradients of weight and bias, added up over all uses of a kernel in one backward pass.
+    """The gradients of weight and bias, added up over all uses of a convolution in one backward pass.
 
-    Single frames, as closed loops have them, wait for others, because a convolution of several is far faster.
-    What another backward pass left behind, which stopped before it came to the parameters, is forgotten.
+    Frames wait until there are enough for a fast convolution: closed loops hand them in one step at a time.
+
+    A graph that is retained can be run backward several times, and a pass can end before it reaches the parameters
+    (`torch.autograd.grad` with respect to inputs). So sums belong to one pass, and those that another pass left
+    behind are dropped. What tells passes apart is the id of autograd's graph task, for which PyTorch has no public
+    function.
     """
 
-    def __init__(self, weight: torch.Tensor, wrap: BoundaryPadding, has_bias: bool) -> None:
-        self._weight, self._wrap, self._has_bias = weight, wrap, has_bias
+    def __init__(self, weight: torch.Tensor, boundary: BoundaryPadding, has_bias: bool) -> None:
+        self._weight, self._boundary, self._has_bias = weight, boundary, has_bias
         self._start(-1)
 
     def _start(self, backward_pass: int) -> None:
@@ -132,30 +168,31 @@ class _ParameterGradients:
         self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._sums: dict[str, torch.Tensor] = {}
 
-    def add(self, grad_NKHW: torch.Tensor, wrapped_NCHW: torch.Tensor) -> None:
+    def add(self, grad_NKHW: torch.Tensor, padded_NCHW: torch.Tensor) -> None:
+        """Take the gradient of some results and the padded frames they came from."""
         backward_pass = torch._C._current_graph_task_id()
         if backward_pass != self._pass:
             self._start(backward_pass)
         points = grad_NKHW.shape[2:].numel()
-        if len(grad_NKHW) * points >= GRID_POINTS_TOGETHER:
-            self._flush()  # what is enough by itself is not copied together with others
-        self._waiting.append((grad_NKHW.to(self._weight.dtype), wrapped_NCHW))
-        if sum(len(grad) for grad, _ in self._waiting) * points >= GRID_POINTS_TOGETHER:
+        if len(grad_NKHW) * points >= BACKWARD_GRID_POINTS:
+            self._flush()  # frames that are enough by themselves are not copied to stand beside others
+        self._waiting.append((grad_NKHW.to(self._weight.dtype), padded_NCHW))
+        if sum(len(grad) for grad, _ in self._waiting) * points >= BACKWARD_GRID_POINTS:
             self._flush()
 
     def _flush(self) -> None:
         if not self._waiting:
             return
         several = len(self._waiting) > 1
-        grad, wrapped = (torch.cat(parts) if several else parts[0] for parts in zip(*self._waiting, strict=True))
+        grad, padded = (torch.cat(parts) if several else parts[0] for parts in zip(*self._waiting, strict=True))
         self._waiting = []
-        mask = [False, True, self._has_bias]
-        _, *parts = _convolution_backward(grad, wrapped, self._weight, self._wrap, mask)
+        mask = [False, True, self._has_bias]  # gradients of the frames, the weight, the bias
+        _, *parts = _convolution_backward(grad, padded, self._weight, self._boundary, mask)
         for name, part in zip(("weight", "bias")[: 1 + self._has_bias], parts, strict=False):
             self._sums[name] = self._sums[name].add_(part) if name in self._sums else part
 
     def take(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """The sums of this backward pass."""
+        """Return the gradients of weight and bias in this backward pass, None where nothing was collected."""
         if torch._C._current_graph_task_id() != self._pass:
             self._start(-1)
         self._flush()
@@ -164,8 +201,12 @@ class _ParameterGradients:
         return sums.get("weight"), sums.get("bias")
 
 
-class _Collected(torch.autograd.Function):
-    """Weight and bias as they are; their gradient is what has been collected when all uses have been gone through."""
+class _DeliverGradients(torch.autograd.Function):
+    """Pass weight and bias on unchanged; in the backward pass, give them the gradients that were collected.
+
+    Autograd runs the backward pass of a function after those of all functions that use its outputs, also where
+    these return None, so by then every step has handed in its frames.
+    """
 
     @staticmethod
     def forward(
@@ -181,48 +222,62 @@ class _Collected(torch.autograd.Function):
 
 
 def _convolution_backward(
-    grad_NKHW: torch.Tensor, wrapped_NCHW: torch.Tensor, weight: torch.Tensor, wrap: BoundaryPadding, mask: list[bool]
+    grad_NKHW: torch.Tensor,
+    padded_NCHW: torch.Tensor,
+    weight: torch.Tensor,
+    boundary: BoundaryPadding,
+    mask: list[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    outputs, zeros = [weight.shape[0]], list(wrap.zeros)
+    outputs, zeros = [weight.shape[0]], list(boundary.zeros)
     return torch.ops.aten.convolution_backward(
-        grad_NKHW, wrapped_NCHW, weight, outputs, [1, 1], zeros, [1, 1], False, [0, 0], 1, mask
+        grad_NKHW, padded_NCHW, weight, outputs, [1, 1], zeros, [1, 1], False, [0, 0], 1, mask
     )
 
 
 def _convolution(
-    wrapped_NCHW: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, zeros: tuple[int, int]
+    padded_NCHW: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, zeros: tuple[int, int]
 ) -> torch.Tensor:
-    on_cpu = wrapped_NCHW.is_cpu and wrapped_NCHW.dtype == torch.float32
-    if on_cpu and len(wrapped_NCHW) == 1 and torch.backends.mkldnn.is_available():
-        # torch would take a convolution of its own for a single frame, at half the speed of oneDNN's
-        return torch.ops.aten.mkldnn_convolution(wrapped_NCHW, weight, bias, zeros, [1, 1], [1, 1], 1)
-    return F.conv2d(wrapped_NCHW, weight, bias, padding=zeros)
+    on_cpu = padded_NCHW.is_cpu and padded_NCHW.dtype == torch.float32
+    if on_cpu and len(padded_NCHW) == 1 and torch.backends.mkldnn.is_available():
+        # for a single frame torch would choose its own convolution, which has half the speed of oneDNN's
+        return torch.ops.aten.mkldnn_convolution(padded_NCHW, weight, bias, zeros, [1, 1], [1, 1], 1)
+    return F.conv2d(padded_NCHW, weight, bias, padding=zeros)
 
 
-def frames_like(x_NCHW: torch.Tensor, frames: int, channels: int) -> torch.Tensor:
-    """Uninitialised memory for frames on this grid, channels last."""
+def empty_frames_like(x_NCHW: torch.Tensor, frames: int, channels: int) -> torch.Tensor:
+    """Return uninitialised memory for so many frames on the grid of `x_NCHW`, channels last."""
     shape = (frames, channels, *x_NCHW.shape[2:])
     return torch.empty(shape, dtype=x_NCHW.dtype, device=x_NCHW.device, memory_format=torch.channels_last)
 
 
-def chunks_of_steps(x_NCHW: torch.Tensor, batch: int, grid_points: int = GRID_POINTS_AT_ONCE) -> list[slice]:
-    """Whole steps of T x B frames, in parts small enough for the cache and large enough for a fast convolution."""
+def cache_sized_slices(x_NCHW: torch.Tensor, batch: int, grid_points: int = CACHED_GRID_POINTS) -> list[slice]:
+    """Split T x B frames into slices of whole steps, small enough for the cache and large enough for fast convolution.
+
+    Args:
+        x_NCHW: the frames, time first. Those on a GPU stay together.
+        batch: frames of a step.
+        grid_points: largest number of grid points of a slice, but at least one step.
+    """
     frames, _, height, width = x_NCHW.shape
     at_once = max(1, grid_points // (height * width * batch)) * batch if x_NCHW.is_cpu else frames
     return [slice(start, min(start + at_once, frames)) for start in range(0, frames, at_once)]
 
 
 class PaddedConv(nn.Conv2d):
-    """Convolution with stride 1 that keeps the grid; see `Wrap` for the paddings."""
+    """A convolution with stride 1 that keeps the grid; see `BoundaryPadding` for the paddings."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel_size: int, padding: str) -> None:
-        wrap = BoundaryPadding.of(padding, kernel_size)
+        boundary = BoundaryPadding.of(padding, kernel_size)
         super().__init__(channels_in, channels_out, kernel_size)
-        self.wrap = wrap
+        self.boundary = boundary
 
-    def kernel(self) -> Kernel:
-        """Weight and bias, ready for use."""
-        return Kernel(self.weight, self.bias, self.wrap)
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        """Convolve frames, recorded by autograd as any other operation: for cells without gradients by hand."""
+        return F.conv2d(self.boundary(x_NCHW), self.weight, self.bias, padding=self.boundary.zeros)
+
+    def prepare(self) -> PreparedConv:
+        """Cast and lay out weight and bias for a sequence of steps."""
+        return PreparedConv(self.weight, self.bias, self.boundary)
 
 
 class PointwiseConv(nn.Conv2d):

@@ -1,4 +1,4 @@
-"""The network of all five architectures: 1x1 encoder, stack of residual recurrent layers, 1x1 decoder.
+"""The network of all architectures: 1x1 encoder, stack of residual recurrent layers, 1x1 decoder.
 
 A layer is x -> norm(x + cell(x)), the norm being by default a layer norm over the grid, the same for every channel
 (paper, section 3.4). Input frames up to `teacher_forcing_steps` are the truth and go through the stack layer by
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mcrnn.config.sections import ModelConfig
-from mcrnn.models.cells import CELLS, Cell, Kernels, State, frames, sequence
+from mcrnn.models.cells import Cell, PreparedConvs, State, cell_class, to_frames, to_sequence
 from mcrnn.models.convolution import PointwiseConv
 
 
@@ -24,27 +24,28 @@ class Forecaster(nn.Module):
     """A convolutional recurrent forecaster of a field.
 
     Args:
-        architecture: convgru, convlstm, minconvgru, minconvlstm or minconvexplstm.
-        hidden_size: channels of every layer, or of each; between layers of different widths stands a 1x1
-            convolution.
-        layers: number of recurrent layers; may be left out where `hidden_size` gives one each.
+        architecture: a name of `mcrnn.config.architectures.ARCHITECTURES`, such as minconvgru.
+        hidden_size: channels of every layer, or a list with those of each; between layers of different widths
+            stands a 1x1 convolution.
+        layers: number of recurrent layers; may be left out where `hidden_size` is a list.
         channels: channels of the field.
         height: grid points of the field's first axis.
         width: grid points of its second axis.
         padding: circular, cylinder or zeros.
-        kernel_size: of the recurrent convolutions, odd.
+        kernel_size: side of the recurrent convolutions, odd.
         prediction: `frame` decodes the next frame, `increment` what is added to the last one.
         decode: `residual` decodes the last layer's normed output; `hidden` its cell's hidden state, as the
-            paper's ConvGRU does, which leaves the last norm unused (and frozen).
-        norm: `layer` over the grid, or `group` over groups of channels and the grid, for which any grid will do.
+            paper's ConvGRU does, which leaves the last norm unused, so it is frozen.
+        norm: `layer` normalises over the grid, whose size is then fixed; `group` over groups of channels and the
+            grid, of any size.
         norm_groups: groups of the group norm; divides every width.
         dropout: share of a layer's hidden channels that are dropped in training, before they are added.
         tanh_encoder: a tanh after the encoder.
-        channels_out: channels that are predicted, the first so many; all by default. In closed loop the others
-            stay as they were in the last frame given: for what does not change, such as orography.
+        channels_out: number of channels that are predicted, the first ones of the field; all by default. In closed
+            loop the others keep the values of the last given frame: for what does not change, such as orography.
 
     Raises:
-        ValueError: an argument is not one of those, or they do not fit each other.
+        ValueError: an argument is none of these values, or the arguments do not fit each other.
     """
 
     def __init__(
@@ -67,12 +68,11 @@ class Forecaster(nn.Module):
         channels_out: int | None = None,
     ) -> None:
         super().__init__()
-        if architecture not in CELLS:
-            raise ValueError(f"unknown architecture '{architecture}'; known: {', '.join(CELLS)}")
+        kind = cell_class(architecture)
         _one_of("prediction", prediction, ("frame", "increment"))
         _one_of("decode", decode, ("residual", "hidden"))
         _one_of("norm", norm, ("layer", "group"))
-        widths = widths_of(hidden_size, layers)
+        widths = layer_widths(hidden_size, layers)
         channels_out = channels if channels_out is None else channels_out
         if not 1 <= channels_out <= channels:
             raise ValueError(f"channels_out must be from 1 to the {channels} channels of the field, not {channels_out}")
@@ -88,7 +88,7 @@ class Forecaster(nn.Module):
         self.transitions = nn.ModuleList(
             nn.Identity() if a == b else PointwiseConv(a, b) for a, b in zip(before, widths, strict=True)
         )
-        self.cells = nn.ModuleList(CELLS[architecture](size, padding, kernel_size) for size in widths)
+        self.cells = nn.ModuleList(kind(size, padding, kernel_size) for size in widths)
         self.norms = nn.ModuleList(
             nn.LayerNorm((height, width)) if norm == "layer" else nn.GroupNorm(norm_groups, size) for size in widths
         )
@@ -104,7 +104,7 @@ class Forecaster(nn.Module):
 
         Args:
             x_BTCHW: input frames, in the units the model was trained in. Only the first
-                `teacher_forcing_steps` are looked at.
+                `teacher_forcing_steps` are read.
             teacher_forcing_steps: steps whose input is the truth, at least 1; all frames by default. The
                 input of every later step is the output of the step before, through which gradients flow.
             steps: number of steps; as many as there are frames by default.
@@ -133,29 +133,49 @@ class Forecaster(nn.Module):
         if forced > given:
             raise ValueError(f"{forced} teacher-forced steps need as many frames, got {given}")
         states = [cell.initial_state(x_BTCHW[:, 0]) for cell in self._cells()]
-        kernels = [cell.kernels() for cell in self._cells()]
-        outputs = [self._advance(frames(x_BTCHW[:, :forced]), states, kernels)]
+        convs = [cell.prepare() for cell in self._cells()]
+        outputs = [self._advance(to_frames(x_BTCHW[:, :forced]), states, convs)]
         held_BCHW = x_BTCHW[:, forced - 1, self.channels_out :]
         for _ in range(steps - forced):
             x_BCHW = outputs[-1][-batch:]
             if held_BCHW.shape[1]:
                 x_BCHW = torch.cat([x_BCHW, held_BCHW], dim=1)
-            outputs.append(self._advance(x_BCHW, states, kernels))
-        return sequence(torch.cat(outputs), batch)
+            outputs.append(self._advance(x_BCHW, states, convs))
+        return to_sequence(torch.cat(outputs), batch)
 
     def forecast(self, frames_BTCHW: torch.Tensor, steps: int) -> torch.Tensor:
-        """Continue a sequence: the forecasts of lead times 1 .. steps, (B, steps, channels_out, H, W)."""
+        """Continue a sequence.
+
+        Args:
+            frames_BTCHW: the given frames, at least one, in the units the model was trained in.
+            steps: number of lead times.
+
+        Returns:
+            The forecasts of lead times 1 .. steps, (B, steps, channels_out, H, W).
+
+        Raises:
+            ValueError: the frames are not of the model's shape, or there is none.
+        """
         warm_up = frames_BTCHW.shape[1]
         return self(frames_BTCHW, warm_up, warm_up + steps - 1)[:, warm_up - 1 :]
 
-    def _advance(self, given_NCHW: torch.Tensor, states: list[State], kernels: list[Kernels]) -> torch.Tensor:
-        """The outputs of the steps whose inputs these frames are; replaces the states in the list."""
+    def _advance(self, given_NCHW: torch.Tensor, states: list[State], convs: list[PreparedConvs]) -> torch.Tensor:
+        """Run the network over some steps.
+
+        Args:
+            given_NCHW: the inputs of the steps, time first.
+            states: the state of each layer; replaced, in the list, by the state after the last step.
+            convs: the prepared convolutions of each layer.
+
+        Returns:
+            The outputs of the steps, (N, channels_out, H, W).
+        """
         x_NCHW = self.encoder(given_NCHW)
         z_NCHW = x_NCHW
         last = len(states) - 1
         for layer, (cell, norm, transition) in enumerate(zip(self._cells(), self.norms, self.transitions, strict=True)):
             x_NCHW = transition(x_NCHW)
-            z_NCHW, states[layer] = cell.run(x_NCHW, states[layer], kernels[layer])
+            z_NCHW, states[layer] = cell.run(x_NCHW, states[layer], convs[layer])
             if layer < last or self.decode == "residual":
                 x_NCHW = norm(x_NCHW + self.dropout(z_NCHW))
         y_NCHW = self.decoder(z_NCHW if self.decode == "hidden" else x_NCHW)
@@ -166,11 +186,11 @@ class Forecaster(nn.Module):
         return iter(cast("Iterable[Cell]", self.cells))
 
 
-def widths_of(hidden_size: int | Sequence[int], layers: int | None) -> list[int]:
-    """The width of each layer.
+def layer_widths(hidden_size: int | Sequence[int], layers: int | None) -> list[int]:
+    """Return the width of each layer.
 
     Raises:
-        ValueError: there is none, or one is less than 1, or there are more or fewer than `layers`.
+        ValueError: there is no layer, or a width is less than 1, or the number of widths is not `layers`.
     """
     if isinstance(hidden_size, int):
         widths = [hidden_size] * (1 if layers is None else layers)
@@ -189,12 +209,12 @@ def _one_of(name: str, value: str, known: Sequence[str]) -> None:
 
 
 def build_model(config: ModelConfig, frame_shape: tuple[int, int, int], padding: str) -> Forecaster:
-    """The network of a configuration.
+    """Build the network of a configuration, with random weights.
 
     Args:
-        config: its sizes and options.
-        frame_shape: channels, height, width of the field the model sees.
-        padding: what the field's boundary asks for, unless the configuration says otherwise.
+        config: sizes and options of the network.
+        frame_shape: channels, height, width of the field as the network sees it.
+        padding: the padding that the field's boundary asks for; the configuration's own has precedence.
     """
     channels, height, width = frame_shape
     return Forecaster(

@@ -1,11 +1,11 @@
 """The recurrences of ConvLSTM and ConvGRU over a sequence, with their gradients by hand.
 
-A step convolves [input, state] at once: running the input's part over all frames together beforehand is the same
-work in narrower convolutions, and was faster at no batch size. What pays is the backward pass: the gradient of the
-weights takes several steps at a time while they are in the cache, and no step leaves a graph of small operations
-behind. tanh(x) is written 2 sigmoid(2 x) - 1, on processors a quarter of the time of torch's own, to 1e-7.
+A step convolves [input, state] at once. To convolve the inputs of all steps together beforehand would be the same
+work in narrower convolutions; it was measured to be faster at no batch size. What makes the difference is the backward
+pass: the gradient of the weights is computed for several steps at a time, while they are in the cache, and no step
+leaves a graph of small operations behind.
 
-Axes: T time, B batch, N frames (time first), C channels, H height, W width; K the gates' blocks of C channels.
+Axes: T time, B batch, N frames (T x B, time first), C channels, H height, W width; K the gates' blocks of C channels.
 """
 
 from __future__ import annotations
@@ -16,36 +16,50 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from mcrnn.models.convolution import Kernel, frames_like
+from mcrnn.models.convolution import PreparedConv, empty_frames_like
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 
 def tanh(x: torch.Tensor) -> torch.Tensor:
-    """2 sigmoid(2 x) - 1."""
+    """Return tanh(x), written 2 sigmoid(2 x) - 1: on processors a quarter of the time of torch's own, to 1e-7."""
     return torch.sigmoid(2 * x).mul_(2).sub_(1)
 
 
-class _Convolution:
-    """A convolution of [input, state] at each step of a sequence, and its gradients."""
+class _StepConvolution:
+    """A convolution of [input, state] at each step of a sequence, and its gradients.
 
-    def __init__(self, kernel: Kernel, wrapped: Sequence[torch.Tensor] = ()) -> None:
-        self.kernel = kernel
-        self.wrapped = list(wrapped)
-        """what each step convolved, continued beyond its edges"""
+    Args:
+        conv: weight and bias.
+        padded: for the backward pass, what each step of the forward pass convolved.
+    """
+
+    def __init__(self, conv: PreparedConv, padded: Sequence[torch.Tensor] = ()) -> None:
+        self.conv = conv
+        self.padded = list(padded)
+        """What each step convolves, [input, state] with its padding, (B, 2 C, ..)."""
 
     def __call__(self, x_BCHW: torch.Tensor, state_BCHW: torch.Tensor) -> torch.Tensor:
-        """The result at the next step, (B, K, H, W), channels last, of the state's dtype."""
-        both_BCHW = torch.cat([x_BCHW, state_BCHW], dim=1).to(self.kernel.weight.dtype)
-        self.wrapped.append(self.kernel.wrap(both_BCHW))
-        return self.kernel.convolve(self.wrapped[-1], state_BCHW.dtype)
+        """Convolve the next step's input and state: (B, K, H, W), channels last, of the state's dtype."""
+        both_BCHW = torch.cat([x_BCHW, state_BCHW], dim=1).to(self.conv.weight.dtype)
+        self.padded.append(self.conv.boundary(both_BCHW))
+        return self.conv.convolve(self.padded[-1], state_BCHW.dtype)
 
     def backward(self, t: int, grad_BKHW: torch.Tensor, grad_x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Hand a step's gradient on: to the parameters, to the step's input (added), to its state (returned)."""
-        self.kernel.collect(grad_BKHW, self.wrapped[t])
-        grad_BCHW = frames_like(grad_BKHW, len(grad_BKHW), self.wrapped[t].shape[1])
-        self.kernel.input_gradient(grad_BKHW, grad_BCHW)
+        """Pass the gradient of a step's result on to what it was computed from.
+
+        Args:
+            t: index of the step.
+            grad_BKHW: gradient of its result; also collected for the parameters.
+            grad_x_BCHW: gradient of its input, to which this one is added.
+
+        Returns:
+            The gradient of its state.
+        """
+        self.conv.collect(grad_BKHW, self.padded[t])
+        grad_BCHW = empty_frames_like(grad_BKHW, len(grad_BKHW), self.padded[t].shape[1])
+        self.conv.input_gradient(grad_BKHW, grad_BCHW)
         channels = grad_x_BCHW.shape[1]
         grad_x_BCHW.add_(grad_BCHW[:, :channels])
         return grad_BCHW[:, channels:]
@@ -54,7 +68,7 @@ class _Convolution:
 class ConvLSTMRecurrence(torch.autograd.Function):
     """c_t = f c_{t-1} + i n, h_t = o tanh(c_t), with (n, i, f, o) of weight * [x_t, h_{t-1}] + bias.
 
-    Inputs: x_NCHW, h0_BCHW, c0_BCHW, weight (4 C, 2 C, k, k), bias (4 C,) or None, the kernel of both.
+    Inputs: x_NCHW, h0_BCHW, c0_BCHW, weight (4 C, 2 C, k, k), bias (4 C,) or None, and the two prepared.
     Outputs: h_NCHW, and the last h_BCHW and c_BCHW.
     """
 
@@ -66,11 +80,11 @@ class ConvLSTMRecurrence(torch.autograd.Function):
         c0_BCHW: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        kernel: Kernel,
+        conv: PreparedConv,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         batch, channels = h0_BCHW.shape[:2]
         steps = len(x_NCHW) // batch
-        convolution = _Convolution(kernel)
+        convolution = _StepConvolution(conv)
         inputs = x_NCHW.contiguous(memory_format=torch.channels_last).split(batch)
         gates, cells, states = [], [c0_BCHW], [h0_BCHW]
         for t in range(steps):
@@ -83,8 +97,8 @@ class ConvLSTMRecurrence(torch.autograd.Function):
             states.append(tanh(c_BCHW).mul_(o))
             cells.append(c_BCHW)
             gates.append(gates_BKHW)
-        ctx.kernel, ctx.batch, ctx.steps, ctx.dtype = kernel, batch, steps, x_NCHW.dtype
-        ctx.save_for_backward(weight, *convolution.wrapped, *gates, *cells)
+        ctx.conv, ctx.batch, ctx.steps, ctx.dtype = conv, batch, steps, x_NCHW.dtype
+        ctx.save_for_backward(weight, *convolution.padded, *gates, *cells)
         return torch.cat(states[1:]), states[-1], cells[-1].clone()
 
     @staticmethod
@@ -94,8 +108,8 @@ class ConvLSTMRecurrence(torch.autograd.Function):
     ) -> tuple[torch.Tensor | None, ...]:
         _, *saved = ctx.saved_tensors
         batch, steps = ctx.batch, ctx.steps
-        wrapped, gates, cells = saved[:steps], saved[steps : 2 * steps], saved[2 * steps :]
-        convolution = _Convolution(ctx.kernel, wrapped)
+        padded, gates, cells = saved[:steps], saved[steps : 2 * steps], saved[2 * steps :]
+        convolution = _StepConvolution(ctx.conv, padded)
         channels = cells[0].shape[1]
         grad_x_NCHW = torch.zeros_like(grad_NCHW, memory_format=torch.channels_last)
         for t in range(ctx.steps - 1, -1, -1):
@@ -122,7 +136,8 @@ class ConvLSTMRecurrence(torch.autograd.Function):
 class ConvGRURecurrence(torch.autograd.Function):
     """h_t = (1 - z) h_{t-1} + z n, with (z, r) of weight_a * [x_t, h_{t-1}] and n of weight_b * [x_t, r h_{t-1}].
 
-    Inputs: x_NCHW, h0_BCHW, weight_a (2 C, 2 C, k, k), bias_a, weight_b (C, 2 C, k, k), bias_b, their kernels.
+    Inputs: x_NCHW, h0_BCHW, weight_a (2 C, 2 C, k, k), bias_a, weight_b (C, 2 C, k, k), bias_b, and the
+    two pairs prepared.
     Outputs: h_NCHW and the last h_BCHW.
     """
 
@@ -135,12 +150,12 @@ class ConvGRURecurrence(torch.autograd.Function):
         bias_a: torch.Tensor | None,
         weight_b: torch.Tensor,
         bias_b: torch.Tensor | None,
-        kernel_a: Kernel,
-        kernel_b: Kernel,
+        conv_a: PreparedConv,
+        conv_b: PreparedConv,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         batch, channels = h0_BCHW.shape[:2]
         steps = len(x_NCHW) // batch
-        convolution_a, convolution_b = _Convolution(kernel_a), _Convolution(kernel_b)
+        convolution_a, convolution_b = _StepConvolution(conv_a), _StepConvolution(conv_b)
         inputs = x_NCHW.contiguous(memory_format=torch.channels_last).split(batch)
         gates, candidates, states = [], [], [h0_BCHW]
         for t in range(steps):
@@ -150,9 +165,9 @@ class ConvGRURecurrence(torch.autograd.Function):
             states.append(torch.lerp(states[t], n, z))
             gates.append(gates_BKHW)
             candidates.append(n)
-        ctx.kernels, ctx.batch, ctx.steps, ctx.dtype = (kernel_a, kernel_b), batch, steps, x_NCHW.dtype
-        wrapped = [*convolution_a.wrapped, *convolution_b.wrapped]
-        ctx.save_for_backward(weight_a, weight_b, *wrapped, *gates, *candidates, *states[:-1])
+        ctx.convs, ctx.batch, ctx.steps, ctx.dtype = (conv_a, conv_b), batch, steps, x_NCHW.dtype
+        padded = [*convolution_a.padded, *convolution_b.padded]
+        ctx.save_for_backward(weight_a, weight_b, *padded, *gates, *candidates, *states[:-1])
         return torch.cat(states[1:]), states[-1]
 
     @staticmethod
@@ -160,9 +175,9 @@ class ConvGRURecurrence(torch.autograd.Function):
     def backward(ctx: Any, grad_NCHW: torch.Tensor, grad_h: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         batch, steps = ctx.batch, ctx.steps
         saved = ctx.saved_tensors[2:]
-        wrapped_a, wrapped_b, gates, candidates, states = (saved[i : i + steps] for i in range(0, 5 * steps, steps))
+        padded_a, padded_b, gates, candidates, states = (saved[i : i + steps] for i in range(0, 5 * steps, steps))
         convolution_a, convolution_b = (
-            _Convolution(kernel, wrapped) for kernel, wrapped in zip(ctx.kernels, (wrapped_a, wrapped_b), strict=True)
+            _StepConvolution(conv, padded) for conv, padded in zip(ctx.convs, (padded_a, padded_b), strict=True)
         )
         channels = states[0].shape[1]
         grad_x_NCHW = torch.zeros_like(grad_NCHW, memory_format=torch.channels_last)

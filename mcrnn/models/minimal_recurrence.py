@@ -3,8 +3,8 @@
 Horuz et al. (2025, arXiv 2508.03614) evaluate it as a cumulative sum in log space, as Feng et al. (2024,
 arXiv 2410.01201, appendix B) do. But each h_t is a convex combination of h_{t-1} and g(v_t) and cannot
 overflow, so it needs no logarithms: `minimal_recurrence` runs the plain loop over time, with the gates, the
-candidate's activation and the gradient by hand. `log_space_scan` is the paper's formulation, the reference in
-tests.
+candidate's activation and the gradient by hand. `ConvolvedRecurrence` runs it behind a convolution, as the cells do.
+`log_space_scan` is the paper's formulation, the reference in tests.
 
 Axes: T time, B batch, C channels, H height, W width; K blocks of C channels: the gates, then the candidate.
 """
@@ -19,35 +19,31 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from mcrnn.models.convolution import (
-    Kernel,
-    chunks_of_steps,
-    frames_like,
-)
+from mcrnn.models.convolution import PreparedConv, cache_sized_slices, empty_frames_like
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 threshold_backward = torch.ops.aten.threshold_backward.grad_input
 SHUT = -20.0
-"""below it sigmoid(x) is exp(x) to 2e-9, so that ratios of sigmoids do not change when both gates are moved up"""
+"""Below it sigmoid(x) equals exp(x) to 2e-9, so the ratio of two sigmoids is unchanged if both arguments are raised."""
 
 
 def g(v: torch.Tensor) -> torch.Tensor:
-    """The positive candidate activation: v + 0.5 where v >= 0, sigmoid(v) elsewhere, which is the larger of both."""
+    """Return the positive candidate activation: v + 0.5 where v >= 0, else sigmoid(v); the larger of the two."""
     return torch.maximum(torch.sigmoid(v), v + 0.5)
 
 
 def minimal_recurrence(blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor) -> torch.Tensor:
-    """All h_t of h_t = (1 - z_t) h_{t-1} + z_t g(v_t), t = 1 .. T.
+    """Return all h_t of h_t = (1 - z_t) h_{t-1} + z_t g(v_t), t = 1 .. T.
 
     With two blocks of channels (k, v), z = sigmoid(k). With three (f, i, v), z is the input gate normalised with
     the forget gate, sigmoid(i) / (sigmoid(f) + sigmoid(i)).
 
     Args:
-        blocks_TBKHW: gates and candidate before their activations, of any memory layout.
+        blocks_TBKHW: gates and candidate before their activations, in any memory layout.
         h0_BCHW: the state before the first step.
 
     Returns:
-        h_TBCHW, of the state's dtype, in which everything is reckoned.
+        h_TBCHW, of the state's dtype, in which everything is computed.
 
     Raises:
         ValueError: the shapes do not fit each other.
@@ -62,12 +58,20 @@ def minimal_recurrence(blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor) -> tor
 
 
 def activate_(blocks_TBKHW: torch.Tensor, channels: int) -> torch.Tensor:
-    """Gates and candidate in place, channels last: sigmoid of the gates (k) or (f, i), and u = g(v). Returns z."""
+    """Activate gates and candidate in place: sigmoid of the gates (k) or (f, i), and u = g(v).
+
+    Args:
+        blocks_TBKHW: gates and candidate, channels last.
+        channels: of a block.
+
+    Returns:
+        z_TBCHW, which may share memory with the gates.
+    """
     gates, v_TBCHW = blocks_TBKHW[:, :, :-channels], blocks_TBKHW[:, :, -channels:]
     raised = v_TBCHW + 0.5
     if gates.shape[2] > channels:
         f, i = gates[:, :, :channels], gates[:, :, channels:]
-        # where both gates are so far shut that the quotient would be 0 / 0, both are moved up
+        # where both gates are so far shut that their quotient would be 0 / 0, both are raised by as much
         shift = torch.maximum(f, i).sub_(SHUT).clamp_(max=0)
         f.sub_(shift)
         i.sub_(shift)
@@ -77,7 +81,7 @@ def activate_(blocks_TBKHW: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def update_gate(gates_TBKHW: torch.Tensor, channels: int) -> torch.Tensor:
-    """z of the sigmoids of (k) or of (f, i)."""
+    """Return z, given the sigmoids of (k) or of (f, i)."""
     if gates_TBKHW.shape[2] == channels:
         return gates_TBKHW
     f, i = gates_TBKHW[:, :, :channels], gates_TBKHW[:, :, channels:]
@@ -86,7 +90,7 @@ def update_gate(gates_TBKHW: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def run_forward(blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor, h_TBCHW: torch.Tensor) -> None:
-    """The recurrence into `h_TBCHW`; the blocks are overwritten with what `run_backward` needs."""
+    """Write the states into `h_TBCHW`; the blocks are overwritten with what `run_backward` needs, their activations."""
     channels = h0_BCHW.shape[1]
     z_TBCHW = activate_(blocks_TBKHW, channels)
     u_TBCHW = blocks_TBKHW[:, :, -channels:]
@@ -102,7 +106,7 @@ def run_backward(
     h_TBCHW: torch.Tensor,
     h0_BCHW: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradients of the blocks and of the state before the first step.
+    """Return the gradients of the blocks and of the state before the first step.
 
     With u_t = g(v_t) and G_t = dL/dh_t, the gradient that reaches h_t from all later outputs,
 
@@ -110,8 +114,8 @@ def run_backward(
         dL/dh_0 = (1 - z_1) G_1.
 
     Args:
-        grad_TBCHW: dL/dy, of all outputs.
-        carry_BCHW: what reaches the last state from beyond, if anything does.
+        grad_TBCHW: dL/dy, the gradient of each state as an output.
+        carry_BCHW: the gradient that reaches the last state from later steps, None if there are none.
         kept_TBKHW: the blocks as `run_forward` left them.
         h_TBCHW: the states.
         h0_BCHW: the state before the first step.
@@ -129,7 +133,7 @@ def run_backward(
         torch.mul(total, z_TBCHW[t], out=grad_u[t])
         carry_BCHW = total - grad_u[t]
     assert carry_BCHW is not None
-    # dL/dz, then before the sigmoid
+    # dL/dz, and from it the gradients of the gates before their sigmoids
     grad_z = torch.empty_like(h_TBCHW)
     torch.sub(u_TBCHW[0], h0_BCHW, out=grad_z[0])
     if len(h_TBCHW) > 1:
@@ -143,15 +147,18 @@ def run_backward(
         f, i = gates[:, :, :channels], gates[:, :, channels:]
         torch.addcmul(grad_k, grad_k, i, value=-1, out=grad_gates[:, :, channels:])
         torch.mul(grad_k, f, out=grad_gates[:, :, :channels]).sub_(grad_k)
-    # g'(v) is 1 where v > 0, that is u > 0.5, and u (1 - u) elsewhere
-    steep = threshold_backward(grad_u, u_TBCHW, 0.5, grad_input=grad_z)
-    lower = torch.clamp(u_TBCHW, max=0.5, out=total_TBCHW)
-    sigmoid_backward(grad_u, lower, grad_input=grad_u).add_(steep, alpha=0.75)
+    # dL/dv = g'(v) dL/du, where g'(v) = u (1 - u) for u <= 0.5, which is v <= 0, and 1 above. Without a branch:
+    # m (1 - m) with m = min(u, 0.5), which is 1/4 where u > 0.5, and 3/4 more there. The buffers of dL/dz and G are
+    # as large as needed and no longer read, so they are used again: memory decides the speed here.
+    spare_1, spare_2 = grad_z, total_TBCHW
+    above = threshold_backward(grad_u, u_TBCHW, 0.5, grad_input=spare_1)  # dL/du where u > 0.5, else 0
+    m = torch.clamp(u_TBCHW, max=0.5, out=spare_2)
+    sigmoid_backward(grad_u, m, grad_input=grad_u).add_(above, alpha=0.75)
     return result_TBKHW, carry_BCHW
 
 
 class Implementation(NamedTuple):
-    """The recurrence for a kind of device."""
+    """The two directions of the recurrence, for one kind of device."""
 
     run_forward: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
     run_backward: Callable[..., tuple[torch.Tensor, torch.Tensor]]
@@ -162,7 +169,7 @@ CPU = Implementation(run_forward, run_backward)
 
 @functools.cache
 def _fused() -> Implementation | None:
-    """The kernel for GPUs, where Triton is installed, as it is with PyTorch for CUDA."""
+    """Return the fused kernel for GPUs; None without Triton, which comes with PyTorch for CUDA."""
     try:
         from mcrnn.models import minimal_recurrence_triton
     except ImportError:
@@ -171,14 +178,14 @@ def _fused() -> Implementation | None:
 
 
 def implementation(h_BCHW: torch.Tensor) -> Implementation:
-    """The one for such states: the fused kernel for float32 on GPUs, else operation by operation."""
+    """Return the implementation for such states: the fused kernel for float32 on GPUs, else the functions above."""
     if h_BCHW.is_cuda and h_BCHW.dtype == torch.float32:
         return _fused() or CPU
     return CPU
 
 
 class _MinimalRecurrence(torch.autograd.Function):
-    """`run_forward` and `run_backward` as they are."""
+    """`run_forward` and `run_backward` as one function of autograd."""
 
     @staticmethod
     def forward(ctx: Any, blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor) -> torch.Tensor:
@@ -199,10 +206,11 @@ class _MinimalRecurrence(torch.autograd.Function):
 
 
 class ConvolvedRecurrence(torch.autograd.Function):
-    """The same of the blocks that a convolution gives, a few frames at a time while they are in the cache.
+    """Convolution to the blocks and recurrence over them, a few steps at a time while their frames are in the cache.
 
-    Inputs: x_NCHW (N = T x B frames, time first), h0_BCHW, the kernel's weight (K, C, k, k) and bias, the kernel.
-    Outputs: h_NCHW, and the last h_BCHW where that is another one.
+    Inputs: x_NCHW (N = T x B frames, time first), h0_BCHW, weight (K, C, k, k), bias (K,) or None, and the two
+    prepared.
+    Outputs: h_NCHW, and the last h_BCHW; None in place of the last where there is one step, whose h_NCHW it is.
     """
 
     @staticmethod
@@ -212,23 +220,26 @@ class ConvolvedRecurrence(torch.autograd.Function):
         h0_BCHW: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        kernel: Kernel,
+        conv: PreparedConv,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        batch, wrap, steps_of = len(h0_BCHW), kernel.wrap, implementation(h0_BCHW)
-        dtype = h0_BCHW.dtype if steps_of is CPU else weight.dtype
-        h_NCHW = frames_like(h0_BCHW, len(x_NCHW), x_NCHW.shape[1])
-        chunks, kept = chunks_of_steps(x_NCHW, batch), []
+        batch, recurrence = len(h0_BCHW), implementation(h0_BCHW)
+        # the fused kernel reads blocks of lower precision as they are
+        dtype = h0_BCHW.dtype if recurrence is CPU else weight.dtype
+        h_NCHW = empty_frames_like(h0_BCHW, len(x_NCHW), x_NCHW.shape[1])
+        slices = cache_sized_slices(x_NCHW, batch)
+        padded, blocks = [], []
         previous = h0_BCHW
-        for frames in chunks:
-            wrapped_NCHW = wrap(x_NCHW[frames].to(weight.dtype))
-            blocks_NKHW = kernel.convolve(wrapped_NCHW, dtype)
+        for frames in slices:
+            padded_NCHW = conv.boundary(x_NCHW[frames].to(weight.dtype))
+            blocks_NKHW = conv.convolve(padded_NCHW, dtype)
             h_TBCHW = h_NCHW[frames].unflatten(0, (-1, batch))
-            steps_of.run_forward(blocks_NKHW.unflatten(0, (-1, batch)), previous, h_TBCHW)
+            recurrence.run_forward(blocks_NKHW.unflatten(0, (-1, batch)), previous, h_TBCHW)
             previous = h_TBCHW[-1]
-            kept += [wrapped_NCHW, blocks_NKHW]
-        ctx.save_for_backward(weight, h0_BCHW, h_NCHW, *kept)
-        ctx.kernel, ctx.dtype, ctx.chunks = kernel, x_NCHW.dtype, chunks
-        # an output of its own: the gradient of a slice would be as large as all of h
+            padded.append(padded_NCHW)
+            blocks.append(blocks_NKHW)
+        ctx.save_for_backward(weight, h0_BCHW, h_NCHW, *padded, *blocks)
+        ctx.conv, ctx.dtype, ctx.slices = conv, x_NCHW.dtype, slices
+        # the last state is an output of its own: the gradient of a slice would be as large as that of all states
         return h_NCHW, previous.clone() if len(h_NCHW) > batch else None
 
     @staticmethod
@@ -237,27 +248,28 @@ class ConvolvedRecurrence(torch.autograd.Function):
         ctx: Any, grad_NCHW: torch.Tensor, grad_last_BCHW: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, ...]:
         _, h0_BCHW, h_NCHW, *kept = ctx.saved_tensors
-        kernel, batch, steps_of = ctx.kernel, len(h0_BCHW), implementation(h0_BCHW)
-        of_x_NCHW = torch.empty(h_NCHW.shape, dtype=h_NCHW.dtype, device=h_NCHW.device)
+        padded, blocks = kept[: len(ctx.slices)], kept[len(ctx.slices) :]
+        conv, batch, recurrence = ctx.conv, len(h0_BCHW), implementation(h0_BCHW)
+        grad_x_NCHW = torch.empty(h_NCHW.shape, dtype=h_NCHW.dtype, device=h_NCHW.device)
         carry = grad_last_BCHW
-        for frames, wrapped_NCHW, kept_NKHW in zip(ctx.chunks[::-1], kept[-2::-2], kept[::-2], strict=True):
+        for frames, padded_NCHW, kept_NKHW in zip(ctx.slices[::-1], padded[::-1], blocks[::-1], strict=True):
             previous = h_NCHW[frames.start - batch : frames.start] if frames.start else h0_BCHW
             grad_TBCHW, kept_TBKHW, h_TBCHW = (
                 tensor.unflatten(0, (-1, batch)) for tensor in (grad_NCHW[frames], kept_NKHW, h_NCHW[frames])
             )
-            of_blocks, carry = steps_of.run_backward(grad_TBCHW, carry, kept_TBKHW, h_TBCHW, previous)
-            of_blocks = of_blocks.flatten(0, 1)
-            kernel.collect(of_blocks, wrapped_NCHW)
-            kernel.input_gradient(of_blocks, of_x_NCHW[frames])
-        return of_x_NCHW.to(ctx.dtype), carry, None, None, None
+            grad_blocks, carry = recurrence.run_backward(grad_TBCHW, carry, kept_TBKHW, h_TBCHW, previous)
+            grad_blocks = grad_blocks.flatten(0, 1)
+            conv.collect(grad_blocks, padded_NCHW)
+            conv.input_gradient(grad_blocks, grad_x_NCHW[frames])
+        return grad_x_NCHW.to(ctx.dtype), carry, None, None, None
 
 
 def log_space_scan(
     log_a_TB: torch.Tensor, log_1ma_TB: torch.Tensor, v_TB: torch.Tensor, h0_B: torch.Tensor
 ) -> torch.Tensor:
-    """h_t = a_t h_{t-1} + (1 - a_t) g(v_t) in the log space of the paper (section 3.1).
+    """Return all h_t of h_t = a_t h_{t-1} + (1 - a_t) g(v_t), in log space as the paper does (section 3.1).
 
-    Slow, and in float32 wrong for large inputs.
+    Slow, and in float32 wrong for large inputs: the reference in tests and benchmarks.
 
     Args:
         log_a_TB: log a_t, (time, batch, ...).

@@ -1,7 +1,7 @@
 """Read checkpoints of the paper's own code, https://github.com/AdaptiveAILab/minconvrnns.
 
-A checkpoint holds weights only; padding, normalisation and variable stand in the run's configuration. What the
-converter writes is a model directory, which evaluation and the registry take.
+A checkpoint holds weights only; padding, normalisation and variable are in the run's configuration.
+`python -m mcrnn.convert` reads both, and writes a model directory, which evaluation and the registry take.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from mcrnn.errors import UserError
+from mcrnn.models.cells import cell_class
 from mcrnn.models.forecaster import Forecaster
 
 
@@ -27,21 +28,21 @@ def load_checkpoint(
     grid: tuple[int, int] | None = None,
     norm_groups: int = 1,
 ) -> Forecaster:
-    """The network of a checkpoint, ready for `model(x_BTCHW, teacher_forcing_steps=n)`, which gives all T steps.
+    """Build the network of a checkpoint, ready for `model(x_BTCHW, teacher_forcing_steps=n)`.
 
-    Nothing of the file is run: it is read with `weights_only`, numpy's scalars aside. ConvGRU decodes its last
+    No code in the file is run: it is read with `weights_only`, with NumPy's scalars allowed. ConvGRU decodes its last
     hidden state, as the paper's code does.
 
     Args:
-        path: what the paper's training script wrote.
+        path: a .ckpt file that the paper's training script wrote.
         architecture: convgru, convlstm, minconvgru, minconvlstm or minconvexplstm.
         padding: circular, cylinder or zeros; the run's `model.padding_mode`.
         tanh_encoder: the run's `model.tanh_encoder`.
-        grid: height and width, which the weights tell where the norm is a layer norm.
-        norm_groups: groups of a group norm.
+        grid: height and width, needed only with a group norm: the weights of a layer norm have the grid's shape.
+        norm_groups: number of groups of a group norm.
 
     Raises:
-        UserError: there is no such file, it is not such a checkpoint, or it is one of another architecture or grid.
+        UserError: there is no such file, or it is not such a checkpoint, or one of another architecture or grid.
     """
     state = _read(Path(path))
     parts = {name.split(".")[0] for name in state}
@@ -58,7 +59,7 @@ def load_checkpoint(
     if grid is None:
         raise UserError(f"'{path}' has a group norm and does not tell its grid: give height and width")
     convolutions = {name: w for name, w in weights.items() if re.fullmatch(r"cells\.\d+\.conv(_a)?\.weight", name)}
-    inputs = 1 if architecture.startswith("min") else 2
+    inputs = cell_class(architecture).costs.inputs
     widths = [weight.shape[1] // inputs for weight in convolutions.values()]
     model = Forecaster(
         architecture,
@@ -85,7 +86,7 @@ def load_checkpoint(
 
 
 def _alike(state: dict[str, torch.Tensor]) -> list[str]:
-    """Architectures that have weights of these names and shapes."""
+    """Return the architectures whose weights have these names and shapes."""
     name, weight = next((n, w) for n, w in state.items() if re.match(r"c(gru|lstm)\.0\.conv(_a)?\.\d\.weight", n))
     if ".conv_a." in name:
         return ["convgru"]
@@ -95,25 +96,29 @@ def _alike(state: dict[str, torch.Tensor]) -> list[str]:
 
 
 def _renamed(name: str) -> str:
-    """Our name of a weight: `clstm.0.conv.1.weight` is `cells.0.conv.weight`, the 1 coming from cylinder padding."""
+    """Return our name of a weight: `cells.0.conv.weight` for `clstm.0.conv.1.weight`.
+
+    The number after `conv` is the convolution's index in the paper's module: 1 where the padding of a cylinder stands
+    before it.
+    """
     return re.sub(r"^c(?:gru|lstm)\.(\d+)\.(conv\w*)\.\d+\.", r"cells.\1.\2.", name)
 
 
 @contextmanager
 def _numpy_scalars_allowed() -> Iterator[None]:
-    """The best error is saved as a scalar of numpy, whose reconstruction torch does not allow by itself."""
+    """Let torch read the scalars of NumPy: the best error is saved as one, which `weights_only` alone refuses."""
     import numpy as np
     from numpy._core import multiarray
 
-    of_numpy: list[Any] = [np.dtype, np.ndarray, *(type(np.dtype(t)) for t in (np.float32, np.float64))]
+    numpy_types: list[Any] = [np.dtype, np.ndarray, *(type(np.dtype(t)) for t in (np.float32, np.float64))]
     for module in ("numpy._core.multiarray", "numpy.core.multiarray"):
-        of_numpy += [(multiarray._reconstruct, f"{module}._reconstruct"), (multiarray.scalar, f"{module}.scalar")]
-    with torch.serialization.safe_globals(of_numpy):
+        numpy_types += [(multiarray._reconstruct, f"{module}._reconstruct"), (multiarray.scalar, f"{module}.scalar")]
+    with torch.serialization.safe_globals(numpy_types):
         yield
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
-    """The weights by the name that the paper's code gives them."""
+    """Return the weights by the names that the paper's code gives them."""
     try:
         with _numpy_scalars_allowed():
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -125,7 +130,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
     except Exception as error:
-        # torch raises errors of many kinds for what is no checkpoint, and pickle's for what it would have to run
+        # torch raises errors of many kinds for files that are no checkpoints, and pickle's own for files with code
         reason = re.sub(r"\s+", " ", str(error).split("\n")[0])
         raise UserError(
             f"'{path}' is not a checkpoint of the paper's code ({type(error).__name__}: {reason})"

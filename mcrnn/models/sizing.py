@@ -1,7 +1,4 @@
-"""How large a network is and what it costs, without building it; and how wide it may be for a budget.
-
-Axes: C channels, H height, W width of the field as the network sees it.
-"""
+"""What a network costs, computed without building it; and the width that a budget of parameters allows."""
 
 from __future__ import annotations
 
@@ -10,44 +7,24 @@ from dataclasses import dataclass
 
 from mcrnn.config.sections import Configuration, ModelConfig
 from mcrnn.errors import UserError
+from mcrnn.models.cells import cell_class
 
 LARGEST_WIDTH = 4096
+BYTES_OF_FLOAT32 = 4
 FrameShape = tuple[int, int, int]
-"""channels, height, width"""
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """What a cell of hidden size c holds and does, in multiples of c (convolutions: of c x c)."""
-
-    convolved_inputs: int
-    blocks: int
-    """of the convolution's results, as its parameters have them"""
-    blocks_computed: int
-    kept: int
-    """activations that the backward pass needs, besides what is convolved"""
-    padded_activations: int
-    """frames that are convolved, continued beyond their edges"""
-
-
-_CELLS = {
-    "convgru": _Cell(2, 3, 3, 5, 4),
-    "convlstm": _Cell(2, 4, 4, 6, 2),
-    "minconvgru": _Cell(1, 2, 2, 4, 1),
-    "minconvlstm": _Cell(1, 3, 3, 5, 1),
-    "minconvexplstm": _Cell(1, 3, 2, 4, 1),
-}
+"""Channels, height and width of a frame."""
 
 
 @dataclass(frozen=True)
 class ModelCost:
-    """What a configuration costs."""
+    """What the network of a configuration costs."""
 
     parameters: int
+    """Number of parameters."""
     multiply_adds: int
-    """of one frame, forward"""
+    """Multiply-adds of the forward pass of one frame."""
     activation_bytes: int
-    """that a training step keeps for its backward pass, for one frame of one sample in float32"""
+    """Bytes that a training step keeps for its backward pass, for one frame of one sample in float32."""
 
     def __str__(self) -> str:
         return (
@@ -57,7 +34,7 @@ class ModelCost:
 
 
 def _metric(value: float) -> str:
-    """Three significant figures with a metric prefix."""
+    """Format a number with three significant figures and a metric prefix."""
     prefixes = iter(("", "k", "M", "G", "T"))
     prefix = next(prefixes)
     while value >= 999.5:
@@ -66,42 +43,48 @@ def _metric(value: float) -> str:
 
 
 def model_cost(config: ModelConfig, frame_shape: FrameShape) -> ModelCost:
-    """Parameters, work and memory of a configuration on a field of this shape."""
+    """Add up the parameters, work and memory of the network of a configuration.
+
+    Args:
+        config: with a hidden size, not with a budget of parameters.
+        frame_shape: channels, height, width of the field as the network sees it.
+    """
     channels, height, width = frame_shape
     points = height * width
-    cell, k = _CELLS[config.architecture], config.kernel_size
-    wrapped_points = (height + k - 1) * (width + k - 1)
-    parameters = multiply_adds = activations = 0
-    before = config.widths[0]
+    costs, k = cell_class(config.architecture).costs, config.kernel_size
+    first, last, out = config.widths[0], config.widths[-1], config.channels_out or channels
+    # encoder and decoder, 1x1 convolutions
+    parameters = (channels + 1) * first + (last + 1) * out
+    multiply_adds = (channels * first + last * out) * points
+    kept_values = (channels + last) * points
+    before = first
     for c in config.widths:
-        if c != before:
+        if c != before:  # a 1x1 convolution between layers of different widths
             parameters += (before + 1) * c
             multiply_adds += before * c * points
-            activations += before * points
-        weights = cell.convolved_inputs * k * k * c * c
-        parameters += cell.blocks * (weights + c) + 2 * (points if config.norm == "layer" else c)
-        multiply_adds += cell.blocks_computed * weights * points
-        activations += c * (cell.kept * points + cell.padded_activations * wrapped_points)
+            kept_values += before * points
+        parameters += costs.parameters(c, k)
+        multiply_adds += costs.multiply_adds(c, k, points)
+        kept_values += costs.kept_values(c, k, height, width)
+        # the norm: weight and bias, and the input that it keeps
+        parameters += 2 * (points if config.norm == "layer" else c)
+        kept_values += c * points
         before = c
-    first, last, out = config.widths[0], config.widths[-1], config.channels_out or channels
-    parameters += (channels + 1) * first + (last + 1) * out
-    multiply_adds += (channels * first + last * out) * points
-    activations += (channels + last) * points
-    return ModelCost(parameters, multiply_adds, 4 * activations)
+    return ModelCost(parameters, multiply_adds, BYTES_OF_FLOAT32 * kept_values)
 
 
 def parameter_count(config: ModelConfig, frame_shape: FrameShape) -> int:
-    """Number of parameters of the network of a configuration, those that decoding leaves unused included."""
+    """Return the number of parameters of a configuration's network, those that decoding leaves unused included."""
     return model_cost(config, frame_shape).parameters
 
 
 def width_for(config: ModelConfig, frame_shape: FrameShape, parameters: int) -> int:
-    """The hidden size, the same for all layers, whose number of parameters comes nearest to a budget.
+    """Return the hidden size, the same for all layers, with which a network comes nearest to a budget of parameters.
 
     Args:
-        config: everything but the hidden size, which is not looked at.
-        frame_shape: channels, height, width of the field.
-        parameters: the budget. Of two widths equally near the narrower is taken.
+        config: everything but the hidden size, which is ignored.
+        frame_shape: channels, height, width of the field as the network sees it.
+        parameters: the budget. Of two widths equally near, the narrower is returned.
 
     Raises:
         ValueError: the narrowest network has more than twice the budget, or the widest less than half of it.
@@ -125,10 +108,10 @@ def width_for(config: ModelConfig, frame_shape: FrameShape, parameters: int) -> 
 
 
 def with_resolved_width(config: Configuration, frame_shape: FrameShape) -> Configuration:
-    """The same with the hidden size that its budget of parameters allows, where it has one.
+    """Return the configuration with the hidden size that comes nearest to its budget of parameters, if it has one.
 
     Raises:
-        UserError: no width comes near it.
+        UserError: no width comes near the budget.
     """
     model = config.model
     if model.parameters is None:

@@ -25,7 +25,8 @@ import torch
 import xarray as xr
 import yaml
 
-from mcrnn.config.sections import ARCHITECTURES, Configuration
+from mcrnn.config.architectures import ARCHITECTURES
+from mcrnn.config.sections import Configuration
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError

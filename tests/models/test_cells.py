@@ -1,4 +1,4 @@
-"""One conformance suite for all five cells."""
+"""One conformance suite for all cells."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import weakref
 import pytest
 import torch
 
+from mcrnn.config.architectures import ARCHITECTURES
 from mcrnn.models import Forecaster
-from mcrnn.models.cells import CELLS, Cell, PaddedConv
+from mcrnn.models.cells import Cell, cell_class
+from mcrnn.models.convolution import PaddedConv
 
 PADDINGS = ("circular", "cylinder", "zeros")
 
 
-@pytest.fixture(params=[(name, padding) for name in CELLS for padding in PADDINGS], ids="-".join)
+@pytest.fixture(params=[(name, padding) for name in ARCHITECTURES for padding in PADDINGS], ids="-".join)
 def cell(request: pytest.FixtureRequest) -> Cell:
     name, padding = request.param
     torch.manual_seed(0)
-    return CELLS[name](4, padding)
+    return cell_class(name)(4, padding)
 
 
 def sequence(batch: int = 2, time: int = 7, height: int = 6, width: int = 8) -> torch.Tensor:
@@ -137,9 +139,9 @@ def test_moves_to_another_device(cell: Cell) -> None:
     assert h.shape == x.shape
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_state_dict_carries_the_function(name: str) -> None:
-    cell, other = CELLS[name](4, "circular"), CELLS[name](4, "circular")
+    cell, other = cell_class(name)(4, "circular"), cell_class(name)(4, "circular")
     other.load_state_dict(cell.state_dict())
     x = sequence()
     assert torch.equal(other(x, other.initial_state(x[:, 0]))[0], cell(x, cell.initial_state(x[:, 0]))[0])
@@ -165,17 +167,17 @@ def test_nothing_is_kept_between_calls(cell: Cell) -> None:
     assert torch.equal(first, again)
 
 
-@pytest.mark.parametrize("name", [n for n in CELLS if n.startswith("min")])
+@pytest.mark.parametrize("name", [n for n in ARCHITECTURES if n.startswith("min")])
 def test_minimal_cells_start_from_one_half(name: str) -> None:
     x = sequence()
-    (h0,) = CELLS[name](4, "zeros").initial_state(x[:, 0])
+    (h0,) = cell_class(name)(4, "zeros").initial_state(x[:, 0])
     assert torch.equal(h0, torch.full_like(h0, 0.5))
 
 
 def padded_convolution(x_NCHW: torch.Tensor, conv: PaddedConv) -> torch.Tensor:
     """As the cells do it."""
-    kernel = conv.kernel()
-    return kernel.convolve(kernel.wrap(x_NCHW), x_NCHW.dtype)
+    prepared = conv.prepare()
+    return prepared.convolve(prepared.boundary(x_NCHW), x_NCHW.dtype)
 
 
 def test_padding_wraps_what_the_boundary_says() -> None:
@@ -199,7 +201,7 @@ def test_padding_wraps_what_the_boundary_says() -> None:
 def test_convolution_and_its_gradients_are_those_of_torch(padding: str, frames: int, kernel_size: int) -> None:
     torch.manual_seed(0)
     conv = PaddedConv(3, 4, kernel_size, padding)
-    kernel, p = conv.kernel(), kernel_size // 2
+    prepared, p = conv.prepare(), kernel_size // 2
     x, grad = torch.randn(frames, 3, 6, 7, requires_grad=True), torch.randn(frames, 4, 6, 7)
     wide = x
     if padding != "zeros":
@@ -210,9 +212,9 @@ def test_convolution_and_its_gradients_are_those_of_torch(padding: str, frames: 
     y = torch.nn.functional.conv2d(wide, conv.weight, conv.bias, padding=rest)
     y.backward(grad)
     with torch.no_grad():
-        assert torch.allclose(kernel.convolve(kernel.wrap(x), x.dtype), y, atol=1e-5)
+        assert torch.allclose(prepared.convolve(prepared.boundary(x), x.dtype), y, atol=1e-5)
         of_x = torch.empty_like(x)
-        kernel.input_gradient(grad, of_x)
+        prepared.input_gradient(grad, of_x)
     assert x.grad is not None
     assert torch.allclose(of_x, x.grad, atol=1e-4)
 
@@ -242,15 +244,15 @@ def test_gradients_of_parameters_belong_to_their_backward_pass() -> None:
 
 
 def test_a_forward_pass_is_freed_without_the_garbage_collector() -> None:
-    cell = CELLS["convlstm"](4, "circular")
+    cell = cell_class("convlstm")(4, "circular")
     x = sequence()
     gc.collect()
     gc.disable()
     try:
-        kernels = cell.kernels()
-        kept = weakref.ref(kernels[0])
-        h, state = cell.run(x[:, 0], cell.initial_state(x[:, 0]), kernels)
-        del kernels
+        convs = cell.prepare()
+        kept = weakref.ref(convs[0])
+        h, state = cell.run(x[:, 0], cell.initial_state(x[:, 0]), convs)
+        del convs
         assert kept() is not None
         del h, state
         assert kept() is None
@@ -259,9 +261,9 @@ def test_a_forward_pass_is_freed_without_the_garbage_collector() -> None:
 
 
 def test_circular_cells_commute_with_shifts() -> None:
-    for name, kind in CELLS.items():
+    for name in ARCHITECTURES:
         torch.manual_seed(0)
-        cell = kind(4, "circular")
+        cell = cell_class(name)(4, "circular")
         x = sequence()
         shifted = x.roll((2, 3), dims=(3, 4))
         h, _ = cell(x, cell.initial_state(x[:, 0]))
@@ -277,7 +279,7 @@ def test_unknown_padding_and_even_kernels_are_refused() -> None:
 
 
 def test_grids_smaller_than_the_wrap_are_refused() -> None:
-    cell = CELLS["minconvgru"](4, "circular", kernel_size=7)
+    cell = cell_class("minconvgru")(4, "circular", kernel_size=7)
     x = sequence(height=2)
     with pytest.raises(ValueError, match="a grid of 2 x 8 is too small"):
         cell(x, cell.initial_state(x[:, 0]))

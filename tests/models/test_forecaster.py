@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from mcrnn.config.architectures import ARCHITECTURES
 from mcrnn.models import Forecaster
-from mcrnn.models.cells import CELLS
 
 
 def small(architecture: str, **changes: Any) -> Forecaster:
@@ -19,7 +19,7 @@ def frames(batch: int = 2, time: int = 9) -> torch.Tensor:
     return torch.randn(batch, time, 2, 6, 8, generator=torch.Generator().manual_seed(5))
 
 
-@pytest.mark.parametrize("architecture", CELLS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("decode", ["residual", "hidden"])
 @pytest.mark.parametrize("tanh_encoder", [False, True])
 def test_teacher_forcing_equals_single_steps_on_the_truth(architecture: str, decode: str, tanh_encoder: bool) -> None:
@@ -28,12 +28,12 @@ def test_teacher_forcing_equals_single_steps_on_the_truth(architecture: str, dec
     with torch.no_grad():
         together = model(x)
         states = [cell.initial_state(x[:, 0]) for cell in model._cells()]
-        kernels = [cell.kernels() for cell in model._cells()]
-        single = [model._advance(x[:, t], states, kernels) for t in range(x.shape[1])]
+        convs = [cell.prepare() for cell in model._cells()]
+        single = [model._advance(x[:, t], states, convs) for t in range(x.shape[1])]
     assert torch.allclose(together, torch.stack(single, dim=1), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", CELLS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_closed_loop_feeds_each_output_back(architecture: str) -> None:
     model = small(architecture)
     x = frames()
@@ -44,7 +44,7 @@ def test_closed_loop_feeds_each_output_back(architecture: str) -> None:
         assert torch.allclose(model(fed), y, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", CELLS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_later_truth_is_not_looked_at(architecture: str) -> None:
     model = small(architecture)
     x = frames()
@@ -72,7 +72,7 @@ def test_forecast_starts_with_the_frame_after_the_last_given() -> None:
         assert model.forecast(x, 1).shape == (2, 1, 2, 6, 8)
 
 
-@pytest.mark.parametrize("architecture", CELLS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("decode", ["residual", "hidden"])
 def test_every_trained_parameter_gets_a_gradient(architecture: str, decode: str) -> None:
     model = small(architecture, decode=decode)
@@ -107,7 +107,7 @@ def test_unknown_architecture_is_refused() -> None:
         small("transformer")
 
 
-@pytest.mark.parametrize("architecture", CELLS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -127,8 +127,8 @@ def test_options_keep_teacher_forcing_equal_to_single_steps(architecture: str, c
     x = frames()
     with torch.no_grad():
         states = [cell.initial_state(x[:, 0]) for cell in model._cells()]
-        kernels = [cell.kernels() for cell in model._cells()]
-        single = [model._advance(x[:, t], states, kernels) for t in range(x.shape[1])]
+        convs = [cell.prepare() for cell in model._cells()]
+        single = [model._advance(x[:, t], states, convs) for t in range(x.shape[1])]
         assert torch.allclose(model(x), torch.stack(single, dim=1), rtol=0, atol=1e-5)
     assert model(x, 4).shape == (2, 9, model.channels_out, 6, 8)
 
@@ -162,14 +162,14 @@ def test_dropout_is_for_training_only() -> None:
     assert not torch.equal(model(x), model(x))
 
 
-@pytest.mark.parametrize("architecture", CELLS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_group_norm_takes_any_grid(architecture: str) -> None:
     model, other = small(architecture, norm="group"), small(architecture, norm="group", height=3, width=5)
     other.load_state_dict(model.state_dict())
     assert other(torch.zeros(1, 2, 2, 3, 5)).shape == (1, 2, 2, 3, 5)
 
 
-@pytest.mark.parametrize("architecture", CELLS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_bfloat16_stays_near_and_gives_float32(architecture: str) -> None:
     model = small(architecture)
     x = frames()
@@ -180,7 +180,7 @@ def test_bfloat16_stays_near_and_gives_float32(architecture: str) -> None:
         assert 0 < (y - model(x, 4)).abs().max() < 0.2
 
 
-@pytest.mark.parametrize("architecture", CELLS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_state_dict_round_trip(architecture: str) -> None:
     model, other = small(architecture, hidden_size=[4, 6]), small(architecture, hidden_size=[4, 6])
     torch.nn.init.normal_(other.decoder.weight)

@@ -12,10 +12,10 @@ import pytest
 import torch
 import yaml
 
+from mcrnn.config.architectures import ARCHITECTURES
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.models import trained_model
-from mcrnn.models.cells import CELLS
 from mcrnn.models.paper_checkpoint import load_checkpoint
 from mcrnn.storage.local import LocalFolder
 
@@ -27,7 +27,7 @@ def options(architecture: str) -> dict[str, Any]:
     return {"architecture": architecture, "padding": model["padding_mode"], "tanh_encoder": model["tanh_encoder"]}
 
 
-@pytest.mark.parametrize("architecture", CELLS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_output_is_that_of_the_papers_code(architecture: str) -> None:
     model = load_checkpoint(CHECKPOINTS / architecture / "model.ckpt", **options(architecture))
     with np.load(CHECKPOINTS / architecture / "io.npz") as arrays, torch.no_grad():
@@ -36,7 +36,7 @@ def test_output_is_that_of_the_papers_code(architecture: str) -> None:
         assert np.abs(y.numpy() - arrays["y"]).max() < 1e-5
 
 
-@pytest.mark.parametrize("architecture", CELLS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_loaded_models_can_be_trained(architecture: str) -> None:
     model = load_checkpoint(CHECKPOINTS / architecture / "model.ckpt", **options(architecture))
     model(torch.randn(1, 5, 1, 8, 8), 3).square().mean().backward()
@@ -44,11 +44,11 @@ def test_loaded_models_can_be_trained(architecture: str) -> None:
         assert parameter.requires_grad == (parameter.grad is not None), name
 
 
-@pytest.mark.parametrize("architecture", CELLS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_another_architecture_is_named(architecture: str) -> None:
     path = CHECKPOINTS / architecture / "model.ckpt"
     alike = {"minconvlstm", "minconvexplstm"} if architecture in ("minconvlstm", "minconvexplstm") else {architecture}
-    for other in set(CELLS) - alike:
+    for other in set(ARCHITECTURES) - alike:
         with pytest.raises(UserError, match=f"not a checkpoint of {other}: it looks like one of {min(alike)[:7]}"):
             load_checkpoint(path, architecture=other, padding="circular")
 
@@ -110,7 +110,7 @@ def test_another_grid_is_refused() -> None:
         load_checkpoint(CHECKPOINTS / "convgru" / "model.ckpt", **options("convgru"), grid=(16, 16))
 
 
-@pytest.mark.parametrize("architecture", CELLS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_command_converts_by_the_runs_configuration(architecture: str, command: Any, root: Path) -> None:
     folder = CHECKPOINTS / architecture
     done = command("mcrnn.convert", folder / "model.ckpt", "converted", "--config", folder / "config.yaml")

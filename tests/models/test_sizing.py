@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
+from mcrnn.config.architectures import ARCHITECTURES
 from mcrnn.config.sections import ModelConfig
 from mcrnn.models import Forecaster, model_cost, parameter_count, width_for
-from mcrnn.models.cells import CELLS
 from mcrnn.models.forecaster import build_model
 
 
@@ -47,7 +47,7 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("architecture", CELLS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("fields", OPTIONS, ids=str)
 def test_count_is_that_of_the_network(architecture: str, fields: dict[str, Any]) -> None:
     sizes = config(architecture, **fields)
@@ -73,7 +73,7 @@ def kept_bytes(network: Forecaster, x_BTCHW: torch.Tensor, steps: int) -> int:
     return total
 
 
-@pytest.mark.parametrize("architecture", CELLS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("fields", [{"hidden_size": 16, "layers": 3}, {"hidden_size": [8, 16, 8], "kernel_size": 5}])
 def test_activation_memory_is_what_a_step_keeps(architecture: str, fields: dict[str, Any]) -> None:
     sizes = config(architecture, **fields)
@@ -86,7 +86,7 @@ def test_activation_memory_is_what_a_step_keeps(architecture: str, fields: dict[
 def test_multiply_adds_are_those_that_torch_counts() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    for architecture in CELLS:
+    for architecture in ARCHITECTURES:
         sizes = config(architecture, hidden_size=[8, 12], kernel_size=3)
         network = build_model(sizes, (1, 10, 12), "zeros")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -94,7 +94,7 @@ def test_multiply_adds_are_those_that_torch_counts() -> None:
         assert 2 * 10 * model_cost(sizes, (1, 10, 12)).multiply_adds == counter.get_total_flops(), architecture
 
 
-@pytest.mark.parametrize("architecture", CELLS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("budget", [5_000, 60_000, 1_000_000])
 @pytest.mark.parametrize("layers", [1, 4])
 def test_width_comes_nearest_to_a_budget(architecture: str, budget: int, layers: int) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcrnn.config.sections import ARCHITECTURES, Configuration
+from mcrnn.config.architectures import ARCHITECTURES
+from mcrnn.config.sections import Configuration
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
