@@ -1,4 +1,4 @@
-"""How a search spends its budget: the section `search` of a YAML file."""
+"""The section `search` of a YAML file: the budget of a search and how it is spent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 from mcrnn.config.sections import Section
 
 Objective = Literal["error", "parameters", "frames_per_second"]
-
+"""What a search can improve: the validation error (lower is better), the number of parameters (lower) and the frames
+that training computes per second (higher)."""
 
 NOT_SEARCHED = (
     "name",
@@ -26,58 +27,109 @@ NOT_SEARCHED = (
     "search.",
     "space.",
 )
-"""Fields that must be equal in all trials and so cannot be searched."""
+"""Fields that must be equal in all trials and so cannot be searched; those that end with a dot stand for a section.
+
+They decide what trials are compared by, or how the search itself runs."""
 
 
 class AshaConfig(Section):
-    """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934), in epochs."""
+    """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934).
 
-    grace_epochs: int = Field(3, ge=1, description="epochs that every trial gets")
-    reduction_factor: int = Field(3, ge=2, description="one in so many trials goes on at each rung")
+    At rungs after `grace_epochs`, then `reduction_factor` times as many epochs, and so on, only the best of every
+    `reduction_factor` trials go on.
+    """
+
+    grace_epochs: int = Field(3, ge=1, description="Epochs that every trial gets before the first rung.")
+    reduction_factor: int = Field(3, ge=2, description="One in this many trials goes on at each rung.")
 
 
 class MedianConfig(Section):
-    """The median rule (Golovin et al. 2017, Vizier): stopped is what is worse than the median of the others so far."""
+    """The median rule (Golovin et al. 2017, Google Vizier).
 
-    grace_epochs: int = Field(3, ge=1, description="epochs that every trial gets")
-    grace_trials: int = Field(5, ge=1, description="trials that run to their end before any is stopped")
+    A trial is stopped if its best error so far is worse than the median of the other trials at the same epoch.
+    """
+
+    grace_epochs: int = Field(3, ge=1, description="Epochs that every trial gets before it can be stopped.")
+    grace_trials: int = Field(5, ge=1, description="Number of trials that run to their end before any is stopped.")
 
 
 class ConfirmConfig(Section):
-    """The best configuration of each architecture, trained again."""
+    """Confirmation: the best configuration of each architecture is trained again with other seeds."""
 
-    seeds: int = Field(5, ge=1, description="trainings of each, with the seeds from train.seed on")
+    seeds: int = Field(
+        5, ge=1, description="Trainings of each configuration, with the seeds that follow the trial's own train.seed."
+    )
 
 
 class SearchConfig(Section):
-    """The budget of the search and how it is spent."""
+    """The budget of the search and how it is spent.
 
-    trials: int | None = Field(None, ge=1, description="20 by default; of a grid, all")
-    hours: float | None = Field(None, gt=0, description="that the search may run, over all its starts")
-    trial_hours: float | None = Field(None, gt=0, description="that its trials may run, added up")
-    goal: float | None = Field(None, gt=0, description="the search ends when an error is as low")
-    failures: int = Field(5, ge=1, description="the search ends after so many trials that failed")
-    concurrency: int | None = Field(None, ge=1, description="trials at a time; by default as many as there is room for")
-    gpus: float | None = Field(
-        None, ge=0, description="of a trial's worker, such as 0.125; by default 1 where there is one for each"
+    The search ends when the first of its budgets is spent: `trials`, `hours`, `trial_hours`, `goal` or `failures`. With
+    a larger budget, the same command goes on.
+    """
+
+    trials: int | None = Field(
+        None, ge=1, description="Number of trials; null for 20, or for all points of the grid with sampler grid."
     )
-    seed: int = Field(0, ge=0)
-    sampler: Literal["tpe", "random", "grid", "nsga2"] = "tpe"
+    hours: float | None = Field(
+        None, gt=0, description="Hours that the search may run, all its starts added up; null for no limit."
+    )
+    trial_hours: float | None = Field(
+        None, gt=0, description="Hours that all trials together may take, added up; null for no limit."
+    )
+    goal: float | None = Field(
+        None,
+        gt=0,
+        description="Validation error at which the search ends: closed-loop RMSE in units of the training split's "
+        "standard deviation. null for no goal.",
+    )
+    failures: int = Field(5, ge=1, description="Number of failed trials after which the search ends.")
+    concurrency: int | None = Field(
+        None, ge=1, description="Largest number of trials at a time; null for as many as the cluster has room for."
+    )
+    gpus: float | None = Field(
+        None,
+        ge=0,
+        description="GPUs of each worker of a trial, such as 0.25 for four on one GPU. null for one each if there are "
+        "enough for the workers of a trial, and none otherwise.",
+    )
+    seed: int = Field(0, ge=0, description="Seed of the sampler.")
+    sampler: Literal["tpe", "random", "grid", "nsga2"] = Field(
+        "tpe",
+        description="How the values of a trial are chosen: tpe (tree-structured Parzen estimator), random, grid (every "
+        "combination once) or nsga2 (genetic, for several objectives).",
+    )
     scheduler: Literal["asha", "median", "none"] | None = Field(
-        None, description="what stops trials early: asha by default, none for a grid or several objectives"
+        None,
+        description="Rule that stops bad trials early. null for asha, or for none with sampler grid or with several "
+        "objectives.",
     )
     asha: AshaConfig = AshaConfig()
     median: MedianConfig = MedianConfig()
-    objectives: list[Objective] = Field(["error"], min_length=1, description="what is made better, all at once")
+    objectives: list[Objective] = Field(
+        ["error"],
+        min_length=1,
+        description="What the search improves. Several are improved together: error (validation error), parameters "
+        "(their number) and frames_per_second (speed of training).",
+    )
     cover: str | None = Field(
-        "model.architecture", description="entry each of whose choices is tried before the sampler decides"
+        "model.architecture",
+        description="Entry of the space each of whose choices is tried once before the sampler decides; null for none.",
     )
-    warm_start: list[str] = Field([], description="names of earlier searches whose trials the sampler may learn from")
+    warm_start: list[str] = Field(
+        [], description="Names of earlier searches from whose trials the sampler learns, as far as they fit the space."
+    )
     storage: str | None = Field(
-        None, description="URL of a database for the study, such as postgresql://...; by default a journal beside it"
+        None,
+        description="URL of a database for the Optuna study, such as postgresql://...; null for a journal file in the "
+        "folder of the search.",
     )
-    keep: int = Field(3, ge=1, description="models that are kept, the best")
-    confirm: ConfirmConfig | None = Field(None, description="training again of the best, with several seeds")
+    keep: int = Field(3, ge=1, description="Number of the best trials whose models are kept.")
+    confirm: ConfirmConfig | None = Field(
+        None,
+        description="Confirmation of the result: the best configuration of each architecture is trained again with "
+        "several seeds, and a model of the configuration with the lowest mean error is registered. null for none.",
+    )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> SearchConfig:
@@ -96,5 +148,5 @@ class SearchConfig(Section):
 
     @property
     def early_stopping(self) -> str:
-        """asha, median or none."""
+        """The rule that stops trials early, with the default resolved: asha, median or none."""
         return self.scheduler or ("asha" if self.sampler != "grid" and len(self.objectives) == 1 else "none")

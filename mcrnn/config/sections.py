@@ -1,7 +1,7 @@
-"""One configuration of a training, and how a search spends its budget: what the YAML files say, checked.
+"""The sections `data`, `model`, `train` and `validation` of a YAML file, which make the configuration of one training.
 
-A file has the sections `data`, `model`, `train` and `validation`, which make one `Configuration`, and for a
-search also `search` and `space` (see `mcrnn.space`).
+A file for a search also has the sections `search` (`mcrnn.config.search`) and `space` (`mcrnn.config.space`). The
+descriptions of the fields are the reference of the documentation and of the JSON schema.
 """
 
 from __future__ import annotations
@@ -16,59 +16,102 @@ Padding = Literal["circular", "cylinder", "zeros"]
 
 
 class Section(BaseModel):
-    """A part of the file: unknown keys are mistakes, values do not change after loading."""
+    """A section of the file: unknown keys are errors, and values do not change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
-    """What is learnt from."""
+    """The data that is trained on."""
 
-    store: str = Field(min_length=1, description="name of the field store, such as data/ns.zarr")
-    sequence_length: int = Field(20, ge=1, description="steps of a training window, which has one frame more")
-    coarsen: int = Field(1, ge=1, description="mean over blocks of n x n grid points, before all else")
-    normalize: bool = Field(False, description="subtract the training split's mean, divide by its deviation")
-    variables: list[str] | None = Field(None, min_length=1, description="channels of the store; all by default")
+    store: str = Field(
+        min_length=1, description="Field store to train on, such as data/ns.zarr, relative to the storage root."
+    )
+    sequence_length: int = Field(
+        20, ge=1, description="Steps of a training window. A window has one frame more than steps."
+    )
+    coarsen: int = Field(
+        1, ge=1, description="Replace blocks of n x n grid points by their mean, before anything else; 1 for none."
+    )
+    normalize: bool = Field(
+        False,
+        description="Subtract the mean of the training split from each variable and divide by its standard deviation.",
+    )
+    variables: list[str] | None = Field(
+        None, min_length=1, description="Variables of the store to train on, as channels in this order; null for all."
+    )
     fixed_windows: bool = Field(
-        False, description="windows of a series always start at its first frame, as in the paper"
+        False,
+        description="Start the training windows at the same frames in every epoch, as the paper does: at the first "
+        "frame of each sample, and in a series one after the other from its first frame. By default the starts are "
+        "drawn anew for each epoch.",
     )
     windows_per_epoch: int | None = Field(
-        None, ge=1, description="by default one a sample, or as many of a series as fit without overlap"
+        None,
+        ge=1,
+        description="Training windows of an epoch. null for one of each sample, or in a series for as many as fit "
+        "without overlap.",
     )
-    noise: float = Field(0.0, ge=0, description="standard deviation of Gaussian noise on training inputs")
+    noise: float = Field(
+        0.0,
+        ge=0,
+        description="Standard deviation of Gaussian noise added to the inputs in training, in the units that the "
+        "network sees; 0 for none.",
+    )
 
 
 class ModelConfig(Section):
     """The network."""
 
-    architecture: Architecture
-    hidden_size: int | list[int] = Field(16, description="channels of every layer, or of each, from 1 to 4096")
+    architecture: Architecture = Field(description="Recurrent cell of the network.")
+    hidden_size: int | list[int] = Field(
+        16, description="Hidden channels of every layer, from 1 to 4096, or a list with those of each layer."
+    )
     parameters: int | None = Field(
-        None, ge=1, description="in place of hidden_size: as wide as comes nearest to so many parameters"
+        None,
+        ge=1,
+        description="Number of trainable parameters, in place of hidden_size: all layers are as wide as comes nearest "
+        "to it. null to use hidden_size.",
     )
     layers: int = Field(
-        4, ge=1, le=64, description="number of recurrent layers; where hidden_size is a list, its length"
+        4, ge=1, le=64, description="Number of recurrent layers. If hidden_size is a list, the length of the list."
     )
-    kernel_size: int = Field(3, ge=1, le=15, description="of the recurrent convolutions, odd")
-    padding: Padding | None = Field(None, description="by default what the store's boundary asks for")
+    kernel_size: int = Field(
+        3, ge=1, le=15, description="Side of the kernels of the recurrent convolutions, in grid points; odd."
+    )
+    padding: Padding | None = Field(
+        None,
+        description="How convolutions continue the field beyond its edges: circular wraps both axes, cylinder wraps "
+        "the width and puts zeros beyond the height, zeros puts zeros beyond all edges. null for what the boundary of "
+        "the store asks for.",
+    )
     prediction: Literal["frame", "increment"] = Field(
-        "frame", description="whether the next frame is decoded or what is added to the last one"
+        "frame", description="Output of the decoder: the next frame, or the increment that is added to the last frame."
     )
-    decode: Literal["residual", "hidden"] = Field("residual", description="what the decoder reads")
+    decode: Literal["residual", "hidden"] = Field(
+        "residual",
+        description="Input of the decoder: the output of the last layer after residual connection and norm, or the "
+        "hidden state of its cell, as the paper's ConvGRU has it.",
+    )
     norm: Literal["layer", "group"] = Field(
-        "layer", description="over the grid, or over groups of channels and the grid"
+        "layer",
+        description="Norm after each layer: layer normalises each channel over the grid, whose size the network is "
+        "then tied to; group normalises groups of channels over the grid, of any size.",
     )
-    norm_groups: int = Field(1, ge=1, description="groups of the group norm; divides hidden_size")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden channels dropped in training")
-    tanh_encoder: bool = Field(False, description="a tanh after the encoder")
+    norm_groups: int = Field(1, ge=1, description="Number of groups of the group norm. It must divide hidden_size.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Fraction of hidden channels dropped in training.")
+    tanh_encoder: bool = Field(False, description="Apply a tanh after the encoder.")
     channels_out: int | None = Field(
-        None, ge=1, description="channels predicted, the first so many of the field; the others are held as given"
+        None,
+        ge=1,
+        description="Number of channels to predict, the first ones of the field; null for all. In closed loop the "
+        "others keep the values of the last given frame, which suits fields that do not change, such as orography.",
     )
 
     @field_validator("hidden_size", mode="wrap")
     @classmethod
     def _widths_are_whole_numbers(cls, value: Any, _: Any) -> int | list[int]:
-        # pydantic's own message for a union would list what is wrong with either
+        # pydantic's own message for a union would list the errors of both alternatives
         widths = value if isinstance(value, list) else [value]
         if not 1 <= len(widths) <= 64 or any(type(width) is not int or not 1 <= width <= 4096 for width in widths):
             raise ValueError(f"must be a whole number from 1 to 4096, or a list of at most 64 such, not {value!r}")
@@ -101,48 +144,104 @@ class ModelConfig(Section):
 
 
 class TrainConfig(Section):
-    """How it is trained."""
+    """How the network is trained."""
 
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(8, ge=1, description="windows of a step, over all workers")
+    epochs: int = Field(10, ge=1, description="Number of epochs.")
+    batch_size: int = Field(8, ge=1, description="Windows of an optimizer step, over all workers together.")
     micro_batch: int | None = Field(
-        None, ge=1, description="windows that a worker takes at a time, gradients being added up; all by default"
+        None,
+        ge=1,
+        description="Windows that a worker computes at a time; their gradients are added up to those of its whole "
+        "share of the batch. Smaller values need less memory. null for the whole share at once.",
     )
-    max_batches: int | None = Field(None, ge=1, description="at most so many steps an epoch, for quick tries")
-    optimizer: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = Field(1e-3, gt=0)
+    max_batches: int | None = Field(
+        None, ge=1, description="Largest number of steps of an epoch, for quick tries; null for no limit."
+    )
+    optimizer: Literal["adam", "adamw"] = Field("adam", description="Optimizer; see weight_decay for the difference.")
+    learning_rate: float = Field(1e-3, gt=0, description="Learning rate at the start, or after the warm-up.")
     weight_decay: float = Field(
-        0.0, ge=0, description="L2 penalty inside Adam, as the paper has it; decoupled from the gradient in AdamW"
+        0.0,
+        ge=0,
+        description="Weight decay: with adam an L2 penalty that is part of the gradient, as in the paper; with adamw "
+        "decoupled from the gradient.",
     )
     schedule: Literal["constant", "cosine", "plateau"] = Field(
-        "cosine", description="of the learning rate: to 0 at the end, or times plateau_factor where nothing improves"
+        "cosine",
+        description="Learning rate over the training: constant, a cosine that falls to 0 at the end, or plateau, which "
+        "multiplies it by plateau_factor whenever the validation error has not improved for plateau_epochs.",
     )
-    warm_up_epochs: float = Field(0.0, ge=0, description="in which the learning rate rises from 0")
-    plateau_epochs: int = Field(5, ge=1, description="without improvement, before the learning rate is lowered")
-    plateau_factor: float = Field(0.5, gt=0, lt=1)
-    early_stopping: int | None = Field(None, ge=1, description="ends after so many epochs without improvement")
+    warm_up_epochs: float = Field(
+        0.0, ge=0, description="Epochs at the start, also fractions, in which the learning rate rises linearly from 0."
+    )
+    plateau_epochs: int = Field(
+        5, ge=1, description="Epochs without improvement after which the schedule plateau lowers the learning rate."
+    )
+    plateau_factor: float = Field(
+        0.5, gt=0, lt=1, description="Factor by which the schedule plateau lowers the learning rate."
+    )
+    early_stopping: int | None = Field(
+        None,
+        ge=1,
+        description="Epochs without improvement of the validation error after which training ends; null to train for "
+        "all epochs.",
+    )
     gradient_clip: PositiveFloat | Literal["learning_rate"] | None = Field(
-        1.0, description="largest norm of the gradient; null for none, learning_rate for that, as the paper's code does"
+        1.0,
+        description="Largest norm of the gradient; larger gradients are scaled down to it. learning_rate clips at the "
+        "current learning rate, as the paper's code does; null for no clipping.",
     )
     ema: float | None = Field(
-        None, gt=0, lt=1, description="decay of an average of the weights, which is what is judged and kept"
+        None,
+        gt=0,
+        lt=1,
+        description="Decay per step of an exponential moving average of the weights, such as 0.999. The averaged "
+        "weights are then validated and kept. null for no averaging.",
     )
-    teacher_forcing_steps: int = Field(10, ge=1, description="steps whose input is the truth")
+    teacher_forcing_steps: int = Field(
+        10,
+        ge=1,
+        description="Steps of a training window, from its start, whose input is the truth. The input of the other "
+        "steps is the network's own output.",
+    )
     teacher_forcing_end: int | None = Field(
-        None, ge=1, description="of a curriculum: the steps at its end, reached linearly"
+        None,
+        ge=1,
+        description="Teacher-forced steps at the end of a curriculum, which changes linearly from "
+        "teacher_forcing_steps in the first epoch to this number. null for the same number in all epochs.",
     )
     teacher_forcing_epochs: int | None = Field(
-        None, ge=1, description="of a curriculum: epochs until its end; all by default"
+        None, ge=1, description="Epoch in which the curriculum reaches teacher_forcing_end; null for the last epoch."
     )
-    seed: int = Field(0, ge=0, lt=2**20)
-    deterministic: bool = Field(False, description="refuse operations whose result varies; runs are then bit for bit")
+    seed: int = Field(
+        0, ge=0, lt=2**20, description="Seed of the initial weights, the order of windows, noise and dropout."
+    )
+    deterministic: bool = Field(
+        False,
+        description="Use only operations whose results do not vary from run to run, so that a run on the same machine "
+        "can be repeated bit for bit. May be slower.",
+    )
     precision: Literal["float64", "float32", "tf32", "bf16"] = Field(
-        "float32", description="of convolutions; tf32 and bf16 keep recurrences, norms and the loss in float32"
+        "float32",
+        description="Precision of the convolutions. tf32 and bf16 are faster on GPUs that have them, and keep "
+        "recurrences, norms and the loss in float32.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="a GPU where there is one, by default")
-    workers: int = Field(1, ge=1, description="data-parallel workers; more than one run on Ray Train")
-    max_failures: int = Field(3, ge=0, description="lost workers and nodes after which training still goes on")
-    checkpoint_minutes: float = Field(10.0, gt=0, description="between checkpoints within an epoch")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Device to train on; auto for a GPU if there is one, and the CPU otherwise."
+    )
+    workers: int = Field(
+        1, ge=1, description="Number of data-parallel workers. More than one run on Ray Train, one on each GPU or CPU."
+    )
+    max_failures: int = Field(
+        3,
+        ge=0,
+        description="How often training continues from the last checkpoint after a worker or node was lost, before it "
+        "counts as failed.",
+    )
+    checkpoint_minutes: float = Field(
+        10.0,
+        gt=0,
+        description="Minutes between checkpoints within an epoch. There is always one at the end of an epoch.",
+    )
 
     @model_validator(mode="after")
     def _options_fit(self) -> TrainConfig:
@@ -153,30 +252,36 @@ class TrainConfig(Section):
         return self
 
     def teacher_forcing(self, epoch: int) -> int:
-        """Teacher-forced steps of an epoch, which count from 1."""
+        """Return the number of teacher-forced steps in an epoch; epochs count from 1."""
         if self.teacher_forcing_end is None:
             return self.teacher_forcing_steps
-        over = self.teacher_forcing_epochs or self.epochs
-        share = min(1.0, (epoch - 1) / max(1, over - 1))
+        last = self.teacher_forcing_epochs or self.epochs
+        share = min(1.0, (epoch - 1) / max(1, last - 1))
         return round(self.teacher_forcing_steps + share * (self.teacher_forcing_end - self.teacher_forcing_steps))
 
 
 class ValidationConfig(Section):
-    """How every trial is evaluated: on the same fixed windows, without noise.
+    """How every training is validated: on the same fixed windows of the validation split, without noise.
 
-    They start at each sample's first frame; in a series they follow each other without overlap.
+    A window starts at the first frame of each sample. In a series, windows follow each other without overlap.
     """
 
-    warm_up: int = Field(10, ge=1, description="frames given")
-    horizon: int = Field(20, ge=1, description="closed-loop steps after the warm-up")
-    windows: int | None = Field(None, ge=1, description="at most so many windows, evenly spread; all by default")
-    batch_size: int = Field(32, ge=1, description="windows at a time; does not change the result")
+    warm_up: int = Field(10, ge=1, description="Frames that are given before the closed loop.")
+    horizon: int = Field(20, ge=1, description="Closed-loop steps after the warm-up.")
+    windows: int | None = Field(
+        None, ge=1, description="Largest number of windows, evenly spread over the split; null for all."
+    )
+    batch_size: int = Field(
+        32, ge=1, description="Windows that are computed at a time. Changes the memory needed, not the result."
+    )
 
 
 class Configuration(Section):
-    """One training, fully determined."""
+    """The configuration of one training."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the search, run and model")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run or the search, and of its model."
+    )
     data: DataConfig
     model: ModelConfig
     train: TrainConfig = TrainConfig()
