@@ -1,4 +1,4 @@
-"""A YAML file with the line of every key, so that a mistake is named with its place."""
+"""A YAML file with the line of every key, so that an error names where it is."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from mcrnn.config.search import SearchConfig
 from mcrnn.errors import UserError, did_you_mean
 
 
-class _Document:
-    """A YAML file that remembers the line of each key."""
+class Document:
+    """A YAML file that remembers the line of each key, together with settings that take the place of values in it.
+
+    Args:
+        path: Path of the file as the user has given it, for messages.
+        file: Content of the file.
+        root: YAML node of the content, with the line of every key.
+        settings: Values of fields by dotted path, from the command line.
+    """
 
     def __init__(self, path: str, file: dict[str, Any], root: yaml.Node | None, settings: Values) -> None:
         self.path, self.file, self.root, self.settings = path, file, root, settings
 
     @property
     def content(self) -> dict[str, Any]:
-        """The file with the settings in it; what they fix is no more in the space."""
-        if not _is_nested(self.file):
+        """The content of the file with the settings in it; a field that is set has no entry in the space any more."""
+        if not is_nested(self.file):
             return self.file
         content = with_values(self.file, self.settings)
         if isinstance(content.get("space"), dict):
@@ -30,7 +37,17 @@ class _Document:
         return content
 
     @classmethod
-    def read(cls, path: str, settings: Sequence[str] = ()) -> _Document:
+    def read(cls, path: str, settings: Sequence[str] = ()) -> Document:
+        """Read a file.
+
+        Args:
+            path: Path of the file, see `find`.
+            settings: Settings of the form `field=value`.
+
+        Raises:
+            UserError: The file is missing, cannot be read, is no YAML or no mapping, or has a key twice; or a setting
+                is not of that form or names no field.
+        """
         file = find(path)
         try:
             text = file.read_text(encoding="utf-8")
@@ -49,7 +66,7 @@ class _Document:
             raise UserError(f"{path}{where}: not valid YAML: {problem}") from None
         if not isinstance(content, dict):
             raise UserError(f"{path} is not a configuration: it must be a mapping with the key 'data' and others")
-        document = cls(path, content, root, _parsed(settings))
+        document = cls(path, content, root, _parse(settings))
         document._refuse_duplicates(root)
         return document
 
@@ -63,7 +80,11 @@ class _Document:
                 self._refuse_duplicates(value)
 
     def line(self, location: tuple[Any, ...]) -> int:
-        """Line of the deepest part of a location that is in the file."""
+        """Return the line of a key, or of its nearest parent that is in the file.
+
+        Args:
+            location: Keys that lead to it, from the root.
+        """
         node, line = self.root, 1
         for part in location:
             if not isinstance(node, yaml.MappingNode):
@@ -77,7 +98,12 @@ class _Document:
         return line
 
     def mistake(self, location: tuple[Any, ...], text: str) -> str:
-        """One line of an error message: file, line, key and what is wrong."""
+        """Return a line of an error message that names the file and line, or the setting, of a key.
+
+        Args:
+            location: Keys that lead to the key, from the root.
+            text: What is wrong with it.
+        """
         key = ".".join(map(str, location))
         for path, value in self.settings.items():
             if key == path or key.startswith(f"{path}."):
@@ -85,8 +111,8 @@ class _Document:
         return f"{self.path}:{self.line(location)}: {key + ': ' if key else ''}{text}"
 
 
-def _parsed(settings: Sequence[str]) -> Values:
-    """`field=value` by field, the values read as YAML."""
+def _parse(settings: Sequence[str]) -> Values:
+    """Read settings of the form `field=value`, with each value as YAML."""
     known = [*known_fields(), *known_fields(SearchConfig, "search.")]
     values: Values = {}
     for setting in settings:
@@ -103,10 +129,13 @@ def _parsed(settings: Sequence[str]) -> Values:
 
 
 def find(path: str) -> Path:
-    """A configuration file: relative to the current folder, else one of those shipped with the package.
+    """Return the path of a configuration file.
+
+    A file that is not found relative to the current folder is looked for among those that are shipped with the
+    package, so that `search_spaces/ns.yaml` can be named from anywhere.
 
     Raises:
-        UserError: there is neither.
+        UserError: There is no such file in either place.
     """
     if Path(path).is_file():
         return Path(path)
@@ -121,5 +150,6 @@ def find(path: str) -> Path:
     raise UserError(f"there is no file '{path}'{did_you_mean(path, names)}")
 
 
-def _is_nested(content: dict[str, Any]) -> bool:
+def is_nested(content: dict[str, Any]) -> bool:
+    """Return whether all sections that are given are mappings, so that dotted paths lead somewhere in them."""
     return all(isinstance(content.get(k, {}), dict) for k in ("data", "model", "train", "validation", "search"))

@@ -1,7 +1,7 @@
-"""Read the YAML files, with settings of the command line in place of what they say.
+"""Read a YAML file into a configuration or a search, with settings of the command line in place of its values.
 
-A file has the sections `data`, `model`, `train` and `validation`, and for a search also `search` and `space`.
-All its mistakes are found at once, each with its line and key.
+A file has the sections `data`, `model`, `train` and `validation`, and for a search also `search` and `space`. All
+errors of a file are reported at once, each with its line and key.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from mcrnn.config.document import _Document, _is_nested
-from mcrnn.config.paths import Values, given, known_fields, with_values
+from mcrnn.config.document import Document, is_nested
+from mcrnn.config.paths import Values, known_fields, value_at, with_values
 from mcrnn.config.search import NOT_SEARCHED, SearchConfig
 from mcrnn.config.sections import Configuration, Section
 from mcrnn.config.space import NOT_FINITE, Entries, Search, Space, SpaceEntry
@@ -23,20 +23,20 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 
 def load_configuration(path: str, settings: Sequence[str] = ()) -> Configuration:
-    """Read a file without a space, or one whose space leaves one value for every entry.
+    """Read the configuration of one training.
 
-    An entry of several values has the one of a setting, else the one that the file's own sections give. The
-    configuration's name then ends with those values.
+    The file may have a space if one value is left of each of its entries. An entry of several values takes the one of
+    a setting, else the one that the file's own sections give; the name of the configuration then ends with it.
 
     Args:
-        path: of the file.
-        settings: `field=value`, in place of what is in the file.
+        path: Path of the file, see `mcrnn.config.document.find`.
+        settings: Settings of the form `field=value`, which take the place of values in the file.
 
     Raises:
-        UserError: the file is missing, no YAML, or has mistakes, all of which are in the message; or entries of
-            the space are left open, which it names.
+        UserError: The file is missing, no YAML, or has errors, all of which are in the message; or several values are
+            left of an entry of the space, which the message names.
     """
-    document = _Document.read(path, settings)
+    document = Document.read(path, settings)
     content = dict(document.content)
     if "space" not in content:
         content.pop("search", None)
@@ -46,12 +46,12 @@ def load_configuration(path: str, settings: Sequence[str] = ()) -> Configuration
     parts = [search.name]
     left_open = []
     for field in search.space:
-        entry = search.space.entry(field, values)
+        entry = search.space.active_entry(field, values)
         if entry is None:
             continue
         value = entry.only_value
         if value is None:
-            value = given(search.space.base, field)
+            value = value_at(search.space.base, field)
             if value is None:
                 left_open.append(f"{field} ({entry})")
                 value = entry.corners[0]
@@ -62,28 +62,30 @@ def load_configuration(path: str, settings: Sequence[str] = ()) -> Configuration
             f"{path} leaves open: {'; '.join(left_open)}. Give each a value, as in --set "
             f"{left_open[0].split(' ')[0]}=..., or search with python -m mcrnn.tune"
         )
-    spaced = given(document.file, "space")
+    spaced = value_at(document.file, "space")
     parts[1:1] = [_in_name(field, value) for field, value in document.settings.items() if field in spaced]
     named = {} if "name" in document.settings else {"name": "-".join(parts)}
     return _checked(document, Configuration, with_values(search.space.base, values | named))
 
 
 def _in_name(field: str, value: Any) -> str:
+    """Return the part of a configuration's name that tells a value, such as `seed-3`."""
     text = value if isinstance(value, str) else f"{field.rsplit('.', 1)[-1]}-{value}"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-")
 
 
 def load_search(path: str, settings: Sequence[str] = ()) -> Search:
-    """Read a file with a space, and check that every value of every entry makes a valid configuration.
+    """Read a search, and check that every value of every entry of its space makes a valid configuration.
 
     Args:
-        path: of the file.
-        settings: `field=value`, in place of what is in the file; a field of the space is then not searched.
+        path: Path of the file, see `mcrnn.config.document.find`.
+        settings: Settings of the form `field=value`, which take the place of values in the file. A field of the space
+            that is set is not searched.
 
     Raises:
-        UserError: the file is missing, no YAML, or has mistakes; all of them are in the message.
+        UserError: The file is missing, no YAML, or has errors, all of which are in the message.
     """
-    document = _Document.read(path, settings)
+    document = Document.read(path, settings)
     if "space" not in document.content:
         raise UserError(f"{path} has no 'space' to search; use python -m mcrnn.train for a single configuration")
     search = _search(document)
@@ -92,17 +94,22 @@ def load_search(path: str, settings: Sequence[str] = ()) -> Search:
     return search
 
 
-def _search(document: _Document) -> Search:
+def _search(document: Document) -> Search:
+    """Read the search of a file.
+
+    Raises:
+        UserError: The file has errors, all of which are in the message.
+    """
     content = dict(document.content)
     raw_space = content.pop("space")
     raw_search = content.pop("search", {})
     mistakes: list[str] = []
     search = _collect(document, SearchConfig, raw_search, ("search",), mistakes)
-    if not isinstance(raw_space, dict) or not (raw_space or given(document.file, "space")):
+    if not isinstance(raw_space, dict) or not (raw_space or value_at(document.file, "space")):
         mistakes.append(document.mistake(("space",), "needs at least one entry such as model.hidden_size"))
         raw_space = {}
     space = Space(content, _in_order(document, _entries(document, raw_space, mistakes), mistakes))
-    if not _is_nested(content):
+    if not is_nested(content):
         _collect(document, Configuration, content, (), mistakes)
     else:
         _check_corners(document, space, mistakes)
@@ -122,26 +129,26 @@ def _search(document: _Document) -> Search:
     return Search(space, search)
 
 
-def _entries(document: _Document, raw_space: dict[Any, Any], mistakes: list[str]) -> Entries:
-    """The space as it is written, in the file's order."""
+def _entries(document: Document, raw_space: dict[Any, Any], mistakes: list[str]) -> Entries:
+    """Read the entries of the space, in the order of the file; a line is added to `mistakes` for each error."""
     space: Entries = {}
     fields = known_fields()
     searchable = [field for field in fields if not field.startswith(NOT_SEARCHED)]
     for key, raw in raw_space.items():
-        place = ("space", key)
+        location = ("space", key)
         if str(key).startswith(NOT_SEARCHED):
-            mistakes.append(document.mistake(place, f"{key} is the same for all trials and cannot be searched"))
+            mistakes.append(document.mistake(location, f"{key} is the same for all trials and cannot be searched"))
             continue
         if key not in fields:
             near = did_you_mean(str(key), searchable)
-            mistakes.append(document.mistake(place, f"no field of the configuration{near}"))
+            mistakes.append(document.mistake(location, f"no field of the configuration{near}"))
             continue
         if raw == []:
-            mistakes.append(document.mistake(place, "needs at least one alternative"))
-        entries = [_collect(document, SpaceEntry, one, place, mistakes) for one in _as_list(raw)]
+            mistakes.append(document.mistake(location, "needs at least one alternative"))
+        entries = [_collect(document, SpaceEntry, one, location, mistakes) for one in _as_list(raw)]
         unknown = {name for entry in entries if entry for name in entry.needs} - set(fields)
         for name in sorted(unknown):
-            mistakes.append(document.mistake(place, f"'{name}' is no field{did_you_mean(name, fields)}"))
+            mistakes.append(document.mistake(location, f"'{name}' is no field{did_you_mean(name, fields)}"))
         if None not in entries and not unknown:
             space[key] = [entry for entry in entries if entry]
     return space
@@ -151,8 +158,8 @@ def _as_list(raw: Any) -> list[Any]:
     return raw if isinstance(raw, list) else [raw]
 
 
-def _in_order(document: _Document, space: Entries, mistakes: list[str]) -> Entries:
-    """The same with each entry after those that it names."""
+def _in_order(document: Document, space: Entries, mistakes: list[str]) -> Entries:
+    """Sort the entries so that each follows those that its conditions and bounds name."""
     needed = {
         path: {other for entry in alternatives for other in entry.needs if other in space}
         for path, alternatives in space.items()
@@ -161,16 +168,16 @@ def _in_order(document: _Document, space: Entries, mistakes: list[str]) -> Entri
     while len(ordered) < len(space):
         ready = [path for path in space if path not in ordered and needed[path] <= ordered.keys()]
         if not ready:
-            rest = [path for path in space if path not in ordered]
-            text = f"what {', '.join(rest)} depend on goes round in a circle"
-            mistakes.append(document.mistake(("space", rest[0]), text))
+            remaining = [path for path in space if path not in ordered]
+            text = f"what {', '.join(remaining)} depend on goes round in a circle"
+            mistakes.append(document.mistake(("space", remaining[0]), text))
             return ordered
         ordered |= {path: space[path] for path in ready}
     return ordered
 
 
-def _check_corners(document: _Document, space: Space, mistakes: list[str]) -> None:
-    """That the configuration takes every value of every entry."""
+def _check_corners(document: Document, space: Space, mistakes: list[str]) -> None:
+    """Check that every value of every entry makes a valid configuration; it suffices to check the corners."""
     try:
         for values in [space.completed({})] if mistakes else space.corners():
             _collect(document, Configuration, with_values(space.base, values), (), mistakes, values)
@@ -182,7 +189,7 @@ def _check_corners(document: _Document, space: Space, mistakes: list[str]) -> No
                 mistakes.append(document.mistake(("space", path), f"{text}, with the bound {', '.join(sorted(names))}"))
 
 
-def _checked(document: _Document, model: type[Configuration], raw: Any) -> Configuration:
+def _checked(document: Document, model: type[Configuration], raw: Any) -> Configuration:
     mistakes: list[str] = []
     result = _collect(document, model, raw, (), mistakes)
     if result is None:
@@ -191,14 +198,23 @@ def _checked(document: _Document, model: type[Configuration], raw: Any) -> Confi
 
 
 def _collect(
-    document: _Document,
+    document: Document,
     model: type[SectionT],
     raw: Any,
     prefix: tuple[str, ...],
     mistakes: list[str],
     sampled: dict[str, Any] | None = None,
 ) -> SectionT | None:
-    """Validate, or add a line for each mistake. `sampled` are values that came from the space."""
+    """Validate a section, or add a line to `mistakes` for each error and return None.
+
+    Args:
+        document: The file, for lines.
+        model: The section.
+        raw: Its content.
+        prefix: Keys that lead to the section, from the root.
+        mistakes: Lines of the error message so far.
+        sampled: Values in the content that come from the space; an error in one of them is reported at its entry.
+    """
     try:
         return model.model_validate(raw)
     except ValidationError as error:
@@ -217,7 +233,7 @@ def _collect(
 
 
 def _explain(model: type[BaseModel], detail: Any) -> str:
-    """pydantic's message in our words."""
+    """Word one of pydantic's errors for a user: unknown keys with the nearest known one, values with what was given."""
     location, kind = detail["loc"], detail["type"]
     if kind == "extra_forbidden":
         section: Any = model

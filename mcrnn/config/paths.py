@@ -9,12 +9,12 @@ from pydantic import BaseModel
 from mcrnn.config.sections import Configuration
 
 Values = dict[str, Any]
-"""of fields, by their dotted paths"""
+"""Values of fields by dotted path."""
 ARCHITECTURE = "model.architecture"
 
 
-def given(config: dict[str, Any], path: str, default: Any = None) -> Any:
-    """The value at a dotted path of nested dictionaries."""
+def value_at(config: dict[str, Any], path: str, default: Any = None) -> Any:
+    """Return the value at a dotted path of nested dictionaries, or the default if the path leads nowhere."""
     node: Any = config
     for part in path.split("."):
         if not isinstance(node, dict) or part not in node:
@@ -24,7 +24,7 @@ def given(config: dict[str, Any], path: str, default: Any = None) -> Any:
 
 
 def default_of(path: str) -> Any:
-    """A field's value where none is given."""
+    """Return the default value of a field of the configuration."""
     model: Any = Configuration
     *parents, leaf = path.split(".")
     for parent in parents:
@@ -32,8 +32,8 @@ def default_of(path: str) -> Any:
     return model.model_fields[leaf].get_default()
 
 
-def with_values(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a nested dictionary with values set at dotted paths."""
+def with_values(config: dict[str, Any], values: Values) -> dict[str, Any]:
+    """Return a copy of a nested dictionary with values set at dotted paths; missing sections are created."""
     result = {k: dict(v) if isinstance(v, dict) else v for k, v in config.items()}
     for path, value in values.items():
         *parents, leaf = path.split(".")
@@ -45,7 +45,14 @@ def with_values(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any
 
 
 def known_fields(model: type[BaseModel] = Configuration, prefix: str = "") -> list[str]:
-    """Dotted paths of all fields of a section."""
+    """Return the dotted paths of all fields of a section and the sections in it.
+
+    A section that may also be left out (null) counts as a field itself, so that it can be set to null.
+
+    Args:
+        model: The section.
+        prefix: What the paths begin with, such as `search.`.
+    """
     paths = []
     for name, field in model.model_fields.items():
         kinds = get_args(field.annotation) or (field.annotation,)
@@ -58,7 +65,12 @@ def known_fields(model: type[BaseModel] = Configuration, prefix: str = "") -> li
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted paths to values, as the space of a search names them."""
+    """Return the values of nested dictionaries by dotted path.
+
+    Args:
+        nested: Dictionaries in dictionaries.
+        prefix: What the paths begin with.
+    """
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, dict):

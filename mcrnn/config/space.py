@@ -1,7 +1,8 @@
-"""What a search leaves open: the entries of the space, their alternatives, conditions and bounds.
+"""The section `space` of a YAML file: which fields a search may vary, and between which values.
 
-An entry names a field of the configuration by its dotted path and takes the place of that field's value. Conditions
-and bounds may name other fields, searched or not.
+An entry names a field of the configuration by its dotted path, and its values take the place of the field's value. An
+entry may have several alternatives with different conditions; the first whose conditions hold is the active one.
+Conditions and bounds may name other fields, searched or not.
 """
 
 from __future__ import annotations
@@ -13,36 +14,48 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from mcrnn.config.paths import Values, default_of, given, with_values
+from mcrnn.config.paths import Values, default_of, value_at, with_values
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.sections import Configuration, Section
 
 Bound = int | float | str
-
+"""A number, or the dotted path of the field whose value is the bound."""
 
 NOT_FINITE = "a grid needs choice, int without log, or float with a step"
 
 
 class SpaceEntry(Section):
-    """The values that a field of the configuration may take."""
+    """The values that a field of the configuration may take: exactly one of `choice`, `int` and `float`."""
 
-    choice: list[Any] | None = Field(None, min_length=1, description="one of these")
+    choice: list[Any] | None = Field(None, min_length=1, description="List of values, one of which is taken.")
     int_range: tuple[int | str, int | str] | None = Field(
-        None, alias="int", description="whole numbers, both included; a bound may be the name of another field"
+        None,
+        alias="int",
+        description="Smallest and largest whole number, both included. A bound may be the path of another field.",
     )
     float_range: tuple[float | str, float | str] | None = Field(
-        None, alias="float", description="numbers between; a bound may be the name of another field"
+        None,
+        alias="float",
+        description="Smallest and largest number. A bound may be the path of another field.",
     )
-    log: bool = Field(False, description="sample the logarithm uniformly")
-    step: float | None = Field(None, gt=0, description="distance of the values")
+    log: bool = Field(False, description="For int and float: sample the logarithm of the value uniformly.")
+    step: float | None = Field(
+        None,
+        gt=0,
+        description="For int and float: distance between values, counted from the smallest; null for 1 with int, and "
+        "for any value between the bounds with float.",
+    )
     when: dict[str, Any] | None = Field(
-        None, min_length=1, description="other fields' values, or lists of such, for which this holds"
+        None,
+        min_length=1,
+        description="Conditions: for each of some other fields the value, or the list of values, for which this entry "
+        "is used. null to use it always.",
     )
 
     @field_validator("int_range", "float_range", mode="before")
     @classmethod
-    def _numbers_are_no_names(cls, value: Any) -> Any:
-        # 1e-4 without a point is a string in YAML 1.1
+    def _read_numbers(cls, value: Any) -> Any:
+        # YAML 1.1 reads 1e-4, which has no point, as a string, and a string would name a field
         return [_number(bound) for bound in value] if isinstance(value, list) else value
 
     @model_validator(mode="after")
@@ -66,35 +79,38 @@ class SpaceEntry(Section):
 
     @property
     def bounds(self) -> tuple[Bound, Bound] | None:
-        """The least and the largest value, None for a choice."""
+        """The smallest and the largest value; None for a choice."""
         return self.int_range or self.float_range
 
     @property
     def conditions(self) -> dict[str, list[Any]]:
-        """Fields and the values that they may have."""
+        """The fields that the conditions name, each with the values for which the condition holds."""
         return {path: value if isinstance(value, list) else [value] for path, value in (self.when or {}).items()}
 
     @property
     def needs(self) -> set[str]:
-        """Fields that conditions and bounds name."""
+        """The fields that conditions and bounds name."""
         return {*self.conditions, *(bound for bound in self.bounds or () if isinstance(bound, str))}
 
     @property
     def corners(self) -> list[Any]:
-        """Values such that the configuration accepts all if it accepts these: every choice, both bounds."""
+        """The choices or both bounds: if a configuration is valid with each of these, it is valid with all values."""
         return list(self.choice or self.bounds or [])
 
     @property
     def only_value(self) -> Any:
-        """The value, where there is but one, else None."""
+        """The value if the entry has a single one, else None."""
         corners = self.corners
         return corners[0] if all(corner == corners[0] for corner in corners) else None
 
     def with_bounds(self, value_of: Callable[[str], Any]) -> SpaceEntry:
-        """The same with numbers for the bounds that name fields.
+        """Return the entry with numbers in place of the fields that its bounds name.
+
+        Args:
+            value_of: Gives the value of a field by its dotted path.
 
         Raises:
-            ValidationError: a field has no number, or the bounds do not fit each other.
+            ValidationError: The value of such a field is no number, or the lower bound is above the upper one.
         """
         if not self.bounds or not any(isinstance(bound, str) for bound in self.bounds):
             return self
@@ -104,14 +120,14 @@ class SpaceEntry(Section):
 
     @property
     def is_finite(self) -> bool:
-        """Whether it is so many values and no more."""
+        """Whether the entry has a finite number of values, as a grid needs."""
         return self.choice is not None or self.step is not None or (self.int_range is not None and not self.log)
 
     def grid(self) -> list[Any]:
-        """All values.
+        """Return all values of an entry whose bounds are numbers.
 
         Raises:
-            ValueError: they are not a finite number of values.
+            ValueError: The entry has no finite number of values.
         """
         if self.choice is not None:
             return self.choice
@@ -127,14 +143,16 @@ class SpaceEntry(Section):
         return [int(value) for value in values] if self.int_range else values
 
     def __str__(self) -> str:
-        """In a few words."""
+        """Return the values in a few words, such as `from 8 to 24, step 4`."""
         if self.choice is not None:
             return "one of " + ", ".join(map(str, self.choice))
         scale = ", logarithmic" if self.log else f", step {self.step:g}" if self.step else ""
-        return "from {} to {}".format(*self.corners) + scale
+        low, high = self.corners
+        return f"from {low} to {high}{scale}"
 
 
 def _number(bound: Any) -> Any:
+    """Return the number that a text spells, and anything else as it is."""
     try:
         return float(bound) if isinstance(bound, str) else bound
     except ValueError:
@@ -142,17 +160,20 @@ def _number(bound: Any) -> Any:
 
 
 Entries = dict[str, list[SpaceEntry]]
-"""by field; several alternatives of one differ in their conditions"""
+"""The alternatives of each entry by the dotted path of its field. They differ in their conditions."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """The entries over the file's own sections."""
+    """The entries of a space, and the sections of the file whose values they take the place of.
+
+    Attributes:
+        base: The sections as they are in the file; fields that have an entry may be missing.
+        entries: The entries, in an order in which each follows those that its conditions and bounds name.
+    """
 
     base: dict[str, Any]
-    """the sections as they stand; fields of the entries may be missing"""
     entries: Entries = field(default_factory=dict)
-    """in an order in which each follows those that it names"""
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
@@ -161,37 +182,62 @@ class Space:
         return path in self.entries
 
     def value(self, path: str, values: Values) -> Any:
-        """What a field is: drawn, given in the file, or the default. None where it is an entry that does not hold."""
-        return values.get(path) if path in self.entries else given(self.base, path, default_of(path))
+        """Return the value of a field.
 
-    def holding(self, path: str, values: Values) -> int | None:
-        """Which alternative of an entry holds, given the values of those before it; None where none does."""
+        It is the sampled value if the field has an entry (None if no alternative of it is active), else the value in
+        the file, else the default.
+
+        Args:
+            path: Dotted path of the field.
+            values: Sampled values.
+        """
+        return values.get(path) if path in self.entries else value_at(self.base, path, default_of(path))
+
+    def active_index(self, path: str, values: Values) -> int | None:
+        """Return the index of the active alternative of an entry: the first whose conditions hold.
+
+        Args:
+            path: Dotted path of the entry's field.
+            values: Values of the entries before it.
+
+        Returns:
+            The index; None if the conditions of no alternative hold, so that the field keeps its value of the file.
+        """
         for index, entry in enumerate(self.entries[path]):
             if all(self.value(key, values) in allowed for key, allowed in entry.conditions.items()):
                 return index
         return None
 
-    def entry(self, path: str, values: Values) -> SpaceEntry | None:
-        """That alternative, with numbers for its bounds.
+    def active_entry(self, path: str, values: Values) -> SpaceEntry | None:
+        """Return the active alternative of an entry, with numbers for its bounds; see `active_index`.
 
         Raises:
-            ValidationError: a bound has no number, or the bounds do not fit each other.
+            ValidationError: A bound names a field whose value is no number, or the lower bound is above the upper one.
         """
-        index = self.holding(path, values)
+        index = self.active_index(path, values)
         return None if index is None else self.entries[path][index].with_bounds(lambda name: self.value(name, values))
 
     def completed(self, values: Values, corner: int = 0) -> Values:
-        """Values with a corner, the first by default, of each other entry that then holds."""
+        """Complete some values with a corner of every other entry that is then active.
+
+        Args:
+            values: Values of some entries. Those whose entry is not active are kept as well.
+            corner: Index of the corner: 0 for the first choice or lower bound, -1 for the last or upper.
+        """
         result: Values = {}
         for path in self.entries:
             if path in values:
                 result[path] = values[path]
-            elif (entry := self.entry(path, result)) is not None:
+            elif (entry := self.active_entry(path, result)) is not None:
                 result[path] = entry.corners[corner]
         return result
 
     def corners(self) -> Iterator[Values]:
-        """Values of the whole space such that each corner of each alternative occurs, where it can hold."""
+        """Yield values of all entries in which each corner of each alternative occurs that can be active.
+
+        If a configuration is valid with each of these, it is taken to be valid everywhere in the space. The other
+        entries are once at their first and once at their last corner.
+        """
         yield self.completed({})
         yield self.completed({}, -1)
         for path, alternatives in self.entries.items():
@@ -200,76 +246,91 @@ class Space:
                 conditions = {key: allowed[0] for key, allowed in searched.items()}
                 for others in (0, -1):
                     before = self.completed(conditions, others)
-                    if self.holding(path, before) != number:
+                    if self.active_index(path, before) != number:
                         continue
                     for corner in entry.with_bounds(lambda name: self.value(name, before)).corners:  # noqa: B023
                         values = self.completed(conditions | {path: corner}, others)
-                        if self.holding(path, values) == number:
+                        if self.active_index(path, values) == number:
                             yield values
 
     def grid(self) -> Iterator[Values]:
-        """All values of the space.
+        """Yield all combinations of values.
 
         Raises:
-            ValueError: an entry has no finite number of values; names it.
+            ValueError: An entry has no finite number of values; the message names it.
         """
 
-        def rest(paths: list[str], values: Values) -> Iterator[Values]:
+        def combinations(paths: list[str], values: Values) -> Iterator[Values]:
             if not paths:
                 yield values
                 return
-            entry = self.entry(paths[0], values)
+            entry = self.active_entry(paths[0], values)
             if entry is None:
-                yield from rest(paths[1:], values)
+                yield from combinations(paths[1:], values)
                 return
             try:
                 each = entry.grid()
             except ValueError as error:
                 raise ValueError(f"{paths[0]}: {error}") from None
-            yield from itertools.chain.from_iterable(rest(paths[1:], values | {paths[0]: value}) for value in each)
+            yield from itertools.chain.from_iterable(
+                combinations(paths[1:], values | {paths[0]: value}) for value in each
+            )
 
-        return rest(list(self.entries), {})
+        return combinations(list(self.entries), {})
 
 
 @dataclass(frozen=True)
 class Search:
-    """A configuration with some fields left to a search."""
+    """A search as it is in a file: the space, and how the search spends its budget.
+
+    Attributes:
+        space: The fields that are searched, and the sections of the file.
+        search: The section `search`.
+    """
 
     space: Space
     search: SearchConfig
 
     @property
     def name(self) -> str:
-        """Name of the search."""
+        """The name of the search."""
         return self.space.base["name"]
 
     def configuration(self, values: Values) -> Configuration:
-        """The configuration with these values in place of the space's entries.
+        """Return the configuration of a trial.
+
+        Args:
+            values: Value of each active entry by the dotted path of its field.
 
         Raises:
-            ValidationError: a value does not fit its field, or the values do not fit each other.
+            ValidationError: A value does not fit its field, or the values do not fit each other.
         """
         return Configuration.model_validate(with_values(self.space.base, values))
 
     def parameter(self, path: str, index: int) -> str:
-        """What an alternative is called where all have to differ, as in a study."""
+        """Return the name of an alternative as a parameter of the Optuna study, in which each has another distribution.
+
+        Args:
+            path: Dotted path of the entry's field.
+            index: Index of the alternative.
+        """
         return path if len(self.space.entries[path]) == 1 else f"{path} ({index + 1})"
 
     def values(self, parameters: Values) -> Values:
-        """The values of the entries, of parameters called so."""
+        """Return the values of the entries by field, from those of the study's parameters; see `parameter`."""
         return {name.split(" ")[0]: value for name, value in parameters.items()}
 
     def parameters(self, values: Values) -> Values:
-        """The same the other way round."""
-        found = {path: self.space.holding(path, values) for path in values}
+        """Return the values of the study's parameters, from those of the entries by field; see `parameter`."""
+        found = {path: self.space.active_index(path, values) for path in values}
         return {self.parameter(path, index): values[path] for path, index in found.items() if index is not None}
 
     def first_configuration(self) -> Configuration:
-        """The configuration of the entries' first corners: for what is the same in all of them."""
+        """Return one configuration of the space, for whatever is the same in all of them."""
         return self.configuration(self.space.completed({}))
 
     def content(self) -> dict[str, Any]:
-        """All of it as plain data."""
+        """Return the whole search as plain data, as the file would have it."""
         entries = self.space.entries.items()
         return {
             **self.space.base,

@@ -24,7 +24,7 @@ def suggest(trial: optuna.Trial, search: Search) -> dict[str, Any]:
     trial.relative_params  # noqa: B018  Optuna draws them when they are first asked for
     for place, path in enumerate(search.space, start=1):
         trial.study.sampler = sampler(search.search, trial.number, place)
-        index, entry = search.space.holding(path, values), search.space.entry(path, values)
+        index, entry = search.space.active_index(path, values), search.space.active_entry(path, values)
         if index is not None and entry is not None:
             values[path] = _suggest(trial, search.parameter(path, index), entry)
     return values

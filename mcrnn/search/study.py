@@ -166,7 +166,7 @@ def _fitting(before: optuna.Study, search: Search) -> list[FrozenTrial]:
         values = search.values(trial.params)
         distributions = {}
         for path in search.space:
-            index, entry = search.space.holding(path, values), search.space.entry(path, values)
+            index, entry = search.space.active_index(path, values), search.space.active_entry(path, values)
             if index is not None and entry is not None:
                 distributions[search.parameter(path, index)] = distribution(entry)
         parameters = search.parameters({path: value for path, value in values.items() if path in search.space})
