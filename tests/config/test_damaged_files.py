@@ -166,15 +166,15 @@ TEXTS: list[tuple[str, bytes]] = [
 RUN = """
 import json, sys, traceback
 from pathlib import Path
-from mcrnn.config_file import load_search
+from mcrnn.config.loading import load_search
 from mcrnn.errors import UserError
-from mcrnn.storage import Storage
+from mcrnn.storage.root import Storage
 root, cases = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
 storage = Storage.open(root)
 for case in cases:
     try:
         search = load_search(case["file"])
-        from mcrnn.checks import check
+        from mcrnn.search.search_run import check
         check(search, storage)
         result = ["accepted", ""]
     except UserError as error:
