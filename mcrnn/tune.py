@@ -20,15 +20,16 @@ def tune(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Search space, such as search_spaces/demo.yaml.")],
     settings: SetOption = None,
     show: Annotated[
-        bool, typer.Option("--preview", help="Print what would be run and what it would cost; start nothing.")
+        bool, typer.Option("--preview", help="Print what would be run and what it would cost, and start nothing.")
     ] = False,
     new: Annotated[bool, typer.Option("--new", help="Start a new search beside one of the same name.")] = False,
     storage: StorageOption = None,
 ) -> None:
     """Search the hyperparameters that FILE leaves open and register the best model.
 
-    The same command again continues an unfinished search, after anything; of a finished one it prints the summary.
-    With a larger budget (--set search.trials=200) it goes on. Ctrl-C stops after saving, twice at once.
+    The same command again continues an unfinished search, whatever ended it, and prints the summary of a finished one.
+    With a larger budget (--set search.trials=200) a finished search goes on. Ctrl-C stops the search after saving it,
+    Ctrl-C twice at once.
     """
     search = load_search(file, settings or ())
     root = Storage.open(storage)
@@ -46,10 +47,12 @@ def tune(
     from mcrnn.search.search_run import open_search
 
     check_reach(root.location("searches"))
-    opened = open_search(search, root, new=new)
-    if not opened.finished:
-        run(opened)
-    print_summary(opened)
+    search_run = open_search(search, root, new=new)
+    if not search_run.finished:
+        run(search_run)
+    summary = search_run.folder.read_summary()
+    assert summary is not None
+    print_summary(summary, search, root)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where a training runs: this process, a Ray Tune trial, or the workers of Ray Train.
+"""Where a training runs: in this process, in a Ray Tune trial, or on the workers of Ray Train.
 
-All of Ray but the search is here.
+All use of Ray except that of the search is here. Imports nothing of mcrnn.reports and mcrnn.search.
 """

@@ -1,4 +1,4 @@
-"""Stop after saving: what SIGTERM (preemption) and the first Ctrl-C ask for."""
+"""SIGTERM (sent before a preemption) and the first Ctrl-C ask a command to save and stop; the next one kills it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from types import FrameType
 
 @contextmanager
 def on_stop(request: Callable[[], None]) -> Iterator[None]:
-    """Call `request` on the first signal, raise KeyboardInterrupt on the next. Only in the main thread."""
+    """Handle SIGTERM and SIGINT within the context, and restore the handlers of before at its end.
+
+    Outside the main thread, where Python allows no handlers, this does nothing.
+
+    Args:
+        request: called on the first signal; from the second on, KeyboardInterrupt is raised.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -24,34 +24,33 @@ from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
 from mcrnn.storage.retry import retries_enabled
 from mcrnn.storage.root import Storage
-from mcrnn.tracking import run_folder
 from mcrnn.tracking.mlflow_client import Tracker
-from mcrnn.tracking.run_folder import END_FILE, MODEL_FOLDER, read_json, read_metrics
+from mcrnn.tracking.run_folder import RunFolder, free_name
 from mcrnn.tracking.sync import RunSync, is_synced
-from mcrnn.training.run import TrainingRun
+from mcrnn.training.run import TrainingRun, mlflow_status
 from mcrnn.training.session import OBJECTIVE, End, Metrics
 
 MAY_CHANGE = ("train.workers", "train.micro_batch", "train.max_failures", "train.checkpoint_minutes", "train.device")
-"""when a run is continued: what changes nothing but how it is done"""
+"""Fields of the configuration that may differ when a run is continued, because they do not change what is trained."""
 EXPERIMENT = "mcrnn-runs"
-"""in MLflow"""
-SECONDS_BETWEEN_LOOKS = 0.5
-"""for new epochs of workers"""
+"""Experiment of single trainings in MLflow."""
+SECONDS_BETWEEN_POLLS = 0.5
+"""Time between two looks for new epochs of workers."""
 
 
 def run(config: Configuration, storage: Storage, *, new: bool, digest: str | None = None) -> None:
-    """Train, or continue a run of that name, and print the end of it.
+    """Train, or continue a run of that name, and print its result.
 
     Args:
         config: what to train.
-        storage: the root.
-        new: begin a new run beside one of the same name.
-        digest: that the store must have, where an earlier run is repeated.
+        storage: the storage root.
+        new: True to start a new run beside one of the same name.
+        digest: digest that the store must have, where an earlier run is repeated.
 
     Raises:
-        UserError: the store cannot be used, its samples are too short, or the folder holds another run; or memory
-            was not enough.
-        KeyboardInterrupt: a stop was asked for, and a checkpoint written.
+        UserError: the store cannot be used, its samples are too short, the folder holds another run, or memory was not
+            enough.
+        KeyboardInterrupt: a stop was asked for, and a checkpoint has been written.
     """
     console = Console()
     if config.train.workers > 1:
@@ -65,131 +64,141 @@ def run(config: Configuration, storage: Storage, *, new: bool, digest: str | Non
             "store anew with its old parameters; they are in the run's dataset in MLflow"
         )
     check_store_serves(store, config)
-    frame_shape = FieldDescription.of(store, config.data).frame_shape
-    config = with_resolved_width(config, frame_shape)
+    field = FieldDescription.of(store, config.data)
+    config = with_resolved_width(config, field.frame_shape)
     runs = storage.location("runs")
-    name = run_folder.free_name(runs, config.name, new=new)
-    folder = runs.child(name)
-    run_folder.claim_folder(folder, {**config.model_dump(), "store_digest": store.digest}, budgets=MAY_CHANGE)
-    ended = read_json(folder, END_FILE)
-    if ended is None or ended["end"] == End.OUT_OF_MEMORY:
-        folder.delete(END_FILE)
-        mirrors = RunSync(Tracker.open(storage, EXPERIMENT))
-        field = FieldDescription.of(store, config.data)
-        job = TrainingRun(config, field, folder, run_name=name, tags=(("mcrnn.kind", "run"),))
+    name = free_name(runs, config.name, new=new)
+    folder = RunFolder(runs.child(name))
+    folder.claim({**config.model_dump(), "store_digest": store.digest}, MAY_CHANGE)
+    ended = folder.read_end()
+    if ended is None or ended.end == End.OUT_OF_MEMORY:
+        folder.delete_end()
+        sync = RunSync(Tracker.open(storage, EXPERIMENT))
+        training_run = TrainingRun(config, field, folder, run_name=name, tags=(("mcrnn.kind", "run"),))
         console.print(
-            f"run {name}: {config.train.epochs} epochs, in {storage.show(folder)}", highlight=False, soft_wrap=True
+            f"run {name}: {config.train.epochs} epochs, in {storage.show(folder.location)}",
+            highlight=False,
+            soft_wrap=True,
         )
         costs = model_cost(config.model, field.frame_shape)
         console.print(f"{config.model.architecture}: {costs}", highlight=False, soft_wrap=True)
-        _train(job, FieldData.load(store, config.data), console, mirrors)
-        ended = read_json(folder, END_FILE)
-    elif not is_synced(folder):  # MLflow was away when it ended
-        mirrors = RunSync(Tracker.open(storage, EXPERIMENT))
-        mirrors.update(folder, "FINISHED")
-        mirrors.wait()
-        mirrors.close()
+        _train(training_run, FieldData.load(store, config.data), console, sync)
+        ended = folder.read_end()
+    elif not is_synced(folder):  # MLflow was away when the training ended
+        sync = RunSync(Tracker.open(storage, EXPERIMENT))
+        sync.update(folder, mlflow_status(End(ended.end)))
+        sync.wait()
+        sync.close()
     if ended is None:
         raise KeyboardInterrupt
-    history = read_metrics(folder)
-    if ended["end"] == End.DIVERGED:
+    history = folder.read_metrics()
+    if ended.end == End.DIVERGED:
         print(
             f"{name} diverged in epoch {history[-1]['epoch']:.0f}: its gradients were not finite for several steps in "
             "a row. Try a smaller train.learning_rate or train.gradient_clip, in a new run beside it with --new",
             file=sys.stderr,
         )
         sys.exit(1)
-    early = f", stopped early after {len(history)} epochs" if ended["end"] == End.STOPPED_EARLY else ""
+    early = f", stopped early after {len(history)} epochs" if ended.end == End.STOPPED_EARLY else ""
     console.print(
         f"{name}: best closed-loop RMSE {history[-1]['best']:.4f} of the training split's standard deviation{early}; "
-        f"the model is in {storage.show(folder.child(MODEL_FOLDER))}",
+        f"the model is in {storage.show(folder.model)}",
         highlight=False,
         soft_wrap=True,
     )
 
 
-def _train(job: TrainingRun, data: FieldData, console: Console, mirrors: RunSync) -> None:
-    shown = RunDisplay(job, console, mirrors)
+def _train(run: TrainingRun, data: FieldData, console: Console, sync: RunSync) -> None:
+    display = RunDisplay(run, console, sync)
     status = "FAILED"
     try:
-        with retries_enabled(), shown.bar:
-            if job.config.train.workers == 1:
-                _train_here(job, data, shown)
+        with retries_enabled(), display.bar:
+            if run.config.train.workers == 1:
+                _train_here(run, data, display)
             else:
-                _train_on_workers(job, data, shown)
-        status = "FINISHED" if read_json(job.folder, END_FILE) else "KILLED"
-        mirrors.update(job.folder, status)
-        if status == "FINISHED":
-            mirrors.wait()
+                _train_on_workers(run, data, display)
+        ended = run.folder.read_end()
+        status = mlflow_status(End(ended.end) if ended else End.INTERRUPTED)
+        sync.update(run.folder, status)
+        if ended:
+            sync.wait()
     finally:
-        mirrors.update(job.folder, status)
-        mirrors.close()
+        sync.update(run.folder, status)
+        sync.close()
 
 
-def _train_here(job: TrainingRun, data: FieldData, shown: RunDisplay) -> None:
+def _train_here(run: TrainingRun, data: FieldData, display: RunDisplay) -> None:
     def stop() -> None:
         session.stop_requested = True
 
-    session = RunSession(job, on_epoch=shown.epoch, on_step=shown.step, on_recorded=shown.recorded, warn=shown.warn)
+    session = RunSession(
+        run, on_epoch=display.epoch, on_step=display.step, on_recorded=display.recorded, warn=display.warn
+    )
     with on_stop(stop):
-        session.train(data, choose_device(job.config.train.device, "train.device"))
+        session.train(data, choose_device(run.config.train.device, "train.device"))
 
 
-def _train_on_workers(job: TrainingRun, data: FieldData, shown: RunDisplay) -> None:
+def _train_on_workers(run: TrainingRun, data: FieldData, display: RunDisplay) -> None:
     import ray
 
     from mcrnn.runners.ray_cluster import connected
 
-    workers = job.config.train.workers
-    job.load_checkpoint(shown.warn)  # refuses what the workers would fail on
+    workers = run.config.train.workers
+    run.load_checkpoint(display.warn)  # a checkpoint of another store is refused here, before Ray starts workers
     with connected() as resources, ExitStack() as until_end:
         if workers > resources.cpus:
             raise UserError(f"train.workers {workers} needs as many CPUs, there are {resources.cpus}")
-        gpus = gpus_for(job.config.train, resources.gpus)
+        gpus = gpus_for(run.config.train, resources.gpus)
         flag = new_stop_flag()
         failure: list[BaseException] = []
 
         def drive() -> None:
             try:
-                run_distributed(job, reference, gpus=gpus, stop=flag)
+                run_distributed(run, reference, gpus=gpus, stop=flag)
             except BaseException as error:
                 failure.append(error)
 
         reference = ray.put(data)
         until_end.enter_context(on_stop(lambda: flag.request.remote()))
-        # in a thread, for Ray would handle the signals itself
+        # in a thread, because in the main thread Ray would handle the signals itself
         driver = threading.Thread(target=drive, daemon=True)
         driver.start()
-        seen = len(read_metrics(job.folder))
+        seen = len(run.folder.read_metrics())
         running = True
         while running:
-            driver.join(SECONDS_BETWEEN_LOOKS)
+            driver.join(SECONDS_BETWEEN_POLLS)
             running = driver.is_alive()
-            history = read_metrics(job.folder)
+            history = run.folder.read_metrics()
             for metrics in history[seen:]:
-                shown.epoch(metrics)
-                shown.recorded()
+                display.epoch(metrics)
+                display.recorded()
             seen = max(seen, len(history))
         if failure:
-            raise root_cause(job, failure[0])
+            raise root_cause(run, failure[0])
 
 
 class RunDisplay:
-    """What a training shows: a line an epoch; in a terminal a bar below."""
+    """Shows a training on the terminal, a line an epoch and a bar below them, and sends its epochs to MLflow.
 
-    def __init__(self, job: TrainingRun, console: Console, mirrors: RunSync) -> None:
-        self.job, self.mirrors = job, mirrors
-        self.console, self.epochs = console, job.config.train.epochs
+    Args:
+        run: the training.
+        console: takes the lines.
+        sync: takes the run's folder whenever an epoch has been recorded there.
+    """
+
+    def __init__(self, run: TrainingRun, console: Console, sync: RunSync) -> None:
+        self.run, self.sync = run, sync
+        self.console, self.epochs = console, run.config.train.epochs
         self.bar = Bar("epoch 1", self.epochs, "epochs")
         self.seconds: list[float] = []
-        """of the epochs seen"""
+        """How long each epoch took that this command has trained."""
 
     def step(self, epoch: int, batch: int, batches: int) -> None:
-        """A step is done."""
+        """Show that a step is done."""
         self.bar.show(f"epoch {epoch}", epoch - 1 + batch / batches)
 
     def epoch(self, metrics: Metrics) -> None:
-        """An epoch is done."""
+        """Show the metrics of an epoch and the time left."""
         epoch = int(metrics["epoch"])
         self.seconds.append(metrics.get("seconds", 0.0))
         self.bar.show(f"epoch {epoch}", epoch)
@@ -197,11 +206,11 @@ class RunDisplay:
         self.bar.print(_line(metrics, self.epochs, left), self.console)
 
     def recorded(self) -> None:
-        """An epoch is written down."""
-        self.mirrors.update(self.job.folder, "RUNNING")
+        """Send what has been recorded to MLflow."""
+        self.sync.update(self.run.folder, "RUNNING")
 
     def warn(self, text: str) -> None:
-        """Say what is not as it should be."""
+        """Print a warning."""
         print(f"warning: {text}", file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""A training with one worker inside a Ray Tune trial."""
+"""A training with one worker, inside a Ray Tune trial."""
 
 from __future__ import annotations
 
@@ -15,38 +15,49 @@ from mcrnn.training.session import End, Metrics, Request, State
 
 
 class TuneSession(RunSession):
-    """A one-worker trial: a plain Tune function on a reused actor."""
+    """The session of a one-worker trial, which is a plain function in a Tune actor.
 
-    def __init__(self, job: TrainingRun, stop: Any) -> None:
-        super().__init__(job)
-        self._stop_asked = StopPoll(stop, job.run_name)
+    Args:
+        run: what to train.
+        stop: handle of a `StopFlag`, or None.
+    """
+
+    def __init__(self, run: TrainingRun, stop: Any) -> None:
+        super().__init__(run)
+        self._stop_poll = StopPoll(stop, run.run_name)
 
     def report(self, metrics: Metrics | None, checkpoint: State) -> None:
-        """Record, and then report, for the trial may be stopped with the report."""
+        """Record, then report to Tune; in this order, because Tune may stop the trial at the report."""
         from ray import tune
 
         super().report(metrics, checkpoint)
         if metrics is not None:
             assert self.recorder is not None
             self.recorder.wait()
-            tune.report(metrics | self.known)
+            tune.report(metrics | self.constants)
 
     def load_checkpoint(self) -> State | None:
-        """The newest; its epochs are told once more, for the driver may have been lost before it heard of them."""
+        """Return the newest state, and report its epochs again: the driver may have been lost before it got them."""
         from ray import tune
 
         state = super().load_checkpoint()
         for metrics in state["history"] if state else []:
-            tune.report(metrics | self.known)
+            tune.report(metrics | self.constants)
         return state
 
     def advance(self, epoch: int, batch: int, batches: int) -> Request:
-        """Ask the driver whether to stop."""
-        self.stop_requested = self.stop_requested or self._stop_asked()
+        """Request a stop if the driver asks for one."""
+        self.stop_requested = self.stop_requested or self._stop_poll()
         return super().advance(epoch, batch, batches)
 
 
-def run_in_tune(job: TrainingRun, data: FieldData, stop: Any = None) -> End:
-    """A one-worker trial, inside a Tune actor."""
+def run_in_tune(run: TrainingRun, data: FieldData, stop: Any = None) -> End:
+    """Train inside a Tune actor, on one thread, so that trials side by side do not take each other's cores.
+
+    Args:
+        run: what to train.
+        data: the training and validation splits.
+        stop: handle of a `StopFlag`, or None.
+    """
     torch.set_num_threads(1)
-    return TuneSession(job, stop).train(data, choose_device(job.config.train.device, "train.device"))
+    return TuneSession(run, stop).train(data, choose_device(run.config.train.device, "train.device"))

@@ -1,7 +1,7 @@
-"""The best configuration of each architecture, trained again with several seeds.
+"""Confirmation: the best configuration of each architecture, trained again with several seeds.
 
-A trial is good by its configuration or by luck; the mean over seeds tells which. The champion is the best seed of the
-configuration with the best mean, and carries mean and spread of all of them.
+The error of one training may be small by luck of its seed; the mean over seeds tells. The model that is registered is
+the best seed of the configuration with the smallest mean error, and its version carries mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -14,87 +14,95 @@ from optuna.trial import FrozenTrial
 
 from mcrnn.config.paths import Values
 from mcrnn.config.space import Search
-from mcrnn.storage.location import Location
-from mcrnn.tracking.run_folder import END_FILE, read_json, read_metrics
+from mcrnn.tracking.run_folder import CONFIRMATION_FOLDER, RunFolder, SearchFolder
 from mcrnn.training.session import End
-
-FOLDER = "confirmation"
 
 
 @dataclass(frozen=True)
 class Retraining:
-    """One training of a configuration that was found."""
+    """One training of the confirmation."""
 
     trial: int
-    """where it was found"""
+    """Number of the trial that found the configuration."""
     values: Values
+    """Value of each searched field by dotted path, and of `train.seed`."""
     seed: int
+    folder: RunFolder
 
     @property
     def name(self) -> str:
-        """Of its run, and of its folder below the search's."""
-        return f"trial-{self.trial}-seed-{self.seed}"
+        """Name of the run and of its folder."""
+        return self.folder.name
 
-    def folder(self, search_folder: Location) -> Location:
-        """Where it keeps its checkpoints and its model."""
-        return search_folder.child(f"{FOLDER}/{self.name}")
+    @property
+    def finished(self) -> bool:
+        """Whether the training has come to its end, whichever it was."""
+        return self.folder.read_end() is not None
 
-    def finished(self, search_folder: Location) -> bool:
-        """Whether it has come to its end."""
-        return read_json(self.folder(search_folder), END_FILE) is not None
-
-    def error(self, search_folder: Location) -> float | None:
-        """Its best, where it has ended well."""
-        ended = read_json(self.folder(search_folder), END_FILE)
-        if ended is None or ended["end"] not in (End.FINISHED, End.STOPPED_EARLY):
+    @property
+    def error(self) -> float | None:
+        """The best validation error; None unless the training completed normally."""
+        ended = self.folder.read_end()
+        if ended is None or ended.end not in (End.FINISHED, End.STOPPED_EARLY):
             return None
-        return read_metrics(self.folder(search_folder))[-1]["best"]
+        return self.folder.read_metrics()[-1]["best"]
 
 
-def planned_retrainings(search: Search, trials: list[FrozenTrial]) -> list[Retraining]:
-    """The trainings of the best trial of each architecture, of trials that are sorted, the best first."""
+def planned_retrainings(search: Search, folder: SearchFolder, trials: list[FrozenTrial]) -> list[Retraining]:
+    """List the trainings of the confirmation: `search.confirm.seeds` of the best trial of each architecture.
+
+    Args:
+        search: the search.
+        folder: folder of the search.
+        trials: trials that ended well, the best first.
+    """
     if search.search.confirm is None:
         return []
     best: dict[str, FrozenTrial] = {}
     for trial in trials:
-        best.setdefault(_architecture(search, trial), trial)
+        best.setdefault(search.configuration(search.values(trial.params)).model.architecture, trial)
     plan = []
     for trial in best.values():
         values = search.values(trial.params)
-        first = search.configuration(values).train.seed
+        first = search.configuration(values).train.seed + 1  # the trial's own seed was the lucky one
         plan += [
-            Retraining(trial.number, values | {"train.seed": seed}, seed)
-            for seed in range(first + 1, first + 1 + search.search.confirm.seeds)  # the trial's own was the lucky one
+            Retraining(
+                trial.number,
+                values | {"train.seed": seed},
+                seed,
+                folder.retraining(f"trial-{trial.number}-seed-{seed}"),
+            )
+            for seed in range(first, first + search.search.confirm.seeds)
         ]
     return plan
 
 
-def _architecture(search: Search, trial: FrozenTrial) -> str:
-    return search.configuration(search.values(trial.params)).model.architecture
+def summarize_seeds(search: Search, plan: list[Retraining]) -> list[dict[str, Any]]:
+    """Summarize the errors of each configuration over its seeds.
 
-
-def summarize_seeds(search: Search, folder: Location, plan: list[Retraining]) -> list[dict[str, Any]]:
-    """A row for each configuration with mean, deviation and seeds, the best mean first."""
+    Returns:
+        For each configuration with an error a row with mean, standard deviation (0 for one seed), seeds that completed
+        and failed, and the folder of the best seed; those without a failed seed first, then by mean error.
+    """
     rows = []
     for number in dict.fromkeys(retraining.trial for retraining in plan):
-        mine = [retraining for retraining in plan if retraining.trial == number]
-        errors = {retraining.name: retraining.error(folder) for retraining in mine}
+        of_trial = [retraining for retraining in plan if retraining.trial == number]
+        errors = {retraining.name: retraining.error for retraining in of_trial}
         good = {name: error for name, error in errors.items() if error is not None}
         if not good:
             continue
-        values = {path: value for path, value in mine[0].values.items() if path != "train.seed"}
+        values = {path: value for path, value in of_trial[0].values.items() if path != "train.seed"}
         rows.append(
             {
                 "trial": number,
-                "architecture": search.configuration(mine[0].values).model.architecture,
+                "architecture": search.configuration(of_trial[0].values).model.architecture,
                 "values": values,
                 "mean": statistics.fmean(good.values()),
                 "std": statistics.stdev(good.values()) if len(good) > 1 else 0.0,
                 "seeds": len(good),
                 "failed": len(errors) - len(good),
                 "best": min(good.values()),
-                "folder": f"{FOLDER}/{min(good, key=lambda name: good[name])}",
+                "folder": f"{CONFIRMATION_FOLDER}/{min(good, key=lambda name: good[name])}",
             }
         )
-    # a configuration with a seed that failed comes after those without
     return sorted(rows, key=lambda row: (row["failed"], row["mean"]))

@@ -1,8 +1,7 @@
-"""The end of a search: the best model judged and registered, figures, and the summary."""
+"""The end of a search: the best model is evaluated and registered, figures are drawn, and the summary is written."""
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
@@ -13,56 +12,58 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from mcrnn.data.description import FieldDescription
 from mcrnn.errors import UserError
 from mcrnn.evaluation.evaluation_set import EvaluationSet
 from mcrnn.evaluation.metrics import rmse, rmse_normalized
 from mcrnn.evaluation.scoring import score_baselines
 from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
-from mcrnn.search import confirmation
-from mcrnn.search.search_run import SUMMARY_FILE, SearchRun, ranked_trials, remove_superseded_files
-from mcrnn.search.study import TrialEnd, finished_trials, optuna_quiet
+from mcrnn.search.confirmation import summarize_seeds
+from mcrnn.search.search_run import SearchRun
+from mcrnn.search.study import finished_trials, optuna_quiet
+from mcrnn.search.trial_report import TrialEnd
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import registry
 from mcrnn.tracking.mlflow_client import Run, mlflow_request
 from mcrnn.tracking.registry import TEST_METRICS
-from mcrnn.tracking.run_folder import METRICS_FILE, MODEL_FOLDER, write_record
+from mcrnn.tracking.run_folder import SUMMARY_FILE, RunFolder
 from mcrnn.tracking.sync import RunSync, is_synced
 from mcrnn.training.session import OBJECTIVE
 
 
-def conclude(opened: SearchRun, mirrors: RunSync, best: FrozenTrial) -> None:
-    """Judge and register the best model, and write the summary."""
-    from mcrnn.reports import search_figures
+def finalize(search_run: SearchRun, sync: RunSync, best: FrozenTrial) -> None:
+    """Evaluate and register the best model, and write the summary.
 
-    search = opened.search
-    remove_superseded_files(opened)
-    folder = opened.trial_folder(best.number)
-    confirmed = confirmation.summarize_seeds(
-        search, opened.folder, confirmation.planned_retrainings(search, ranked_trials(opened))
-    )
-    if confirmed:
-        folder = opened.folder.child(confirmed[0]["folder"])
-    _record_baselines(opened, mirrors)
-    run = mirrors.now(folder)
-    model = trained_model.load(folder.child(MODEL_FOLDER))
-    judged = _evaluate_on_test_split(model, run, opened.storage)
-    found = {
-        "search": opened.name,
-        "best": confirmed[0]["best"] if confirmed else best.user_attrs["result"]["best"],
-        "trial": confirmed[0]["trial"] if confirmed else best.number,
+    Args:
+        search_run: a search whose trials and confirmation have ended.
+        sync: sends the runs to MLflow.
+        best: the best trial. The model registered is that of this trial, or of the best confirmed configuration.
+    """
+    search, study = search_run.search, search_run.study
+    search_run.remove_superseded_files()
+    folder = search_run.folder.trial(best.number)
+    found: dict[str, Any] = {
+        "search": search_run.name,
+        "best": best.user_attrs["result"]["best"],
+        "trial": best.number,
     }
+    confirmed = summarize_seeds(search, search_run.planned_retrainings())
     if confirmed:
-        found |= {"mean": confirmed[0]["mean"], "std": confirmed[0]["std"], "seeds": confirmed[0]["seeds"]}
+        winner = confirmed[0]
+        folder = RunFolder(search_run.folder.location.child(winner["folder"]))
+        found |= {key: winner[key] for key in ("best", "trial", "mean", "std", "seeds")}
+    _record_baselines(search_run, sync)
+    run = sync.update_now(folder)
+    model = trained_model.load(folder.model)
+    test_metrics = _evaluate_on_test_split(model, run, search_run.storage)
     version, alias = mlflow_request(
         lambda: registry.register(
             run,
-            folder.child(MODEL_FOLDER),
-            opened.model_name,
+            folder.model,
+            search_run.model_name,
             found=found,
-            judged=judged,
-            origin=mirrors.tracker.origin,
+            test_metrics=test_metrics,
+            origin=sync.tracker.origin,
         )
     )
     rows = [
@@ -73,80 +74,101 @@ def conclude(opened: SearchRun, mirrors: RunSync, best: FrozenTrial) -> None:
             "epochs": search.configuration(search.values(t.params)).train.epochs,
             **t.user_attrs.get("result", {}),
         }
-        for t in finished_trials(opened.study)
+        for t in finished_trials(study)
     ]
-    several = len(search.search.objectives) > 1
+    several_objectives = len(search.search.objectives) > 1
     summary = {
-        "search": opened.name,
+        "search": search_run.name,
         "best_trial": found["trial"],
         "best": found["best"],
         "confirmed": confirmed,
         "seeds": search.search.confirm.seeds if search.search.confirm else 0,
-        "importance": importance(opened.study),
-        "front": [t.number for t in opened.study.best_trials] if several else [],
-        "test": {name: judged[name] for name in TEST_METRICS} if judged else None,
+        "importance": importance(study),
+        "front": [t.number for t in study.best_trials] if several_objectives else [],
+        "test": {name: test_metrics[name] for name in TEST_METRICS} if test_metrics else None,
         "run_id": run.run_id,
-        "model": opened.model_name,
+        "model": search_run.model_name,
         "version": version,
         "alias": alias,
         "trials": rows,
     }
-    parent = mirrors.now(opened.folder)
-    parent.log_metrics({"best": summary["best"]})
-    parent.set_tags({"mcrnn.best_trial": str(summary["best_trial"]), "mcrnn.model_version": str(version)})
-    with tempfile.TemporaryDirectory(prefix="mcrnn-figures-") as place:
-        pictures = [] if several else search_figures.draw(Path(place), rows, list(search.space), summary["importance"])
+    own_run = sync.update_now(search_run.folder)
+    own_run.log_metrics({"best": summary["best"]})
+    own_run.set_tags({"mcrnn.best_trial": str(summary["best_trial"]), "mcrnn.model_version": str(version)})
+    if not several_objectives:
+        _draw_figures(search_run, own_run, rows, summary["importance"])
+    own_run.log_json({SUMMARY_FILE: summary})
+    search_run.folder.write_summary(summary)  # the last: a search that has a summary is finished
+
+
+def _draw_figures(search_run: SearchRun, own_run: Run, rows: list[dict[str, Any]], shares: dict[str, float]) -> None:
+    """Draw figures of the trials, into the folder of the search and its run."""
+    from mcrnn.reports import search_figures
+
+    with tempfile.TemporaryDirectory(prefix="mcrnn-figures-") as folder:
+        pictures = search_figures.draw(Path(folder), rows, list(search_run.search.space), shares)
         for picture in pictures:
-            opened.folder.write(f"figures/{picture.name}", picture.read_bytes())
-        parent.log_files(pictures, "figures")
-    parent.log_json({SUMMARY_FILE: summary})
-    opened.folder.write(SUMMARY_FILE, json.dumps(summary, indent=1).encode())
+            search_run.folder.write_figure(picture.name, picture.read_bytes())
+        own_run.log_files(pictures, "figures")
 
 
 def _evaluate_on_test_split(model: TrainedModel, run: Run, storage: Storage) -> dict[str, Any] | None:
-    """The champion's errors on the test split, which are added to its run; None where its samples are too short."""
+    """Evaluate a model on the test split of its store, and add the errors and the report to its run.
+
+    Returns:
+        The metrics; None where the samples of the test split are too short.
+    """
     from mcrnn.evaluation.result import evaluate_model
     from mcrnn.reports import evaluation_report
     from mcrnn.reports.evaluation_tables import Group
 
     try:
-        judged = evaluate_model(run.run_id, model, storage)
+        result = evaluate_model(run.run_id, model, storage)
     except UserError as error:
-        print(f"warning: the model was not judged on the test split: {error}", file=sys.stderr)
+        print(f"warning: the model was not evaluated on the test split: {error}", file=sys.stderr)
         return None
-    run.log_metrics({f"test_{name}": judged.metrics[name] for name in TEST_METRICS})
-    with tempfile.TemporaryDirectory(prefix="mcrnn-report-") as place:
-        files = evaluation_report.write([Group(judged.metrics["architecture"], [judged], [])], Path(place))
+    run.log_metrics({f"test_{name}": result.metrics[name] for name in TEST_METRICS})
+    with tempfile.TemporaryDirectory(prefix="mcrnn-report-") as folder:
+        files = evaluation_report.write([Group(result.metrics["architecture"], [result], [])], Path(folder))
         run.log_files(files, "evaluation")
-    return judged.metrics
+    return result.metrics
 
 
-def _record_baselines(opened: SearchRun, mirrors: RunSync) -> None:
-    """Runs of persistence and climatology beside the trials, judged as they are."""
-    first = opened.search.first_configuration()
-    asked, field = first.validation, FieldDescription.of(opened.store, first.data)
-    folders_of = {name: opened.folder.child(f"baselines/{name}") for name in ("persistence", "climatology")}
-    if all(is_synced(folder) for folder in folders_of.values()):
+def _record_baselines(search_run: SearchRun, sync: RunSync) -> None:
+    """Record persistence and climatology as runs beside the trials, evaluated on the same validation windows."""
+    config = search_run.first_configuration
+    folders = {name: search_run.folder.baseline(name) for name in ("persistence", "climatology")}
+    if all(is_synced(folder) for folder in folders.values()):
         return
-    evaluation_set = EvaluationSet.of_validation(opened.store, first)
-    channels = first.model.channels_out or len(field.channels)
-    std = np.array(field.std[:channels])
+    evaluation_set = EvaluationSet.of_validation(search_run.store, config)
+    channels = config.model.channels_out or len(search_run.field.channels)
+    std = np.array(search_run.field.std[:channels])
     scores = score_baselines(evaluation_set, channels)
-    for name, folder in folders_of.items():
-        tags = {"mcrnn.kind": "baseline", "mcrnn.search": opened.name}
-        write_record(folder, name, tags=tags, params={"model": {"architecture": name}})
+    last = config.validation.horizon + 1  # lead time of the last closed-loop step; the first one has lead time 2
+    for name, folder in folders.items():
+        tags = {"mcrnn.kind": "baseline", "mcrnn.search": search_run.name}
+        folder.write_record(name, tags=tags, params={"model": {"architecture": name}})
+        normalized = rmse_normalized(scores[name].squared, 2, last, std)
         metrics = {
             "epoch": 0,
             "time": time.time(),
-            "rmse_closed_loop": rmse(scores[name].squared, 2, asked.horizon + 1),
-            OBJECTIVE: rmse_normalized(scores[name].squared, 2, asked.horizon + 1, std),
+            "rmse_closed_loop": rmse(scores[name].squared, 2, last),
+            OBJECTIVE: normalized,
+            "best": normalized,
         }
-        folder.write(METRICS_FILE, f"{json.dumps(metrics | {'best': metrics[OBJECTIVE]})}\n".encode())
-        mirrors.update(folder, "FINISHED")
+        folder.write_metrics([metrics])
+        sync.update(folder, "FINISHED")
 
 
 def importance(study: optuna.Study) -> dict[str, float]:
-    """How much of the spread of good trials each hyperparameter explains (PED-ANOVA), the largest first."""
+    """Return the share of the spread of the errors that each hyperparameter explains, the largest first.
+
+    The method is PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255).
+
+    Returns:
+        Shares by name of Optuna's parameter; empty with fewer than four complete trials, with several objectives, and
+        where all trials are alike.
+    """
     done = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     if len(done) < 4 or len(study.directions) > 1:
         return {}
@@ -154,5 +176,5 @@ def importance(study: optuna.Study) -> dict[str, float]:
         with optuna_quiet():
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
             return optuna.importance.get_param_importances(study, evaluator=evaluator)
-    except (ValueError, RuntimeError):  # there is nothing to compare
+    except (ValueError, RuntimeError):  # Optuna raises them where all trials are alike
         return {}

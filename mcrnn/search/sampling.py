@@ -1,4 +1,4 @@
-"""The space of a search in Optuna's terms, and the sampler that draws from it."""
+"""The search space in Optuna's terms, and the sampler that draws from it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def suggest(trial: optuna.Trial, search: Search) -> dict[str, Any]:
-    """Draw a value for every entry of the space that holds, keyed by its dotted path.
+    """Draw a value for every entry of the space whose conditions hold.
 
-    Each is drawn with a seed of its own, so that a trial whose driver was killed between two of them gets the same.
+    Each value is drawn with a seed of its own, so that a trial whose driver was killed between two draws gets the same
+    values when it is taken up again.
+
+    Returns:
+        The values by dotted path.
     """
     values: dict[str, Any] = {}
     trial.study.sampler = sampler(search.search, trial.number)
-    trial.relative_params  # noqa: B018  Optuna draws them when they are first asked for
-    for place, path in enumerate(search.space, start=1):
-        trial.study.sampler = sampler(search.search, trial.number, place)
+    trial.relative_params  # noqa: B018  Optuna draws the values that depend on each other at the first access
+    for position, path in enumerate(search.space, start=1):
+        trial.study.sampler = sampler(search.search, trial.number, position)
         index, entry = search.space.active_index(path, values), search.space.active_entry(path, values)
         if index is not None and entry is not None:
             values[path] = _suggest(trial, search.parameter(path, index), entry)
@@ -43,7 +47,7 @@ def _suggest(trial: optuna.Trial, name: str, entry: SpaceEntry) -> Any:
 
 
 def distribution(entry: SpaceEntry) -> BaseDistribution:
-    """What `suggest` draws from, for an entry whose bounds are numbers."""
+    """Return the distribution that `suggest` draws from, for an entry whose bounds are numbers."""
     if entry.choice is not None:
         return CategoricalDistribution(entry.choice)
     assert entry.bounds is not None
@@ -55,15 +59,18 @@ def distribution(entry: SpaceEntry) -> BaseDistribution:
     return FloatDistribution(low, high, log=entry.log, step=entry.step)
 
 
-def sampler(config: SearchConfig, trial_number: int, place: int = 0) -> optuna.samplers.BaseSampler:
-    """The sampler of one value, seeded by (seed, number of the trial, place): a search can stop and go on anywhere.
+def sampler(config: SearchConfig, trial_number: int, position: int = 0) -> optuna.samplers.BaseSampler:
+    """Return a sampler for one value of one trial.
+
+    Its seed follows from the seed of the search, the trial and the position only, so a search that was interrupted
+    anywhere draws what an uninterrupted one does.
 
     Args:
-        config: of the search.
-        trial_number: of the trial.
-        place: of the value in the space, from 1; 0 for values that are drawn together.
+        config: section `search` of the configuration.
+        trial_number: number of the trial.
+        position: position of the value in the space, from 1; 0 for the values that are drawn together.
     """
-    seed = ((config.seed * 1_000_003 + trial_number) * 1009 + place) % 2**32
+    seed = ((config.seed * 1_000_003 + trial_number) * 1009 + position) % 2**32
     if config.sampler in ("random", "grid"):
         return optuna.samplers.RandomSampler(seed=seed)
     if config.sampler == "nsga2":

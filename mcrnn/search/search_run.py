@@ -7,30 +7,31 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
+from mcrnn.config.sections import Configuration
 from mcrnn.config.space import Search
 from mcrnn.data.checks import check_store_serves
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.models import trained_model, with_resolved_width
-from mcrnn.search import confirmation
-from mcrnn.search.study import JOURNAL, STUDY, Journal, TrialEnd, finished_trials, open_study, stop_reason
+from mcrnn.search.confirmation import Retraining, planned_retrainings
+from mcrnn.search.study import STUDY, Journal, finished_trials, open_study, stop_reason
+from mcrnn.search.trial_report import TrialEnd
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
 from mcrnn.storage.outbox import Outbox
 from mcrnn.storage.root import Storage
-from mcrnn.tracking import run_folder
 from mcrnn.tracking.provenance import mask_passwords
-from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER, read_json, write_record
+from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER, JOURNAL_FILE, MODEL_FOLDER, SearchFolder, free_name
 from mcrnn.tracking.sync import RunSync, is_synced
 
-SUMMARY_FILE = "summary.json"
 MAY_CHANGE = (
     "search.trials",
     "search.hours",
@@ -46,69 +47,113 @@ MAY_CHANGE = (
     "train.checkpoint_minutes",
     "train.workers",
 )
-"""when a search is continued: budgets, and how it is done"""
+"""Fields of the configuration that may differ when a search is continued: budgets, and how the trials are run."""
 
 
 @dataclass(frozen=True)
 class SearchRun:
-    """A search and the folder that it lives in."""
+    """A search together with its folder, its store and its study."""
 
     search: Search
     storage: Storage
-    folder: Location
+    folder: SearchFolder
     store: FieldStore
     study: optuna.Study
     journal: Journal
 
     @property
     def name(self) -> str:
-        """Of its folder."""
-        return self.folder.url.rsplit("/", 1)[-1]
+        """Name of the folder, which differs from that in the configuration after --new."""
+        return self.folder.name
 
     @property
     def model_name(self) -> str:
-        """Name in the registry and of the experiment."""
+        """Name of the registered model, and of the experiment in MLflow."""
         return f"mcrnn-{self.search.name}"
+
+    @cached_property
+    def first_configuration(self) -> Configuration:
+        """The configuration of one point of the space, for the fields that all trials share."""
+        return self.search.first_configuration()
+
+    @cached_property
+    def field(self) -> FieldDescription:
+        """The field that all trials are trained on."""
+        return FieldDescription.of(self.store, self.first_configuration.data)
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is spent and the winner registered."""
-        summary = self.summary
+        """Whether the budget is spent, the winner registered, and as many seeds trained as `search.confirm` wants."""
+        summary = self.folder.read_summary()
         if summary is None or stop_reason(self.study, self.search.search) is None:
             return False
-        asked = self.search.search.confirm
-        return asked is None or summary.get("seeds", 0) >= asked.seeds
+        confirm = self.search.search.confirm
+        return confirm is None or summary.get("seeds", 0) >= confirm.seeds
 
-    @property
-    def summary(self) -> dict[str, Any] | None:
-        """What was written down when the search ended, None before."""
-        return read_json(self.folder, SUMMARY_FILE)
+    def ranked_trials(self) -> list[FrozenTrial]:
+        """List the trials that ended well, the best first.
 
-    def trial_folder(self, number: int) -> Location:
-        """Where a trial keeps its state and model."""
-        return self.folder.child(f"trials/{number:04d}")
+        Trials that the pruner has stopped come after all that ran to their end.
+        """
+        good = [
+            t for t in finished_trials(self.study) if t.user_attrs.get("end") in (TrialEnd.FINISHED, TrialEnd.STOPPED)
+        ]
+        return sorted(good, key=lambda t: (t.state != TrialState.COMPLETE, t.user_attrs["result"]["best"], t.number))
+
+    def best_trial(self) -> FrozenTrial | None:
+        """Return the best trial that has a model, None where no trial has one."""
+        with_model = (t for t in self.ranked_trials() if trained_model.exists(self.folder.trial(t.number).model))
+        return next(with_model, None)
+
+    def planned_retrainings(self) -> list[Retraining]:
+        """List the trainings of the confirmation, as the trials that have ended by now determine them."""
+        return planned_retrainings(self.search, self.folder, self.ranked_trials())
+
+    def missing_retrainings(self) -> list[Retraining]:
+        """List the planned trainings of the confirmation that have not ended."""
+        return [retraining for retraining in self.planned_retrainings() if not retraining.finished]
+
+    def remove_superseded_files(self) -> None:
+        """Delete the checkpoints of trials that ended, and the models of all but the best `search.keep` trials."""
+        ended = {t.number for t in finished_trials(self.study)}
+        kept = {t.number for t in self.ranked_trials()[: self.search.search.keep]}
+        trials = self.folder.trials
+        for number, part in {tuple(key.split("/")[:2]) for key in trials.sizes()}:
+            superseded = {CHECKPOINT_FOLDER: ended, MODEL_FOLDER: ended - kept}.get(part, set())
+            if int(number) in superseded:
+                trials.child(f"{number}/{part}").clear()
 
 
 def open_search(search: Search, storage: Storage, *, new: bool) -> SearchRun:
-    """Check a search against its store and open its folder, or a new one beside it.
+    """Check a search against its store and open its folder.
+
+    Args:
+        search: what to search.
+        storage: the storage root.
+        new: True to start a new search beside one of the same name.
 
     Raises:
         UserError: the store cannot be used, its samples are too short, or the folder holds another search.
     """
     store = check(search, storage)
-    parent = storage.location("searches")
-    folder = parent.child(run_folder.free_name(parent, search.name, new=new))
+    searches = storage.location("searches")
+    folder = SearchFolder(searches.child(free_name(searches, search.name, new=new)))
     content = json.loads(mask_passwords(json.dumps(search.content())))
-    earlier = [_earlier(name, parent) for name in search.search.warm_start]
-    run_folder.claim_folder(folder, content | {"store_digest": store.digest}, MAY_CHANGE)
-    journal = Journal.open(folder)
+    earlier = [_open_earlier(name, searches) for name in search.search.warm_start]
+    folder.claim(content | {"store_digest": store.digest}, MAY_CHANGE)
+    journal = Journal.open(folder.location)
     return SearchRun(search, storage, folder, store, open_study(journal, search, earlier), journal)
 
 
-def _earlier(name: str, searches: Location) -> optuna.Study:
+def _open_earlier(name: str, searches: Location) -> optuna.Study:
+    """Open the study of an earlier search, renamed to that search, so that its copied trials say where they are from.
+
+    Raises:
+        UserError: there is no such search, or its study is in a database.
+    """
     journal = Journal.open(searches.child(name))
     if not journal.file.exists():
-        known = [key.split("/")[0] for key in searches.sizes() if key.count("/") == 1 and key.endswith(JOURNAL)]
+        known = [key.split("/")[0] for key in searches.sizes() if key.count("/") == 1 and key.endswith(JOURNAL_FILE)]
         raise UserError(
             f"search.warm_start: there is no search '{name}' with a journal here{did_you_mean(name, known)}"
         )
@@ -117,78 +162,55 @@ def _earlier(name: str, searches: Location) -> optuna.Study:
     return study
 
 
-def remove_superseded_files(opened: SearchRun) -> None:
-    """Remove the checkpoints of trials that ended, and the models of all but the best."""
-    ended = {t.number for t in finished_trials(opened.study)}
-    kept = {t.number for t in ranked_trials(opened)[: opened.search.search.keep]}
-    trials = opened.folder.child("trials")
-    for folder in {tuple(key.split("/")[:2]) for key in trials.sizes()}:
-        number, part = int(folder[0]), folder[1]
-        if (part == CHECKPOINT_FOLDER and number in ended) or (part == MODEL_FOLDER and number in ended - kept):
-            trials.child("/".join(folder)).clear()
-
-
-def ranked_trials(opened: SearchRun) -> list[FrozenTrial]:
-    """Trials that ended well, the best first; those that ran to their end before those stopped early."""
-    good = [
-        t for t in finished_trials(opened.study) if t.user_attrs.get("end") in (TrialEnd.FINISHED, TrialEnd.STOPPED)
-    ]
-    return sorted(good, key=lambda t: (t.state != TrialState.COMPLETE, t.user_attrs["result"]["best"], t.number))
-
-
-def best_trial(opened: SearchRun) -> FrozenTrial | None:
-    """The best that has a model, None where no trial has one."""
-    kept = (t for t in ranked_trials(opened) if trained_model.exists(opened.trial_folder(t.number).child(MODEL_FOLDER)))
-    return next(kept, None)
-
-
 @dataclass
 class ActiveSearch:
-    """A search that is being run, and what it tells others of itself."""
+    """A search that this process runs, with the services that it needs for that."""
 
-    opened: SearchRun
-    mirrors: RunSync
-    copies: Outbox
-    """of the journal, to object storage"""
+    search_run: SearchRun
+    sync: RunSync
+    """Sends the runs to MLflow."""
+    uploads: Outbox
+    """Sends the journal of the study to object storage."""
     lease: Lease
     console: Console
 
-    def begin(self) -> str:
-        """Begin the search's run in MLflow, or go on with it; returns its id."""
-        opened = self.opened
-        content = read_json(opened.folder, run_folder.SEARCH_FILE)
-        fixed = {key: content[key] for key in ("data", "model", "train", "validation", "search") if key in content}
-        write_record(
-            opened.folder,
-            opened.name,
-            tags={"mcrnn.kind": "search", "mcrnn.searched": ", ".join(opened.search.space)},
+    def start_mlflow_run(self) -> str:
+        """Create the search's own run in MLflow, or let it go on; returns its id."""
+        search_run = self.search_run
+        content = search_run.folder.read_configuration()
+        assert content is not None
+        fixed: dict[str, Any] = {
+            key: content[key] for key in ("data", "model", "train", "validation", "search") if key in content
+        }
+        search_run.folder.write_record(
+            search_run.name,
+            tags={"mcrnn.kind": "search", "mcrnn.searched": ", ".join(search_run.search.space)},
             params=fixed,
             files={"search.json": content},
         )
-        return self.mirrors.now(opened.folder, "RUNNING").run_id
+        return self.sync.update_now(search_run.folder, "RUNNING").run_id
 
-    def tell(self) -> None:
-        """Copy the study to where the search lives, soon."""
-        if self.opened.journal.is_copied:
-            self.copies.put("journal", self.opened.journal.copy)
+    def upload_journal(self) -> None:
+        """Upload the study to the folder of the search, without waiting for it, if the folder is on object storage."""
+        journal = self.search_run.journal
+        if journal.is_remote:
+            self.uploads.put("journal", journal.upload)
 
-    def end_runs(self) -> None:
-        """End the runs of all trainings that ended, also those whose driver was killed before it could."""
-        ended = {
-            self.opened.trial_folder(t.number): t.user_attrs.get("end") for t in finished_trials(self.opened.study)
+    def finish_mlflow_runs(self) -> None:
+        """Complete the runs of all trainings that ended, also of those whose driver was killed before it could."""
+        search_run = self.search_run
+        ends = {
+            search_run.folder.trial(t.number): TrialEnd(t.user_attrs.get("end", TrialEnd.FAILED))
+            for t in finished_trials(search_run.study)
         }
-        ended |= {
-            each.folder(self.opened.folder): None
-            for each in confirmation.planned_retrainings(self.opened.search, ranked_trials(self.opened))
-            if each.finished(self.opened.folder)
-        }
-        for folder, end in ended.items():
+        ends |= {each.folder: TrialEnd.FINISHED for each in search_run.planned_retrainings() if each.finished}
+        for folder, end in ends.items():
             if not is_synced(folder):
-                self.mirrors.update(folder, "FAILED" if end == TrialEnd.FAILED else "FINISHED")
+                self.sync.update(folder, end.mlflow_status)
 
 
 def check(search: Search, storage: Storage) -> FieldStore:
-    """Whether the store can serve all of a search; nothing is written.
+    """Check that a store can serve every trial of a search. Nothing is written.
 
     Raises:
         UserError: the store cannot be used, its samples are too short, or no width comes near a budget of parameters.

@@ -1,8 +1,8 @@
 """The Optuna study of a search: the only record of what was tried and how it ended.
 
-Tune asks it for trials through `StudySearcher`, stops them as `StudyScheduler` finds in it, and tells it how they
-went. A search that is run again looks here for what is done, and takes up the trials that were running where they
-are. It lives in a journal beside the results or in a database, which optuna-dashboard opens too.
+Ray Tune gets its trials from the study and stops them as the study's pruner says; see `mcrnn.search.tune_adapter`. A
+search that is run again finds in the study which trials are done, and goes on with those that were running. The study
+is a journal file in the folder of the search, or in a database (`search.storage`). optuna-dashboard opens both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -28,90 +27,79 @@ from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search
 from mcrnn.errors import UserError
 from mcrnn.search.sampling import distribution
+from mcrnn.search.trial_report import TrialEnd
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.retry import ServiceUnavailableError
-from mcrnn.training.session import OBJECTIVE
+from mcrnn.tracking.run_folder import JOURNAL_FILE
 
-JOURNAL = "study.journal"
 STUDY = "search"
+"""Name of the study in the journal of a search, which holds no other."""
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 LARGEST_GRID = 10_000
+"""Largest number of trials of a grid; more would fill the journal before the first one starts."""
 DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
     "error": "minimize",
     "parameters": "minimize",
     "frames_per_second": "maximize",
 }
-REPORTED_METRICS = (
-    "epoch",
-    "rmse_closed_loop",
-    "rmse_teacher_forced",
-    OBJECTIVE,
-    "best",
-    "frames_per_second",
-    "parameters",
-)
-"""of a trial's last result"""
-
-
-class TrialEnd(StrEnum):
-    """How a trial ended."""
-
-    FINISHED = "finished"
-    STOPPED = "stopped"
-    DIVERGED = "diverged"
-    OUT_OF_MEMORY = "out of memory"
-    FAILED = "failed"
+"""Optuna's direction for each objective of `search.objectives`."""
 
 
 @dataclass(frozen=True)
 class Journal:
-    """The study of a search folder as a file; of a folder on object storage, a copy that follows this one."""
+    """The journal file of a study.
+
+    Optuna writes it on a local file system. Where the folder of the search is on object storage, the file is in a
+    temporary folder here, and is uploaded whenever the study has changed.
+    """
 
     folder: Location
+    """The folder of the search."""
     file: Path
 
     @classmethod
     def open(cls, folder: Location) -> Journal:
-        """Where the file is, fetched if it must be."""
+        """Find the file, or download it from object storage; it need not exist yet."""
         if isinstance(folder, LocalFolder):
             folder.path.mkdir(parents=True, exist_ok=True)
-            return cls(folder, folder.path / JOURNAL)
-        file = Path(tempfile.mkdtemp(prefix="mcrnn-study-")) / JOURNAL
+            return cls(folder, folder.path / JOURNAL_FILE)
+        file = Path(tempfile.mkdtemp(prefix="mcrnn-study-")) / JOURNAL_FILE
         with contextlib.suppress(FileNotFoundError):
-            file.write_bytes(folder.read(JOURNAL))
+            file.write_bytes(folder.read(JOURNAL_FILE))
         return cls(folder, file)
 
     @property
-    def is_copied(self) -> bool:
-        """Whether it is to be copied to its folder."""
+    def is_remote(self) -> bool:
+        """Whether the folder is on object storage, so that the file must be uploaded."""
         return not isinstance(self.folder, LocalFolder)
 
     def storage(self) -> JournalStorage:
-        """For Optuna."""
+        """Return the journal as a storage of Optuna."""
         return JournalStorage(JournalFileBackend(str(self.file)))
 
-    def copy(self) -> None:
-        """Copy it to its folder.
+    def upload(self) -> None:
+        """Upload the file to the folder of the search.
 
         Raises:
             ServiceUnavailableError: the folder cannot be reached.
         """
         content = self.file.read_bytes()
-        content = content[: content.rfind(b"\n") + 1]  # another thread may be writing a line
+        content = content[: content.rfind(b"\n") + 1]  # without a line that another thread is just writing
         try:
-            self.folder.write(JOURNAL, content)
+            self.folder.write(JOURNAL_FILE, content)
         except (UserError, OSError) as error:
             raise ServiceUnavailableError(str(error)) from None
 
 
 def open_study(journal: Journal, search: Search, earlier: Iterable[optuna.Study] = ()) -> optuna.Study:
-    """The study of a search folder, created where there is none.
+    """Open the study of a search, or create it with the trials that come before the sampler decides.
 
     Args:
-        journal: where it lives, unless it is in a database.
+        journal: journal of the search; not used where `search.storage` names a database.
         search: what is searched.
-        earlier: studies whose trials a new one learns from, as far as they fit the space.
+        earlier: studies of other searches (`search.warm_start`), whose trials a new study learns from as far as this
+            search could have drawn them.
 
     Raises:
         UserError: the database cannot be used, or a grid is too large.
@@ -127,7 +115,7 @@ def open_study(journal: Journal, search: Search, earlier: Iterable[optuna.Study]
     if not several:
         study.pruner = pruner(search.search)
     if not study.trials:
-        for values in _first(search):
+        for values in _fixed_trials(search):
             study.enqueue_trial(values)
         for before in earlier:
             study.add_trials(_fitting(before, search))
@@ -144,8 +132,8 @@ def _storage(journal: Journal, config: SearchConfig) -> BaseStorage:
         raise UserError(f"search.storage: the database cannot be used ({type(error).__name__}: {reason})") from None
 
 
-def _first(search: Search) -> list[Values]:
-    """Parameters of the trials that come before the sampler decides: a whole grid, or one of each choice."""
+def _fixed_trials(search: Search) -> list[Values]:
+    """Return the parameters of the trials that come before the sampler decides: a whole grid, or one of each choice."""
     config, space = search.search, search.space
     if config.sampler == "grid":
         grid = list(itertools.islice(space.grid(), LARGEST_GRID + 1))
@@ -158,7 +146,7 @@ def _first(search: Search) -> list[Values]:
 
 
 def _fitting(before: optuna.Study, search: Search) -> list[FrozenTrial]:
-    """Trials of an earlier study that this space could have drawn, with its distributions."""
+    """Return copies of the trials of an earlier study that this space could have drawn, with its distributions."""
     fitting = []
     for trial in before.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         if before.directions != [optuna.study.StudyDirection.MINIMIZE] or "from" in trial.user_attrs:
@@ -172,7 +160,7 @@ def _fitting(before: optuna.Study, search: Search) -> list[FrozenTrial]:
         parameters = search.parameters({path: value for path, value in values.items() if path in search.space})
         if parameters.keys() != distributions.keys() or len(values) != len(parameters):
             continue
-        with contextlib.suppress(ValueError):  # a value that this space could not have drawn
+        with contextlib.suppress(ValueError):  # Optuna raises it for a value outside its distribution
             fitting.append(
                 optuna.trial.create_trial(
                     params=parameters,
@@ -185,7 +173,10 @@ def _fitting(before: optuna.Study, search: Search) -> list[FrozenTrial]:
 
 
 def pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
-    """What stops trials early. What it has decided is in the study, so that it goes on where it was."""
+    """Return Optuna's pruner for `search.early_stopping`.
+
+    It has no state but the study, so it decides in the same way after an interruption.
+    """
     if config.early_stopping == "asha":
         return optuna.pruners.SuccessiveHalvingPruner(
             min_resource=config.asha.grace_epochs, reduction_factor=config.asha.reduction_factor
@@ -198,29 +189,29 @@ def pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
 
 
 def search_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials of this search, those learnt from left out."""
+    """Return the trials of this search, without those that were copied from an earlier one."""
     return [t for t in study.get_trials(deepcopy=False) if "from" not in t.user_attrs]
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that ended."""
+    """Return the trials of this search that ended, in the order of their numbers."""
     return [t for t in search_trials(study) if t.state in ENDED]
 
 
 def budget(study: optuna.Study, config: SearchConfig) -> int:
-    """The number of trials of a search."""
+    """Return the number of trials of a search: `search.trials`, by default a whole grid, or 20."""
     if config.trials is not None:
         return config.trials
     return len(search_trials(study)) if config.sampler == "grid" else 20
 
 
 def stop_reason(study: optuna.Study, config: SearchConfig, hours: float = 0.0) -> str | None:
-    """Why a search has come to its end, None where it goes on.
+    """Return why a search has come to its end, None where it goes on.
 
     Args:
-        study: its study.
-        config: its budgets.
-        hours: since it was started this time.
+        study: study of the search.
+        config: section `search` of the configuration, with the budgets.
+        hours: hours since the search was started this time.
     """
     ended = finished_trials(study)
     failed = sum(t.user_attrs.get("end") == TrialEnd.FAILED for t in ended)
@@ -241,7 +232,7 @@ def _seconds(trial: FrozenTrial) -> float:
 
 @contextmanager
 def optuna_quiet() -> Iterator[None]:
-    """Without warnings of what is experimental."""
+    """Keep Optuna's warnings about experimental features off the terminal."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

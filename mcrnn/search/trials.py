@@ -1,4 +1,4 @@
-"""The trials of a search on Tune's side: how they are run, and what runs in the actor of one."""
+"""The trials of a search on Ray Tune's side: how Tune runs them, and what runs in the actor of one."""
 
 from __future__ import annotations
 
@@ -12,47 +12,62 @@ from typing import Any
 import ray
 from ray import tune
 
+from mcrnn.config.paths import Values
 from mcrnn.config.space import Search
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import NotEnoughMemoryError, UserError
-from mcrnn.models import model_cost, with_resolved_width
+from mcrnn.models import with_resolved_width
 from mcrnn.runners.ray_train import root_cause, run_distributed
+from mcrnn.runners.session import report_constants
 from mcrnn.runners.tune_trial import run_in_tune
-from mcrnn.search import confirmation
+from mcrnn.search.trial_report import TrialReport
 from mcrnn.storage.lease import Lease
-from mcrnn.storage.location import Location
 from mcrnn.storage.retry import enable_retries
-from mcrnn.tracking.run_folder import END_FILE, RECORD_FILE, read_json, read_metrics
+from mcrnn.tracking.run_folder import RunFolder, SearchFolder
 from mcrnn.training.run import TrainingRun
-from mcrnn.training.session import OBJECTIVE, PENALTY, End
+from mcrnn.training.session import End
 
 
 @dataclass(frozen=True)
-class Trials:
-    """How Tune runs trials, whichever they are."""
+class TrialRunner:
+    """Runs trials on Tune, those of a study or those of a fixed list."""
 
-    trial: Any
-    folder: str
-    """for Tune's own state, from which we never restore"""
+    trainable: Any
+    """The function that Tune calls with the proposal of a trial."""
+    tune_folder: str
+    """Folder for Tune's own state. A search is never restored from it."""
     lease: Lease
+    """The lease of the search, renewed while trials run."""
     resources: dict[str, float]
+    """What Tune reserves for each trial, such as {"CPU": 1}."""
     concurrency: int
+    """Trials at a time."""
     max_failures: int
+    """How often Tune starts a trial again whose process was lost."""
 
-    def run(self, name: str, callbacks: list[Any], *, proposals: list[Any] | None = None, **how: Any) -> None:
-        """Run them to the end, in a thread, for Tune would handle the signals itself."""
+    def run(self, name: str, callbacks: list[Any], *, proposals: list[Any] | None = None, **options: Any) -> None:
+        """Run trials to the end.
+
+        Tune runs in a thread, because in the main thread it would handle the signals itself.
+
+        Args:
+            name: name of Tune's state below the folder.
+            callbacks: callbacks of Tune.
+            proposals: the trials to run; None lets the searcher propose them until it is finished.
+            options: arguments of Tune's TuneConfig, such as `search_alg`.
+        """
         tuner = tune.Tuner(
-            tune.with_resources(self.trial, self.resources),
+            tune.with_resources(self.trainable, self.resources),
             param_space={} if proposals is None else {"proposal": tune.grid_search(proposals)},
             tune_config=tune.TuneConfig(
-                num_samples=-1 if proposals is None else 1,  # the searcher says when it is finished
+                num_samples=-1 if proposals is None else 1,
                 max_concurrent_trials=self.concurrency,
                 reuse_actors="CPU" in self.resources,
-                **how,
+                **options,
             ),
             run_config=tune.RunConfig(
                 name=name,
-                storage_path=self.folder,
+                storage_path=self.tune_folder,
                 callbacks=callbacks,
                 failure_config=tune.FailureConfig(max_failures=self.max_failures),
                 verbose=0,
@@ -66,99 +81,129 @@ class Trials:
             except BaseException as error:
                 failure.append(error)
 
-        for name in ("ray.tune", "ray.air"):  # whose tracebacks of lost processes say less than our own lines
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+        for logger in ("ray.tune", "ray.air"):  # their tracebacks of lost processes say less than our own lines
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
         thread = threading.Thread(target=fit, daemon=True)
         thread.start()
         while thread.is_alive():
-            thread.join(0.2)  # a signal is handled between
+            thread.join(0.2)  # Python handles signals in the main thread between two joins
             self.lease.renew()
         if failure:
             raise failure[0]
 
 
-def run_trial(
-    proposal: dict[str, Any],
-    *,
-    opened: tuple[Search, FieldDescription, Location],
-    data: list[Any],
-    cluster: tuple[float, Any],
-) -> None:
-    """One trial, in a Tune actor: trains there, or drives the workers of Ray Train.
+@dataclass(frozen=True)
+class TrialContext:
+    """What all trials of a search have in common; plain data and handles of Ray, so that it can be sent to actors."""
 
-    What ends it is reported, not raised, so that only lost processes are tried again.
-    """
-    enable_retries()
-    search, field, folder = opened
-    gpus, flag = cluster
-    proposal = proposal.get("proposal", proposal)
-    if "retrain" in proposal:
-        name, values = proposal["retrain"]
-        place, kind = f"{confirmation.FOLDER}/{name}", "confirmation"
-    else:
-        values, name, kind = proposal["values"], trial_name(proposal["number"]), "trial"
-        place = f"trials/{proposal['number']:04d}"
-    nothing = {OBJECTIVE: PENALTY, "best": PENALTY, "diverged": 0.0}
-    try:
-        job = TrainingRun(
-            config=with_resolved_width(search.configuration(values), field.frame_shape),
-            field=field,
-            folder=folder.child(place),
+    search: Search
+    field: FieldDescription
+    folder: SearchFolder
+    data: Any
+    """Reference to the `FieldData` in Ray's object store, so that all trials of a node share one copy."""
+    gpus: float
+    """GPUs for each worker; a fraction shares one."""
+    stop: Any
+    """Handle of the search's `StopFlag`."""
+
+    def training_run(self, name: str, kind: str, folder: RunFolder, values: Values) -> TrainingRun:
+        """Return the training of one trial.
+
+        Args:
+            name: name of its run.
+            kind: "trial" or "confirmation".
+            folder: folder of its run.
+            values: value of each searched field by dotted path.
+        """
+        return TrainingRun(
+            config=with_resolved_width(self.search.configuration(values), self.field.frame_shape),
+            field=self.field,
+            folder=folder,
             run_name=name,
             tags=(
                 ("mcrnn.kind", kind),
-                ("mcrnn.search", search.name),
+                ("mcrnn.search", self.search.name),
                 ("mcrnn.searched", ", ".join(values)),
                 ("mcrnn.values", json.dumps(values, sort_keys=True)),
             ),
         )
-        costs = model_cost(job.config.model, field.frame_shape)
-        known = {"epochs": job.config.train.epochs, "parameters": costs.parameters}
-        record = read_json(job.folder, RECORD_FILE)
-        if record is not None and record["tags"]["mcrnn.values"] != dict(job.tags)["mcrnn.values"]:
-            job.folder.clear()  # of a proposal that was lost with its driver
-        if read_json(job.folder, END_FILE) is None:
-            if job.config.train.workers == 1:
-                run_in_tune(job, ray.get(data[0]), flag)
-            else:
-                from ray.tune.integration.ray_train import TuneReportCallback
 
-                try:
-                    run_distributed(job, data[0], gpus=gpus, stop=flag, callbacks=[TuneReportCallback()])
-                except Exception as error:
-                    if (cause := root_cause(job, error)) is error:
-                        raise
-                    raise cause from error
-        else:  # but the driver was lost before it heard of all of it
-            for metrics in read_metrics(job.folder):
-                tune.report(metrics | known)
-        ended = read_json(job.folder, END_FILE)
-        by_epoch = ray.get(flag.ended_at.remote(name)) if job.config.train.workers > 1 else None
-        if by_epoch is not None:  # stopped early: what counts is what it was then
-            metrics = next(each for each in read_metrics(job.folder) if each["epoch"] == by_epoch)
-            tune.report(metrics | known)
-        elif ended is None:
-            tune.report(nothing | {"interrupted": 1.0})
-        elif ended["end"] == End.OUT_OF_MEMORY:
-            tune.report(nothing | {"epoch": 0, "out_of_memory": 1.0})
+
+def run_trial(proposal: dict[str, Any], *, context: TrialContext) -> None:
+    """Run one trial in a Tune actor: train there, or drive the workers of Ray Train.
+
+    An error of the configuration or of our code is reported instead of raised, so that Tune starts a trial again only
+    where processes were lost.
+
+    Args:
+        proposal: {"number": ..., "values": ...} of a trial, or {"proposal": {"retrain": (name, values)}} of a training
+            of the confirmation.
+        context: what all trials have in common.
+    """
+    enable_retries()
+    proposal = proposal.get("proposal", proposal)
+    if "retrain" in proposal:
+        name, values = proposal["retrain"]
+        kind, folder = "confirmation", context.folder.retraining(name)
+    else:
+        name, values = trial_name(proposal["number"]), proposal["values"]
+        kind, folder = "trial", context.folder.trial(proposal["number"])
+    try:
+        _train_and_report(context.training_run(name, kind, folder, values), context)
     except NotEnoughMemoryError:
-        tune.report(nothing | {"epoch": 0, "out_of_memory": 1.0})
+        tune.report(TrialReport.out_of_memory().as_result())
     except Exception as error:
         if workers_were_lost(error):
             raise
-        log = folder.child(place)
-        log.write("error.txt", traceback.format_exc().encode())
-        where = "" if isinstance(error, UserError) else f" ({type(error).__name__}; see {log.url}/error.txt)"
-        tune.report(nothing | {"mistake": f"{name}: {error}{where}"})
+        file = folder.write_error(traceback.format_exc())
+        where = "" if isinstance(error, UserError) else f" ({type(error).__name__}; see {file})"
+        tune.report(TrialReport.of_mistake(f"{name}: {error}{where}").as_result())
+
+
+def _train_and_report(run: TrainingRun, context: TrialContext) -> None:
+    """Train, or go on with what is in the folder, and report all epochs and an end that no epoch says."""
+    constants = report_constants(run)
+    record = run.folder.read_record()
+    if record is not None and record["tags"]["mcrnn.values"] != dict(run.tags)["mcrnn.values"]:
+        run.folder.clear()  # it holds another proposal of this number, which was lost with its driver
+    if run.folder.read_end() is None:
+        _train(run, context)
+    else:  # the driver was lost before it got all reports
+        for metrics in run.folder.read_metrics():
+            tune.report(metrics | constants)
+    ended = run.folder.read_end()
+    distributed = run.config.train.workers > 1
+    pruned_at = ray.get(context.stop.ended_at.remote(run.run_name)) if distributed else None
+    if pruned_at is not None:  # the workers trained a little further; the result is that of the epoch decided on
+        metrics = next(each for each in run.folder.read_metrics() if each["epoch"] == pruned_at)
+        tune.report(metrics | constants)
+    elif ended is None:
+        tune.report(TrialReport.interrupted().as_result())
+    elif ended.end == End.OUT_OF_MEMORY:
+        tune.report(TrialReport.out_of_memory().as_result())
+
+
+def _train(run: TrainingRun, context: TrialContext) -> None:
+    if run.config.train.workers == 1:
+        run_in_tune(run, ray.get(context.data), context.stop)
+        return
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    try:
+        run_distributed(run, context.data, gpus=context.gpus, stop=context.stop, callbacks=[TuneReportCallback()])
+    except Exception as error:
+        if (cause := root_cause(run, error)) is error:
+            raise
+        raise cause from error
 
 
 def trial_name(number: int) -> str:
-    """Of a trial's run."""
+    """Return the name of a trial's run."""
     return f"trial-{number}"
 
 
 def workers_were_lost(error: BaseException) -> bool:
-    """Whether a training on Ray Train failed because its processes were lost, rather than by what they ran."""
+    """Return whether a training on Ray Train failed because its processes were lost, not by an error in them."""
     failures = getattr(error, "worker_failures", None)
     if not failures:
         return False

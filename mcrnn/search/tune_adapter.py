@@ -1,4 +1,8 @@
-"""The study as Ray Tune's searcher and scheduler."""
+"""The study as Ray Tune's searcher, which proposes trials, and as its scheduler, which stops them early.
+
+Both keep nothing of their own that a search would need again: what they decide follows from the study, and is written
+there before Tune learns of it.
+"""
 
 from __future__ import annotations
 
@@ -13,190 +17,220 @@ from ray.tune.search import Searcher
 
 from mcrnn.config.space import Search
 from mcrnn.search.sampling import sampler, suggest
-from mcrnn.search.study import REPORTED_METRICS, TrialEnd, budget, finished_trials, search_trials, stop_reason
+from mcrnn.search.study import budget, finished_trials, search_trials, stop_reason
+from mcrnn.search.trial_report import TrialEnd, TrialReport
 from mcrnn.training.session import OBJECTIVE, PENALTY
 
 
-class _WithoutTrial:
-    """A study as it is for all but one of its trials, which must not learn from what it has itself written."""
+class _StudyWithoutTrial:
+    """A study with one trial hidden.
+
+    A sampler or pruner that decides on a trial after a restart must not learn from what this trial itself has written
+    before it. Where Optuna's samplers and pruners ask for all trials, they get the others; everything else goes to the
+    study itself.
+    """
 
     def __init__(self, study: optuna.Study, trial_id: int) -> None:
-        self._study, self._own = study, trial_id
+        self._study, self._hidden_id = study, trial_id
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
 
     def get_trials(self, *arguments: Any, **options: Any) -> list[FrozenTrial]:
-        """The others."""
-        return self._others(self._study.get_trials(*arguments, **options))
+        """Return the other trials; arguments as of `optuna.Study.get_trials`."""
+        return self._without_hidden(self._study.get_trials(*arguments, **options))
 
     def _get_trials(self, *arguments: Any, **options: Any) -> list[FrozenTrial]:
-        return self._others(self._study._get_trials(*arguments, **options))
+        return self._without_hidden(self._study._get_trials(*arguments, **options))
 
-    def _others(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        return [trial for trial in trials if trial._trial_id != self._own]
+    def _without_hidden(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        return [trial for trial in trials if trial._trial_id != self._hidden_id]
 
 
 class StudySearcher(Searcher):
-    """Hands the study's trials to Tune, and their results to the study."""
+    """Proposes the study's trials to Tune, and writes their results into the study.
+
+    Args:
+        study: study of the search.
+        search: what is searched.
+        on_study_changed: called when the study should be uploaded.
+    """
 
     def __init__(
         self, study: optuna.Study, search: Search, on_study_changed: Callable[[], None] = lambda: None
     ) -> None:
         super().__init__(metric=OBJECTIVE, mode="min")
         self.study, self.search, self.on_study_changed = study, search, on_study_changed
-        self.interrupted = [t for t in search_trials(study) if t.state == TrialState.RUNNING]
-        """trials that a killed search left, which go on first"""
-        self.asked: dict[str, optuna.Trial] = {}
-        self.stopped: set[str] = set()
-        """trials that were stopped early"""
+        self.interrupted_trials = [t for t in search_trials(study) if t.state == TrialState.RUNNING]
+        """Trials that an interrupted search left unfinished; they are proposed first."""
+        self.running: dict[str, optuna.Trial] = {}
+        """Trials that run now, by Tune's id."""
+        self.pruned: set[str] = set()
+        """Tune's ids of the trials that the pruner has stopped."""
         self.end_training: Callable[[int, int], None] | None = None
-        """asks the trial of a number to end by what it was after an epoch, where Tune is not to stop it: killed in the
-        middle of it, Ray Train would keep the CPUs of its workers for ever"""
+        """Callback (trial, epoch): end a data-parallel trial with its metrics as of that epoch. If Tune killed it, Ray
+        Train would never free its CPUs."""
         self.ending: str | None = None
-        """why no more trials are begun"""
+        """Why no more trials are started; None while the search goes on."""
         self.mistake: str | None = None
-        """what is wrong with a configuration or our code, which ends the search at once"""
-        self.started = time.monotonic()
+        """What is wrong with a configuration or with our code. It ends the search at once."""
+        self.started_at = time.monotonic()
         self.hours_before = study.user_attrs.get("hours", 0.0)
+        """Hours that the search ran before it was started this time."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles it with its own state, from which we never restore."""
+        """Return nothing: Tune pickles a searcher for its own state, from which a search is never restored."""
         return {}
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial as a Tune configuration: its number and its values."""
+        """Propose the next trial.
+
+        Args:
+            trial_id: Tune's id for it.
+
+        Returns:
+            Its number and its values, or Searcher.FINISHED where no more trials are to be started.
+        """
         config = self.search.search
-        begun = len(finished_trials(self.study)) + len(self.asked)
+        started = len(finished_trials(self.study)) + len(self.running)
         self.ending = self.ending or self.mistake or stop_reason(self.study, config, self._hours())
         if self.ending:
             self._remember_hours()
-        if self.ending or begun >= budget(self.study, config):
+        if self.ending or started >= budget(self.study, config):
             return Searcher.FINISHED
-        if self.interrupted:
-            number = self.interrupted.pop(0).number
+        if self.interrupted_trials:
+            number = self.interrupted_trials.pop(0).number
         else:
             trials = self.study.get_trials(deepcopy=False)
             number = min((t.number for t in trials if t.state == TrialState.WAITING), default=len(trials))
-        # a trial's values follow from its number and those that ended before it
-        self.study.sampler = sampler(config, number)  # which may act when a trial is begun
-        running = [t for t in search_trials(self.study) if t.number == number and t.state == TrialState.RUNNING]
-        if running:  # it may have some of its values
-            others = cast("optuna.Study", _WithoutTrial(self.study, running[0]._trial_id))
-            trial = optuna.Trial(others, running[0]._trial_id)
+        # `ask` may already draw, so the sampler, which depends on the number, is set before it
+        self.study.sampler = sampler(config, number)
+        interrupted = [t for t in search_trials(self.study) if t.number == number and t.state == TrialState.RUNNING]
+        if interrupted:  # it may have some of its values already, from which the sampler must not learn
+            others = cast("optuna.Study", _StudyWithoutTrial(self.study, interrupted[0]._trial_id))
+            trial = optuna.Trial(others, interrupted[0]._trial_id)
         else:
-            trial = self.study.ask()
-        self.asked[trial_id] = trial
+            trial = self.study.ask()  # Optuna's word for starting a trial
+        self.running[trial_id] = trial
         self.on_study_changed()
         return {"number": trial.number, "values": suggest(trial, self.search)}
 
     def _hours(self) -> float:
-        return (time.monotonic() - self.started) / 3600
+        return (time.monotonic() - self.started_at) / 3600
 
     def _remember_hours(self) -> None:
         self.study.set_user_attr("hours", self.hours_before + self._hours())
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Taken by the scheduler, which comes first."""
+        """Do nothing: `StudyScheduler` gets the result before the searcher does, and writes it into the study."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A trial has ended: at its last epoch, stopped early, diverged, or by a failure."""
-        trial = self.asked.pop(trial_id, None)
-        if trial is None:  # told already; see `StudyScheduler`
+        """Write into the study how a trial ended, unless it goes on when the search is run again.
+
+        Args:
+            trial_id: Tune's id of the trial.
+            result: its last report, as Tune passes it on.
+            error: whether its processes were lost too often.
+        """
+        trial = self.running.pop(trial_id, None)
+        if trial is None:  # it has been written already; see `StudyScheduler.on_trial_result`
             return
         self._remember_hours()
-        if result and result.get("interrupted"):
-            return  # it goes on when the search does
-        if result and result.get("mistake"):
-            self.mistake = result["mistake"]
-            return  # nothing was learnt: once it is mended, the trial goes on
-        if error or not result or "epoch" not in result:
+        report = TrialReport.of(result)
+        self.mistake = report.mistake or self.mistake
+        if report.goes_on:
+            return
+        if error or report.epoch is None:
             trial.set_user_attr("end", TrialEnd.FAILED)
-            self.study.tell(trial, state=TrialState.FAIL)
+            self.study.tell(trial, state=TrialState.FAIL)  # Optuna's word for writing down the result of a trial
             self.on_study_changed()
             return
-        trial.set_user_attr(
-            "result", {key: result[key] for key in (*REPORTED_METRICS, "time_total_s") if key in result}
-        )
-        end = TrialEnd.STOPPED if trial_id in self.stopped else TrialEnd.FINISHED
-        if result.get("out_of_memory"):
-            end = TrialEnd.OUT_OF_MEMORY
-        elif result["diverged"]:
-            end = TrialEnd.DIVERGED
+        end = report.trial_end(pruned=trial_id in self.pruned)
+        trial.set_user_attr("result", report.kept_metrics)
         trial.set_user_attr("end", end)
         if end == TrialEnd.STOPPED:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            self.study.tell(trial, self._objectives(result, failed=end != TrialEnd.FINISHED))
+            self.study.tell(trial, self._objectives(report.metrics, failed=end != TrialEnd.FINISHED))
         self.on_study_changed()
 
-    def _objectives(self, result: dict[str, Any], *, failed: bool) -> list[float]:
+    def _objectives(self, metrics: dict[str, Any], *, failed: bool) -> list[float]:
         values = {
-            "error": PENALTY if failed else result["best"],
-            "parameters": result.get("parameters", 0.0),
-            "frames_per_second": 0.0 if failed else result.get("frames_per_second", 0.0),
+            "error": PENALTY if failed else metrics["best"],
+            "parameters": metrics.get("parameters", 0.0),
+            "frames_per_second": 0.0 if failed else metrics.get("frames_per_second", 0.0),
         }
         return [float(values[objective]) for objective in self.search.search.objectives]
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save beside the study, which is always up to date."""
+        """Do nothing: the study, which is always up to date, is all there is to save."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """See `save`."""
+        """Do nothing: a search goes on from its study, not from Tune's state."""
 
 
 class StudyScheduler(FIFOScheduler):
-    """Stops trials as the study's pruner says, whose memory is the study."""
+    """Stops trials early as the study's pruner says, and writes each decision into the study.
+
+    Args:
+        searcher: the searcher that proposes the trials.
+    """
 
     def __init__(self, searcher: StudySearcher) -> None:
         super().__init__()
         self.searcher = searcher
 
     def __getstate__(self) -> dict[str, Any]:
-        """See `StudySearcher`."""
+        """Return nothing, for the reason that `StudySearcher` gives."""
         return {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """An epoch has ended."""
+        """Decide whether a trial goes on after a report."""
         searcher = self.searcher
-        several = len(searcher.search.search.objectives) > 1
-        if "epoch" not in result or several:
+        report = TrialReport.of(result)
+        several_objectives = len(searcher.search.search.objectives) > 1  # which Optuna's pruners do not support
+        if report.epoch is None or several_objectives:
             return TrialScheduler.CONTINUE
-        asked = searcher.asked.get(trial.trial_id)
-        if asked is None:  # it has ended, and Tune has started it again because its process failed in stopping
+        running = searcher.running.get(trial.trial_id)
+        if running is None:  # it has ended, but Tune has started it again because its process failed while stopping
             return TrialScheduler.STOP
-        if trial.trial_id in searcher.stopped:  # it is about to end
+        if trial.trial_id in searcher.pruned:  # a data-parallel trial that has been asked to end
             return TrialScheduler.CONTINUE
-        epoch = self._stops_by(asked, int(result["epoch"]), result)
+        epoch = self._pruned_at(running, report)
         if epoch is None:
             return TrialScheduler.CONTINUE
-        searcher.stopped.add(trial.trial_id)
+        searcher.pruned.add(trial.trial_id)
         if searcher.end_training is None:
             return TrialScheduler.STOP
-        searcher.end_training(asked.number, epoch)
+        searcher.end_training(running.number, epoch)
         return TrialScheduler.CONTINUE
 
-    def _stops_by(self, asked: optuna.Trial, step: int, result: dict[str, Any]) -> int | None:
-        """The epoch by which a trial is stopped, None where it goes on; what was decided once stays so."""
-        known = self.searcher.study._storage.get_trial(asked._trial_id)
-        decided = known.user_attrs.get("decided", {"step": 0, "stop": False})
-        if step <= decided["step"] or decided["stop"]:  # told once more, after an interruption
+    def _pruned_at(self, running: optuna.Trial, report: TrialReport) -> int | None:
+        """Return the epoch at which the pruner stops a trial, None where the trial goes on.
+
+        A decision that is in the study stays: after an interruption, epochs are reported once more.
+        """
+        step = report.epoch
+        assert step is not None
+        frozen = self.searcher.study._storage.get_trial(running._trial_id)
+        decided = frozen.user_attrs.get("decided", {"step": 0, "stop": False})
+        if step <= decided["step"] or decided["stop"]:
             return decided["step"] if decided["stop"] and step >= decided["step"] else None
-        if step not in known.intermediate_values:
-            asked.report(result[OBJECTIVE], step=step)
-        stop = step < result.get("epochs", step + 1) and self._prunes(asked._trial_id, step)
-        asked.set_user_attr("decided", {"step": step, "stop": stop})
+        if step not in frozen.intermediate_values:
+            running.report(report.metrics[OBJECTIVE], step=step)
+        stop = step < report.metrics.get("epochs", step + 1) and self._prunes(running._trial_id, step)
+        running.set_user_attr("decided", {"step": step, "stop": stop})
         return step if stop else None
 
     def _prunes(self, trial_id: int, step: int) -> bool:
-        """What the pruner says of a step; the same again where a kill came before its decision was written down.
+        """Ask the pruner about a step, so that it answers the same if it is asked again after a crash.
 
-        Successive halving writes that a trial is at a rung before it decides. What an earlier try has written is
-        therefore kept from it.
+        Successive halving writes that a trial has reached a rung before it decides. Rung entries written before a crash
+        are hidden from the pruner, or they would change its decision.
         """
         study = self.searcher.study
         trial = study._storage.get_trial(trial_id)
         asha = self.searcher.search.search.asha
         reached = {f"completed_rung_{r}" for r in range(64) if asha.grace_epochs * asha.reduction_factor**r >= step}
         trial._system_attrs = {key: value for key, value in trial.system_attrs.items() if key not in reached}
-        return bool(study.pruner.prune(cast("optuna.Study", _WithoutTrial(study, trial_id)), trial))
+        return bool(study.pruner.prune(cast("optuna.Study", _StudyWithoutTrial(study, trial_id)), trial))

@@ -1,126 +1,253 @@
-"""What a training, search or evaluation writes down of itself in its folder, for its run in MLflow."""
+"""The folders of runs and searches: the name and the format of every file in them.
+
+A run is a training, a baseline or an evaluation. The folder of a training holds
+
+    configuration.json   what the training was started with (single trainings only); another configuration is refused
+    record.json          what the run is: name, tags, parameters, data set, and the key by which MLflow knows it
+    metrics.jsonl        one line of metrics an epoch
+    run.json             how much of all this MLflow has
+    checkpoints/         the newest states of the training
+    model/               the best model so far
+    end.json             how the training ended; missing while it runs and after an interruption
+
+and the folder of a search
+
+    configuration.json, record.json, metrics.jsonl, run.json   as above
+    study.journal        the Optuna study, unless it is in a database
+    lock.json            the lease of the process that drives the search
+    trials/0000/ ...     one training for each trial
+    confirmation/NAME/   trainings of the best configurations with other seeds
+    baselines/NAME/      the errors of persistence and climatology
+    figures/             pictures of the result
+    summary.json         the result, once the search has finished
+"""
 
 from __future__ import annotations
 
 import json
 import time
 import uuid
+from dataclasses import dataclass
 from typing import Any
 
 from mcrnn.config.paths import flatten
 from mcrnn.errors import UserError
 from mcrnn.storage.location import Location
 
+CONFIGURATION_FILE = "configuration.json"
+"""File of a folder, and artifact of a training's run in MLflow."""
+RECORD_FILE = "record.json"
+METRICS_FILE = "metrics.jsonl"
+SYNC_FILE = "run.json"
+END_FILE = "end.json"
+ERROR_FILE = "error.txt"
+MODEL_FOLDER = "model"
 CHECKPOINT_FOLDER = "checkpoints"
 
-
-MODEL_FOLDER = "model"
-
-
-END_FILE = "end.json"
-"""how the training ended, where it has: not after an interruption"""
-
-SEARCH_FILE = "configuration.json"
-
-RECORD_FILE = "record.json"
-"""what a training is; its run in MLflow is found by the key in it"""
+JOURNAL_FILE = "study.journal"
+LEASE_FILE = "lock.json"
+SUMMARY_FILE = "summary.json"
+TRIALS_FOLDER = "trials"
+CONFIRMATION_FOLDER = "confirmation"
 
 
-METRICS_FILE = "metrics.jsonl"
+@dataclass(frozen=True)
+class RunEnd:
+    """How a training ended."""
+
+    end: str
+    """A value of `mcrnn.training.session.End`."""
+    message: str
+    """The error, where memory was not enough; else empty."""
 
 
-CONFIGURATION_FILE = "configuration.json"
-"""among the artifacts of a training's run"""
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run; plain data, so that it can be sent to workers."""
+
+    location: Location
+
+    @property
+    def url(self) -> str:
+        """The path or URL of the folder."""
+        return self.location.url
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.url.rsplit("/", 1)[-1]
+
+    @property
+    def model(self) -> Location:
+        """The folder of the best model so far."""
+        return self.location.child(MODEL_FOLDER)
+
+    @property
+    def checkpoints(self) -> Location:
+        """The folder of the checkpoints."""
+        return self.location.child(CHECKPOINT_FOLDER)
+
+    def clear(self) -> None:
+        """Delete everything in the folder."""
+        self.location.clear()
+
+    def read_configuration(self) -> dict[str, Any] | None:
+        """Return what the training or search was started with, None for a folder that is not in use."""
+        return self._read_json(CONFIGURATION_FILE)
+
+    def claim(self, configuration: dict[str, Any], may_change: tuple[str, ...] = ()) -> None:
+        """Write the configuration down, or check that the folder belongs to the same one.
+
+        Args:
+            configuration: everything that determines the results.
+            may_change: dotted paths of the values that may differ from those in the folder.
+
+        Raises:
+            UserError: the folder belongs to another configuration; the message names what differs.
+        """
+        before = self.read_configuration()
+        if before is not None:
+            old, new = flatten(before), flatten(json.loads(json.dumps(configuration)))
+            missing = object()
+            changed = [
+                f"{key} is {new.get(key, 'not given')}, was {old.get(key, 'not given')}"
+                for key in sorted(old | new)
+                if key not in may_change and old.get(key, missing) != new.get(key, missing)
+            ]
+            if changed:
+                raise UserError(
+                    f"'{self.url}' was started with another configuration: {'; '.join(changed)}. "
+                    "Start a new one beside it with --new"
+                )
+        self._write_json(CONFIGURATION_FILE, configuration, indent=1)
+
+    def read_record(self) -> dict[str, Any] | None:
+        """Return what `write_record` wrote, None before."""
+        return self._read_json(RECORD_FILE)
+
+    def write_record(
+        self,
+        name: str,
+        *,
+        tags: dict[str, str],
+        params: dict[str, Any] | None = None,
+        files: dict[str, Any] | None = None,
+        dataset: dict[str, Any] | None = None,
+    ) -> None:
+        """Write down what the run is, for its run in MLflow; a record that is there already stays.
+
+        Args:
+            name: name of the run.
+            tags: tags of the run.
+            params: nested parameters; MLflow gets them under dotted names.
+            files: content of JSON artifacts by file name.
+            dataset: name, source, digest, recipe and schema of the data that the run uses.
+        """
+        if self.read_record() is not None:
+            return
+        record = {
+            "key": uuid.uuid4().hex,
+            "name": name,
+            "tags": tags,
+            "params": params or {},
+            "files": files or {},
+            "dataset": dataset,
+            "time": time.time(),
+        }
+        self._write_json(RECORD_FILE, record, indent=1)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the metrics of the epochs so far, the first epoch first."""
+        try:
+            return [json.loads(line) for line in self.location.read(METRICS_FILE).splitlines()]
+        except FileNotFoundError:
+            return []
+
+    def write_metrics(self, epochs: list[dict[str, Any]]) -> None:
+        """Write the metrics of all epochs so far, in place of what is there."""
+        lines = "".join(f"{json.dumps(epoch)}\n" for epoch in epochs)
+        self.location.write(METRICS_FILE, lines.encode())
+
+    def read_sync_state(self) -> dict[str, Any]:
+        """Return how much of the folder is in MLflow and in which run; see `mcrnn.tracking.sync`."""
+        return self._read_json(SYNC_FILE) or {}
+
+    def write_sync_state(self, state: dict[str, Any]) -> None:
+        """Write down how much of the folder is in MLflow."""
+        self._write_json(SYNC_FILE, state)
+
+    def read_end(self) -> RunEnd | None:
+        """Return how the training ended, None while it runs and after an interruption."""
+        content = self._read_json(END_FILE)
+        return None if content is None else RunEnd(content["end"], content["message"])
+
+    def write_end(self, end: RunEnd) -> None:
+        """Write down how the training ended."""
+        self._write_json(END_FILE, {"end": end.end, "message": end.message})
+
+    def delete_end(self) -> None:
+        """Let a training that ended go on."""
+        self.location.delete(END_FILE)
+
+    def write_error(self, traceback: str) -> str:
+        """Keep a traceback in the folder; returns the URL of the file."""
+        self.location.write(ERROR_FILE, traceback.encode())
+        return f"{self.url}/{ERROR_FILE}"
+
+    def _read_json(self, name: str) -> Any:
+        try:
+            return json.loads(self.location.read(name))
+        except FileNotFoundError:
+            return None
+
+    def _write_json(self, name: str, content: Any, indent: int | None = None) -> None:
+        self.location.write(name, json.dumps(content, indent=indent).encode())
 
 
-def write_record(
-    folder: Location,
-    name: str,
-    *,
-    tags: dict[str, str],
-    params: dict[str, Any] | None = None,
-    files: dict[str, Any] | None = None,
-    dataset: dict[str, Any] | None = None,
-) -> None:
-    """Write down what a run is, unless it is there already.
+@dataclass(frozen=True)
+class SearchFolder(RunFolder):
+    """The folder of a search, with the folders of its trainings below it."""
 
-    Args:
-        folder: of the training or search.
-        name: of the run.
-        tags: of the run.
-        params: nested; become parameters with dotted names.
-        files: content of JSON artifacts by name.
-        dataset: what it trains on: name, source, digest and recipe.
-    """
-    if read_json(folder, RECORD_FILE) is not None:
-        return
-    record = {
-        "key": uuid.uuid4().hex,
-        "name": name,
-        "tags": tags,
-        "params": params or {},
-        "files": files or {},
-        "dataset": dataset,
-        "time": time.time(),
-    }
-    folder.write(RECORD_FILE, json.dumps(record, indent=1).encode())
+    def trial(self, number: int) -> RunFolder:
+        """Return the folder of a trial."""
+        return RunFolder(self.location.child(f"{TRIALS_FOLDER}/{number:04d}"))
 
+    @property
+    def trials(self) -> Location:
+        """The folder that holds the folders of the trials."""
+        return self.location.child(TRIALS_FOLDER)
 
-def read_json(folder: Location, name: str) -> Any:
-    """Content of a JSON file, None where there is none."""
-    try:
-        return json.loads(folder.read(name))
-    except FileNotFoundError:
-        return None
+    def retraining(self, name: str) -> RunFolder:
+        """Return the folder of one training of the confirmation."""
+        return RunFolder(self.location.child(f"{CONFIRMATION_FOLDER}/{name}"))
 
+    def baseline(self, name: str) -> RunFolder:
+        """Return the folder of a baseline's errors."""
+        return RunFolder(self.location.child(f"baselines/{name}"))
 
-def read_metrics(folder: Location) -> list[dict[str, Any]]:
-    """The metrics of a training's epochs so far."""
-    try:
-        return [json.loads(line) for line in folder.read(METRICS_FILE).splitlines()]
-    except FileNotFoundError:
-        return []
+    def read_summary(self) -> dict[str, Any] | None:
+        """Return the result of the search, None before it has finished."""
+        return self._read_json(SUMMARY_FILE)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write the result of the search."""
+        self._write_json(SUMMARY_FILE, summary, indent=1)
+
+    def write_figure(self, name: str, picture: bytes) -> None:
+        """Keep a picture of the result."""
+        self.location.write(f"figures/{name}", picture)
 
 
 def free_name(parent: Location, name: str, *, new: bool) -> str:
-    """NAME, or with `new` the first free one of NAME, NAME-2, NAME-3, ..."""
+    """Return the name of the folder for a run or search.
+
+    Args:
+        parent: the folder that holds all runs, or all searches.
+        name: the name in the configuration.
+        new: True for a folder beside those in use: the first free one of NAME, NAME-2, NAME-3, ...
+    """
     chosen, number = name, 1
-    while new and _content(parent.child(chosen)) is not None:
+    while new and RunFolder(parent.child(chosen)).read_configuration() is not None:
         number += 1
         chosen = f"{name}-{number}"
     return chosen
-
-
-def _content(folder: Location) -> dict[str, Any] | None:
-    try:
-        return json.loads(folder.read(SEARCH_FILE))
-    except FileNotFoundError:
-        return None
-
-
-def claim_folder(folder: Location, content: dict[str, Any], budgets: tuple[str, ...] = ()) -> None:
-    """Write down what the folder is for, or check that it is for the same.
-
-    Args:
-        folder: of the search or run.
-        content: what determines its results.
-        budgets: dotted paths that may differ from what is there.
-
-    Raises:
-        UserError: the folder is for something else; names what differs.
-    """
-    before = _content(folder)
-    if before is not None:
-        old, new = flatten(before), flatten(json.loads(json.dumps(content)))
-        missing = object()
-        changed = [
-            f"{key} is {new.get(key, 'not given')}, was {old.get(key, 'not given')}"
-            for key in sorted(old | new)
-            if key not in budgets and old.get(key, missing) != new.get(key, missing)
-        ]
-        if changed:
-            raise UserError(
-                f"'{folder.url}' was started with another configuration: {'; '.join(changed)}. "
-                "Start a new one beside it with --new"
-            )
-    folder.write(SEARCH_FILE, json.dumps(content, indent=1).encode())

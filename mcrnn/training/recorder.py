@@ -1,8 +1,7 @@
-"""Writes what a training leaves in its folder, in a thread of its own."""
+"""The record that a training keeps in its folder, written in a thread while training goes on."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,40 +10,50 @@ import torch
 
 from mcrnn.models import trained_model
 from mcrnn.tracking.provenance import system_metrics
-from mcrnn.tracking.run_folder import METRICS_FILE, MODEL_FOLDER
 from mcrnn.training.checkpoints import serialize
 from mcrnn.training.run import TrainingRun
 from mcrnn.training.session import OBJECTIVE, Metrics, State, evaluated_weights
 
 
 class RunRecorder:
-    """Rank 0's record of a job in its folder, written while training goes on."""
+    """Writes checkpoints, the best model and the metrics of a training. Only rank 0 has one.
 
-    def __init__(self, job: TrainingRun, on_recorded: Callable[[], None] | None = None) -> None:
-        self.job, self._on_recorded = job, on_recorded or (lambda: None)
-        job.write_record()
+    Args:
+        run: the training.
+        on_recorded: called in the recorder's thread when the metrics of an epoch have been written.
+    """
+
+    def __init__(self, run: TrainingRun, on_recorded: Callable[[], None] | None = None) -> None:
+        self.run, self._on_recorded = run, on_recorded or (lambda: None)
+        run.write_record()
         self._writer = ThreadPoolExecutor(1, "recorder")
         self._writing: Future[None] | None = None
 
     def record(self, metrics: Metrics | None, state: State) -> None:
-        """Begin to keep the state, the model where it is the best so far, and the metrics.
+        """Start writing a checkpoint and, after an epoch, its metrics and the model if it is the best so far.
+
+        The state is copied before this returns, so training may change it at once.
+
+        Args:
+            metrics: metrics of the epoch that has ended, None within an epoch.
+            state: state of the training.
 
         Raises:
-            UserError: what was recorded before could not be written.
+            UserError: the write before this one failed.
         """
         best = None
         if metrics is not None:
-            metrics |= {"time": time.time(), **system_metrics()}  # of the history, too
+            metrics |= {"time": time.time(), **system_metrics()}  # in place: the history in the state holds it too
         if metrics is not None and metrics[OBJECTIVE] == metrics["best"] and not metrics["diverged"]:
             best = {name: weight.cpu().clone() for name, weight in evaluated_weights(state).items()}
         content = serialize(
-            state | {"store_digest": self.job.field.store_digest, "configuration": self.job.config.model_dump()}
+            state | {"store_digest": self.run.field.store_digest, "configuration": self.run.config.model_dump()}
         )
         self.wait()
-        self._writing = self._writer.submit(self._write, metrics, state["history"], content, best, _place(state))
+        self._writing = self._writer.submit(self._write, metrics, state["history"], content, best, _position(state))
 
     def wait(self) -> None:
-        """Until all is written.
+        """Wait until everything is written.
 
         Raises:
             UserError: it could not be written.
@@ -53,7 +62,11 @@ class RunRecorder:
             self._writing.result()
 
     def close(self) -> None:
-        """The same, at the end."""
+        """Wait until everything is written, and end the thread.
+
+        Raises:
+            UserError: it could not be written.
+        """
         self._writer.shutdown()
         self.wait()
 
@@ -63,17 +76,17 @@ class RunRecorder:
         history: list[Metrics],
         content: bytes,
         best: dict[str, torch.Tensor] | None,
-        place: dict[str, int],
+        position: dict[str, int],
     ) -> None:
-        job = self.job
+        run = self.run
         if best is not None:
-            trained_model.save(job.folder.child(MODEL_FOLDER), job.config, job.field, best)
-        job.checkpoints.save(content, **place)
+            trained_model.save(run.folder.model, run.config, run.field, best)
+        run.checkpoints.save(content, **position)
         if metrics is not None:
-            lines = "".join(f"{json.dumps(epoch)}\n" for epoch in history)
-            job.folder.write(METRICS_FILE, lines.encode())
+            run.folder.write_metrics(history)
             self._on_recorded()
 
 
-def _place(state: State) -> dict[str, int]:
+def _position(state: State) -> dict[str, int]:
+    """Return how far a training is, for the name of its checkpoint."""
     return {"epoch": state["epoch"], "batch": state["batch"]}

@@ -1,8 +1,7 @@
-"""One training as plain data, and what it leaves in its folder: checkpoints, the best model, metrics, how it ended."""
+"""One training as plain data, and the record that it keeps in its folder."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -10,39 +9,42 @@ from mcrnn.config.sections import Configuration
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import UserError
 from mcrnn.models import model_cost
-from mcrnn.storage.location import Location
 from mcrnn.tracking.provenance import hardware
-from mcrnn.tracking.run_folder import (
-    CHECKPOINT_FOLDER,
-    CONFIGURATION_FILE,
-    END_FILE,
-    write_record,
-)
+from mcrnn.tracking.run_folder import CONFIGURATION_FILE, RunEnd, RunFolder
 from mcrnn.training.checkpoints import Checkpoints, deserialize
 from mcrnn.training.session import End
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One training, wherever it runs: plain data, so that it can be sent to workers."""
+    """One training, wherever it runs. It is plain data, so that it can be sent to workers."""
 
     config: Configuration
     field: FieldDescription
-    folder: Location
-    """for its checkpoints, its model and its record"""
+    """The field that the model is trained on."""
+    folder: RunFolder
+    """The folder of its checkpoints, its model and its record."""
     run_name: str
+    """The name of its run in MLflow."""
     tags: tuple[tuple[str, str], ...] = ()
+    """Tags of its run in MLflow, as pairs of name and value."""
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """Those of this training."""
-        return Checkpoints(self.folder.child(CHECKPOINT_FOLDER))
+        """The checkpoints of this training."""
+        return Checkpoints(self.folder.checkpoints)
 
     def load_checkpoint(self, warn: Callable[[str], None]) -> bytes | None:
-        """The newest packed state.
+        """Read the newest checkpoint.
+
+        Args:
+            warn: takes a line for each damaged checkpoint, which is removed.
+
+        Returns:
+            The serialized state, None where there is no checkpoint.
 
         Raises:
-            UserError: it belongs to another store.
+            UserError: the checkpoint belongs to another store.
         """
         content = self.checkpoints.load(warn)
         if content is not None and (digest := deserialize(content)["store_digest"]) != self.field.store_digest:
@@ -53,7 +55,7 @@ class TrainingRun:
         return content
 
     def write_record(self) -> None:
-        """Write down what is trained, on what and where, for its run in MLflow."""
+        """Write down what is trained, on which data and on which machine, for the run in MLflow."""
         config, field = self.config, self.field
         machine = hardware()
         size = asdict(model_cost(config.model, field.frame_shape))
@@ -69,8 +71,7 @@ class TrainingRun:
             "recipe": field.recipe,
             "schema": {"variable": field.variable, "units": field.units, "channels": field.channels},
         }
-        write_record(
-            self.folder,
+        self.folder.write_record(
             self.run_name,
             tags=dict(self.tags) | tags,
             params=config.model_dump() | {"size": size},
@@ -79,6 +80,20 @@ class TrainingRun:
         )
 
     def finish(self, end: End, message: str = "") -> None:
-        """Write down how it ended, unless it goes on."""
+        """Write down how the training ended; nothing for an interruption, after which it goes on.
+
+        Args:
+            end: how it ended.
+            message: the error, where memory was not enough.
+        """
         if end != End.INTERRUPTED:
-            self.folder.write(END_FILE, json.dumps({"end": end, "message": message}).encode())
+            self.folder.write_end(RunEnd(end, message))
+
+
+def mlflow_status(end: End) -> str:
+    """Return the status in MLflow of a run whose training ended in a certain way.
+
+    FAILED is for errors only. A training that diverged or ran out of memory has given its result, which is that this
+    configuration cannot be used, so its run is FINISHED.
+    """
+    return "KILLED" if end == End.INTERRUPTED else "FINISHED"

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search, Space, SpaceEntry
 from mcrnn.search.study import Journal, finished_trials, open_study, stop_reason
+from mcrnn.search.trial_report import TrialReport
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.local import LocalFolder
 from mcrnn.training.session import OBJECTIVE, PENALTY
@@ -117,14 +118,14 @@ def test_how_a_trial_ended_is_recorded(tmp_path: Path) -> None:
     searcher = StudySearcher(study, plan)
     for trial_id in "abcdefg":
         searcher.suggest(trial_id)
-    searcher.stopped.add("b")
+    searcher.pruned.add("b")
     searcher.on_trial_complete("a", result(0.5))
     searcher.on_trial_complete("b", result(0.9, epoch=2))
     searcher.on_trial_complete("c", result(PENALTY, epoch=1, diverged=1.0))
     searcher.on_trial_complete("d", None, error=True)
-    searcher.on_trial_complete("e", result(PENALTY, epoch=0) | {"out_of_memory": 1.0})
-    searcher.on_trial_complete("f", {"interrupted": 1.0})
-    searcher.on_trial_complete("g", {"mistake": "train.x is wrong"})
+    searcher.on_trial_complete("e", TrialReport.out_of_memory().as_result())
+    searcher.on_trial_complete("f", TrialReport.interrupted().as_result())
+    searcher.on_trial_complete("g", TrialReport.of_mistake("train.x is wrong").as_result())
     trials = study.get_trials()
     complete, running = TrialState.COMPLETE, TrialState.RUNNING
     states = [complete, TrialState.PRUNED, complete, TrialState.FAIL, complete, running, running]
@@ -225,7 +226,7 @@ def test_kill_between_any_two_writes_changes_neither_values_nor_decisions(tmp_pa
                         if StudyScheduler(searcher).on_trial_result(None, Told("t"), last) == "STOP":
                             break
                     searcher.on_trial_complete("t", last)
-                    searcher.stopped.discard("t")
+                    searcher.pruned.discard("t")
                 break
             except Killed:
                 killed = True

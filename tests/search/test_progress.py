@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from mcrnn.config.loading import load_search
-from mcrnn.search.callbacks import Progress
+from mcrnn.search.progress import ProgressDisplay
 
 
 def trial(number: int, **result: Any) -> Any:
@@ -19,7 +19,7 @@ def trial(number: int, **result: Any) -> Any:
 
 
 def test_process_lost_before_its_trial_has_begun_is_one_warning(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(load_search("search_spaces/demo.yaml"), "s", Console(), budget=2) as progress:
+    with ProgressDisplay(load_search("search_spaces/demo.yaml"), "s", Console(), budget=2) as progress:
         progress.on_trial_recover(1, [], trial(0))
         progress.on_trial_start(2, [], trial(0))
         progress.on_trial_complete(3, [], trial(0, epoch=1, epochs=1, best=0.5))

@@ -1,0 +1,132 @@
+"""The display of a running search: a live table in a terminal, a line for each trial anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from ray.tune import Callback
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from mcrnn.config.space import Search
+from mcrnn.console import new_table, short, show
+from mcrnn.search.trial_report import TrialReport
+from mcrnn.training.session import OBJECTIVE
+
+STYLES = {"running": "bold", "stopped": "dim", "finished": None}
+"""How the row of a trial is printed by its state; others, such as failed, are red."""
+
+
+class ProgressDisplay(Callback):
+    """A callback of Tune that shows the trials of a search.
+
+    Args:
+        search: what is searched.
+        name: name of the search.
+        console: takes the table or the lines.
+        budget: number of trials of the search.
+        done: number of trials that ended before.
+    """
+
+    def __init__(self, search: Search, name: str, console: Console, *, budget: int, done: int = 0) -> None:
+        self.search, self.name, self.console = search, name, console
+        self.budget, self.done = budget, done
+        self.rows: dict[int, dict[str, Any]] = {}
+        """State, values and last metrics of each trial by its number."""
+        self.started = time.monotonic()
+        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune pickles its callbacks for its own state, from which a search is never restored."""
+        return {}
+
+    def __enter__(self) -> ProgressDisplay:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._update(trial, {})
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        self._update(trial, result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        report = TrialReport.of(trial.last_result)
+        if report.goes_on:
+            return  # the search ends, and says why
+        pruned = (report.epoch or 0) < report.metrics.get("epochs", 0)
+        self._ended(trial, report.trial_end(pruned=pruned))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        if self._row(trial)["state"] != "running":
+            return
+        line = f"warning: the process of trial {trial.config['number']} was lost; it goes on from its checkpoint"
+        print(line, file=sys.stderr)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._ended(trial, "failed")
+
+    def _row(self, trial: Any) -> dict[str, Any]:
+        """Return the row of a trial; a new one if this is its first event, which may be the loss of its process."""
+        return self.rows.setdefault(trial.config["number"], {"values": trial.config["values"], "state": "running"})
+
+    def _update(self, trial: Any, result: dict[str, Any]) -> None:
+        row = self._row(trial)
+        row |= {key: result[key] for key in ("epoch", OBJECTIVE, "best", "time_total_s") if key in result}
+        if self.live:
+            self.live.update(self.table())
+
+    def _ended(self, trial: Any, state: str) -> None:
+        row = self._row(trial)
+        if row["state"] != "running":
+            return
+        self.done += 1
+        row["state"] = state
+        self._update(trial, trial.last_result or {})
+        if not self.live:
+            values = ", ".join(f"{short(k)} {show(v)}" for k, v in row["values"].items())
+            error = f"{row['best']:.4f}" if "best" in row else "-"
+            self.console.print(
+                f"[{self.done}/{self.budget}] trial {trial.config['number']} {state} "
+                f"at epoch {row.get('epoch', 0)}, error {error}, best {self._best()}: {values}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def _best(self) -> str:
+        known = [row["best"] for row in self.rows.values() if "best" in row]
+        return f"{min(known):.4f}" if known else "-"
+
+    def _time_left(self) -> str:
+        ended = sum(row["state"] != "running" for row in self.rows.values())
+        if not ended:
+            return "-"
+        left = (time.monotonic() - self.started) / ended * (self.budget - self.done)
+        return f"about {left // 60:.0f} min {left % 60:02.0f} s"
+
+    def table(self) -> Table:
+        """Return a table with a row for each of the newest trials, as many as the terminal has room for."""
+        caption = f"{self.done} of {self.budget} trials, best {self._best()}, time left {self._time_left()}"
+        headers = ["trial", *map(short, self.search.space), "epoch", "error", "time", "state"]
+        table = new_table(headers, title=f"search {self.name}", caption=caption, names=0)
+        room = max(3, self.console.height - 9)
+        for number, row in sorted(self.rows.items())[-room:]:
+            style = STYLES.get(row["state"], "red")
+            table.add_row(
+                str(number),
+                *(show(row["values"].get(path, "")) for path in self.search.space),
+                str(row.get("epoch", "")),
+                f"{row[OBJECTIVE]:.4f}" if OBJECTIVE in row else "",
+                f"{row['time_total_s']:.0f} s" if "time_total_s" in row else "",
+                row["state"],
+                style=style,
+            )
+        return table

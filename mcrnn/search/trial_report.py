@@ -1,0 +1,134 @@
+"""What a trial reports to Ray Tune, and how its end is named in the study and in MLflow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from mcrnn.training.run import mlflow_status
+from mcrnn.training.session import OBJECTIVE, PENALTY, End
+
+END_KEY, MISTAKE_KEY = "trial_end", "mistake"
+"""Keys of Tune's result dictionaries; all others are metrics."""
+
+KEPT_METRICS = (
+    "epoch",
+    "rmse_closed_loop",
+    "rmse_teacher_forced",
+    OBJECTIVE,
+    "best",
+    "frames_per_second",
+    "parameters",
+    "time_total_s",
+)
+"""Metrics of a trial's last report that the study keeps."""
+
+
+class TrialEnd(StrEnum):
+    """How a trial ended, as the study records it. The values are stored there."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    """The pruner stopped it."""
+    DIVERGED = "diverged"
+    OUT_OF_MEMORY = "out of memory"
+    FAILED = "failed"
+    """Its processes were lost too often."""
+
+    @property
+    def mlflow_status(self) -> str:
+        """The status of the trial's run in MLflow."""
+        return "FAILED" if self is TrialEnd.FAILED else "FINISHED"
+
+
+TRIAL_ENDS = {
+    End.FINISHED: TrialEnd.FINISHED,
+    End.STOPPED_EARLY: TrialEnd.FINISHED,
+    End.DIVERGED: TrialEnd.DIVERGED,
+    End.OUT_OF_MEMORY: TrialEnd.OUT_OF_MEMORY,
+}
+"""The end of a trial for each end of its training. After an interruption the trial goes on, so it has no end."""
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """A report of a trial: the metrics of an epoch, or how the trial ended without finishing one.
+
+    Tune passes reports on as dictionaries: `as_result` makes one of a report, and `of` reads it again.
+    """
+
+    metrics: dict[str, Any]
+    """Metrics of the epoch, as the training loop reports them, with `epochs` (of the whole training), `parameters` and
+    what Tune adds. Without "epoch" where the report is not of an epoch."""
+    end: End | None = None
+    """How the training ended, where this report says so; None for an epoch that is like any other."""
+    mistake: str | None = None
+    """What is wrong with the configuration or with our code, for the user. It ends the search at once."""
+
+    @classmethod
+    def interrupted(cls) -> TrialReport:
+        """Return the report of a trial that was asked to save and stop."""
+        return cls(_worst(), End.INTERRUPTED)
+
+    @classmethod
+    def out_of_memory(cls) -> TrialReport:
+        """Return the report of a trial for which memory was not enough."""
+        return cls(_worst() | {"epoch": 0}, End.OUT_OF_MEMORY)
+
+    @classmethod
+    def of_mistake(cls, message: str) -> TrialReport:
+        """Return the report of a trial that cannot be trained as it is."""
+        return cls(_worst(), mistake=message)
+
+    @classmethod
+    def of(cls, result: dict[str, Any] | None) -> TrialReport:
+        """Read a report from a result of Tune; None, for a trial that has not reported, is one without metrics."""
+        metrics = dict(result or {})
+        end, mistake = metrics.pop(END_KEY, None), metrics.pop(MISTAKE_KEY, None)
+        if end is None and metrics.get("diverged"):
+            end = End.DIVERGED
+        return cls(metrics, End(end) if end else None, mistake)
+
+    def as_result(self) -> dict[str, Any]:
+        """Return the report as a result of Tune."""
+        result = dict(self.metrics)
+        if self.end is not None:
+            result[END_KEY] = str(self.end)
+        if self.mistake is not None:
+            result[MISTAKE_KEY] = self.mistake
+        return result
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch that has ended, from 1; 0 where memory was not enough for any; None for other reports."""
+        return int(self.metrics["epoch"]) if "epoch" in self.metrics else None
+
+    @property
+    def kept_metrics(self) -> dict[str, Any]:
+        """The metrics that the study keeps."""
+        return {key: self.metrics[key] for key in KEPT_METRICS if key in self.metrics}
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the trial is trained further when the search is run again: interrupted, or waiting for a mending."""
+        return self.end == End.INTERRUPTED or self.mistake is not None
+
+    def trial_end(self, *, pruned: bool) -> TrialEnd:
+        """Return how the trial ended whose last report this is. Not for a trial that goes on.
+
+        Args:
+            pruned: whether the pruner has stopped it.
+        """
+        end = TRIAL_ENDS[self.end or End.FINISHED]
+        return TrialEnd.STOPPED if pruned and end == TrialEnd.FINISHED else end
+
+    @property
+    def mlflow_status(self) -> str:
+        """The status in MLflow of the run whose last report this is."""
+        return "FAILED" if self.mistake is not None else mlflow_status(self.end or End.FINISHED)
+
+
+def _worst() -> dict[str, Any]:
+    """Return the metrics of a report without an epoch, which Tune wants to compare nonetheless."""
+    return {OBJECTIVE: PENALTY, "best": PENALTY, "diverged": 0.0}
