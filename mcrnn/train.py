@@ -1,10 +1,10 @@
 """Train one configuration.
 
     python -m mcrnn.train my_configuration.yaml
-    python -m mcrnn.train --from-run 3f9c...                       # repeats a run, from what MLflow has of it
+    python -m mcrnn.train --from-run 3f9c...                       # repeats a run that MLflow has recorded
     python -m mcrnn.train search_spaces/paper/ns_s25_tf20.yaml --set model.architecture=minconvexplstm
 
-With `train.workers` above 1 it runs data-parallel on Ray Train, else in this process.
+With `train.workers` above 1 it trains data-parallel on Ray Train, else in this process.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from mcrnn.storage.root import Storage
 def train(
     file: Annotated[
         str | None,
-        typer.Argument(metavar="FILE", help="Configuration, or a space that the settings leave one value of each."),
+        typer.Argument(
+            metavar="FILE", help="Configuration, or a search space that --set reduces to one value each."
+        ),
     ] = None,
     settings: SetOption = None,
     from_run: Annotated[
         str | None,
-        typer.Option(metavar="RUN_ID", help="In place of FILE: repeat a run or a trial, known by its id in MLflow."),
+        typer.Option(metavar="RUN_ID", help="In place of FILE: repeat the run or trial of this id in MLflow."),
     ] = None,
     new: Annotated[bool, typer.Option("--new", help="Start a new run beside one of the same name.")] = False,
     storage: StorageOption = None,
@@ -56,13 +58,13 @@ def train(
 
 
 def _repeated(storage: Storage, run_id: str, settings: list[str]) -> tuple[Configuration, str]:
-    """What a run in MLflow says that it trained, and the digest of its store."""
-    from mcrnn.tracking.mlflow_client import recorded
+    """Return the configuration that a run in MLflow trained, with settings applied, and the digest of its store."""
+    from mcrnn.tracking.mlflow_client import read_training
     from mcrnn.tracking.run_folder import CONFIGURATION_FILE
 
-    content, digest = recorded(storage, run_id)
-    with tempfile.TemporaryDirectory(prefix="mcrnn-run-") as place:
-        file = Path(place) / CONFIGURATION_FILE
+    content, digest = read_training(storage, run_id)
+    with tempfile.TemporaryDirectory(prefix="mcrnn-run-") as folder:
+        file = Path(folder) / CONFIGURATION_FILE
         file.write_text(json.dumps(content | {"name": f"{content['name']}-from-{run_id[:8]}"}, indent=1))
         return load_configuration(str(file), settings), digest
 

@@ -1,6 +1,6 @@
-"""MLflow: a run for a search, below it one for each training; see `mirrors` for how they come about.
+"""MLflow: where its data are, requests to it, and one run of it. `mcrnn.tracking.sync` keeps runs up to date.
 
-Nothing here uses MLflow's global state: tracking URI, experiment and parent run are passed on.
+Nothing here uses MLflow's global state: tracking URI, experiment and parent run are passed as arguments.
 """
 
 from __future__ import annotations
@@ -32,22 +32,25 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-KEY_TAG, PROCESS_TAG = "mcrnn.key", "mcrnn.process"
+KEY_TAG = "mcrnn.key"
+"""Tag with the key of the run's record on disk, by which the run is found again."""
+PROCESS_TAG = "mcrnn.process"
+"""Tag with the process that keeps a run up to date: host, pid and start time."""
 
-PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
-"""codes of what MLflow answers, or its client where there is no answer, when it is away"""
+UNAVAILABLE = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
+"""MLflow error codes that mean "temporarily unavailable"; its client uses them where there is no answer at all."""
 
 for _name, _value in (
     ("MLFLOW_DISABLE_TELEMETRY", "true"),
     ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
-    ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),  # a server that is away is tried again here
+    ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),  # `mlflow_request` repeats what fails, and says so
     ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20"),
 ):
     os.environ.setdefault(_name, _value)
 
 
 def quiet_mlflow() -> None:
-    """MLflow and its database migrations report to the log what a user of ours need not see."""
+    """Log only errors of MLflow and of its database migrations, which otherwise report each step."""
     for name in ("mlflow", "alembic", "alembic.runtime.migration", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -75,19 +78,25 @@ def artifact_folder(storage: Storage) -> str:
 
 @dataclass(frozen=True)
 class Tracker:
-    """Where runs are recorded."""
+    """An experiment in MLflow, in which a command records its runs."""
 
     tracking_uri: str
     experiment_id: str
     origin: dict[str, Any] = field(default_factory=dict)
-    """of the command that records them"""
+    """The command that records the runs; see `mcrnn.tracking.provenance.origin`."""
 
     @classmethod
     def open(cls, storage: Storage, experiment: str) -> Tracker:
-        """Find the experiment or create it, and MLflow's database with it; runs whose process is gone are ended.
+        """Find the experiment or create it, and MLflow's database with it.
+
+        Runs of the experiment whose process is gone get the status KILLED.
+
+        Args:
+            storage: the storage root.
+            experiment: name of the experiment.
 
         Raises:
-            UserError: the tracking server cannot be used; says why.
+            UserError: the tracking server cannot be used; the message says why.
         """
         quiet_mlflow()
         uri = tracking_uri(storage)
@@ -102,34 +111,42 @@ class Tracker:
         return cls(uri, identifier, origin())
 
     def run(self, run_id: str, patience: float = PATIENCE) -> Run:
-        """One of its runs."""
+        """Return a run of the experiment.
+
+        Args:
+            run_id: id of the run.
+            patience: seconds that its requests wait for an MLflow that does not answer.
+        """
         return Run(self.tracking_uri, run_id, patience)
 
 
 @contextlib.contextmanager
 def reachable(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises into one line that says what is wrong with the server.
+    """Turn an error of MLflow into one line that says what is wrong with the server or the database.
+
+    Args:
+        uri: tracking URI of the requests made within the context.
 
     Raises:
-        UserError: it cannot be used.
+        UserError: MLflow cannot be used.
     """
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except (MlflowException, OSError) as error:
-        message = str(error)
-        place = f"MLFLOW_TRACKING_URI is {mask_passwords(uri)}"
+        message, reason = str(error), summarize_error(str(error))
+        setting = f"MLFLOW_TRACKING_URI is {mask_passwords(uri)}"
         if any(code in message for code in ("401", "Unauthorized")):
             raise UserError(
                 f"the tracking server does not know you: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
-                f"({place})"
+                f"({setting})"
             ) from None
         if any(code in message for code in ("403", "Forbidden", "PERMISSION_DENIED")):
-            raise UserError(f"the tracking server refuses this host or user ({place}): {short(message)}") from None
+            raise UserError(f"the tracking server refuses this host or user ({setting}): {reason}") from None
         if not uri.startswith("http"):
-            raise UserError(f"MLflow's database '{mask_passwords(uri)}' cannot be used: {short(message)}") from None
-        raise UserError(f"the tracking server cannot be reached ({place}): {short(message)}") from None
+            raise UserError(f"MLflow's database '{mask_passwords(uri)}' cannot be used: {reason}") from None
+        raise UserError(f"the tracking server cannot be reached ({setting}): {reason}") from None
 
 
 def mlflow_request(request: Callable[[], Result], patience: float = PATIENCE) -> Result:
@@ -154,9 +171,9 @@ def mlflow_request(request: Callable[[], Result], patience: float = PATIENCE) ->
             with translate_errors("the artifacts of MLflow"):
                 return request()
         except (MlflowException, ServiceUnavailableError) as error:
-            if not patience or (isinstance(error, MlflowException) and error.error_code not in PASSING):
+            if not patience or (isinstance(error, MlflowException) and error.error_code not in UNAVAILABLE):
                 raise
-            raise ServiceUnavailableError(short(str(error))) from None
+            raise ServiceUnavailableError(summarize_error(str(error))) from None
 
     outage = Outage("MLflow", meanwhile="waiting for it", afterwards="work goes on")
     try:
@@ -169,8 +186,8 @@ def mlflow_request(request: Callable[[], Result], patience: float = PATIENCE) ->
         ) from None
 
 
-def short(message: str) -> str:
-    """The part of an error that a person reads."""
+def summarize_error(message: str) -> str:
+    """Return what a user needs to read of an error of MLflow: one line of at most 200 characters, no passwords."""
     line = mask_passwords(message.strip().splitlines()[0]) if message.strip() else "no reason given"
     for known in ("Connection refused", "Name or service not known", "timed out", "No route to host"):
         if known in message:
@@ -178,8 +195,15 @@ def short(message: str) -> str:
     return line if len(line) < 200 else line[:200] + "..."
 
 
-def recorded(storage: Storage, run_id: str) -> tuple[dict[str, Any], str]:
-    """The configuration of a run, and the digest of the store that it trained on.
+def read_training(storage: Storage, run_id: str) -> tuple[dict[str, Any], str]:
+    """Read what a run in MLflow has trained.
+
+    Args:
+        storage: the storage root.
+        run_id: id of the run.
+
+    Returns:
+        The configuration, and the digest of the store.
 
     Raises:
         UserError: there is no such run, or it is not of a training.
@@ -193,17 +217,22 @@ def recorded(storage: Storage, run_id: str) -> tuple[dict[str, Any], str]:
             client_of(uri).search_experiments(max_results=1)
         run = client_of(uri).get_run(run_id)
         digest = run.data.tags["mcrnn.store_digest"]
-        with tempfile.TemporaryDirectory(prefix="mcrnn-run-") as place:
-            path = client_of(uri).download_artifacts(run_id, CONFIGURATION_FILE, place)
+        with tempfile.TemporaryDirectory(prefix="mcrnn-run-") as folder:
+            path = client_of(uri).download_artifacts(run_id, CONFIGURATION_FILE, folder)
             return json.loads(Path(path).read_bytes()), digest
     except KeyError:
         raise UserError(f"the run {run_id} is not of a training: it has no record of what it trained on") from None
     except (MlflowException, OSError) as error:
-        raise UserError(f"there is no run {run_id} with a configuration: {short(str(error))}") from None
+        raise UserError(f"there is no run {run_id} with a configuration: {summarize_error(str(error))}") from None
 
 
 def end_abandoned(uri: str) -> None:
-    """End the runs, of all experiments, whose process was killed; they go on when their command is given again.
+    """Set the status of runs whose process was killed to KILLED, in all experiments.
+
+    They go on when their command is given again.
+
+    Args:
+        uri: tracking URI.
 
     Raises:
         UserError: the tracking server cannot be used.
@@ -223,28 +252,37 @@ def _end_abandoned(client: MlflowClient, experiments: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """One MLflow run, for what is added to it when it has ended."""
+    """One run in MLflow, and what is added to it beyond the content of its folder."""
 
     tracking_uri: str
     run_id: str
     patience: float = PATIENCE
-    """with MLflow, in seconds"""
+    """Seconds that a request waits for an MLflow that does not answer."""
 
     def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
-        """Metrics, in one call."""
+        """Add metrics in one call."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         rows = [Metric(key, float(value), now, step) for key, value in metrics.items()]
-        self._ask(lambda client: client.log_batch(self.run_id, metrics=rows))
+        self._request(lambda client: client.log_batch(self.run_id, metrics=rows))
 
     def log_files(self, paths: Iterable[Path], folder: str | None = None) -> None:
-        """Files as artifacts."""
+        """Add files as artifacts.
+
+        Args:
+            paths: the files.
+            folder: folder of the artifacts; by default the top one.
+        """
         for path in paths:
-            self._ask(lambda client: client.log_artifact(self.run_id, str(path), folder))  # noqa: B023
+            self._request(lambda client: client.log_artifact(self.run_id, str(path), folder))  # noqa: B023
 
     def log_json(self, contents: dict[str, Any]) -> None:
-        """JSON artifacts by file name."""
+        """Add JSON artifacts.
+
+        Args:
+            contents: content by file name.
+        """
         with tempfile.TemporaryDirectory() as folder:
             for name, content in contents.items():
                 path = Path(folder) / name
@@ -252,20 +290,20 @@ class Run:
                 self.log_files([path])
 
     def set_tags(self, tags: dict[str, str]) -> None:
-        """Tags, replacing those of the same name."""
+        """Set tags, and replace those of the same names."""
         from mlflow.entities import RunTag
 
-        self._ask(lambda client: client.log_batch(self.run_id, tags=[RunTag(*tag) for tag in tags.items()]))
+        self._request(lambda client: client.log_batch(self.run_id, tags=[RunTag(*tag) for tag in tags.items()]))
 
-    def _ask(self, ask: Callable[[MlflowClient], Result]) -> Result:
-        return mlflow_request(lambda: ask(client_of(self.tracking_uri)), self.patience)
+    def _request(self, request: Callable[[MlflowClient], Result]) -> Result:
+        return mlflow_request(lambda: request(client_of(self.tracking_uri)), self.patience)
 
 
 _clients: dict[str, MlflowClient] = {}
 
 
 def client_of(uri: str) -> MlflowClient:
-    """One client a process and server: making one costs more than a call."""
+    """Return the client of a tracking URI; there is one in a process, because making one costs more than a call."""
     if uri not in _clients:
         from mlflow.tracking import MlflowClient
 
@@ -275,8 +313,8 @@ def client_of(uri: str) -> MlflowClient:
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep MLflow's progress bars and success messages off the terminal."""
+def silenced() -> Iterator[None]:
+    """Keep all output off the terminal, for MLflow's progress bars and success messages."""
     before = os.environ.get("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR")
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     try:

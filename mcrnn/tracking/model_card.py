@@ -1,4 +1,4 @@
-"""What is said of a model in the registry: what it is, of what data, how good, and where it ends."""
+"""The model card of a registered model: what it is, its data, its errors, and its limits."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ def card(
     version: int,
     run_id: str,
     found: dict[str, Any],
-    judged: dict[str, Any] | None,
+    test_metrics: dict[str, Any] | None,
 ) -> str:
-    """A model card in Markdown.
+    """Return the model card in Markdown.
 
     Args:
-        model: it.
-        name: in the registry.
-        version: of that name.
-        run_id: of its training.
-        found: how it was found: search, trial, best and, of several seeds, mean and std.
-        judged: metrics of the test split, where it could be judged.
+        model: the model.
+        name: name of the registered model.
+        version: version of that name.
+        run_id: id of the run in which the model was trained.
+        found: how the model was found: `search`, `trial`, `best` (the validation error) and, where it was trained with
+            several seeds, `mean`, `std` and `seeds`.
+        test_metrics: metrics of the test split; None where the model could not be evaluated on it.
     """
     config, field = model.config, model.field
     channels, height, width = field.frame_shape
@@ -31,7 +32,7 @@ def card(
     step = field.time_step if field.time_step != "1" else "1 time unit"
     quantity = ", ".join(field.channels)
     parameters = sum(weight.numel() for weight in model.network.parameters())
-    evaluation_set = f"{config.validation.warm_up} frames given, {config.validation.horizon} steps in closed loop"
+    lengths = f"{config.validation.warm_up} frames given, {config.validation.horizon} steps in closed loop"
     several = f"; mean of {found['seeds']} seeds {found['mean']:.4f} ± {found['std']:.4f}" if "mean" in found else ""
     lines = [
         f"**{config.model.architecture}**, hidden size {config.model.hidden_size}, {config.model.layers} layers, "
@@ -41,22 +42,22 @@ def card(
         f"**Field**: {quantity}{f' [{field.units}]' if unit else ''}, {height} x {width}, {step} apart. "
         f"Trained on `{config.data.store}`, digest `{field.store_digest[:12]}`.",
         "",
-        f"**Validation** ({evaluation_set}): closed-loop RMSE {found['best']:.4f} of the training split's standard "
+        f"**Validation** ({lengths}): closed-loop RMSE {found['best']:.4f} of the training split's standard "
         f"deviation{several}. Search {found['search']}, trial {found['trial']}.",
         "",
     ]
-    if judged:
+    if test_metrics:
         lines += [
-            f"**Test** ({judged['windows']} windows, the same evaluation_set):",
+            f"**Test** ({test_metrics['windows']} windows, of the same lengths):",
             "",
             f"| | RMSE{unit and ' in' + unit} | over the standard deviation |",
             "|---|---|---|",
-            f"| teacher forced | {judged['rmse_teacher_forced']:#.3g} | |",
-            f"| **closed loop** | **{judged['rmse_closed_loop']:#.3g}** | "
-            f"**{judged['rmse_closed_loop_normalized']:#.3g}** |",
+            f"| teacher forced | {test_metrics['rmse_teacher_forced']:#.3g} | |",
+            f"| **closed loop** | **{test_metrics['rmse_closed_loop']:#.3g}** | "
+            f"**{test_metrics['rmse_closed_loop_normalized']:#.3g}** |",
             *(
                 f"| {baseline} | {errors['rmse_closed_loop']:#.3g} | {errors['rmse_closed_loop_normalized']:#.3g} |"
-                for baseline, errors in judged["baselines"].items()
+                for baseline, errors in test_metrics["baselines"].items()
             ),
             "",
             f"Figures: `evaluation/` among the artifacts of run `{run_id}`.",
@@ -76,7 +77,7 @@ def card(
         "```",
         "",
         f"**Limits**: takes {grid}{coarse}, frames {step} apart, {channels} channel"
-        f"{'s' if channels > 1 else ''}; judged for the horizon above, and not beyond it. The boundary is "
+        f"{'s' if channels > 1 else ''}; evaluated for the horizon above, and not beyond it. The boundary is "
         f"{config.model.padding or field.padding}.",
     ]
     return "\n".join(lines)

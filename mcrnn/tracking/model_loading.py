@@ -1,59 +1,58 @@
-"""Loading a trained model by any of its names: a registry URI, a run in MLflow, or a folder."""
+"""Load a trained model by any of its names: a registry URI, a run in MLflow, or a folder."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
-from mcrnn.tracking.mlflow_client import _silent, client_of, quiet_mlflow, reachable, tracking_uri
+from mcrnn.tracking.mlflow_client import client_of, quiet_mlflow, reachable, silenced, tracking_uri
+from mcrnn.tracking.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model and where it came from."""
 
     model: TrainedModel
     run_id: str | None
+    """Id of the run in MLflow that trained it; None for a model of a folder."""
 
 
 def load_model(uri: str, storage: Storage | None = None) -> TrainedModel:
-    """Load a model, whose `predict` takes and returns NumPy arrays, tensors or xarray's, in the field's units.
-
-    Args:
-        uri: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/RUN_ID/model`, or a folder.
-        storage: the root; by default MCRNN_STORAGE, or the current folder.
-
-    Raises:
-        UserError: there is no such model.
-    """
+    """Load a trained model; see `mcrnn.load_model`."""
     return find(uri, storage or Storage.open()).model
 
 
-def find(uri: str, storage: Storage) -> Loaded:
-    """Load a model by its registry URI, by a run's URI, or from a folder, and say which run it is of.
+def find(uri: str, storage: Storage) -> LoadedModel:
+    """Load a model and find out which run trained it.
 
     Only weights and configuration are read; no code of the model is run.
 
     Args:
-        uri: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/RUN_ID/model`, or a model directory or the
+        uri: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/RUN_ID/model`, or a folder: a model directory or the
             folder of a run, relative to the storage root.
-        storage: the root.
+        storage: the storage root.
 
     Raises:
         UserError: there is no such model.
     """
     if not uri.startswith(("models:/", "runs:/")):
         folder = storage.location(uri)
-        found = [each for each in (folder.child("model"), folder) if trained_model.CONFIG in each.sizes()]
+        found = [each for each in (RunFolder(folder).model, folder) if trained_model.CONFIG in each.sizes()]
         if not found and not folder.sizes():
             raise UserError(f"there is no model '{uri}': neither a registry URI (models:/NAME@champion) nor a folder")
-        return Loaded(trained_model.load(found[0] if found else folder), None)
+        return LoadedModel(trained_model.load(found[0] if found else folder), None)
 
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -66,7 +65,7 @@ def find(uri: str, storage: Storage) -> Loaded:
     mlflow.set_tracking_uri(tracking_uri(storage))
     run_id: str | None = None
     try:
-        with _silent():
+        with silenced():
             if uri.startswith("models:/"):
                 run_id = _find_version(client, uri).run_id
             else:
@@ -77,10 +76,16 @@ def find(uri: str, storage: Storage) -> Loaded:
     folders = [path.parent for path in local.rglob(trained_model.WEIGHTS)]
     if not folders:
         raise UserError(f"'{uri}' is not a model of this project")
-    return Loaded(trained_model.load(LocalFolder(folders[0])), run_id)
+    return LoadedModel(trained_model.load(LocalFolder(folders[0])), run_id)
 
 
-def _find_version(client, uri: str):  # type: ignore[no-untyped-def]
+def _find_version(client: MlflowClient, uri: str) -> ModelVersion:
+    """Return the version that a registry URI names.
+
+    Raises:
+        UserError: the URI names no version.
+        MlflowException: there is no such version.
+    """
     name = uri.removeprefix("models:/")
     if "@" in name:
         return client.get_model_version_by_alias(*name.rsplit("@", 1))
@@ -89,7 +94,8 @@ def _find_version(client, uri: str):  # type: ignore[no-untyped-def]
     raise UserError(f"'{uri}' names no version; write models:/{name}@champion or models:/{name}/1")
 
 
-def _explain(client, uri: str, error: Exception) -> str:  # type: ignore[no-untyped-def]
+def _explain(client: MlflowClient, uri: str, error: Exception) -> str:
+    """Return in words why there is no such model, with the nearest name that exists."""
     message = str(error).splitlines()[0]
     if uri.startswith("models:/"):
         name = uri.removeprefix("models:/").replace("@", "/").split("/")[0]

@@ -1,4 +1,4 @@
-"""Where a run came from: the code, the packages, the command and the machine."""
+"""Where a run came from: its code, packages, command and machine."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from typing import Any
 import psutil
 import torch
 
-import mcrnn
-
 PACKAGES = ("mcrnn", "torch", "ray", "optuna", "mlflow", "numpy", "xarray", "zarr", "s3fs", "pydantic", "safetensors")
+"""Packages that have an influence on results."""
 
 
 def origin() -> dict[str, Any]:
-    """Of this process: commit, packages, command and who gave it; without passwords."""
+    """Describe this process.
+
+    Returns:
+        `command` (without passwords), `process` (host, pid and start time, which tell it from others), `user`,
+        `packages` and, where git knows them, `commit` and `dirty`.
+    """
     return {
         "command": mask_passwords(" ".join([f"python -m {_module()}", *sys.argv[1:]])),
         "process": {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()},
@@ -33,12 +37,13 @@ def origin() -> dict[str, Any]:
 
 
 def _module() -> str:
+    """Return the module that `python -m` runs, or the name of the script."""
     name = getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", None)
     return name or Path(sys.argv[0]).name
 
 
 def packages() -> dict[str, str]:
-    """Versions of what has an influence on results."""
+    """Return the versions of Python and of the packages that have an influence on results."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -50,8 +55,13 @@ def packages() -> dict[str, str]:
 
 @functools.cache
 def commit() -> dict[str, Any]:
-    """The git commit that this code is of, and whether files were changed since; nothing where git does not know."""
-    folder = Path(mcrnn.__file__).parent.parent
+    """Find the git commit of this code.
+
+    Returns:
+        `commit`, and `dirty` if files of the package were changed since; empty where the package is not in a repository
+        of its own.
+    """
+    folder = Path(__file__).parents[2]
 
     def git(*arguments: str) -> str:
         run = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
@@ -59,7 +69,7 @@ def commit() -> dict[str, Any]:
 
     try:
         if Path(git("rev-parse", "--show-toplevel")) != folder:
-            return {}  # installed into somebody else's repository
+            return {}  # the package is installed below another repository, such as in its virtual environment
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "mcrnn"))}
     except (OSError, subprocess.CalledProcessError):
         return {}
@@ -67,7 +77,7 @@ def commit() -> dict[str, Any]:
 
 @functools.cache
 def hardware() -> dict[str, Any]:
-    """Of this machine."""
+    """Describe this machine: host, processor, cores, memory in GB, and names of GPUs."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "host": socket.gethostname(),
@@ -87,10 +97,10 @@ def _processor() -> str:
 
 
 def system_metrics() -> dict[str, float]:
-    """How busy this machine is, with the names that MLflow shows as system metrics."""
+    """Measure how busy this machine is; the names are those that MLflow shows as system metrics."""
     memory = psutil.virtual_memory()
     found = {
-        "system/cpu_utilization_percentage": psutil.cpu_percent(),  # since the last call
+        "system/cpu_utilization_percentage": psutil.cpu_percent(),  # mean since the last call
         "system/system_memory_usage_percentage": memory.percent,
         "system/process_memory_usage_megabytes": psutil.Process().memory_info().rss / 1e6,
     }
@@ -101,5 +111,5 @@ def system_metrics() -> dict[str, float]:
 
 
 def mask_passwords(text: str) -> str:
-    """A text without the passwords of URLs in it."""
+    """Replace the passwords of the URLs in a text by ***."""
     return re.sub(r"(\w+://[^\s:/@]*):[^\s@]+@", r"\1:***@", text)

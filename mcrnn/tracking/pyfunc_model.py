@@ -1,7 +1,10 @@
-"""The model as MLflow's pyfunc loads it: code, not a pickle. MLflow runs this file when a model is loaded.
+"""The model as MLflow's pyfunc interface loads it. MLflow runs this file, so the model is code and files, no pickle.
 
-`predict(frames, params={"steps": n})` warms up on the given frames, (batch, time, channel, height, width) in
-the field's units, and returns the forecasts of lead times 1 .. n in the same shape and units.
+`predict(frames, params={"steps": n})` warms up on the given frames, float32 (batch, time, channel, height, width) in
+the units of the field, and returns the forecasts of lead times 1 .. n in the same layout and units.
+
+MLflow loads it also where this package is not installed, from the copy of the code that came with the model. So it may
+need no packages beyond `mcrnn.tracking.registry.REQUIREMENTS`.
 """
 
 from pathlib import Path
@@ -16,14 +19,14 @@ from mcrnn.storage.local import LocalFolder
 
 
 class FieldForecaster(PythonModel):
-    """A trained model behind MLflow's interface."""
+    """A trained model with the interface of MLflow's pyfunc."""
 
     def load_context(self, context: Any) -> None:
-        """Read the model directory among the artifacts."""
+        """Load the model directory that is among the artifacts."""
         self.model = trained_model.load(LocalFolder(Path(context.artifacts["model"])))
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
-        """Forecast `params["steps"]` frames after those given."""
+        """Forecast the next `params["steps"]` frames, by default one."""
         return self.model.predict(np.asarray(model_input), int((params or {}).get("steps", 1)))
 
 

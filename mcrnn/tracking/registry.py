@@ -1,7 +1,8 @@
-"""The model in MLflow's registry: packaged, registered, loaded again; and which version is the one in use.
+"""Register models in MLflow's model registry, and keep track of which version is in use.
 
-Aliases say what a version is: `champion` is in use, `previous` was before it, `candidate` waits to be judged
-(`python -m mcrnn.promote`). Every move of the champion is a tag of the registered model, with who, when and why.
+Aliases say what a version is: `champion` is in use, `previous` was in use before it, and `candidate` is to be compared
+with the champion (`python -m mcrnn.promote`). Each change of the champion is a tag of the registered model that says
+who made it, when and why.
 """
 
 from __future__ import annotations
@@ -18,22 +19,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import mcrnn
 from mcrnn.errors import UserError
 from mcrnn.models import trained_model
 from mcrnn.storage.location import Location
-from mcrnn.tracking.mlflow_client import Run, _silent, client_of, quiet_mlflow
+from mcrnn.tracking.mlflow_client import Run, client_of, quiet_mlflow, silenced
 from mcrnn.tracking.model_card import card
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 REQUIREMENTS = ("torch", "numpy", "safetensors", "pydantic", "pyyaml", "mlflow")
+"""Packages that a registered model needs where it is loaded. The modules that it imports may need no others."""
 TEST_METRICS = ("rmse_teacher_forced", "rmse_closed_loop", "rmse_closed_loop_normalized")
+"""Metrics of the test split that are shown with a version."""
 CHAMPION, CANDIDATE, PREVIOUS = "champion", "candidate", "previous"
-MOVE_TAG = "mcrnn.move."
-SECONDS_OF_A_MOVE = 60.0
-"""after which the lock of a move whose process was killed is broken"""
+CHANGE_TAG = "mcrnn.move."
+"""Start of the names of the tags that record changes of the champion; the time of the change follows."""
+LOCK_SECONDS = 60.0
+"""Age at which a lock is taken to be left by a process that was killed. A change itself takes a second or two."""
 
 
 def register(
@@ -42,31 +45,34 @@ def register(
     name: str,
     *,
     found: dict[str, Any],
-    judged: dict[str, Any] | None,
+    test_metrics: dict[str, Any] | None,
     origin: dict[str, Any],
 ) -> tuple[int, str]:
-    """Log a model directory to a run and register it under a name, once; the first of a name is the champion.
+    """Log a model directory to a run and register it. The first version of a name becomes the champion.
+
+    A model that is registered already, because the command was killed just after, is not registered twice.
 
     Args:
-        run: in which the model was trained.
+        run: the run in which the model was trained.
         folder: its model directory.
-        name: of the registered model.
-        found: how it was found: search, trial, best and, of several seeds, mean and std.
-        judged: metrics of the test split, where it could be judged.
-        origin: of the command that registers it.
+        name: name of the registered model.
+        found: how the model was found: `search`, `trial`, `best` (the validation error) and, where it was trained with
+            several seeds, `mean`, `std` and `seeds`.
+        test_metrics: metrics of the test split; None where the model could not be evaluated on it.
+        origin: the command that registers it; see `mcrnn.tracking.provenance.origin`.
 
     Returns:
-        Its version, and the alias that it has now.
+        The version, and the alias that it has now: `champion` or `candidate`.
     """
     quiet_mlflow()
     client = client_of(run.tracking_uri)
     earlier = [v for v in client.search_model_versions(f"run_id = '{run.run_id}'") if v.name == name]
     number = int(earlier[0].version) if earlier else _log_and_register(run, folder, name)
     model = trained_model.load(folder)
-    text = card(model, name, number, run.run_id, found, judged)
+    text = card(model, name, number, run.run_id, found, test_metrics)
     client.update_model_version(name, str(number), description=text)
     tags = {f"mcrnn.{key}": f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in found.items()}
-    tags |= {f"test.{key}": f"{judged[key]:.6g}" for key in TEST_METRICS} if judged else {}
+    tags |= {f"test.{key}": f"{test_metrics[key]:.6g}" for key in TEST_METRICS} if test_metrics else {}
     tags |= {
         "mcrnn.architecture": model.config.model.architecture,
         "mcrnn.store": model.config.data.store,
@@ -77,7 +83,7 @@ def register(
         client.set_model_version_tag(name, str(number), key, value)
     with alias_lock(client, name):
         if champion(client, name) is None:
-            set_champion(client, name, to=number, before=None, why="the first version of this name", origin=origin)
+            set_champion(client, name, number, before=None, reason="the first version of this name", origin=origin)
             return number, CHAMPION
         if champion(client, name) == number:
             return number, CHAMPION
@@ -86,6 +92,7 @@ def register(
 
 
 def _log_and_register(run: Run, folder: Location, name: str) -> int:
+    """Log the model and the code of this package as a pyfunc model of MLflow, and return its new version."""
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
@@ -100,17 +107,17 @@ def _log_and_register(run: Run, folder: Location, name: str) -> int:
     signature = ModelSignature(
         frames(channels), frames(model.network.channels_out), ParamSchema([ParamSpec("steps", "long", 1)])
     )
-    package = Path(mcrnn.__file__).parent
+    package = Path(__file__).parents[1]  # mcrnn/, which travels with the model
     mlflow.set_tracking_uri(run.tracking_uri)
-    with tempfile.TemporaryDirectory(prefix="mcrnn-model-") as place:
-        local = Path(place) / "model"
+    with tempfile.TemporaryDirectory(prefix="mcrnn-model-") as temporary:
+        local = Path(temporary) / "model"
         local.mkdir()
         for file in (trained_model.WEIGHTS, trained_model.CONFIG):
             (local / file).write_bytes(folder.read(file))
-        with _silent(), _status_kept(run):
+        with silenced(), _active(run):
             info = mlflow.pyfunc.log_model(
                 name="model",
-                python_model=str(package / "pyfunc_model.py"),
+                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
                 artifacts={"model": str(local)},
                 code_paths=[str(package)],
                 signature=signature,
@@ -121,8 +128,8 @@ def _log_and_register(run: Run, folder: Location, name: str) -> int:
 
 
 @contextlib.contextmanager
-def _status_kept(run: Run) -> Iterator[None]:
-    """Inside a run, as MLflow's fluent functions ask for, whose status stays FINISHED."""
+def _active(run: Run) -> Iterator[None]:
+    """Make a run MLflow's active run, as `log_model` needs it. At the end MLflow sets its status to FINISHED again."""
     import mlflow
 
     with mlflow.start_run(run_id=run.run_id):
@@ -130,28 +137,41 @@ def _status_kept(run: Run) -> Iterator[None]:
 
 
 def champion(client: MlflowClient, name: str) -> int | None:
-    """The version in use, None where there is none."""
+    """Return the version in use, None where there is none."""
     return aliases(client, name).get(CHAMPION)
 
 
 def aliases(client: MlflowClient, name: str) -> dict[str, int]:
-    """Versions by alias."""
+    """Return the versions of a registered model by their aliases."""
     return {alias: int(number) for alias, number in client.get_registered_model(name).aliases.items()}
 
 
 @contextlib.contextmanager
 def alias_lock(client: MlflowClient, name: str) -> Iterator[None]:
-    """Let one process at a time move the aliases of a model, on any machine.
+    """Let only one process at a time, on any machine, change the aliases of a model.
 
-    The lock is a registered model of another name, which only one can create.
+    A change reads the champion and then writes several aliases, which MLflow cannot do in one transaction. So that two
+    commands do not both replace the same champion, they need a lock, and all that their machines have in common is the
+    MLflow server. Of everything that MLflow creates, a registered model is the one whose name must be unique: its
+    database lets exactly one of several processes create it. So the lock is an empty registered model with the name
+    NAME.moving, and whoever has created it holds the lock until deleting it.
+
+    A process that is killed leaves the lock behind. A lock older than `LOCK_SECONDS` is therefore deleted by the next
+    process that waits for it. (Should two do so at the same moment, the slower one may delete the lock that the faster
+    one has just created. Both then find the champion as it is, so that at worst one change is overwritten, and both are
+    in the history.)
+
+    Args:
+        client: client of the server.
+        name: name of the registered model whose aliases are to be changed.
 
     Raises:
-        UserError: others move it for too long.
+        UserError: other processes held the lock for two minutes.
     """
     from mlflow.exceptions import MlflowException
 
     lock = f"{name}.moving"
-    deadline = time.monotonic() + 2 * SECONDS_OF_A_MOVE
+    deadline = time.monotonic() + 2 * LOCK_SECONDS
     while True:
         try:
             client.create_registered_model(lock, description="A lock, held while aliases are moved.")
@@ -159,8 +179,8 @@ def alias_lock(client: MlflowClient, name: str) -> Iterator[None]:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        with contextlib.suppress(MlflowException):  # given back a moment ago
-            if time.time() - client.get_registered_model(lock).creation_timestamp / 1000 > SECONDS_OF_A_MOVE:
+        with contextlib.suppress(MlflowException):  # the lock may have been released since
+            if time.time() - client.get_registered_model(lock).creation_timestamp / 1000 > LOCK_SECONDS:
                 client.delete_registered_model(lock)
         if time.monotonic() > deadline:
             raise UserError(f"'{name}' is being promoted by others; try again")
@@ -175,36 +195,43 @@ def alias_lock(client: MlflowClient, name: str) -> Iterator[None]:
 def set_champion(
     client: MlflowClient,
     name: str,
+    version: int,
     *,
-    to: int,
     before: int | None,
-    why: str,
+    reason: str,
     origin: dict[str, Any],
-    figures: dict[str, Any] | None = None,
+    comparison: dict[str, Any] | None = None,
 ) -> None:
-    """Make a version the champion, and the one before it `previous`, and write down the move.
+    """Make a version the champion and the one before it `previous`, and record the change. Call it in `alias_lock`.
 
-    Call it inside `moving`.
+    Args:
+        client: client of the server.
+        name: name of the registered model.
+        version: the new champion.
+        before: the champion until now, None where there was none.
+        reason: why it is changed.
+        origin: the command that changes it; see `mcrnn.tracking.provenance.origin`.
+        comparison: errors of both versions, which are added to the record.
     """
     now = datetime.datetime.now(datetime.UTC)
     record = {
         "from": before,
-        "to": to,
+        "to": version,
         "when": now.isoformat(timespec="seconds"),
         "who": f"{origin['user']} on {origin['process']['host']}",
-        "why": why,
-        **(figures or {}),
+        "why": reason,
+        **(comparison or {}),
     }
-    client.set_registered_model_tag(name, MOVE_TAG + now.strftime("%Y%m%dT%H%M%S.%fZ"), json.dumps(record))
-    client.set_registered_model_alias(name, CHAMPION, str(to))
-    client.update_registered_model(name, description=client.get_model_version(name, str(to)).description)
+    client.set_registered_model_tag(name, CHANGE_TAG + now.strftime("%Y%m%dT%H%M%S.%fZ"), json.dumps(record))
+    client.set_registered_model_alias(name, CHAMPION, str(version))
+    client.update_registered_model(name, description=client.get_model_version(name, str(version)).description)
     if before is not None:
         client.set_registered_model_alias(name, PREVIOUS, str(before))
-    if aliases(client, name).get(CANDIDATE) == to:
+    if aliases(client, name).get(CANDIDATE) == version:
         client.delete_registered_model_alias(name, CANDIDATE)
 
 
 def champion_history(client: MlflowClient, name: str) -> list[dict[str, Any]]:
-    """All moves of the champion, the first one first."""
+    """Return the records of all changes of the champion, the oldest first; see `set_champion`."""
     tags = client.get_registered_model(name).tags
-    return [json.loads(tags[key]) for key in sorted(tags) if key.startswith(MOVE_TAG)]
+    return [json.loads(tags[key]) for key in sorted(tags) if key.startswith(CHANGE_TAG)]
