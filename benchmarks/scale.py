@@ -1,10 +1,10 @@
-"""How a search grows with its trials and with the machines of its cluster, in simulation.
+"""How a search scales with its trials and with the machines of its cluster, in simulation.
 
     python -m benchmarks.scale [--nodes 2 12] [--trials 10 100 1000] [--seconds 1]
 
-Nodes are Ray nodes of this machine, of one CPU each; trials sleep and report, so that what is seen is what a search
-does beside training: proposing, recording, deciding. Printed are the trials a minute, beside what sleeping alone would
-allow, the processor time and the memory of the driver, and how long it takes to take the search up again.
+Nodes are Ray nodes on this machine with one CPU each. Trials only sleep and report, so that what is measured is what a
+search does beside training: propose, record, decide. Printed are the trials a minute and their share of what sleeping
+alone would allow, the processor time and the memory of the driver, and the time to resume the search.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from ray.cluster_utils import Cluster
 from mcrnn.config.loading import load_search
 from mcrnn.runners.ray_cluster import connected
 from mcrnn.search.study import Journal, finished_trials, open_study
-from mcrnn.search.trials import Trials
+from mcrnn.search.trials import TrialRunner
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.local import LocalFolder
+from mcrnn.tracking.run_folder import LEASE_FILE
 from mcrnn.training.session import OBJECTIVE
 
 EPOCHS = 4
 
 
 def sleeping_trial(proposal: dict[str, Any], *, seconds: float) -> None:
-    """Reports as a training does; better with a larger learning rate."""
+    """Sleep and report as a training does; a larger learning rate gives smaller errors."""
     rate = proposal["values"]["train.learning_rate"]
     for epoch in range(1, EPOCHS + 1):
         time.sleep(seconds / EPOCHS)
@@ -44,23 +45,30 @@ def sleeping_trial(proposal: dict[str, Any], *, seconds: float) -> None:
         tune.report({OBJECTIVE: error, "best": error, "epoch": epoch, "epochs": EPOCHS, "diverged": 0.0})
 
 
-def measure(nodes: int, trials: int, seconds: float, place: Path) -> None:
-    """Print one row."""
-    search = load_search(str(_file(place)), [f"search.trials={trials}"])
-    folder = LocalFolder(place / "search")
-    searcher = StudySearcher(open_study(Journal.open(folder), search), search)
-    lease = Lease(folder, "lock.json", "search")
+def measure(nodes: int, trials: int, seconds: float, folder: Path) -> None:
+    """Run one search, resume it, and print its row.
+
+    Args:
+        nodes: number of Ray nodes, each of one CPU.
+        trials: number of trials of the search.
+        seconds: how long a trial sleeps that is not stopped early.
+        folder: an empty folder.
+    """
+    search = load_search(str(_write_space(folder)), [f"search.trials={trials}"])
+    search_folder = LocalFolder(folder / "search")
+    searcher = StudySearcher(open_study(Journal.open(search_folder), search), search)
+    lease = Lease(search_folder, LEASE_FILE, "search")
     lease.acquire()
     function = tune.with_parameters(sleeping_trial, seconds=seconds)
-    runner = Trials(function, str(place / "tune"), lease, {"CPU": 1}, nodes, 0)
+    runner = TrialRunner(function, str(folder / "tune"), lease, {"CPU": 1}, nodes, 0)
     started, processor = time.monotonic(), time.process_time()
     runner.run("ray", [], search_alg=searcher, scheduler=StudyScheduler(searcher))
     took, used = time.monotonic() - started, time.process_time() - processor
     lease.release()
-    begun = time.monotonic()
-    again = open_study(Journal.open(folder), search)
+    reopened = time.monotonic()
+    again = open_study(Journal.open(search_folder), search)
     done = finished_trials(again)
-    resumed = time.monotonic() - begun
+    resumed = time.monotonic() - reopened
     assert len(done) == trials
     epochs = sum(len(trial.intermediate_values) for trial in done)
     ideal = epochs / EPOCHS * seconds / nodes
@@ -72,8 +80,9 @@ def measure(nodes: int, trials: int, seconds: float, place: Path) -> None:
     )
 
 
-def _file(place: Path) -> Path:
-    file = place / "scale.yaml"
+def _write_space(folder: Path) -> Path:
+    """Write the search space of the simulation."""
+    file = folder / "scale.yaml"
     content = {
         "name": "scale",
         "data": {"store": "data/none.zarr", "sequence_length": 6},
@@ -110,8 +119,8 @@ def main() -> None:
                 os.environ["RAY_ADDRESS"] = cluster.address
                 stack.enter_context(connected())
                 for trials in arguments.trials:
-                    with tempfile.TemporaryDirectory(prefix="mcrnn-scale-") as place:
-                        measure(nodes, trials, arguments.seconds, Path(place))
+                    with tempfile.TemporaryDirectory(prefix="mcrnn-scale-") as folder:
+                        measure(nodes, trials, arguments.seconds, Path(folder))
         finally:
             cluster.shutdown()
 

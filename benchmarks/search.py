@@ -1,13 +1,15 @@
-"""What a search costs beside its trials, and what it finds beside the paper's configuration.
+"""What a search costs beside its trials, and what it finds beside the paper's configurations.
 
     python -m benchmarks.search overhead [--seconds 20]
     python -m benchmarks.search navier-stokes [--epochs 10] [--trials 24]
 
-Overhead: (time of 32 trials - time of 8) / 12 on two cores, beside one trial's time in two bare loops side by side
-without Ray; and what a further trivial trial costs. Navier-Stokes: 200 training samples; the space of ns.yaml within
-the paper's budget of parameters, every trial seeing the same number of windows; then the best with three seeds, the
-best that predicts frames, and the paper's configuration of each architecture (its cosine fitted to the budget) on as
-many windows, the best of them with three seeds; closed-loop RMSE on the test split.
+overhead: the time of one trial in a search, (time of 32 trials - time of 8) / 12 on two cores, beside that of a bare
+training loop without Ray, two of which run side by side; and the time of one more trivial trial.
+
+navier-stokes: a search on 200 training samples, in the space of ns.yaml and within the paper's budget of parameters,
+where every trial sees the same number of windows. Compared by closed-loop RMSE on the test split are the best of the
+search with three seeds, the best that predicts frames, and the paper's configuration of each architecture on as many
+windows (its cosine schedule fitted to them), the best of them with three seeds.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ SEEDS = (1234, 1235, 1236)
 
 
 def command(module: str, root: Path, *arguments: str) -> float:
-    """Run a command of ours; returns its seconds."""
+    """Run a command of this package; returns how long it took, in seconds."""
     started = time.monotonic()
     run = [sys.executable, "-m", module, *arguments, "--storage", str(root)]
     finished = subprocess.run(run, capture_output=True, text=True, check=False)
@@ -52,18 +54,18 @@ def command(module: str, root: Path, *arguments: str) -> float:
 
 
 def write(root: Path, content: dict[str, Any]) -> str:
-    """A configuration file."""
+    """Write a configuration file; returns its path."""
     file = root / f"{content['name']}.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False))
     return str(file)
 
 
-def _bare(root: str, content: dict[str, Any], epochs: int, seconds: Any) -> None:
+def _run_bare_loop(root: str, content: dict[str, Any], epochs: int, seconds: Any) -> None:
     torch.set_num_threads(1)
     config = Configuration.model_validate(content)
     store = FieldStore.open(LocalFolder(Path(root) / "data/ns.zarr"))
     loop = bare_loop(config, FieldData.load(store, config.data))
-    loop()  # what is set up once does not count
+    loop()  # the first epoch also sets up what the others use, and is not measured
     started = time.monotonic()
     for _ in range(epochs):
         loop()
@@ -71,7 +73,7 @@ def _bare(root: str, content: dict[str, Any], epochs: int, seconds: Any) -> None
 
 
 def overhead(root: Path, seconds: float) -> None:
-    """Print the time of a further trial beside the bare loop, and of a further trivial one."""
+    """Print the time that one more trial takes beside that of a bare loop, and the time of one more trivial trial."""
     content: dict[str, Any] = {
         "name": "bare",
         "data": {"store": "data/ns.zarr", "coarsen": 4, "sequence_length": 25, "windows_per_epoch": 64},
@@ -83,7 +85,7 @@ def overhead(root: Path, seconds: float) -> None:
     def side_by_side(epochs: int) -> float:
         context = multiprocessing.get_context("spawn")
         queue = context.Queue()
-        both = [context.Process(target=_bare, args=(str(root), content, epochs, queue)) for _ in range(2)]
+        both = [context.Process(target=_run_bare_loop, args=(str(root), content, epochs, queue)) for _ in range(2)]
         for process in both:
             process.start()
         times = [queue.get() for _ in both]
@@ -121,7 +123,7 @@ def overhead(root: Path, seconds: float) -> None:
 
 
 def test_error(root: Path, folder: Path) -> float:
-    """Closed-loop RMSE of a model on the test split, 20 frames given, 30 steps."""
+    """Return the closed-loop RMSE of a model on the test split over 30 steps after 20 given frames."""
     model = trained_model.load(LocalFolder(folder))
     store = FieldStore.open(LocalFolder(root / "data/ns.zarr"))
     split = open_split(store, "test", model.config.data)
@@ -131,7 +133,7 @@ def test_error(root: Path, folder: Path) -> float:
 
 
 def navier_stokes(root: Path, epochs: int, trials: int) -> None:
-    """Print what a search finds beside the paper's configuration."""
+    """Print the test errors of what a search finds beside those of the paper's configurations."""
     common: dict[str, Any] = {
         "data": {"store": "data/ns.zarr", "coarsen": 4},
         "validation": {"warm_up": 20, "horizon": 30},
@@ -204,7 +206,7 @@ def _spread(errors: list[float]) -> str:
 
 
 def main() -> None:
-    """Run and print."""
+    """Make the data, run one of the two benchmarks and print its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("overhead", "navier-stokes"))
     parser.add_argument("--seconds", type=float, default=20.0)

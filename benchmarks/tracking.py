@@ -1,17 +1,16 @@
-"""What MLflow costs a training: processor time an epoch, on SQLite and on a server, with four trials recorded at once.
+"""What MLflow costs a training: processor time for each epoch, on SQLite and on a server, with four trials at once.
 
     python -m benchmarks.tracking [--epochs 20] [--seconds 10]
 
-Four folders get an epoch of 20 metrics each, as four trials of a search would write them, every so many seconds (shrunk
-to a tenth here, which changes no sum); one thread of the driver brings their runs up to date. Printed are the processor
-time of the driver, and of the server, that one epoch of one trial takes, over the epoch's seconds; what the training's
-own thread adds to its record; and that nothing is missing in the end.
+Four folders get an epoch of 20 metrics each, as four trials of a search would write them, once in an epoch's time (a
+tenth of it here, which changes no sum); one thread of the driver sends them to MLflow. Printed are the processor time
+of the driver and of the server for one epoch of one trial, as a share of the epoch's time, and what the training's own
+thread adds. At the end it checks that MLflow has every epoch.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import socket
 import statistics
@@ -28,27 +27,34 @@ from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import provenance
 from mcrnn.tracking.mlflow_client import Tracker, client_of, tracking_uri
-from mcrnn.tracking.run_folder import METRICS_FILE, write_record
-from mcrnn.tracking.sync import RUN_FILE, RunSync
+from mcrnn.tracking.run_folder import RunFolder
+from mcrnn.tracking.sync import RunSync
 
 TRIALS, METRICS = 4, 20
 
 
-def append(folder: LocalFolder, epoch: int) -> None:
-    """Write down one more epoch, as a training does."""
+def append(folder: RunFolder, epoch: int) -> None:
+    """Add one epoch to the metrics of a folder, as a training does."""
     metrics = {"epoch": epoch, "time": time.time(), **{f"metric_{i}": epoch / (i + 1) for i in range(METRICS)}}
-    before = folder.read(METRICS_FILE) if epoch > 1 else b""
-    folder.write(METRICS_FILE, before + json.dumps(metrics).encode() + b"\n")
+    folder.write_metrics([*folder.read_metrics(), metrics])
 
 
 def measure(storage: Storage, name: str, epochs: int, seconds: float, server: psutil.Process | None) -> None:
-    """Print the share of an epoch that recording it takes."""
-    mirrors = RunSync(Tracker.open(storage, name))
-    folders = [LocalFolder(Path(storage.name) / name / str(trial)) for trial in range(TRIALS)]
+    """Print the share of an epoch's time that recording it takes.
+
+    Args:
+        storage: the storage root.
+        name: name of the experiment.
+        epochs: epochs of each trial.
+        seconds: time of an epoch.
+        server: process of the tracking server, None for SQLite.
+    """
+    sync = RunSync(Tracker.open(storage, name))
+    folders = [RunFolder(LocalFolder(Path(storage.name) / name / str(trial))) for trial in range(TRIALS)]
     for folder in folders:
         params = {"train": {f"field_{i}": i for i in range(60)}}
-        write_record(folder, folder.path.name, tags={"mcrnn.kind": "trial"}, params=params)
-        mirrors.now(folder, "RUNNING")
+        folder.write_record(folder.name, tags={"mcrnn.kind": "trial"}, params=params)
+        sync.update_now(folder, "RUNNING")
     idle = _idle(server)
     driver, theirs, began = time.process_time(), _seconds(server), time.monotonic()
     writing = 0.0
@@ -58,20 +64,20 @@ def measure(storage: Storage, name: str, epochs: int, seconds: float, server: ps
             append(folder, epoch)
         writing += time.process_time() - started
         for folder in folders:
-            mirrors.update(folder)
+            sync.update(folder)
         time.sleep(seconds / 10)
-    mirrors.wait()
+    sync.wait()
     ours = (time.process_time() - driver - writing) / epochs / TRIALS
     theirs = (_seconds(server) - theirs - idle * (time.monotonic() - began)) / epochs / TRIALS
     for folder in folders:
-        mirrors.update(folder, "FINISHED")
-    mirrors.wait()
+        sync.update(folder, "FINISHED")
+    sync.wait()
     client = client_of(tracking_uri(storage))
     for folder in folders:
-        run_id = json.loads(folder.read(RUN_FILE))["run_id"]
+        run_id = folder.read_sync_state()["run_id"]
         steps = [metric.step for metric in client.get_metric_history(run_id, "metric_0")]
         assert sorted(steps) == list(range(1, epochs + 1)), steps
-    mirrors.close()
+    sync.close()
     print(
         f"{name:<7} {1e3 * ours:.1f} ms of the driver{f', {1e3 * theirs:.1f} ms of the server' if server else ''} an "
         f"epoch of one trial: {100 * (ours + theirs) / seconds:.2f} % of {seconds:g} s, "
@@ -81,7 +87,7 @@ def measure(storage: Storage, name: str, epochs: int, seconds: float, server: ps
 
 
 def _idle(server: psutil.Process | None) -> float:
-    """Processor time a second that a server takes when nobody asks it anything, once it has started up."""
+    """Return the processor time that an idle server takes in a second, once it has started up."""
     if server is None:
         return 0.0
     time.sleep(20)
@@ -91,7 +97,7 @@ def _idle(server: psutil.Process | None) -> float:
 
 
 def _seconds(server: psutil.Process | None) -> float:
-    """Processor time of a server and its workers so far."""
+    """Return the processor time of a server and its workers so far, in seconds."""
     if server is None:
         return 0.0
     found = [each.cpu_times() for each in [server, *server.children(recursive=True)]]
@@ -99,7 +105,7 @@ def _seconds(server: psutil.Process | None) -> float:
 
 
 def serve(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """A tracking server on loopback."""
+    """Start a tracking server on the loopback interface; returns its process and its URL."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -116,7 +122,7 @@ def serve(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
 
 
 def main() -> None:
-    """Run and print."""
+    """Measure on SQLite and on a server, and print both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=10.0)
