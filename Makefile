@@ -2,14 +2,17 @@
 # make test   the whole test suite
 # make soak   faults by the dozen: kills of drivers and workers, lost nodes, servers that go away (an hour)
 # make lint   formatter, linter, type checker, order of packages
+# make docs   the documentation as a site in build/docs/site
 # make ui     the MLflow UI on what is here
 # make clean  remove the environment (not what the commands made)
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
+TEST_PROCESSES := 2
 
-.PHONY: demo test soak lint format ui clean setup
+.PHONY: demo test soak lint format docs ui clean setup
 
 setup: $(READY)
 
@@ -27,10 +30,10 @@ demo: $(READY)
 	python -m mcrnn.evaluate models:/mcrnn-demo@champion
 
 test: $(READY)
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal --durations 10
 
 soak: $(READY)
-	$(PYTHON) -m pytest -m soak
+	$(PYTHON) -m pytest -m soak --durations 10
 
 lint: $(READY)
 	$(PYTHON) -m ruff format --check .
@@ -41,6 +44,15 @@ lint: $(READY)
 format: $(READY)
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
+
+$(DOCS_READY): $(READY)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $(DOCS_READY)
+
+docs: $(DOCS_READY)
+	$(PYTHON) examples/prepare.py
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+	@echo "open build/docs/site/index.html"
 
 ui: $(READY)
 	$(PYTHON) -m mcrnn.ui
