@@ -336,17 +336,19 @@ def test_too_little_memory_says_what_was_asked_for(store_path: Path) -> None:
 import resource
 from pathlib import Path
 from mcrnn.errors import NotEnoughMemoryError
-from mcrnn.fields import FieldStore
-from mcrnn.storage import LocalFolder
-from mcrnn.training import Alone, fit
-from mcrnn.windows import FieldData
+from mcrnn.data.splits import FieldData
+from mcrnn.data.store import FieldStore
+from mcrnn.storage.local import LocalFolder
+from mcrnn.training.session import CallbackSession
+from mcrnn.training.trainer import fit
+from tests.training.test_trainer import configuration
 config = configuration(batch_size=6)
 config = config.model_copy(update={{"model": config.model.model_copy(update={{"hidden_size": 512, "layers": 3}})}})
 data = FieldData.load(FieldStore.open(LocalFolder(Path("{store_path}"))), config.data)
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))
 try:
-    fit(config, data, Alone(lambda *_: None))
+    fit(config, data, CallbackSession(lambda *_: None))
 except NotEnoughMemoryError as error:
     print(error)
 """
