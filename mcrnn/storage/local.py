@@ -1,4 +1,4 @@
-"""A folder of this machine's file systems."""
+"""A folder in a file system of this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LocalFolder:
-    """A folder of this machine's file systems."""
+    """A folder in a file system of this machine, as a `Location`.
+
+    Attributes:
+        path: Path of the folder, which need not exist yet.
+    """
 
     path: Path
 
@@ -50,12 +54,12 @@ class LocalFolder:
         except OSError as error:
             raise self._cannot_write(key, error) from None
         try:
-            with file.open("xb") as opened:
-                opened.write(data)
+            with file.open("xb") as new:
+                new.write(data)
         except FileExistsError:
             return False
         except FileNotFoundError:
-            return self.create(key, data)  # the folder was empty, and another process has just removed it
+            return self.create(key, data)  # another process has just removed the folder, which was empty
         except OSError as error:
             raise self._cannot_write(key, error) from None
         return True
@@ -64,17 +68,17 @@ class LocalFolder:
         file = self.path / key
         file.unlink(missing_ok=True)
         if file.parent != self.path:
-            with contextlib.suppress(OSError):  # there is more in it
+            with contextlib.suppress(OSError):  # the folder is not empty
                 file.parent.rmdir()
 
     def sizes(self) -> dict[str, int]:
-        found = {}
+        sizes = {}
         for folder, _, names in os.walk(self.path):
             for name in names:
                 file = Path(folder) / name
-                with contextlib.suppress(FileNotFoundError):  # another process has just removed it
-                    found[file.relative_to(self.path).as_posix()] = file.stat().st_size
-        return found
+                with contextlib.suppress(FileNotFoundError):  # another process has just removed the file
+                    sizes[file.relative_to(self.path).as_posix()] = file.stat().st_size
+        return sizes
 
     def clear(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -92,7 +96,7 @@ class LocalFolder:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that readers, and a crash at any moment, see the old content or the new, never a part."""
+    """Write a file of which readers see the old content or the new, never a part, also after a crash at any moment."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:

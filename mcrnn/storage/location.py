@@ -1,4 +1,4 @@
-"""A folder, wherever it is: the few operations that a store needs, the same for all."""
+"""The interface of a folder, wherever it is: the few operations that stores, searches and runs need."""
 
 from __future__ import annotations
 
@@ -12,46 +12,51 @@ if TYPE_CHECKING:
 
 
 class Location(Protocol):
-    """A folder: keys below it are relative paths with slashes.
+    """A folder, local or on object storage, that holds objects.
 
-    Every operation raises UserError with what to do where the place itself is the trouble (credentials,
-    permissions, a full disk, an endpoint that does not answer), and FileNotFoundError for a missing key.
+    An object is named by its key, a path relative to the folder with slashes. Every operation raises UserError, with
+    what to do, if the folder itself cannot be used: wrong credentials, missing permissions, a full disk, a service that
+    does not answer.
     """
 
     @property
     def url(self) -> str:
-        """What a user would type to name it from anywhere."""
+        """The absolute path or URL, by which a user can name the folder from anywhere."""
 
     def child(self, name: str) -> Location:
-        """A folder below this one."""
+        """Return a folder below this one."""
 
     def read(self, key: str) -> bytes:
-        """Content of an object."""
+        """Return the content of an object.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+        """
 
     def write(self, key: str, data: bytes) -> None:
-        """Write an object so that readers, and a crash at any moment, see the old content or the new."""
+        """Write an object. Readers see the old content or the new, never a part, also after a crash at any moment."""
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object unless there is one; whether it was written."""
+        """Write an object unless there is one of this key, and return whether it was written."""
 
     def delete(self, key: str) -> None:
-        """Delete an object; no error where there is none."""
+        """Delete an object. It is no error if there is none."""
 
     def sizes(self) -> dict[str, int]:
-        """Size of every object below, by key."""
+        """Return the size in bytes of every object in the folder and below it, by key."""
 
     def clear(self) -> None:
-        """Delete everything below."""
+        """Delete every object in the folder and below it."""
 
     def zarr_store(self) -> Store:
-        """For reading with Zarr."""
+        """Return the folder as a store from which Zarr can read."""
 
 
 def check(location: Location) -> None:
-    """Write, read, list and delete one small object, so that trouble shows before any work is done.
+    """Write, read, list and delete one small object, so that errors show before any work is done.
 
     Raises:
-        UserError: one of them fails; says which and why.
+        UserError: One of the operations fails; the message says which and why.
     """
     key, content = f".mcrnn-check-{uuid.uuid4().hex}", b"mcrnn"
     location.write(key, content)

@@ -1,105 +1,86 @@
-"""The errors of S3 in words that a user can act on."""
+"""The errors of S3, of the network and of credentials, in words that a user can act on."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from mcrnn.errors import UserError
 from mcrnn.storage.retry import ServiceUnavailableError
 
-ATTEMPTS = 10
-"""tries of a request before it counts as failed: some services refuse one in ten when they are busy"""
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
 
+ATTEMPTS = 10
+"""Number of tries of a request before it counts as failed. Busy services refuse one in ten requests."""
+
+# error codes of S3 and of services that speak its protocol, by what is wrong
 WRONG_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId", "AuthFailure"}
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
 DENIED = {"AccessDenied", "Forbidden", "403", "AllAccessDisabled", "UnauthorizedAccess"}
 MISSING_BUCKET = {"NoSuchBucket"}
+OVERLOADED = {"SlowDown", "InternalError", "ServiceUnavailable"}
 
 
 @contextlib.contextmanager
 def translate_errors(url: str) -> Iterator[None]:
-    """Turn what s3fs raises into a UserError that names the cause; missing keys stay FileNotFoundError.
+    """Turn an error of s3fs inside the block into a UserError that names the cause.
 
-    A missing bucket is told apart from a missing key by the service's own code.
+    s3fs raises FileNotFoundError for a missing key and for a missing bucket. The error code of the service tells them
+    apart: a missing bucket is a UserError.
+
+    Args:
+        url: URL of the prefix, for messages.
+
+    Raises:
+        UserError: The request failed for a reason that a user can act on.
+        ServiceUnavailableError: The service does not answer or is overloaded.
+        FileNotFoundError: There is no such key.
     """
     try:
         yield
     except (UserError, FileExistsError):
         raise
     except Exception as error:
-        cause = _find_cause(error)
-        kind, message = _explain(url, cause)
-        if message is None and isinstance(error, FileNotFoundError):
+        explained = _explain(url, _find_cause(error))
+        if explained is not None:
+            raise explained from None
+        if isinstance(error, FileNotFoundError):
             raise FileNotFoundError(str(error)) from None
-        if message is None:
-            raise
-        raise kind(message) from None
+        raise
 
 
 def _find_cause(error: BaseException) -> BaseException:
-    """The deepest error that botocore raised; boto3 hides it."""
+    """Return the first error of the chain, which names the cause.
+
+    boto3 raises its own errors without `from`, so that botocore's error is found in their context.
+    """
     while (cause := error.__cause__ or (error.__context__ if _is_of("boto3", error) else None)) is not None:
         error = cause
     return error
 
 
 def _is_of(package: str, error: BaseException) -> bool:
+    """Return whether a package defines the class of an error."""
     return type(error).__module__.split(".")[0] == package
 
 
-def _explain(url: str, error: BaseException) -> tuple[type[UserError], str | None]:
-    """What is wrong, and whether it may pass."""
+def _explain(url: str, error: BaseException) -> UserError | None:
+    """Return the error for a user, or None if there is nothing that a user could do."""
     from botocore import exceptions
 
-    bucket = url.removeprefix("s3://").split("/", 1)[0]
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
-    region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "none set"
     if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
-        return UserError, (
+        return UserError(
             f"no credentials for '{url}': set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE to a "
             "profile of ~/.aws/config"
         )
     if isinstance(error, exceptions.ProfileNotFound):
-        return UserError, f"there is no AWS profile '{os.environ.get('AWS_PROFILE')}' in ~/.aws/config (AWS_PROFILE)"
+        return UserError(f"there is no AWS profile '{os.environ.get('AWS_PROFILE')}' in ~/.aws/config (AWS_PROFILE)")
     if isinstance(error, exceptions.ClientError):
-        details = error.response.get("Error", {})
-        code = str(details.get("Code", ""))
-        operation = error.operation_name
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if code in WRONG_KEY:
-            return (
-                UserError,
-                f"wrong key for '{url}': {endpoint} does not accept AWS_ACCESS_KEY_ID with this secret ({code})",
-            )
-        if code in EXPIRED:
-            return (
-                UserError,
-                f"the credentials for '{url}' have expired ({code}): get new ones and run the command again",
-            )
-        if code in MISSING_BUCKET:
-            return UserError, f"there is no bucket '{bucket}' at {endpoint}: create it, or correct the URL '{url}'"
-        if code in WRONG_REGION or status == 301:
-            actual = details.get("Region") or error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get(
-                "x-amz-bucket-region", "another region"
-            )
-            return (
-                UserError,
-                f"wrong region for '{url}': the bucket is in {actual}; set AWS_DEFAULT_REGION (now {region})",
-            )
-        if code in DENIED or status == 403:
-            return (
-                UserError,
-                f"no permission for {operation} on '{url}': ask for read, write, list and delete on it ({code})",
-            )
-        if status >= 500 or code in ("SlowDown", "InternalError", "ServiceUnavailable"):
-            return ServiceUnavailableError, (
-                f"{endpoint} failed {ATTEMPTS} times in a row for '{url}' ({code or status}): it is overloaded or "
-                "down. The same command continues when it is back"
-            )
-        return UserError, None
+        return _explain_refusal(url, error)
     connection = (
         exceptions.EndpointConnectionError,
         exceptions.ConnectTimeoutError,
@@ -110,11 +91,43 @@ def _explain(url: str, error: BaseException) -> tuple[type[UserError], str | Non
         ConnectionError,
         TimeoutError,
     )
-    if isinstance(error, connection) or type(error).__module__.startswith("aiohttp"):
-        return (
-            ServiceUnavailableError,
-            f"cannot reach {endpoint} for '{url}': check AWS_ENDPOINT_URL and the network ({type(error).__name__})",
+    if isinstance(error, connection) or _is_of("aiohttp", error):
+        return ServiceUnavailableError(
+            f"cannot reach {_endpoint()} for '{url}': check AWS_ENDPOINT_URL and the network ({type(error).__name__})"
         )
     if isinstance(error, ValueError) and "endpoint" in str(error).lower():
-        return UserError, f"AWS_ENDPOINT_URL is not a URL: '{endpoint}'"
-    return UserError, None
+        return UserError(f"AWS_ENDPOINT_URL is not a URL: '{_endpoint()}'")
+    return None
+
+
+def _explain_refusal(url: str, error: ClientError) -> UserError | None:
+    """Return the error for a user when the service has answered with an error code."""
+    details, metadata = error.response.get("Error", {}), error.response.get("ResponseMetadata", {})
+    code, status = str(details.get("Code", "")), metadata.get("HTTPStatusCode", 0)
+    endpoint, bucket = _endpoint(), url.removeprefix("s3://").split("/", 1)[0]
+    if code in WRONG_KEY:
+        return UserError(
+            f"wrong key for '{url}': {endpoint} does not accept AWS_ACCESS_KEY_ID with this secret ({code})"
+        )
+    if code in EXPIRED:
+        return UserError(f"the credentials for '{url}' have expired ({code}): get new ones and run the command again")
+    if code in MISSING_BUCKET:
+        return UserError(f"there is no bucket '{bucket}' at {endpoint}: create it, or correct the URL '{url}'")
+    if code in WRONG_REGION or status == 301:
+        region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "none set"
+        actual = details.get("Region") or metadata.get("HTTPHeaders", {}).get("x-amz-bucket-region", "another region")
+        return UserError(f"wrong region for '{url}': the bucket is in {actual}; set AWS_DEFAULT_REGION (now {region})")
+    if code in DENIED or status == 403:
+        return UserError(
+            f"no permission for {error.operation_name} on '{url}': ask for read, write, list and delete on it ({code})"
+        )
+    if status >= 500 or code in OVERLOADED:
+        return ServiceUnavailableError(
+            f"{endpoint} failed {ATTEMPTS} times in a row for '{url}' ({code or status}): it is overloaded or down. "
+            "The same command continues when it is back"
+        )
+    return None
+
+
+def _endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
