@@ -1,4 +1,8 @@
-"""Progress of long work: a bar with rate and time left in a terminal, a line now and then anywhere else."""
+"""What commands print: a progress bar for long work, and tables.
+
+In a terminal the bar shows the rate and the time left. Where stderr is no terminal, as in the log of a job, a line is
+printed now and then instead.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +25,22 @@ from rich.progress import (
 from rich.table import Table
 
 MANY_COLUMNS = 8
-"""from which on they stand close, so that 80 characters hold them"""
+"""Number of columns from which on a table has less space between them, so that it fits into 80 characters."""
 
 QUIET_SECONDS = 15.0
-"""least time between two lines where there is no terminal"""
+"""Least time between two lines where stderr is no terminal."""
+
+SECONDS_BETWEEN_FRAMES = 0.1
+"""Least time between two updates by `Bar.show`."""
 
 
 class Bar:
-    """Counts up to a total of some unit.
+    """A progress bar that counts up to a total, as a context manager.
 
-    What is done before the clock starts (`skip`) counts as done but not towards the rate.
+    Args:
+        title: What is done, such as "samples".
+        total: How much of it there is.
+        unit: Unit of the total, in the plural.
     """
 
     def __init__(self, title: str, total: int, unit: str) -> None:
@@ -63,12 +73,12 @@ class Bar:
             self.progress.stop()
 
     def skip(self, count: int) -> None:
-        """Some of it was done earlier."""
+        """Count work that an earlier run of the command has done: it counts as done, but not towards the rate."""
         self.skipped += count
         self.advance(count)
 
     def advance(self, count: int) -> None:
-        """Some more is done."""
+        """Count work that has just been done."""
         self.done += count
         now = time.monotonic()
         rate = (self.done - self.skipped) / max(now - self.started, 1e-9)
@@ -82,38 +92,49 @@ class Bar:
             print(line, file=sys.stderr, flush=True)
 
     def show(self, title: str, done: float) -> None:
-        """The title and how much is done, in a terminal only: for what prints lines of its own anywhere else."""
+        """Set the title and how much has been done, in a terminal only.
+
+        For commands that print lines of their own where there is no terminal.
+        """
         if self.progress:
             now = time.monotonic()
-            if now - self.last_line < 0.1 and done < self.total:
+            if now - self.last_line < SECONDS_BETWEEN_FRAMES and done < self.total:
                 return
             self.last_line = now
             self.progress.update(self.task, description=title, completed=done)
 
     def print(self, line: str, console: Console) -> None:
-        """A line above the bar."""
+        """Print a line: above the bar in a terminal, else to the console that is given."""
         (self.progress.console if self.progress else console).print(line, highlight=False, soft_wrap=True)
 
 
 def new_table(headers: Iterable[str], *, title: str, caption: str | None = None, names: int = 1) -> Table:
-    """A table whose first `names` columns are text and whose others are figures, never cut off."""
+    """Return an empty table.
+
+    Args:
+        headers: Headers of the columns.
+        title: Line above the table.
+        caption: Line below the table.
+        names: Number of columns, from the left, that hold text, which may be wrapped. The others hold numbers, which
+            are never cut off.
+    """
     headers = list(headers)
-    space = 1 if len(headers) < MANY_COLUMNS else 0  # beside the one that the box leaves
+    space = 1 if len(headers) < MANY_COLUMNS else 0  # in addition to the space that the box leaves
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, show_edge=False, padding=(0, space, 0, 0))
     for index, header in enumerate(headers):
         if index < names:
             table.add_column(header, overflow="fold")
         else:
-            # a word a line, so that a header is no wider than it must be
+            # one word a line, so that the header is not wider than the numbers
             table.add_column("\n".join(header.split()), justify="right", no_wrap=True)
     return table
 
 
-def short(path: str) -> str:
-    """The last part of a dotted path, in words."""
+def field_label(path: str) -> str:
+    """Return the name of a field for a person: the last part of its dotted path, with spaces for underscores."""
     return path.rsplit(".", 1)[-1].replace("_", " ")
 
 
-def show(value: Any) -> str:
-    """A value of the space in few characters."""
+def format_value(value: Any) -> str:
+    """Return the value of a field in few characters; numbers with a point have two digits."""
     return f"{value:.2g}" if isinstance(value, float) else str(value)

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from mcrnn.console import short, show
+from mcrnn.console import field_label, format_value
 from mcrnn.reports.evaluation_figures import LINE_COLOURS
 
 ARCHITECTURE = "model.architecture"
@@ -124,7 +124,7 @@ def _slices(trials: Sequence[Row], fields: Sequence[str]) -> Any:
             axes.xaxis.set_minor_formatter(NullFormatter())
         elif all(isinstance(row["values"][path], int) for row in rows):
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set(xlabel=short(path), ylim=(0, top))
+        axes.set(xlabel=field_label(path), ylim=(0, top))
         axes.spines[["top", "right"]].set_visible(False)
     for axes in grid.flat[len(fields) :]:
         axes.set_visible(False)
@@ -139,9 +139,9 @@ def _places(values: Sequence[Any]) -> tuple[list[float], list[str], bool]:
     if len(numbers) == len(values) and len(set(values)) > 1:
         smallest, largest = min(numbers), max(numbers)
         return [float(value) for value in values], [], smallest > 0 and largest / smallest >= LOGARITHMIC
-    names = sorted({show(value) for value in values})
+    names = sorted({format_value(value) for value in values})
     spread = np.random.default_rng(0).uniform(-0.16, 0.16, len(values))
-    return [names.index(show(value)) + float(s) for value, s in zip(values, spread, strict=True)], names, False
+    return [names.index(format_value(value)) + float(s) for value, s in zip(values, spread, strict=True)], names, False
 
 
 def _parallel(trials: Sequence[Row], fields: Sequence[str]) -> Any:
@@ -164,7 +164,7 @@ def _parallel(trials: Sequence[Row], fields: Sequence[str]) -> Any:
         axes.plot(columns, line[known], color=colour, linewidth=1.1 + share, alpha=0.35 + 0.6 * share)
     for column in range(len(fields) + 1):
         axes.axvline(column, color="0.3", linewidth=0.8)
-    names = [short(path).replace(" ", "\n") for path in fields]
+    names = [field_label(path).replace(" ", "\n") for path in fields]
     axes.set_xticks(range(len(fields) + 1), [*names, "validation\nerror"], fontsize=9)
     axes.set(yticks=[], xlim=(-0.75, len(fields) + 0.1), ylim=(-0.05, 1.05))
     axes.set_title("finished trials, the best darkest", fontsize=10)
@@ -178,7 +178,7 @@ def _axis(values: Sequence[Any]) -> tuple[list[tuple[float, str]], np.ndarray]:
     places, labels, logarithmic = _places(values)
     if labels:
         share = {label: (i + 0.5) / len(labels) for i, label in enumerate(labels)}
-        return [(height, label) for label, height in share.items()], np.array([share[show(value)] for value in values])
+        return [(height, label) for label, height in share.items()], np.array([share[format_value(value)] for value in values])
     numbers = np.log10(places) if logarithmic else np.array(places)
     low, high = float(numbers.min()), float(numbers.max())
     span = (high - low) or 1.0
@@ -189,7 +189,7 @@ def _axis(values: Sequence[Any]) -> tuple[list[tuple[float, str]], np.ndarray]:
 
 def _importance(importance: dict[str, float]) -> Any:
     figure, axes = plt.subplots(figsize=(6.4, 0.42 * len(importance) + 1.1), layout="constrained")
-    names = [short(path) for path in importance][::-1]
+    names = [field_label(path) for path in importance][::-1]
     shares = 100 * np.array(list(importance.values()))[::-1]
     axes.barh(names, shares, color=LINE_COLOURS[0], height=0.62)
     for place, share in enumerate(shares):

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mcrnn.config.paths import ARCHITECTURE
 from mcrnn.config.space import Search
-from mcrnn.console import new_table, short, show
+from mcrnn.console import field_label, format_value, new_table
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import TrainingWindows
@@ -32,7 +32,7 @@ def preview(search: Search, store: FieldStore) -> None:
     table = new_table(["field", "values", "when"], title=f"search {search.name}", names=3)
     for path, alternatives in space.entries.items():
         for entry in alternatives:
-            conditions = ", ".join(f"{short(key)}: {'|'.join(map(str, v))}" for key, v in entry.conditions.items())
+            conditions = ", ".join(f"{field_label(key)}: {'|'.join(map(str, v))}" for key, v in entry.conditions.items())
             table.add_row(path, str(entry), conditions)
     console.print(table)
     trials: int | None = config.trials
@@ -98,10 +98,10 @@ def print_summary(opened: SearchRun) -> None:
         rows = list(best_of.values())
     space = sorted(opened.search.space, key=lambda path: path != ARCHITECTURE)
     sizes = ["params", "frames/s"] if found["front"] else ["params"]
-    table = new_table([*map(short, space), *sizes, "trial", "epochs", "error"], title=title, names=int(grouped))
+    table = new_table([*map(field_label, space), *sizes, "trial", "epochs", "error"], title=title, names=int(grouped))
     for row in rows[:10]:
         style = "bold green" if row["trial"] == found["best_trial"] else None
-        cells = [show(row["values"].get(path, "")) for path in space]
+        cells = [format_value(row["values"].get(path, "")) for path in space]
         cells.append(f"{row.get('parameters', 0) / 1000:.3g}k")
         if found["front"]:
             cells.append(f"{row.get('frames_per_second', 0):.0f}")
@@ -114,7 +114,7 @@ def print_summary(opened: SearchRun) -> None:
     others = [f"{count} {'stopped early' if end == 'stopped' else end}" for end, count in ends.items() if count]
     lines = ["error: closed-loop RMSE of the validation split over the training split's standard deviation"]
     if found["importance"]:
-        parts = [f"{short(name)} {share:.0%}" for name, share in found["importance"].items() if share >= 0.01]
+        parts = [f"{field_label(name)} {share:.0%}" for name, share in found["importance"].items() if share >= 0.01]
         lines.append(f"importance: {', '.join(parts)}")
     lines += [
         f"{', '.join([f'{len(trials)} trials', *others])}; "

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from mcrnn.config.space import Search
-from mcrnn.console import new_table, short, show
+from mcrnn.console import field_label, format_value, new_table
 from mcrnn.search.trial_report import TrialReport
 from mcrnn.training.session import OBJECTIVE
 
@@ -92,7 +92,7 @@ class ProgressDisplay(Callback):
         row["state"] = state
         self._update(trial, trial.last_result or {})
         if not self.live:
-            values = ", ".join(f"{short(k)} {show(v)}" for k, v in row["values"].items())
+            values = ", ".join(f"{field_label(k)} {format_value(v)}" for k, v in row["values"].items())
             error = f"{row['best']:.4f}" if "best" in row else "-"
             self.console.print(
                 f"[{self.done}/{self.budget}] trial {trial.config['number']} {state} "
@@ -115,14 +115,14 @@ class ProgressDisplay(Callback):
     def table(self) -> Table:
         """Return a table with a row for each of the newest trials, as many as the terminal has room for."""
         caption = f"{self.done} of {self.budget} trials, best {self._best()}, time left {self._time_left()}"
-        headers = ["trial", *map(short, self.search.space), "epoch", "error", "time", "state"]
+        headers = ["trial", *map(field_label, self.search.space), "epoch", "error", "time", "state"]
         table = new_table(headers, title=f"search {self.name}", caption=caption, names=0)
         room = max(3, self.console.height - 9)
         for number, row in sorted(self.rows.items())[-room:]:
             style = STYLES.get(row["state"], "red")
             table.add_row(
                 str(number),
-                *(show(row["values"].get(path, "")) for path in self.search.space),
+                *(format_value(row["values"].get(path, "")) for path in self.search.space),
                 str(row.get("epoch", "")),
                 f"{row[OBJECTIVE]:.4f}" if OBJECTIVE in row else "",
                 f"{row['time_total_s']:.0f} s" if "time_total_s" in row else "",
