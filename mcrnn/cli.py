@@ -1,4 +1,8 @@
-"""What all commands share: how they are started and how they end."""
+"""What all commands share: the options --storage and --set, how they are started and how they end.
+
+Exit codes: 0 when everything that was asked for is done, 2 for an error that the user can correct, 130 for an
+interruption, 1 for a bug or a closed pipe.
+"""
 
 from __future__ import annotations
 
@@ -20,30 +24,36 @@ StorageOption = Annotated[
     typer.Option(
         "--storage",
         metavar="FOLDER",
-        help="Where data/, searches/, runs/ and reports/ live; else MCRNN_STORAGE, else the current folder.",
+        help="Storage root, a folder or an s3:// prefix, with data/, searches/, runs/ and reports/; by default "
+        "MCRNN_STORAGE, or the current folder if that is not set.",
     ),
 ]
 
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Set a field of FILE, such as train.epochs=5. Repeatable."),
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Set a field in place of its value in FILE: train.epochs=5. Repeatable."
+    ),
 ]
 
 
 def main(command: Callable[..., Any]) -> None:
-    """Run one typer command as a program; see `run_app`."""
+    """Run one typer command as a program and end the process; see `run_app`."""
     run_app(new_app(command))
 
 
 def new_app(command: Callable[..., Any]) -> typer.Typer:
-    """Return a typer app of one command, which says so where it is interrupted and ends with exit code 130."""
+    """Return a typer app of one command.
+
+    When it is interrupted by Ctrl-C, it prints a line and ends with exit code 130.
+    """
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
     @functools.wraps(command)
     def until_interrupted(*arguments: Any, **options: Any) -> Any:
         try:
             return command(*arguments, **options)
-        except KeyboardInterrupt:  # which typer would end silently
+        except KeyboardInterrupt:  # typer would end without a word
             print("interrupted; the same command continues", file=sys.stderr)
             sys.exit(130)
 
@@ -52,11 +62,15 @@ def new_app(command: Callable[..., Any]) -> typer.Typer:
 
 
 def run_app(app: Callable[[], Any]) -> None:
-    """Run a typer app; mistakes of the user end with one clear message on stderr and exit code 2."""
-    # Ray, MLflow and PyTorch make a million objects that stay. Looking for garbage among them takes a third of the time
-    # of their import, and taking them apart at the end a second or two.
+    """Run a typer app as a program and end the process.
+
+    A UserError ends it with one line on stderr and exit code 2.
+    """
+    # Ray, MLflow and PyTorch create a million objects that live until the end. With Python's default threshold, looking
+    # for garbage among them takes a third of the time of their import. Destroying them at the end would take a second
+    # or two, so the process exits without it.
     gc.set_threshold(10_000)
-    status = 1  # of an exception that nobody expects
+    status = 1  # an unexpected exception leaves it so
 
     def leave() -> None:
         with contextlib.suppress(OSError):
@@ -64,7 +78,7 @@ def run_app(app: Callable[[], Any]) -> None:
             sys.stderr.flush()
         os._exit(status)
 
-    atexit.register(leave)  # the first, hence the last to be called
+    atexit.register(leave)  # registered first, so that it is called last
     try:
         _report_mistakes(app)
     except SystemExit as end:
@@ -79,6 +93,6 @@ def _report_mistakes(app: Callable[[], Any]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
-        # the reader (head, less) is gone; keep the interpreter from reporting it once more at exit
+        # the reader (head, less) has closed the pipe; the interpreter would report it once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

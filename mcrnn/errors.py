@@ -1,4 +1,4 @@
-"""What a user can mend, told apart from bugs."""
+"""Errors that a user can correct, as distinct from bugs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Input that the user can mend. Commands print its message and end with exit code 2, no traceback."""
+    """An error in the input or the environment that the user can correct.
+
+    Commands print its message to stderr, without a traceback, and end with exit code 2.
+    """
 
 
 class NotEnoughMemoryError(UserError):
-    """A training that needs more memory than there is; the same again would, too."""
+    """A training needs more memory than there is. Starting it again would fail in the same way."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """'; did you mean 'x'?' for the nearest known word, or the list of the known ones where none is near."""
+    """Return the end of an error message about an unknown word.
+
+    It is `; did you mean 'x'?` with the nearest known word, or the list of all known words if none is near.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:

@@ -2,8 +2,9 @@
 
     python -m mcrnn.schema > mcrnn.schema.json
 
-An editor with a YAML language server takes it from a first line such as `# yaml-language-server:
-$schema=mcrnn.schema.json`.
+An editor with a YAML language server uses it if the file begins with a line such as
+
+    # yaml-language-server: $schema=mcrnn.schema.json
 """
 
 from __future__ import annotations
@@ -19,27 +20,27 @@ from mcrnn.config.space import SpaceEntry
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema of a file, with or without a search."""
-    where = "#/$defs/{model}"
-    whole = Configuration.model_json_schema(ref_template=where)
+    """Return the JSON schema of a YAML file, with or without the sections of a search."""
+    reference = "#/$defs/{model}"
+    whole = Configuration.model_json_schema(ref_template=reference)
     definitions = whole.pop("$defs")
     for model in (SearchConfig, SpaceEntry):
-        schema = model.model_json_schema(ref_template=where)
+        schema = model.model_json_schema(ref_template=reference)
         definitions |= schema.pop("$defs", {})
         definitions[model.__name__] = schema
     entry = {"$ref": "#/$defs/SpaceEntry"}
-    searched = [field for field in known_fields() if not field.startswith(NOT_SEARCHED)]
+    searchable = [field for field in known_fields() if not field.startswith(NOT_SEARCHED)]
     alternatives = {"anyOf": [entry, {"type": "array", "items": entry, "minItems": 1}]}
     whole["properties"] |= {
         "search": {"$ref": "#/$defs/SearchConfig"},
         "space": {
             "type": "object",
-            "description": "what is searched, by dotted paths of fields; a list gives alternatives",
-            "properties": dict.fromkeys(searched, alternatives),
+            "description": "Searched fields by dotted path, each with an entry or a list of alternative entries.",
+            "properties": dict.fromkeys(searchable, alternatives),
             "additionalProperties": False,
         },
     }
-    # what a section needs may come from the space
+    # a field that a section requires may be given by the space instead
     whole["required"].remove("model")
     definitions["ModelConfig"].pop("required")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole, "$defs": definitions}
