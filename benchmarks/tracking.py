@@ -134,11 +134,11 @@ def main() -> None:
         times.append(time.perf_counter() - started)
     own = statistics.median(times)
     print(f"the training's thread adds {1e3 * own:.2f} ms an epoch, {100 * own / options.seconds:.3f} %")
-    with tempfile.TemporaryDirectory(prefix="mcrnn-", dir="/tmp") as place:
+    with tempfile.TemporaryDirectory(prefix="mcrnn-", dir="/tmp") as folder:
         os.environ.pop("MLFLOW_TRACKING_URI", None)
-        storage = Storage.open(place)
+        storage = Storage.open(folder)
         measure(storage, "SQLite", options.epochs, options.seconds, None)
-        process, url = serve(Path(place))
+        process, url = serve(Path(folder))
         try:
             os.environ["MLFLOW_TRACKING_URI"] = url
             measure(storage, "server", options.epochs, options.seconds, psutil.Process(process.pid))

@@ -1,4 +1,8 @@
-"""Connect to Ray: the cluster that RAY_ADDRESS names, else one of our own on this machine."""
+"""Connect to Ray: to the cluster that RAY_ADDRESS names, else to one started on this machine for the command.
+
+Ray reads some settings from the environment when it is imported. They are set here, so everything else that uses Ray
+comes to it by way of this module, which itself imports Ray only within functions.
+"""
 
 from __future__ import annotations
 
@@ -15,35 +19,39 @@ from mcrnn.errors import UserError
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 
-# Tune's own tables and per-trial loggers: ours replace them
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+for _name, _value in (
+    ("RAY_AIR_NEW_OUTPUT", "0"),  # the display of a search replaces Tune's tables
+    ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1"),  # the records of runs replace Tune's log files
+    ("RAY_USAGE_STATS_ENABLED", "0"),
+    ("RAY_TRAIN_ENABLE_STATE_TRACKING", "0"),
+    ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),  # workers without a GPU keep CUDA_VISIBLE_DEVICES as it is
+):
+    os.environ.setdefault(_name, _value)
 
-WORKERS = {"MALLOC_ARENA_MAX": "1"}
-"""of the environment of workers, where the loop runs in a thread, whose memory glibc would otherwise give back to the
-system after every step: a tenth of the speed of training"""
-
-
-SHARED = "MCRNN_SHARED_STORAGE"
-"""set to 1 where a local root is the same folder on all machines of a cluster"""
+WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
+"""Environment variables of workers. Ray runs the training loop in a thread; with an arena of its own for the thread,
+glibc gives its memory back to the system after every step, which costs a tenth of the training speed."""
+SHARED_STORAGE = "MCRNN_SHARED_STORAGE"
+"""Environment variable; 1 says that a local storage root is the same folder on all machines of the cluster."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a cluster has, or may have once it has grown."""
+    """What a cluster has, or may have once its autoscaler has started all nodes that it may."""
 
     cpus: int
+    """At least 1."""
     gpus: float
 
 
 @contextmanager
 def connected() -> Iterator[Resources]:
-    """Ray for the length of a command.
+    """Connect to Ray within the context. A connection that is there already is used, and stays.
 
-    The address is explicit in both cases: left open, Ray may attach to any cluster that it finds on the host.
+    The address is always explicit: without one, Ray may attach to any cluster that it finds on the host.
+
+    Yields:
+        The resources of the cluster.
 
     Raises:
         UserError: the cluster that RAY_ADDRESS names cannot be reached.
@@ -57,7 +65,7 @@ def connected() -> Iterator[Resources]:
     if address:
         _connect(address)
     else:
-        os.environ.update(WORKERS)  # which a Ray of our own hands on
+        os.environ.update(WORKER_ENVIRONMENT)  # a Ray started here hands its environment on to its workers
         ray.init("local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False, namespace="mcrnn")
     try:
         yield _resources()
@@ -66,20 +74,25 @@ def connected() -> Iterator[Resources]:
 
 
 def _connect(address: str) -> None:
+    """Connect to a cluster.
+
+    Raises:
+        UserError: it cannot be reached, or does not accept the token; the message says what to do.
+    """
     import ray
 
-    said: list[str] = []
+    output: list[str] = []
     try:
-        with _stderr_kept(said):
+        with _stderr_captured(output):
             ray.init(
                 address,
-                runtime_env={"env_vars": WORKERS},
+                runtime_env={"env_vars": WORKER_ENVIRONMENT},
                 logging_level=logging.ERROR,
                 log_to_driver=False,
                 namespace="mcrnn",
             )
     except Exception as error:
-        text = f"{error}\n{''.join(said)}"
+        text = f"{error}\n{''.join(output)}"
         if any(word in text for word in ("InvalidAuthToken", "Unauthenticated", "AuthenticationError")):
             raise UserError(
                 f"the Ray cluster at RAY_ADDRESS {address} does not accept your token: set RAY_AUTH_MODE=token and "
@@ -95,46 +108,49 @@ def _connect(address: str) -> None:
 
 
 @contextmanager
-def _stderr_kept(said: list[str]) -> Iterator[None]:
-    """Keep what Ray's core writes to stderr while it tries to connect: a line a second, more than a user needs."""
+def _stderr_captured(output: list[str]) -> Iterator[None]:
+    """Append to a list what is written to stderr, also by Ray's C++ core, a line a second while connecting.
+
+    Only replacing the file descriptor catches what is not written by Python.
+    """
     sys.stderr.flush()
     before = os.dup(2)
-    with tempfile.TemporaryFile("w+", errors="replace") as kept:
-        os.dup2(kept.fileno(), 2)
+    with tempfile.TemporaryFile("w+", errors="replace") as file:
+        os.dup2(file.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
             os.dup2(before, 2)
             os.close(before)
-            kept.seek(0)
-            said.append(kept.read())
+            file.seek(0)
+            output.append(file.read())
 
 
 def _resources() -> Resources:
     import ray
 
-    there, may_be = ray.cluster_resources(), _grown() or {}
-    cpus, gpus = (max(there.get(kind, 0), may_be.get(kind, 0)) for kind in ("CPU", "GPU"))
+    now, at_most = ray.cluster_resources(), _autoscaler_limits() or {}
+    cpus, gpus = (max(now.get(kind, 0), at_most.get(kind, 0)) for kind in ("CPU", "GPU"))
     return Resources(max(1, int(cpus)), float(gpus))
 
 
-def _grown() -> dict[str, int] | None:
-    """The resources of a cluster with all nodes that its autoscaler may start, None where it has no autoscaler."""
+def _autoscaler_limits() -> dict[str, int] | None:
+    """Return the resources with all nodes that the autoscaler may start; None for a cluster without an autoscaler."""
     from ray._private.state import state
 
     return state.get_max_resources_from_cluster_config()
 
 
-def check_reach(place: Location, *, tracked: bool = True) -> None:
-    """Whether all machines of the cluster that RAY_ADDRESS names reach a place, before anything is written there.
+def check_reach(location: Location, *, tracked: bool = True) -> None:
+    """Check, before anything is written, that all machines of the cluster of RAY_ADDRESS can write to a location.
 
     Args:
-        place: where they are to write.
-        tracked: whether MLflow is to record it.
+        location: where they are to write.
+        tracked: whether runs are recorded in MLflow, which all machines must then reach, too.
 
     Raises:
-        UserError: they do not, or it would be recorded on one of them only; or the cluster cannot be reached.
+        UserError: they cannot, or the cluster cannot be reached.
     """
     import ray
 
@@ -142,34 +158,40 @@ def check_reach(place: Location, *, tracked: bool = True) -> None:
     if not address:
         return
     if not ray.is_initialized():
-        _connect(address)  # which `connected` then uses
+        _connect(address)  # `connected` uses this connection later
     machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    if len(machines) == 1 and _grown() is None:
+    if len(machines) == 1 and _autoscaler_limits() is None:
         return
     several = f"the cluster has {len(machines)} machines" if len(machines) > 1 else "the cluster may get more machines"
-    if isinstance(place, LocalFolder) and os.environ.get(SHARED) != "1":
+    if isinstance(location, LocalFolder) and os.environ.get(SHARED_STORAGE) != "1":
         raise UserError(
-            f"{several}, which do not see the folder '{place.url}' of this one: set MCRNN_STORAGE to "
-            f"s3://BUCKET/PREFIX, or {SHARED}=1 where it is the same folder on all of them"
+            f"{several}, which do not see the folder '{location.url}' of this one: set MCRNN_STORAGE to "
+            f"s3://BUCKET/PREFIX, or {SHARED_STORAGE}=1 where it is the same folder on all of them"
         )
-    if tracked and not isinstance(place, LocalFolder) and not os.environ.get("MLFLOW_TRACKING_URI"):
+    if tracked and not isinstance(location, LocalFolder) and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise UserError(
             f"{several}, and MLFLOW_TRACKING_URI names no server for its runs: start one with "
             "cluster/mlflow_server.py, or set MLFLOW_TRACKING_URI to a database of your own"
         )
 
 
-def gpus_for(train: TrainConfig, in_cluster: float, each: float | None = None) -> float:
-    """GPUs for each worker: as given, else one where there are enough for all.
+def gpus_for(train: TrainConfig, available: float, each: float | None = None) -> float:
+    """Return the GPUs for each worker of a training.
+
+    Args:
+        train: section `train` of the configuration.
+        available: GPUs of the cluster.
+        each: GPUs asked for each worker (`search.gpus`), a fraction to share one; by default one if there are enough
+            for all workers, else none.
 
     Raises:
-        UserError: GPUs are asked for and there are too few.
+        UserError: GPUs are asked for, by `each` or by `train.device`, and there are too few.
     """
     if train.device == "cpu":
         return 0.0
     wanted = 1.0 if each is None else each
-    if wanted * train.workers <= in_cluster:
+    if wanted * train.workers <= available:
         return wanted
     if each or train.device == "cuda":
-        raise UserError(f"{train.workers} workers need {wanted * train.workers:g} GPUs, the cluster has {in_cluster:g}")
+        raise UserError(f"{train.workers} workers need {wanted * train.workers:g} GPUs, the cluster has {available:g}")
     return 0.0

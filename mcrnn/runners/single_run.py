@@ -17,7 +17,7 @@ from mcrnn.data.store import FieldStore
 from mcrnn.device import choose_device
 from mcrnn.errors import UserError
 from mcrnn.models import model_cost, with_resolved_width
-from mcrnn.runners.ray_cluster import gpus_for
+from mcrnn.runners.ray_cluster import check_reach, connected, gpus_for
 from mcrnn.runners.ray_train import root_cause, run_distributed
 from mcrnn.runners.session import RunSession
 from mcrnn.runners.signals import on_stop
@@ -54,8 +54,6 @@ def run(config: Configuration, storage: Storage, *, new: bool, digest: str | Non
     """
     console = Console()
     if config.train.workers > 1:
-        from mcrnn.runners.ray_cluster import check_reach
-
         check_reach(storage.location("runs"))
     store = FieldStore.open(storage.location(config.data.store))
     if digest is not None and store.digest != digest:
@@ -140,8 +138,6 @@ def _train_here(run: TrainingRun, data: FieldData, display: RunDisplay) -> None:
 
 def _train_on_workers(run: TrainingRun, data: FieldData, display: RunDisplay) -> None:
     import ray
-
-    from mcrnn.runners.ray_cluster import connected
 
     workers = run.config.train.workers
     run.load_checkpoint(display.warn)  # a checkpoint of another store is refused here, before Ray starts workers

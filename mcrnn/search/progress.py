@@ -53,12 +53,15 @@ class ProgressDisplay(Callback):
             self.live.stop()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Show a new trial."""
         self._update(trial, {})
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        """Show the metrics of an epoch."""
         self._update(trial, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Show how a trial ended, unless it goes on when the search is run again."""
         report = TrialReport.of(trial.last_result)
         if report.goes_on:
             return  # the search ends, and says why
@@ -66,12 +69,14 @@ class ProgressDisplay(Callback):
         self._ended(trial, report.trial_end(pruned=pruned))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Warn of a lost process; Tune starts the trial again."""
         if self._row(trial)["state"] != "running":
             return
         line = f"warning: the process of trial {trial.config['number']} was lost; it goes on from its checkpoint"
         print(line, file=sys.stderr)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Show a trial whose processes were lost too often."""
         self._ended(trial, "failed")
 
     def _row(self, trial: Any) -> dict[str, Any]:

@@ -36,8 +36,9 @@ from mcrnn.tracking.run_folder import JOURNAL_FILE
 STUDY = "search"
 """Name of the study in the journal of a search, which holds no other."""
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+"""Optuna's states of the trials that do not go on."""
 LARGEST_GRID = 10_000
-"""Largest number of trials of a grid; more would fill the journal before the first one starts."""
+"""Most trials of a grid. All of them are written into the study before the first one starts."""
 DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
     "error": "minimize",
     "parameters": "minimize",
@@ -104,7 +105,6 @@ def open_study(journal: Journal, search: Search, earlier: Iterable[optuna.Study]
     Raises:
         UserError: the database cannot be used, or a grid is too large.
     """
-    several = len(search.search.objectives) > 1
     name = STUDY if search.search.storage is None else f"{search.name}:{journal.folder.url}"
     study = optuna.create_study(
         study_name=name,
@@ -112,17 +112,18 @@ def open_study(journal: Journal, search: Search, earlier: Iterable[optuna.Study]
         directions=[DIRECTIONS[objective] for objective in search.search.objectives],
         load_if_exists=True,
     )
-    if not several:
+    if len(search.search.objectives) == 1:  # Optuna's pruners do not support several
         study.pruner = pruner(search.search)
     if not study.trials:
         for values in _fixed_trials(search):
             study.enqueue_trial(values)
-        for before in earlier:
-            study.add_trials(_fitting(before, search))
+        for other in earlier:
+            study.add_trials(_fitting_trials(other, search))
     return study
 
 
 def _storage(journal: Journal, config: SearchConfig) -> BaseStorage:
+    """Return Optuna's storage: the journal, or the database that `search.storage` names."""
     if config.storage is None:
         return journal.storage()
     try:
@@ -145,11 +146,11 @@ def _fixed_trials(search: Search) -> list[Values]:
     return [{search.parameter(config.cover, 0): choice} for choice in space.entries[config.cover][0].choice or []]
 
 
-def _fitting(before: optuna.Study, search: Search) -> list[FrozenTrial]:
+def _fitting_trials(earlier: optuna.Study, search: Search) -> list[FrozenTrial]:
     """Return copies of the trials of an earlier study that this space could have drawn, with its distributions."""
     fitting = []
-    for trial in before.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        if before.directions != [optuna.study.StudyDirection.MINIMIZE] or "from" in trial.user_attrs:
+    for trial in earlier.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        if earlier.directions != [optuna.study.StudyDirection.MINIMIZE] or "from" in trial.user_attrs:
             continue
         values = search.values(trial.params)
         distributions = {}
@@ -159,14 +160,14 @@ def _fitting(before: optuna.Study, search: Search) -> list[FrozenTrial]:
                 distributions[search.parameter(path, index)] = distribution(entry)
         parameters = search.parameters({path: value for path, value in values.items() if path in search.space})
         if parameters.keys() != distributions.keys() or len(values) != len(parameters):
-            continue
+            continue  # it lacks a value that this space draws, or has one that this space does not search
         with contextlib.suppress(ValueError):  # Optuna raises it for a value outside its distribution
             fitting.append(
                 optuna.trial.create_trial(
                     params=parameters,
                     distributions=distributions,
                     value=trial.value,
-                    user_attrs={"from": before.study_name, "end": trial.user_attrs.get("end", "")},
+                    user_attrs={"from": earlier.study_name, "end": trial.user_attrs.get("end", "")},
                 )
             )
     return fitting
@@ -227,6 +228,7 @@ def stop_reason(study: optuna.Study, config: SearchConfig, hours: float = 0.0) -
 
 
 def _seconds(trial: FrozenTrial) -> float:
+    """Return how long a trial ran, in seconds, as Tune counted it; 0 where that is not known."""
     return trial.user_attrs.get("result", {}).get("time_total_s", 0.0)
 
 

@@ -22,7 +22,7 @@ KEPT_METRICS = (
     "parameters",
     "time_total_s",
 )
-"""Metrics of a trial's last report that the study keeps."""
+"""Metrics of a trial's last report that the study keeps; `time_total_s` is Tune's."""
 
 
 class TrialEnd(StrEnum):
@@ -111,7 +111,7 @@ class TrialReport:
 
     @property
     def goes_on(self) -> bool:
-        """Whether the trial is trained further when the search is run again: interrupted, or waiting for a mending."""
+        """Whether the trial goes on when the search is run again: it was interrupted, or waits for a correction."""
         return self.end == End.INTERRUPTED or self.mistake is not None
 
     def trial_end(self, *, pruned: bool) -> TrialEnd:

@@ -1,4 +1,4 @@
-"""A run's folder, its copy in MLflow, where a run came from, and the model registry.
+"""The folder of a run, its copy in MLflow, where a run came from, and the model registry.
 
-MLflow is imported only where it is used; Ray and Optuna are not.
+Imports MLflow only within functions, and neither Ray nor Optuna, so that training on a worker needs none of them.
 """
