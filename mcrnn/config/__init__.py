@@ -1,6 +1,6 @@
-"""The YAML file: sections of a configuration, the search section, the search space, and loading with line numbers.
+"""The YAML files: the sections of a configuration, those of a search, and loading them with errors that name lines.
 
-Imports pydantic and PyYAML only, so that a registered model can read its configuration anywhere.
+Imports only pydantic, PyYAML and `mcrnn.errors`, so that a registered model can read its configuration anywhere.
 """
 
 from mcrnn.config.search import SearchConfig
