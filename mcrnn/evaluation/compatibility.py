@@ -1,36 +1,109 @@
-"""Whether two models, or a model and a store, are of the same data."""
+"""Whether two errors refer to the same data, which is what makes them comparable."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.models.trained_model import TrainedModel
 
 
-def check_store(model: TrainedModel, store: FieldStore, name: str) -> None:
-    """Refuse a store that is not the one that a model was trained on.
+@dataclass(frozen=True)
+class DataIdentity:
+    """What must be equal in two evaluations before their errors may be compared.
 
-    Raises:
-        UserError: its digest, units or grid are others; says both.
+    Attributes:
+        store_digest: digest of the field store; empty for a converted model whose training data are not known.
+        units: units of the field.
+        channels: names of the channels that the model takes.
+        grid: height and width after coarsening.
+        predicted_channels: how many channels, the first ones, the model predicts.
     """
-    differences = store_differences(model, store)
-    if differences:
-        raise UserError(
-            f"'{name}' was trained on other data than '{store.name}': {'; '.join(differences)}. Build the store anew "
-            "with its old parameters, or evaluate it with --other-data"
-        )
+
+    store_digest: str
+    units: str
+    channels: tuple[str, ...]
+    grid: tuple[int, int]
+    predicted_channels: int
+
+    @classmethod
+    def of_training(cls, model: TrainedModel) -> DataIdentity:
+        """Return the data that a model was trained on."""
+        field = model.field
+        _, height, width = field.frame_shape
+        return cls(field.store_digest, field.units, field.channels, (height, width), model.network.channels_out)
+
+    @classmethod
+    def of_evaluation(cls, model: TrainedModel, store: FieldStore) -> DataIdentity:
+        """Return the data of a store as a model takes them: the channels it was trained on, coarsened as it was.
+
+        Raises:
+            UserError: the coarsening does not divide the store's grid.
+        """
+        grid = store.grid(model.config.data.coarsen)
+        units = store.attributes["units"]
+        return cls(store.digest, units, model.field.channels, grid, model.network.channels_out)
+
+
+def data_differences(found: DataIdentity, expected: DataIdentity) -> list[str]:
+    """Name what differs between two identities, so that it reads on after "it has".
+
+    Returns:
+        A phrase for each difference, such as "units K instead of m"; empty where the data are the same.
+    """
+    compared = (
+        ("digest {}", found.store_digest[:12], expected.store_digest[:12]),
+        ("units {}", found.units, expected.units),
+        ("channels {}", ", ".join(found.channels), ", ".join(expected.channels)),
+        ("a grid of {}", "{} x {}".format(*found.grid), "{} x {}".format(*expected.grid)),
+        ("{} predicted channels", found.predicted_channels, expected.predicted_channels),
+    )
+    return [f"{phrase.format(a or 'unknown')} instead of {b or 'unknown'}" for phrase, a, b in compared if a != b]
 
 
 def store_differences(model: TrainedModel, store: FieldStore) -> list[str]:
-    """In what a store differs from the one that a model was trained on."""
-    field, data = model.field, model.config.data
-    found = []
-    if field.store_digest and store.digest != field.store_digest:
-        found.append(f"its digest is {store.digest[:12]}, that of the training {field.store_digest[:12]}")
-    if store.attributes["units"] != field.units:
-        found.append(f"its units are {store.attributes['units']}, those of the training {field.units}")
-    grid = store.grid(data.coarsen)
-    if grid != field.frame_shape[1:] and not model.network.takes_any_grid:
-        shown = [" x ".join(map(str, each)) for each in (grid, field.frame_shape[1:])]
-        found.append(f"its grid is {shown[0]} after coarsening, that of the training {shown[1]}")
-    return found
+    """Name in what a store differs from the data that a model was trained on.
+
+    A digest that the model does not know is not compared, nor is the grid where the network takes any.
+    """
+    found, expected = DataIdentity.of_evaluation(model, store), DataIdentity.of_training(model)
+    if not expected.store_digest:
+        found = replace(found, store_digest="")
+    if model.network.takes_any_grid:
+        found = replace(found, grid=expected.grid)
+    return data_differences(found, expected)
+
+
+def check_store(model: TrainedModel, store: FieldStore, name: str) -> None:
+    """Refuse a store that is not the one that a model was trained on.
+
+    Args:
+        model: the model to be evaluated.
+        store: the store to evaluate it on.
+        name: name of the model in the message.
+
+    Raises:
+        UserError: digest, units or grid differ; the message gives both values of each.
+    """
+    if differences := store_differences(model, store):
+        raise UserError(
+            f"'{name}' was trained on other data than '{store.name}', which has {'; '.join(differences)}. Build the "
+            "store anew with its old parameters, or evaluate it with --other-data"
+        )
+
+
+def check_same_data(found: DataIdentity, expected: DataIdentity, refusal: str, advice: str) -> None:
+    """Refuse to compare errors on different data.
+
+    Args:
+        found: the data of the one that is refused.
+        expected: the data that it is compared with.
+        refusal: first part of the message: what cannot be done.
+        advice: last part of the message: what to do instead.
+
+    Raises:
+        UserError: the data differ; the message gives both values of each difference.
+    """
+    if differences := data_differences(found, expected):
+        raise UserError(f"{refusal}: it has {'; '.join(differences)}. {advice}")

@@ -1,4 +1,4 @@
-"""The fixed windows of a split on which models and baselines are evaluated."""
+"""The evaluation set: the fixed windows of a split on which models and baselines are evaluated."""
 
 from __future__ import annotations
 
@@ -18,13 +18,20 @@ from mcrnn.evaluation.baselines import Climatology
 from mcrnn.evaluation.metrics import Measures, Scores, latitude_weights
 
 BATCH_SIZE = 32
+"""Windows that are evaluated at a time."""
 WEEKDAYS = (0, 3)
-"""Mondays and Thursdays, on which the weather centres start their reforecasts"""
+"""Monday and Thursday, on which the weather centres start their reforecasts."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some windows of an evaluation set."""
+    """Consecutive windows of an evaluation set.
+
+    Attributes:
+        first: index of the batch's first window among all windows.
+        start_B: index in the split of each window's first frame.
+        frames_BTCHW: all frames of the windows, given ones first, in the field's units.
+    """
 
     first: int
     start_B: torch.Tensor
@@ -33,17 +40,25 @@ class Batch:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """What is asked: frames given, steps in closed loop after them, and where the windows start."""
+    """The windows of a split, and what is forecast in each: `horizon` closed-loop steps after `warm_up` given frames.
+
+    Attributes:
+        split: frames of the split.
+        windows: sample and first frame of each window.
+        warm_up: number of given frames.
+        horizon: number of closed-loop steps.
+        measures: what is measured beside the errors.
+        climatology: the training split's climatology at the frames of the split.
+        starts: the rule by which windows start, as it is reported.
+    """
 
     split: Split
     windows: Starts
-    """sample and first frame of each"""
     warm_up: int
     horizon: int
     measures: Measures
     climatology: Climatology
     starts: str
-    """the rule by which windows were chosen"""
 
     @classmethod
     def of(
@@ -56,95 +71,105 @@ class EvaluationSet:
         split: str = "test",
         starts: str | None = None,
     ) -> EvaluationSet:
-        """On a split of a store.
+        """Return the evaluation set of a split.
 
         Args:
-            store: it.
-            data: which channels, and how coarse.
-            warm_up: frames given.
-            horizon: steps in closed loop.
-            split: of the store.
-            starts: of a series, `all`, `every N`, `biweekly`, or `apart`, one after the other without overlap, by
-                default biweekly where frames have dates, else apart. Of samples, always their first frames.
+            store: the field store.
+            data: the channels, and the number of grid points to coarsen by.
+            warm_up: number of given frames.
+            horizon: number of closed-loop steps.
+            split: name of the split.
+            starts: where windows of a series start: `all` (at every frame), `every N` frames, `biweekly` (so that
+                the last given frame is the first of a Monday or Thursday), or `apart` (one window after the other,
+                without overlap). By default biweekly where frames have dates, else apart. Samples always start at
+                their first frame and allow no rule.
 
         Raises:
             UserError: the samples are too short, or the rule does not fit the store.
         """
-        opened = open_split(store, split, data)
+        frames = open_split(store, split, data)
         steps = warm_up + horizon
-        check_length(opened.shape[1], steps + 1, f"a warm-up of {warm_up} and a horizon of {horizon}")
-        windows, rule = _starts(store, split, opened.shape, steps, warm_up, starts)
-        return cls._with(store, data, opened, split, windows, warm_up, horizon, rule)
+        check_length(frames.shape[1], steps + 1, f"a warm-up of {warm_up} and a horizon of {horizon}")
+        windows, rule = _windows(store, split, frames.shape, steps, warm_up, starts)
+        return cls._with(store, data, frames, split, windows, warm_up, horizon, rule)
 
     @classmethod
     def of_validation(cls, store: FieldStore, config: Configuration) -> EvaluationSet:
-        """The evaluation set that a training is validated on."""
+        """Return the windows of the validation split on which a training with this configuration is validated."""
         asked = config.validation
-        opened = open_split(store, "val", config.data)
-        windows = evaluation_windows(opened.shape, store.is_series, asked.warm_up + asked.horizon, asked.windows)
+        frames = open_split(store, "val", config.data)
+        windows = evaluation_windows(frames.shape, store.is_series, asked.warm_up + asked.horizon, asked.windows)
         rule = "as in training"
-        return cls._with(store, config.data, opened, "val", windows, asked.warm_up, asked.horizon, rule)
+        return cls._with(store, config.data, frames, "val", windows, asked.warm_up, asked.horizon, rule)
 
     @classmethod
     def _with(
         cls,
         store: FieldStore,
         data: DataConfig,
-        opened: Split,
+        frames: Split,
         split: str,
         windows: Starts,
         warm_up: int,
         horizon: int,
         rule: str,
     ) -> EvaluationSet:
+        """Add what is measured on this store: by latitude on a sphere, spectra of periodic fields."""
         latitude = store.latitude
         weights = None
         if latitude is not None:
             weights = latitude_weights(latitude.reshape(-1, data.coarsen).mean(1))
         measures = Measures(weights, spectra=store.padding == "circular")
-        return cls(opened, windows, warm_up, horizon, measures, Climatology.of(store, split, data), rule)
+        return cls(frames, windows, warm_up, horizon, measures, Climatology.of(store, split, data), rule)
 
     @property
     def steps(self) -> int:
-        """Forced and in closed loop."""
+        """Number of steps of a window, teacher-forced and closed-loop ones."""
         return self.warm_up + self.horizon
 
     def __len__(self) -> int:
+        """Return the number of windows."""
         return len(self.windows[0])
 
     def batches(self, batch_size: int = BATCH_SIZE) -> Iterator[Batch]:
-        """All windows, in order."""
+        """Read all windows, in order."""
         first = 0
         for sample_B, start_B in zip(*(part.split(batch_size) for part in self.windows), strict=True):
             yield Batch(first, start_B, self.split.windows(sample_B, start_B, self.steps + 1))
             first += len(sample_B)
 
     def empty_scores(self, steps: int, channels: int) -> Scores:
-        """Of forecasts of so many steps."""
+        """Return scores to be filled in, for forecasts of all windows.
+
+        Args:
+            steps: number of steps of each forecast.
+            channels: number of predicted channels.
+        """
         return Scores.empty(len(self), steps, channels, self.measures, min(self.split.shape[-2:]))
 
 
-def _starts(
+def _windows(
     store: FieldStore, split: str, shape: tuple[int, ...], steps: int, warm_up: int, rule: str | None
 ) -> tuple[Starts, str]:
+    """Return the windows that a rule gives, and the rule as it is reported; see `EvaluationSet.of`."""
     if not store.is_series:
         if rule is not None:
-            raise UserError(f"--starts is for series; '{store.name}' has samples, each judged from its first frame")
+            raise UserError(f"--starts is for series; '{store.name}' has samples, each evaluated from its first frame")
         return evaluation_windows(shape, False, steps), "every sample from its first frame"
     dates = store.dates(split)
     rule = rule or ("biweekly" if dates is not None else "apart")
-    last = shape[1] - steps - 1
+    last_start = shape[1] - steps - 1
     if rule == "apart":
         return evaluation_windows(shape, True, steps), "one after the other"
     if rule == "all":
-        chosen = np.arange(last + 1)
+        chosen = np.arange(last_start + 1)
     elif found := re.fullmatch(r"every[ =]?([1-9][0-9]*)", rule):
-        chosen = np.arange(0, last + 1, int(found.group(1)))
+        chosen = np.arange(0, last_start + 1, int(found.group(1)))
     elif rule == "biweekly":
         if dates is None:
             raise UserError(f"--starts biweekly needs dates, which the frames of '{store.name}' have not; try all")
         days = [(date.year, date.month, date.day) for date in dates]
-        given = range(warm_up - 1, warm_up + last)  # the last given frame begins the forecast
+        given = range(warm_up - 1, warm_up + last_start)  # the last given frame begins the forecast
         first_of_day = (t for t in given if t == 0 or days[t] != days[t - 1])
         chosen = np.array([t - warm_up + 1 for t in first_of_day if dates[t].dayofwk in WEEKDAYS], dtype=int)
         if not len(chosen):

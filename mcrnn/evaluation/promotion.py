@@ -1,7 +1,7 @@
-"""Which version is in use: the candidate replaces the champion only where it is better beyond doubt.
+"""Promotion: a candidate replaces the champion only where it is better beyond doubt.
 
-Both are judged on the same windows of the test split of the same store. Windows are drawn anew with replacement
-(paired bootstrap, Efron and Tibshirani 1993): the candidate wins if its error is smaller in 97.5 % of the draws.
+Both are evaluated on the same windows of the test split of the same store. A paired bootstrap (Efron and Tibshirani
+1993) resamples the windows with replacement: the candidate wins if its error is smaller in 97.5 % of the resamples.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError, did_you_mean
-from mcrnn.evaluation.compatibility import check_store
+from mcrnn.evaluation.compatibility import DataIdentity, check_same_data, check_store
 from mcrnn.evaluation.evaluation_set import EvaluationSet
 from mcrnn.evaluation.scoring import score
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import model_loading, registry
-from mcrnn.tracking.mlflow_client import client_of, quiet_mlflow, reachable, short, tracking_uri
+from mcrnn.tracking.mlflow_client import client_of, quiet_mlflow, reachable, summarize_error, tracking_uri
 from mcrnn.tracking.provenance import origin
 from mcrnn.tracking.registry import CANDIDATE, CHAMPION, PREVIOUS
 
@@ -27,27 +27,36 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 DRAWS = 10_000
+"""Resamples of the bootstrap."""
 CONFIDENCE = 0.975
+"""Share of the resamples in which the candidate's error must be smaller."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Closed-loop errors of a candidate and a champion on the same windows, over the standard deviation."""
+    """Closed-loop errors of a candidate and a champion on the same windows.
+
+    Attributes:
+        candidate: RMSE of the candidate over the training split's standard deviation.
+        champion: the same of the champion.
+        low: lower bound of the relative change of the error, candidate / champion - 1, in 95 % of the resamples.
+        high: upper bound of the relative change.
+        windows: number of windows.
+    """
 
     candidate: float
     champion: float
     low: float
     high: float
-    """bounds of candidate over champion, minus 1, that 95 % of the draws keep"""
     windows: int
 
     def wins(self, margin: float) -> bool:
-        """Whether the candidate is better by more than a margin and the spread."""
+        """Say whether the error of the candidate is smaller by more than a share `margin`, beyond the spread."""
         return self.high < -margin
 
     @property
     def figures(self) -> dict[str, Any]:
-        """For the record."""
+        """The comparison as it is recorded with the promotion."""
         return {
             "rmse_candidate": self.candidate,
             "rmse_champion": self.champion,
@@ -64,12 +73,12 @@ class Comparison:
 
 
 def compare(candidate_N: np.ndarray, champion_N: np.ndarray, seed: int = 0) -> Comparison:
-    """Compare squared errors, window by window, in draws of windows.
+    """Compare the errors of two models by a paired bootstrap over windows.
 
     Args:
-        candidate_N: mean squared error of each window.
-        champion_N: the same of the champion.
-        seed: of the draws.
+        candidate_N: mean squared error of the candidate in each window.
+        champion_N: mean squared error of the champion in the same windows.
+        seed: seed of the resampling.
     """
     rng = np.random.default_rng(seed)
     count = len(candidate_N)
@@ -84,10 +93,10 @@ def compare(candidate_N: np.ndarray, champion_N: np.ndarray, seed: int = 0) -> C
 
 
 def open_registry(storage: Storage, name: str) -> MlflowClient:
-    """The registry, where it has such a model.
+    """Return a client of the model registry that has a model of this name.
 
     Raises:
-        UserError: it cannot be reached, or has none.
+        UserError: the registry cannot be reached, or has no such model.
     """
     quiet_mlflow()
     with reachable(tracking_uri(storage)):
@@ -100,7 +109,15 @@ def open_registry(storage: Storage, name: str) -> MlflowClient:
 
 
 def candidate_of(client: MlflowClient, name: str, version: int | None) -> int | None:
-    """The version that is to be judged, None where the newest is the champion already.
+    """Return the version that is to be compared with the champion.
+
+    Args:
+        client: client of the registry.
+        name: name of the registered model.
+        version: the version asked for; by default that of the alias `candidate`, else the newest.
+
+    Returns:
+        The version; None where it is the champion already, unless it was asked for.
 
     Raises:
         UserError: there is no such version.
@@ -116,53 +133,44 @@ def candidate_of(client: MlflowClient, name: str, version: int | None) -> int | 
 
 
 def compare_versions(storage: Storage, name: str, candidate: int, champion: int) -> Comparison:
-    """Judge two versions on the same windows.
+    """Compare the closed-loop errors of two versions on the windows of the champion's validation, in the test split.
 
     Raises:
-        UserError: they are not of the same data, or their store cannot be used; says all reasons.
+        UserError: they were trained on different data, or their store cannot be used; the message gives all reasons.
     """
-    models = [model_loading.load_model(f"models:/{name}/{version}", storage) for version in (candidate, champion)]
-    _check_comparable(*models)
-    old = models[1]
+    new, old = (model_loading.load_model(f"models:/{name}/{version}", storage) for version in (candidate, champion))
+    check_same_data(
+        DataIdentity.of_training(new),
+        DataIdentity.of_training(old),
+        "the candidate cannot be compared with the champion",
+        "With a reason, --version and --alias champion move it by hand",
+    )
     store = FieldStore.open(storage.location(old.config.data.store))
     check_store(old, store, f"models:/{name}/{champion}")
-    own = old.config.validation
-    evaluation_set = EvaluationSet.of(store, old.config.data, warm_up=own.warm_up, horizon=own.horizon)
+    asked = old.config.validation
+    evaluation_set = EvaluationSet.of(store, old.config.data, warm_up=asked.warm_up, horizon=asked.horizon)
     std = np.array(old.field.std[: old.network.channels_out])
-    by_window = []
-    for model in models:
-        squared_NTC = score(model, evaluation_set)[0].squared[:, evaluation_set.warm_up :] / std**2
-        by_window.append(np.nan_to_num(squared_NTC.mean((1, 2)), posinf=1e30))
-    return compare(*by_window)
+    return compare(_error_by_window(new, evaluation_set, std), _error_by_window(old, evaluation_set, std))
 
 
-def _check_comparable(new: TrainedModel, old: TrainedModel) -> None:
-    def coarse(model: TrainedModel) -> str:
-        return " x ".join(map(str, model.field.frame_shape[1:]))
-
-    differences = [
-        f"{what} {a} instead of {b}"
-        for what, a, b in (
-            ("a store with digest", new.field.store_digest[:12], old.field.store_digest[:12]),
-            ("units", new.field.units, old.field.units),
-            ("channels", ", ".join(new.field.channels), ", ".join(old.field.channels)),
-            ("a grid of", coarse(new), coarse(old)),
-            ("predicted channels", new.network.channels_out, old.network.channels_out),
-        )
-        if a != b
-    ]
-    if differences:
-        raise UserError(
-            f"the candidate cannot be judged beside the champion: it has {'; '.join(differences)}. With a reason, "
-            "--version and --alias champion move it by hand"
-        )
+def _error_by_window(model: TrainedModel, evaluation_set: EvaluationSet, std: np.ndarray) -> np.ndarray:
+    """Return the normalised mean squared closed-loop error of each window, finite so that errors have a ratio."""
+    squared_NTC = score(model, evaluation_set)[0].squared[:, evaluation_set.warm_up :] / std**2
+    return np.nan_to_num(squared_NTC.mean((1, 2)), posinf=1e30)
 
 
 def promote(storage: Storage, client: MlflowClient, name: str, candidate: int, margin: float) -> tuple[bool, str]:
-    """Judge a candidate beside the champion, and make it the champion if it wins.
+    """Compare a candidate with the champion, and make it the champion if it wins.
+
+    Args:
+        storage: the storage root.
+        client: client of the registry.
+        name: name of the registered model.
+        candidate: version of the candidate.
+        margin: share by which the candidate's error must be smaller beyond the spread.
 
     Returns:
-        Whether it is the champion now, and the figures.
+        Whether the candidate is the champion now, and the comparison or the reason in words.
 
     Raises:
         UserError: they cannot be compared.
@@ -177,40 +185,44 @@ def promote(storage: Storage, client: MlflowClient, name: str, candidate: int, m
         why = f"better than version {champion} in the test" if comparison else "there was no champion"
         with registry.alias_lock(client, name):
             if registry.champion(client, name) != champion:
-                continue  # somebody was faster; their champion is the one to beat
+                continue  # another process has promoted meanwhile: compare with its champion
             registry.set_champion(
                 client,
                 name,
-                to=candidate,
+                version=candidate,
                 before=champion,
-                why=why,
+                reason=why,
                 origin=origin(),
-                figures=comparison.figures if comparison else None,
+                comparison=comparison.figures if comparison else None,
             )
             return True, str(comparison or why)
 
 
 def move_by_hand(client: MlflowClient, name: str, version: int, alias: str, reason: str) -> None:
-    """Point an alias to a version, whatever their errors; of the champion it is recorded as a move."""
+    """Point an alias to a version without comparing errors; a move of the champion is recorded with its reason.
+
+    Raises:
+        UserError: MLflow does not allow the alias.
+    """
     from mlflow.exceptions import MlflowException
 
     with registry.alias_lock(client, name):
         if alias == CHAMPION:
             before = registry.champion(client, name)
             if before != version:
-                registry.set_champion(client, name, to=version, before=before, why=reason, origin=origin())
+                registry.set_champion(client, name, version=version, before=before, reason=reason, origin=origin())
         else:
             try:
                 client.set_registered_model_alias(name, alias, str(version))
             except MlflowException as error:
-                raise UserError(f"--alias {alias} cannot be used: {short(str(error))}") from None
+                raise UserError(f"--alias {alias} cannot be used: {summarize_error(str(error))}") from None
 
 
 def roll_back(client: MlflowClient, name: str, reason: str) -> tuple[int, int]:
-    """Make the previous champion the champion again; the same once more takes that back.
+    """Make the previous champion the champion again; done twice, it leaves things as they were.
 
     Returns:
-        The version in use now, and the one that was.
+        The version in use now, and the one that was in use.
 
     Raises:
         UserError: there was no champion before.
@@ -220,5 +232,5 @@ def roll_back(client: MlflowClient, name: str, reason: str) -> tuple[int, int]:
         if PREVIOUS not in aliases or CHAMPION not in aliases:
             raise UserError(f"'{name}' has no previous champion to go back to")
         now, before = aliases[PREVIOUS], aliases[CHAMPION]
-        registry.set_champion(client, name, to=now, before=before, why=reason, origin=origin())
+        registry.set_champion(client, name, version=now, before=before, reason=reason, origin=origin())
     return now, before

@@ -1,4 +1,4 @@
-"""The result of evaluating one model: its metrics and scores, ready for tables, figures and files."""
+"""Evaluate one model: its scores and metrics beside those of the baselines, ready for tables, figures and files."""
 
 from __future__ import annotations
 
@@ -32,13 +32,26 @@ from mcrnn.storage.location import Location
 from mcrnn.storage.root import Storage
 
 VERSION = 1
-"""of what is kept of an evaluation"""
+"""Version of the cached scores; another one makes evaluations compute them anew."""
 ARRAYS = ("squared", "absolute", "variance", "weighted", "correlation", "power")
+"""Fields of `Scores` that are cached."""
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The metrics and scores of one model on one evaluation set."""
+    """The metrics and scores of one model on one evaluation set.
+
+    Attributes:
+        uri: name of the model: a registry or run URI, or a folder.
+        model: the model.
+        store: the store that it was evaluated on.
+        evaluation_set: the windows.
+        scores: scores of the model at steps 1 .. warm_up + horizon.
+        baselines: scores of each baseline at lead times 1 .. horizon + 1.
+        metrics: the content of metrics.json.
+        as_configured: whether warm-up and horizon are those that the model's configuration validates with, on the
+            store that it was trained on; only then the test errors are recorded in the model's own run.
+    """
 
     uri: str
     model: TrainedModel
@@ -46,10 +59,8 @@ class EvaluationResult:
     evaluation_set: EvaluationSet
     scores: Scores
     baselines: dict[str, Scores]
-    """of lead times 1 .. horizon + 1"""
     metrics: dict[str, Any]
-    is_own_exam: bool
-    """whether it is the one that the model's configuration names, on the store of its training"""
+    as_configured: bool
 
 
 def evaluate_model(
@@ -65,72 +76,83 @@ def evaluate_model(
     cache: Location | None = None,
     on_batch: Callable[[int, int], None] = lambda done, windows: None,
 ) -> EvaluationResult:
-    """Judge a model on a test split.
+    """Evaluate a model on the test split of a store.
 
     Args:
-        uri: what it is called.
-        model: on the device where it is to run.
-        storage: the root.
-        store: name of the store; the one of its training by default.
-        warm_up: frames given; those of its validation by default.
-        horizon: closed-loop steps; those of its validation by default.
-        starts: where windows of a series start; see `Exam.of`.
-        other_data: allow another store, units or grid than the training's; said in the metrics.
-        cache: where scores are kept, and found again.
-        on_batch: told the number of windows done, and of all.
+        uri: name of the model, for messages and metrics.
+        model: the model, on the device where it is to run.
+        storage: the storage root.
+        store: name of the store; by default the one that the model was trained on.
+        warm_up: number of given frames; by default that of the model's validation.
+        horizon: number of closed-loop steps; by default that of the model's validation.
+        starts: where windows of a series start; see `EvaluationSet.of`.
+        other_data: allow another store, units or grid than those of the training; the metrics name the differences.
+        cache: folder where scores are kept, and found by a later evaluation of the same model on the same windows.
+        on_batch: called after each batch with the number of windows done and the number of all.
 
     Raises:
-        UserError: the store cannot be used or is another, or its samples are too short.
+        UserError: the store cannot be used, is not the one of the training, or its samples are too short.
     """
-    own = model.config.validation
-    opened = FieldStore.open(storage.location(store or model.config.data.store))
+    configured = model.config.validation
+    field_store = FieldStore.open(storage.location(store or model.config.data.store))
     if not other_data:
-        check_store(model, opened, uri)
+        check_store(model, field_store, uri)
     evaluation_set = EvaluationSet.of(
-        opened, model.config.data, warm_up=warm_up or own.warm_up, horizon=horizon or own.horizon, starts=starts
+        field_store,
+        model.config.data,
+        warm_up=warm_up or configured.warm_up,
+        horizon=horizon or configured.horizon,
+        starts=starts,
     )
-    key = _key(model, opened, evaluation_set)
-    kept = _kept(cache, key)
-    if kept is None:
+    key = _cache_key(model, field_store, evaluation_set)
+    cached = _read_cache(cache, key)
+    if cached is None:
         scores, frames_per_second = score(
             model, evaluation_set, on_batch=lambda done: on_batch(done, len(evaluation_set))
         )
         if cache is not None:
-            cache.write(f"{key}.npz", _packed(scores, frames_per_second))
+            cache.write(f"{key}.npz", _serialize(scores, frames_per_second))
     else:
-        scores, frames_per_second = kept
+        scores, frames_per_second = cached
     baselines = score_baselines(evaluation_set, model.network.channels_out, batch_size=BATCH_SIZE)
-    metrics = _metrics(uri, model, opened, evaluation_set, scores, baselines) | {"frames_per_second": frames_per_second}
-    is_own = starts is None and (evaluation_set.warm_up, evaluation_set.horizon) == (own.warm_up, own.horizon)
-    is_own = is_own and not store_differences(model, opened)
-    return EvaluationResult(uri, model, opened, evaluation_set, scores, baselines, metrics, is_own)
+    metrics = _metrics(uri, model, field_store, evaluation_set, scores, baselines)
+    metrics["frames_per_second"] = frames_per_second
+    as_configured = (
+        starts is None
+        and (evaluation_set.warm_up, evaluation_set.horizon) == (configured.warm_up, configured.horizon)
+        and not metrics["other_data"]
+    )
+    return EvaluationResult(uri, model, field_store, evaluation_set, scores, baselines, metrics, as_configured)
 
 
-def _key(model: TrainedModel, store: FieldStore, evaluation_set: EvaluationSet) -> str:
-    """Of all that the scores depend on."""
+def _cache_key(model: TrainedModel, store: FieldStore, evaluation_set: EvaluationSet) -> str:
+    """Return a hash of all that the scores depend on."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.network.state_dict().items()):
         digest.update(name.encode() + weight.cpu().numpy().tobytes())
-    of = [
+    settings = [
         VERSION,
         store.digest,
         model.config.data.model_dump(),
         asdict(model.field),
         evaluation_set.warm_up,
         evaluation_set.horizon,
+        model.config.model.model_dump(),
+        evaluation_set.starts,
     ]
-    digest.update(json.dumps([*of, model.config.model.model_dump(), evaluation_set.starts], sort_keys=True).encode())
+    digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()[:32]
 
 
-def _packed(scores: Scores, frames_per_second: float) -> bytes:
+def _serialize(scores: Scores, frames_per_second: float) -> bytes:
     content = io.BytesIO()
     arrays = {name: getattr(scores, name) for name in ARRAYS if getattr(scores, name) is not None}
     np.savez(content, frames_per_second=np.float64(frames_per_second), **arrays)
     return content.getvalue()
 
 
-def _kept(cache: Location | None, key: str) -> tuple[Scores, float] | None:
+def _read_cache(cache: Location | None, key: str) -> tuple[Scores, float] | None:
+    """Return cached scores and frames per second; None where there are none, or none that can be read."""
     if cache is None:
         return None
     try:
@@ -149,12 +171,13 @@ def _metrics(
     scores: Scores,
     baselines: dict[str, Scores],
 ) -> dict[str, Any]:
+    """Return the content of metrics.json but for the speed; errors are in the field's units unless normalised."""
     predicted = model.network.channels_out
     std = np.array(store.statistic("std", model.config.data.variables))[:predicted]
     warm_up, steps = evaluation_set.warm_up, evaluation_set.steps
     costs = model_cost(model.config.model, model.field.frame_shape)
     by_step = rmse_by_step(scores.squared)
-    found: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "model": uri,
         "architecture": model.config.model.architecture,
         "parameters": costs.parameters,
@@ -179,30 +202,29 @@ def _metrics(
         "trouble": instability(scores.variance, warm_up + 1),
     }
     if scores.correlation is not None:
-        found["acc_by_lead_time"] = scores.correlation.mean((0, 2))[warm_up - 1 :].tolist()
+        metrics["acc_by_lead_time"] = scores.correlation.mean((0, 2))[warm_up - 1 :].tolist()
     if scores.power is not None:
-        found["spectrum_error_closed_loop"] = spectrum_error(scores.power[:, warm_up:])
-    found["baselines"] = {}
-    for name, of in baselines.items():
-        by_lead = rmse_by_step(of.squared)
-        errors = _errors(of, 2, evaluation_set.horizon + 1, std, "closed_loop")
-        found["baselines"][name] = errors | {"rmse_by_lead_time": by_lead.tolist()}
-    found["skill_horizon"] = {
-        name: skill_horizon(by_step[warm_up - 1 :], rmse_by_step(of.squared)) for name, of in baselines.items()
-    }
-    better = min(of["rmse_closed_loop_normalized"] for of in found["baselines"].values())
-    found["ratio_to_better_baseline"] = found["rmse_closed_loop_normalized"] / better
-    return found
+        metrics["spectrum_error_closed_loop"] = spectrum_error(scores.power[:, warm_up:])
+    metrics["baselines"], metrics["skill_horizon"] = {}, {}
+    for name, baseline_scores in baselines.items():
+        baseline_by_lead = rmse_by_step(baseline_scores.squared)
+        errors = _errors(baseline_scores, 2, evaluation_set.horizon + 1, std, "closed_loop")
+        metrics["baselines"][name] = errors | {"rmse_by_lead_time": baseline_by_lead.tolist()}
+        metrics["skill_horizon"][name] = skill_horizon(by_step[warm_up - 1 :], baseline_by_lead)
+    better = min(errors["rmse_closed_loop_normalized"] for errors in metrics["baselines"].values())
+    metrics["ratio_to_better_baseline"] = metrics["rmse_closed_loop_normalized"] / better
+    return metrics
 
 
 def _errors(scores: Scores, first: int, last: int, std: np.ndarray, name: str) -> dict[str, float]:
-    found = {
+    """Return the errors over steps first .. last (counted from 1), with `name` in their keys."""
+    errors = {
         f"rmse_{name}": rmse(scores.squared, first, last),
         f"rmse_{name}_normalized": rmse_normalized(scores.squared, first, last, std),
         f"rmse_{name}_mean_of_steps": rmse_mean_of_steps(scores.squared, first, last),
         f"mae_{name}": float(scores.absolute[:, first - 1 : last].mean()),
     }
     if scores.weighted is not None and scores.correlation is not None:
-        found[f"rmse_{name}_latitude_weighted"] = rmse(scores.weighted, first, last)
-        found[f"acc_{name}"] = float(scores.correlation[:, first - 1 : last].mean())
-    return found
+        errors[f"rmse_{name}_latitude_weighted"] = rmse(scores.weighted, first, last)
+        errors[f"acc_{name}"] = float(scores.correlation[:, first - 1 : last].mean())
+    return errors

@@ -1,4 +1,4 @@
-"""Which models are judged: registry URIs, MLflow runs and folders, with wildcards; and which belong together."""
+"""Select the models to evaluate by registry URIs, MLflow runs and folders, with wildcards."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import model_loading
 from mcrnn.tracking.mlflow_client import client_of, quiet_mlflow, reachable, tracking_uri
-from mcrnn.tracking.run_folder import METRICS_FILE
+from mcrnn.tracking.run_folder import RunFolder
 
 WILDCARDS = "*?["
+"""Characters that make a name a pattern."""
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A model that is to be judged."""
+class SelectedModel:
+    """A model to be evaluated.
+
+    Attributes:
+        uri: registry URI, run URI or folder.
+        model: the model, loaded.
+        run_id: MLflow run in which it was trained; None where it was given as a folder.
+        training_seconds: how long its training took; None where that is not known.
+    """
 
     uri: str
     model: TrainedModel
@@ -30,20 +38,24 @@ class Chosen:
 
     @property
     def group(self) -> str:
-        """The same for models that differ in their seed only."""
+        """A key that is equal for models which differ in their seed only."""
         config = self.model.config.model_dump()
         config["train"].pop("seed")
         config.pop("name")
         return json.dumps([config, self.model.field.store_digest], sort_keys=True)
 
 
-def choose(patterns: Iterable[str], storage: Storage) -> tuple[list[Chosen], list[str]]:
-    """Load what the patterns name.
+def select_models(patterns: Iterable[str], storage: Storage) -> tuple[list[SelectedModel], list[str]]:
+    """Load the models that patterns name.
+
+    Args:
+        patterns: registry URIs, run URIs and folders, with wildcards; see `expand`.
+        storage: the storage root.
 
     Returns:
-        The models, in the order of the patterns, each once; and a line for each that could not be loaded.
+        The models, in the order of the patterns, each once; and a message for each that could not be loaded.
     """
-    chosen: dict[str, Chosen] = {}
+    selected: dict[str, SelectedModel] = {}
     failures = []
     for pattern in patterns:
         try:
@@ -52,21 +64,27 @@ def choose(patterns: Iterable[str], storage: Storage) -> tuple[list[Chosen], lis
             failures.append(str(error))
             continue
         for uri in uris:
-            if uri in chosen:
+            if uri in selected:
                 continue
             try:
                 loaded = model_loading.find(uri, storage)
-                chosen[uri] = Chosen(uri, loaded.model, loaded.run_id, _seconds(uri, loaded.run_id, storage))
+                seconds = _training_seconds(uri, loaded.run_id, storage)
+                selected[uri] = SelectedModel(uri, loaded.model, loaded.run_id, seconds)
             except UserError as error:
                 failures.append(str(error))
-    return list(chosen.values()), failures
+    return list(selected.values()), failures
 
 
 def expand(pattern: str, storage: Storage) -> list[str]:
-    """The names that a pattern stands for, itself where it has no wildcard.
+    """Return the names that a pattern matches.
+
+    Args:
+        pattern: `models:/NAME@ALIAS` or `models:/NAME/VERSION` with wildcards in NAME, or a folder with wildcards in
+            any part, relative to the storage root. A name without wildcards, and any `runs:/` URI, stands for itself.
+        storage: the storage root.
 
     Raises:
-        UserError: there is none.
+        UserError: nothing matches.
     """
     if not any(sign in pattern for sign in WILDCARDS) or pattern.startswith("runs:/"):
         return [pattern]
@@ -89,31 +107,28 @@ def _registered(pattern: str, storage: Storage) -> list[str]:
 
 
 def _folders(pattern: str, storage: Storage) -> list[str]:
-    """Folders of runs, or model directories, below the part of the pattern that has no wildcard."""
+    """Return the matching folders of runs, and model directories, in the order of their names."""
     parts = PurePosixPath(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if any(sign in part for sign in WILDCARDS))
-    top = str(PurePosixPath(*parts[:fixed])) if fixed else "."
+    top = str(PurePosixPath(*parts[:fixed])) if fixed else "."  # the part of the pattern without wildcards
     depth = len(parts) - fixed
     found = set()
     for key in storage.location(top).sizes():
         if not key.endswith(f"/{trained_model.CONFIG}"):
             continue
-        place = PurePosixPath(key).parent
-        place = place.parent if place.name == "model" else place
-        if len(place.parts) == depth and all(
-            fnmatch.fnmatchcase(part, wanted) for part, wanted in zip(place.parts, parts[fixed:], strict=True)
+        folder = PurePosixPath(key).parent
+        folder = folder.parent if folder.name == "model" else folder
+        if len(folder.parts) == depth and all(
+            fnmatch.fnmatchcase(part, wanted) for part, wanted in zip(folder.parts, parts[fixed:], strict=True)
         ):
-            found.add(str(PurePosixPath(top) / place))
+            found.add(str(PurePosixPath(top) / folder))
     return sorted(found)
 
 
-def _seconds(uri: str, run_id: str | None, storage: Storage) -> float | None:
-    """How long the training took, where that is known."""
+def _training_seconds(uri: str, run_id: str | None, storage: Storage) -> float | None:
+    """Add up the seconds of a model's epochs, which MLflow or the run's folder records; None where neither does."""
     if run_id is not None:
         history = client_of(tracking_uri(storage)).get_metric_history(run_id, "seconds")
         return sum({metric.step: metric.value for metric in history}.values()) or None
-    try:
-        lines = storage.location(uri).read(METRICS_FILE).splitlines()
-    except FileNotFoundError:
-        return None
-    return sum(json.loads(line).get("seconds", 0.0) for line in lines)
+    epochs = RunFolder(storage.location(uri)).read_metrics()
+    return sum(epoch.get("seconds", 0.0) for epoch in epochs) if epochs else None

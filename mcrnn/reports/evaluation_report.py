@@ -1,4 +1,4 @@
-"""An evaluation as a person sees it: the table, and a folder with tables, figures, forecasts and a page."""
+"""Evaluate models and report on it: a table in the terminal, and a folder of tables, figures, forecasts and a page."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from rich.console import Console
 from mcrnn.console import Bar
 from mcrnn.device import choose_device
 from mcrnn.errors import UserError
+from mcrnn.evaluation.compatibility import DataIdentity, check_same_data
 from mcrnn.evaluation.metrics import rmse_by_step
 from mcrnn.evaluation.result import EvaluationResult, evaluate_model
-from mcrnn.evaluation.selection import Chosen, choose
+from mcrnn.evaluation.selection import SelectedModel, select_models
 from mcrnn.reports import evaluation_figures
 from mcrnn.reports.evaluation_tables import Group, as_csv, as_latex, as_markdown, columns, heading, notes, tables
 from mcrnn.reports.forecasts import Forecasts, write_forecasts
@@ -27,17 +28,17 @@ from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.mlflow_client import Run, Tracker, tracking_uri
 from mcrnn.tracking.registry import TEST_METRICS
-from mcrnn.tracking.run_folder import RECORD_FILE, read_json, write_record
+from mcrnn.tracking.run_folder import RunFolder
 from mcrnn.tracking.sync import RunSync
 
 EXPERIMENT = "mcrnn-evaluations"
 MOST_PICTURES = 6
-"""models that get a series of fields and an animation: the best"""
+"""Number of models, the best ones, whose fields are drawn."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command asks for; see its help."""
+    """The options of the command `evaluate`; see its help."""
 
     store: str | None = None
     warm_up: int | None = None
@@ -50,58 +51,63 @@ class Options:
 
 
 def make(patterns: Iterable[str], storage: Storage, options: Options) -> list[str]:
-    """Judge the models, print the table, and write the report.
+    """Evaluate models, print the table, and write the report.
+
+    Args:
+        patterns: names of the models, with wildcards; see `mcrnn.evaluation.selection.expand`.
+        storage: the storage root.
+        options: the options of the command.
 
     Returns:
-        A line for each model that could not be judged.
+        A message for each model that could not be evaluated.
 
     Raises:
-        UserError: none could be judged, or the options do not fit.
+        UserError: no model could be evaluated, or the options do not fit.
     """
     console = Console()
-    count = _count(options.save_forecasts)
+    num_forecasts = _num_forecasts(options.save_forecasts)
     device = choose_device(options.device, "--device")
-    chosen, failures = choose(patterns, storage)
-    judged: list[tuple[Chosen, EvaluationResult]] = []
+    selected, failures = select_models(patterns, storage)
+    evaluated: list[tuple[SelectedModel, EvaluationResult]] = []
     cache = storage.location("reports/.cache")
-    with Bar("judging", max(1, len(chosen)), "models") as bar:
-        for number, each in enumerate(chosen):
-            first = judged[0][1].evaluation_set if judged else None
+    with Bar("evaluating", max(1, len(selected)), "models") as bar:
+        for index, each in enumerate(selected):
+            first = evaluated[0][1] if evaluated else None  # the others are evaluated on its windows
             try:
                 each.model.network.to(device)
-                found = evaluate_model(
+                result = evaluate_model(
                     each.uri,
                     each.model,
                     storage,
                     store=options.store,
-                    warm_up=options.warm_up or (first.warm_up if first else None),
-                    horizon=options.horizon or (first.horizon if first else None),
+                    warm_up=options.warm_up or (first.evaluation_set.warm_up if first else None),
+                    horizon=options.horizon or (first.evaluation_set.horizon if first else None),
                     starts=options.starts,
                     other_data=options.other_data,
                     cache=cache,
-                    on_batch=partial(_show, bar, each.uri, number),
+                    on_batch=partial(_show_progress, bar, each.uri, index),
                 )
-                if judged:
-                    _check_same(judged[0][1], found)
-                judged.append((each, found))
+                if first:
+                    _check_same_data(first, result)
+                evaluated.append((each, result))
             except UserError as error:
                 failures.append(str(error) if each.uri in str(error) else f"{each.uri}: {error}")
-    if not judged:
+    if not evaluated:
         raise UserError("\n".join(failures))
-    groups = _grouped(judged)
+    groups = _groups(evaluated)
     for note in notes(groups):
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     for table in tables(groups):
         console.print(table)
-    _write(groups, storage, options, count, console)
+    _write_and_record(groups, storage, options, num_forecasts, console)
     return failures
 
 
-def _show(bar: Bar, uri: str, number: int, done: int, windows: int) -> None:
-    bar.show(uri, number + done / windows)
+def _show_progress(bar: Bar, uri: str, index: int, done: int, windows: int) -> None:
+    bar.show(uri, index + done / windows)
 
 
-def _count(text: str) -> int | None:
+def _num_forecasts(text: str) -> int | None:
     if text == "all":
         return None
     if not text.isdigit():
@@ -109,71 +115,73 @@ def _count(text: str) -> int | None:
     return int(text)
 
 
-def _check_same(first: EvaluationResult, other: EvaluationResult) -> None:
-    """Refuse models that cannot stand in one table.
+def _check_same_data(first: EvaluationResult, other: EvaluationResult) -> None:
+    """Refuse to put models into one table whose errors refer to different data.
 
     Raises:
-        UserError: they are of other data.
+        UserError: their data differ.
     """
-    for what, a, b in (
-        ("data", first.store.digest[:12], other.store.digest[:12]),
-        ("grid", first.evaluation_set.split.shape[-2:], other.evaluation_set.split.shape[-2:]),
-        ("set of channels", first.model.field.channels, other.model.field.channels),
-        ("number of predicted channels", first.model.network.channels_out, other.model.network.channels_out),
-    ):
-        if a != b:
-            raise UserError(f"'{other.uri}' is of another {what} than '{first.uri}' ({b}, {a}); judge it by itself")
+    check_same_data(
+        DataIdentity.of_evaluation(other.model, other.store),
+        DataIdentity.of_evaluation(first.model, first.store),
+        f"'{other.uri}' cannot be in one table with '{first.uri}'",
+        "Evaluate it by itself",
+    )
 
 
-def _grouped(judged: Sequence[tuple[Chosen, EvaluationResult]]) -> list[Group]:
-    """The best mean first; names tell groups of one architecture apart."""
-    members: dict[str, list[tuple[Chosen, EvaluationResult]]] = {}
-    for chosen, found in judged:
-        members.setdefault(chosen.group, []).append((chosen, found))
+def _groups(evaluated: Sequence[tuple[SelectedModel, EvaluationResult]]) -> list[Group]:
+    """Group models that differ in their seed only, the smallest mean error first.
+
+    Groups are named by architecture, and by their first model too where several have the same architecture.
+    """
+    members: dict[str, list[tuple[SelectedModel, EvaluationResult]]] = {}
+    for selected, result in evaluated:
+        members.setdefault(selected.group, []).append((selected, result))
     architectures = [pairs[0][1].metrics["architecture"] for pairs in members.values()]
     groups = []
     for pairs in members.values():
         name = pairs[0][1].metrics["architecture"]
         if architectures.count(name) > 1:
-            name = f"{name} ({_short(pairs[0][0].uri)})"
-        groups.append(Group(name, [found for _, found in pairs], [chosen for chosen, _ in pairs]))
+            name = f"{name} ({_without_scheme(pairs[0][0].uri)})"
+        groups.append(Group(name, [result for _, result in pairs], [selected for selected, _ in pairs]))
     return sorted(groups, key=lambda group: group.mean("rmse_closed_loop_normalized"))
 
 
-def _short(uri: str) -> str:
+def _without_scheme(uri: str) -> str:
     return re.sub(r"^(models:/|runs:/|runs/)", "", uri)
 
 
-def _write(groups: list[Group], storage: Storage, options: Options, count: int | None, console: Console) -> None:
-    """The report's folder and its run in MLflow."""
-    name = "+".join(_slug(judged.uri) for group in groups for judged in group.members)[:100]
-    place = LocalFolder(Path(options.out).resolve()) if options.out else storage.location(f"reports/{name}")
+def _write_and_record(
+    groups: list[Group], storage: Storage, options: Options, num_forecasts: int | None, console: Console
+) -> None:
+    """Write the report below the storage root, or to `--out`, and record it in MLflow."""
+    name = "+".join(_slug(result.uri) for group in groups for result in group.members)[:100]
+    target = LocalFolder(Path(options.out).resolve()) if options.out else storage.location(f"reports/{name}")
     with tempfile.TemporaryDirectory(prefix="mcrnn-report-") as temporary:
-        local = isinstance(place, LocalFolder)
-        folder = place.path if isinstance(place, LocalFolder) else Path(temporary)
+        folder = target.path if isinstance(target, LocalFolder) else Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        written = write(groups, folder, count)
-        if not local:
+        written = write(groups, folder, num_forecasts)
+        if not isinstance(target, LocalFolder):
             for path in written:
-                place.write(path.relative_to(folder).as_posix(), path.read_bytes())
-        console.print(f"report: {storage.show(place)}/report.html", highlight=False, soft_wrap=True)
-        _record(groups, folder, written, place.url.rsplit("/", 1)[-1], storage)
+                target.write(path.relative_to(folder).as_posix(), path.read_bytes())
+        console.print(f"report: {storage.show(target)}/report.html", highlight=False, soft_wrap=True)
+        _record(groups, folder, written, target.url.rsplit("/", 1)[-1], storage)
 
 
-def write(groups: list[Group], folder: Path, count: int | None = 16) -> list[Path]:
-    """Everything that a report has, into a folder.
+def write(groups: list[Group], folder: Path, num_forecasts: int | None = 16) -> list[Path]:
+    """Write all files of a report.
 
     Args:
-        groups: what was found, the best first.
-        folder: that exists; what else is in it is left alone.
-        count: windows whose forecasts are kept; all where it is None.
+        groups: the evaluated models, the best group first.
+        folder: an existing folder; other files in it are left alone.
+        num_forecasts: number of windows whose forecasts are kept; None for all.
 
     Returns:
-        The files, but for those of an earlier report.
+        The files that were written.
     """
     first = groups[0].best
     quantity = _quantity(first)
-    (folder / "metrics.json").write_text(json.dumps([j.metrics for g in groups for j in g.members], indent=1))
+    (folder / "metrics.json").write_text(json.dumps([result.metrics for g in groups for result in g.members], indent=1))
     (folder / "metrics.csv").write_text(as_csv(groups))
     headers, rows, baselines = columns(groups)
     (folder / "table.md").write_text(as_markdown(headers, rows + baselines))
@@ -191,25 +199,27 @@ def write(groups: list[Group], folder: Path, count: int | None = 16) -> list[Pat
             points = {g.name: (g.best.metrics[key], g.mean("rmse_closed_loop")) for g in groups}
             if all(np.isfinite(error) for _, error in points.values()):
                 pictures += evaluation_figures.costs(folder / f"cost_{key}.png", points, cost=label, quantity=quantity)
-    forecasts = write_forecasts(folder / "forecasts.zarr", {g.name: g.best for g in groups}, count)
+    forecasts = write_forecasts(folder / "forecasts.zarr", {g.name: g.best for g in groups}, num_forecasts)
     for index, group in enumerate(groups[:MOST_PICTURES]):
         suffix = "" if len(groups) == 1 else f"_{_slug(group.name)}"
-        pictures += _fields(group, forecasts, folder, suffix, quantity, animate=index == 0)
+        pictures += _draw_fields(group, forecasts, folder, suffix, quantity, animate=index == 0)
     write_page(folder, groups[0].best, heading(groups), (headers, rows, baselines), notes(groups), pictures)
     texts = [folder / name for name in ("metrics.json", "metrics.csv", "table.md", "table.tex", "report.html")]
     data = [path for path in sorted((folder / "forecasts.zarr").rglob("*")) if path.is_file()]
     return texts + pictures + data
 
 
-def _quantity(judged: EvaluationResult) -> str:
-    field = judged.model.field
+def _quantity(result: EvaluationResult) -> str:
+    """Return the field's name with its unit, as axes are labelled."""
+    field = result.model.field
     return field.variable if field.units == "1" else f"{field.variable} [{field.units}]"
 
 
 def _curves(groups: list[Group]) -> list[evaluation_figures.Curve]:
+    """Return the error by step of each group, with the range of several seeds, and of the baselines."""
     curves = []
     for group in groups:
-        by_step = np.array([rmse_by_step(judged.scores.squared) for judged in group.members])
+        by_step = np.array([rmse_by_step(result.scores.squared) for result in group.members])
         several = len(by_step) > 1
         low, high = (f(by_step, axis=0) if several else None for f in (np.min, np.max))
         curves.append(evaluation_figures.Curve(group.name, 1, by_step.mean(0), low=low, high=high))
@@ -221,10 +231,10 @@ def _curves(groups: list[Group]) -> list[evaluation_figures.Curve]:
     return curves
 
 
-def _fields(
+def _draw_fields(
     group: Group, forecasts: Forecasts, folder: Path, suffix: str, quantity: str, *, animate: bool
 ) -> list[Path]:
-    """A series of fields of the first window, and of the best model an animation."""
+    """Draw truth and forecast of the first window at six lead times, and as an animation where asked for."""
     truth_THW, forecast_THW = forecasts.first_window(group.name)
     if group.best.store.is_from_the_north:
         truth_THW, forecast_THW = truth_THW[:, ::-1], forecast_THW[:, ::-1]
@@ -244,39 +254,42 @@ def _fields(
 
 
 def _record(groups: list[Group], folder: Path, written: list[Path], name: str, storage: Storage) -> None:
-    """A run of the evaluation with the report; test errors also in the runs of models judged as they were trained."""
-    mirrors = RunSync(Tracker.open(storage, EXPERIMENT))
-    judged = groups[0].best
-    m = judged.metrics
+    """Record the report as a run in MLflow.
+
+    Models that were evaluated as they are configured get their test errors in the run of their training, too.
+    """
+    sync = RunSync(Tracker.open(storage, EXPERIMENT))
+    best = groups[0].best
+    m = best.metrics
     dataset = {
         "name": m["store"],
         "source": m["store"],
         "digest": m["store_digest"],
-        "recipe": judged.store.attributes["recipe"],
+        "recipe": best.store.attributes["recipe"],
         "schema": {"variable": m["variable"], "units": m["units"]},
     }
     params = {key: m[key] for key in ("warm_up", "horizon", "windows", "starts", "store")}
     models = ", ".join(each.uri for group in groups for each in group.members)
     tags = {"mcrnn.kind": "evaluation", "mcrnn.models": models[:4000], "mcrnn.store_digest": m["store_digest"]}
-    record = LocalFolder(folder / ".mlflow")
-    before = read_json(record, RECORD_FILE)
+    record = RunFolder(LocalFolder(folder / ".mlflow"))
+    before = record.read_record()
     if before is not None and (before["params"], before["tags"]) != ({"evaluation": params}, tags):
-        record.clear()  # of another evaluation in the same folder
-    write_record(record, name, tags=tags, params={"evaluation": params}, dataset=dataset)
-    run = mirrors.now(record, "FINISHED")
+        record.clear()  # another evaluation was written to the same folder: its run in MLflow is left as it is
+    record.write_record(name, tags=tags, params={"evaluation": params}, dataset=dataset)
+    run = sync.update_now(record, "FINISHED")
     values = {f"{_slug(g.name)}.{key}": g.mean(key) for g in groups for key in TEST_METRICS}
     run.log_metrics({key: value for key, value in values.items() if np.isfinite(value)})
     for path in written:
         inner = path.parent.relative_to(folder).as_posix()
         run.log_files([path], None if inner == "." else inner)
     for group in groups:
-        for chosen, found in zip(group.chosen, group.members, strict=True):
-            if chosen.run_id is not None and found.is_own_exam:
-                metrics = {f"test_{name}": found.metrics[name] for name in TEST_METRICS}
-                Run(tracking_uri(storage), chosen.run_id).log_metrics(metrics)
-    mirrors.close()
+        for selected, result in zip(group.selected, group.members, strict=True):
+            if selected.run_id is not None and result.as_configured:
+                metrics = {f"test_{name}": result.metrics[name] for name in TEST_METRICS}
+                Run(tracking_uri(storage), selected.run_id).log_metrics(metrics)
+    sync.close()
 
 
 def _slug(uri: str) -> str:
-    """A folder name for a model."""
+    """Turn the URI of a model into a folder name."""
     return re.sub(r"[^A-Za-z0-9.-]+", "_", re.sub(r"^(models|runs):?/", "", uri)).strip("_")

@@ -1,4 +1,4 @@
-"""What was found about models, in rows and columns: for the terminal, Markdown, LaTeX and CSV."""
+"""Tables of evaluated models and baselines, for the terminal, Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -12,64 +12,70 @@ from rich.table import Table
 
 from mcrnn.console import new_table
 from mcrnn.evaluation.result import EvaluationResult
-from mcrnn.evaluation.selection import Chosen
+from mcrnn.evaluation.selection import SelectedModel
 
 LEADS = (1, 5, 10, 20, 50, 100, 200)
-"""lead times of the table, as far as the horizon goes"""
-
-
-COSTS = 4
-"""columns of the table that are no errors"""
+"""Lead times that have a column, as far as the horizon goes."""
+NUM_COST_COLUMNS = 4
+"""Number of last columns, which are about skill and cost; the columns before them are errors."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Models that differ in their seed only, and what was found about each."""
+    """Models that differ in their seed only: one row of the table.
+
+    Attributes:
+        name: name of the row.
+        members: the results of the models.
+        selected: the models, with the cost of their training; empty where that is of no interest.
+    """
 
     name: str
     members: list[EvaluationResult]
-    chosen: list[Chosen]
+    selected: list[SelectedModel]
 
     @property
     def best(self) -> EvaluationResult:
         """The member with the smallest closed-loop error."""
-        return min(self.members, key=lambda judged: judged.metrics["rmse_closed_loop_normalized"])
+        return min(self.members, key=lambda result: result.metrics["rmse_closed_loop_normalized"])
 
     def mean(self, key: str) -> float:
-        """Of a metric over the members."""
-        return float(np.mean([judged.metrics[key] for judged in self.members]))
+        """Return the mean of a metric over the members."""
+        return float(np.mean([result.metrics[key] for result in self.members]))
 
     def std(self, key: str) -> float | None:
-        """Deviation of a metric over the members, where there are several."""
-        values = [judged.metrics[key] for judged in self.members]
+        """Return the standard deviation of a metric over the members; None where there is but one."""
+        values = [result.metrics[key] for result in self.members]
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
     @property
     def by_lead(self) -> np.ndarray:
         """Mean RMSE at lead times 1 .. horizon + 1."""
-        return np.mean([judged.metrics["rmse_by_lead_time"] for judged in self.members], axis=0)
+        return np.mean([result.metrics["rmse_by_lead_time"] for result in self.members], axis=0)
 
     @property
     def training_seconds(self) -> float | None:
-        """Mean of the members."""
-        known = [chosen.training_seconds for chosen in self.chosen if chosen.training_seconds is not None]
+        """Mean time that the training of a member took; None where it is not known."""
+        known = [model.training_seconds for model in self.selected if model.training_seconds is not None]
         return float(np.mean(known)) if known else None
 
 
 def notes(groups: list[Group]) -> list[str]:
-    """What a reader must know of the figures."""
+    """Return warnings about the figures: models evaluated on other data than their own, and unstable forecasts."""
     notes = []
     for group in groups:
-        for judged in group.members:
-            if judged.metrics["other_data"]:
-                notes.append(f"{judged.uri} is judged on other data: {'; '.join(judged.metrics['other_data'])}")
-            if judged.metrics["trouble"]:
-                notes.append(f"{judged.uri} {judged.metrics['trouble']}")
+        for result in group.members:
+            metrics = result.metrics
+            if metrics["other_data"]:
+                differences = "; ".join(metrics["other_data"])
+                notes.append(f"{result.uri} is evaluated on other data than it was trained on, with {differences}")
+            if metrics["trouble"]:
+                notes.append(f"{result.uri} {metrics['trouble']}")
     return notes
 
 
 def heading(groups: list[Group]) -> str:
-    """What the table is of."""
+    """Return the title of the table: quantity, unit, warm-up, horizon and number of windows."""
     first = groups[0].best.metrics
     unit = "" if first["units"] == "1" else f" in {first['units']}"
     return (
@@ -79,7 +85,10 @@ def heading(groups: list[Group]) -> str:
 
 
 def columns(groups: list[Group]) -> tuple[list[str], list[list[str]], list[list[str]]]:
-    """Headers, a row for each group, a row for each baseline; figures as text."""
+    """Return headers, a row for each group and a row for each baseline, with figures as text.
+
+    A header with "- " is a long word that may be broken there.
+    """
     first = groups[0].best.metrics
     leads = [lead for lead in LEADS if lead <= first["horizon"] + 1]
     on_sphere = "acc_closed_loop" in first
@@ -88,7 +97,9 @@ def columns(groups: list[Group]) -> tuple[list[str], list[list[str]], list[list[
     headers += ["skill until", "params", "training", "frames/s"]
     rows = []
     for group in groups:
-        until = min(group.best.metrics["skill_horizon"].values(), key=lambda lead: np.inf if lead is None else lead)
+        skill_until = min(
+            group.best.metrics["skill_horizon"].values(), key=lambda lead: np.inf if lead is None else lead
+        )
         seconds = group.training_seconds
         row = [group.name + (f", {len(group.members)} seeds" if len(group.members) > 1 else "")]
         row += [_with_spread(group, "rmse_teacher_forced"), *(format_figure(group.by_lead[lead - 1]) for lead in leads)]
@@ -98,8 +109,8 @@ def columns(groups: list[Group]) -> tuple[list[str], list[list[str]], list[list[
                 format_figure(group.mean("rmse_closed_loop_latitude_weighted")),
                 format_figure(group.mean("acc_closed_loop")),
             ]
-        row += [f"> {first['horizon'] + 1}" if until is None else str(until)]
-        row += [f"{group.best.metrics['parameters'] / 1000:.3g}k", _time(seconds)]
+        row += [f"> {first['horizon'] + 1}" if skill_until is None else str(skill_until)]
+        row += [f"{group.best.metrics['parameters'] / 1000:.3g}k", _duration(seconds)]
         row += [f"{group.mean('frames_per_second'):.0f}"]
         rows.append(row)
     baselines = []
@@ -120,53 +131,49 @@ def _with_spread(group: Group, key: str) -> str:
     return format_figure(group.mean(key)) + ("" if spread is None else f" ± {spread:.1g}")
 
 
-def _time(seconds: float | None) -> str:
+def _duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 300
-        else f"{seconds / 60:.0f} min"
-        if seconds < 2e4
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 300:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2e4 else f"{seconds / 3600:.1f} h"
 
 
 def format_figure(value: float) -> str:
-    """Three significant figures, as many zeros as it takes."""
+    """Format a number with three significant figures, trailing zeros included."""
     return f"{value:#.3g}"
 
 
 def tables(groups: list[Group]) -> list[Table]:
-    """For the terminal: errors, and what they cost."""
+    """Return the tables for the terminal: one of errors, one of skill and cost."""
     headers, rows, baselines = columns(groups)
-    errors = len(headers) - COSTS
-    shown = new_table(headers[:errors], title=heading(groups))
-    costs = new_table([headers[0], *headers[errors:]], title="")
+    split = len(headers) - NUM_COST_COLUMNS
+    errors = new_table(headers[:split], title=heading(groups))
+    costs = new_table([headers[0], *headers[split:]], title="")
     for index, row in enumerate(rows):
         style = "bold" if index == 0 else None
-        shown.add_row(*row[:errors], style=style)
-        costs.add_row(row[0], *row[errors:], style=style)
+        errors.add_row(*row[:split], style=style)
+        costs.add_row(row[0], *row[split:], style=style)
     for row in baselines:
-        shown.add_row(*row[:errors], style="dim")
+        errors.add_row(*row[:split], style="dim")
     ratio = groups[0].mean("ratio_to_better_baseline")
     low, high = groups[0].best.metrics["rmse_closed_loop_interval"]
-    shown.caption = (
-        f"closed loop of the best over the better baseline: {ratio:.2f}; 95 % of the draws of windows: "
+    errors.caption = (
+        f"closed-loop RMSE of the best model: {ratio:.2f} of the better baseline's; 95 % confidence interval "
         f"{format_figure(low)} to {format_figure(high)}"
     )
-    return [shown, costs]
+    return [errors, costs]
 
 
 def as_csv(groups: list[Group]) -> str:
-    """A row for each model and lead time."""
+    """Return a CSV table with a row for each model and lead time."""
     text = io.StringIO()
     names = ["model", "architecture", "parameters", "lead_time", "rmse", "mae", "persistence", "climatology"]
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(names)
     for group in groups:
-        for judged in group.members:
-            m = judged.metrics
+        for result in group.members:
+            m = result.metrics
             baselines = [m["baselines"][name]["rmse_by_lead_time"] for name in ("persistence", "climatology")]
             for i, errors in enumerate(zip(m["rmse_by_lead_time"], m["mae_by_lead_time"], *baselines, strict=True)):
                 rows.writerow([m["model"], m["architecture"], m["parameters"], i + 1, *(f"{e:.8g}" for e in errors)])
@@ -174,19 +181,21 @@ def as_csv(groups: list[Group]) -> str:
 
 
 def as_markdown(headers: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
     lines = [headers, ["---"] * len(headers), *rows]
-    return "\n".join("| " + " | ".join(_joined(cell) for cell in line) + " |" for line in lines) + "\n"
+    return "\n".join("| " + " | ".join(join_words(cell) for cell in line) + " |" for line in lines) + "\n"
 
 
-def _joined(header: str) -> str:
+def join_words(header: str) -> str:
+    """Join a word of a header that may be broken; see `columns`."""
     return header.replace("- ", "")
 
 
 def as_latex(headers: list[str], rows: list[list[str]], baselines: list[list[str]], caption: str) -> str:
-    """A table for a paper, with the rules of booktabs."""
+    """Return a LaTeX table with the rules of the package booktabs."""
 
     def escaped(cell: str) -> str:
-        plain = re.sub(r"([&%_#$])", r"\\\1", _joined(cell))
+        plain = re.sub(r"([&%_#$])", r"\\\1", join_words(cell))
         return plain.replace("±", r"$\pm$").replace("> ", "$>$")
 
     def line(cells: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Forecasts of some windows, kept as a Zarr group that xarray opens."""
+"""`forecasts.zarr`: given frames, truth and forecasts of some windows, as a Zarr group that xarray opens."""
 
 from __future__ import annotations
 
@@ -17,31 +17,36 @@ from mcrnn.evaluation.result import EvaluationResult
 
 @dataclass(frozen=True)
 class Forecasts:
-    """What was written."""
+    """The forecasts that were written.
+
+    Attributes:
+        group: the Zarr group.
+        names: names of the models, in the order of the dimension `model`.
+    """
 
     group: Any
     names: list[str]
 
     def first_window(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Truth and a model's forecast of the first window's first channel, (lead time, height, width)."""
+        """Return truth and a model's forecast of the first window's first channel, (lead time, height, width) each."""
         return self.group["truth"][0, :, 0], self.group["forecast"][self.names.index(name), 0, :, 0]
 
 
 @torch.no_grad()
-def write_forecasts(path: Path, judged: dict[str, EvaluationResult], count: int | None) -> Forecasts:
-    """Write inputs, truths and forecasts of the first windows; batch by batch, whatever their number.
+def write_forecasts(path: Path, results: dict[str, EvaluationResult], num_windows: int | None) -> Forecasts:
+    """Write given frames, truth and forecasts of the first windows, batch by batch so that they need not fit in memory.
 
     Args:
-        path: of the group; what is there is replaced.
-        judged: the models by name, all in the same evaluation_set.
-        count: windows; all where it is None.
+        path: path of the Zarr group; what is there is replaced.
+        results: evaluated models by name, all on the same evaluation set.
+        num_windows: number of windows; None for all.
     """
     import zarr
 
-    names = list(judged)
-    first = judged[names[0]]
+    names = list(results)
+    first = results[names[0]]
     evaluation_set, field = first.evaluation_set, first.model.field
-    windows = len(evaluation_set) if count is None else min(max(count, 1), len(evaluation_set))
+    windows = len(evaluation_set) if num_windows is None else min(max(num_windows, 1), len(evaluation_set))
     leads = evaluation_set.horizon + 1
     channels, height, width = evaluation_set.split.shape[-3:]
     predicted = first.model.network.channels_out
@@ -57,8 +62,9 @@ def write_forecasts(path: Path, judged: dict[str, EvaluationResult], count: int 
     group = zarr.create_group(str(path), attributes=attributes)
 
     def array(name: str, shape: tuple[int, ...], dimensions: tuple[str, ...]) -> Any:
-        most = {"model": 1, "window": BATCH_SIZE}  # as they are written: few files, which are uploaded one by one
-        chunks = tuple(min(n, most.get(dimension, n)) for dimension, n in zip(dimensions, shape, strict=True))
+        # a chunk is what is written at a time: as few files as possible, since each is uploaded by itself
+        largest = {"model": 1, "window": BATCH_SIZE}
+        chunks = tuple(min(n, largest.get(dimension, n)) for dimension, n in zip(dimensions, shape, strict=True))
         created = group.create_array(name, shape=shape, chunks=chunks, dtype="float32", dimension_names=dimensions)
         created.attrs["units"] = field.units
         return created
@@ -93,11 +99,11 @@ def write_forecasts(path: Path, judged: dict[str, EvaluationResult], count: int 
         given[rows] = frames_BTCHW[:, : evaluation_set.warm_up].numpy()
         truth[rows] = frames_BTCHW[:, evaluation_set.warm_up :, :predicted].numpy()
         for index, name in enumerate(names):
-            model = judged[name].model
+            model = results[name].model
             device = next(model.network.parameters()).device
-            made_BTCHW = model.forecast(frames_BTCHW[:, : evaluation_set.warm_up].to(device), leads)
-            forecast[index, rows] = made_BTCHW.float().cpu().numpy()
+            forecast_BTCHW = model.forecast(frames_BTCHW[:, : evaluation_set.warm_up].to(device), leads)
+            forecast[index, rows] = forecast_BTCHW.float().cpu().numpy()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # consolidated metadata is xarray's habit, not yet in the specification
+        warnings.simplefilter("ignore")  # Zarr warns that consolidated metadata, which xarray reads, are not specified
         zarr.consolidate_metadata(str(path))
     return Forecasts(group, names)

@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing else: no network, no other file; readable on a phone."""
+"""The report as one HTML page that needs neither a network nor other files, and can be read on a phone."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mcrnn.evaluation.result import EvaluationResult
+from mcrnn.reports.evaluation_tables import join_words
 
 CAPTIONS = {
-    "rmse": "Error by step: first the given frames, each predicted from those before it, then closed loop. Of several "
-    "seeds, the mean and the range.",
-    "spectra": "Power by wavenumber at the last lead time: what a forecast lacks on the right is detail.",
-    "cost_parameters": "Error beside size. The line joins what nothing smaller beats.",
-    "cost_multiply_adds": "Error beside computation. The line joins what nothing cheaper beats.",
+    "rmse": "RMSE by step: teacher-forced over the given frames, each predicted from the true frames before it, then "
+    "in closed loop. For models trained with several seeds, the line is the mean and the band the range.",
+    "spectra": "Power spectrum at the last lead time. A forecast that falls below the truth on the right lacks detail.",
+    "cost_parameters": "Closed-loop RMSE and size. The line joins the models that no smaller model beats.",
+    "cost_multiply_adds": "Closed-loop RMSE and computation. The line joins the models that no cheaper model beats.",
 }
-FORECAST = "Truth, forecast and error of the first test window. Truth and forecast share their colours."
+"""Captions of figures by the name of their file."""
+FORECAST_CAPTION = "Truth, forecast and error of the first test window. Truth and forecast share their colour scale."
 
 
 def write_page(
@@ -31,25 +33,26 @@ def write_page(
     """Write report.html.
 
     Args:
-        folder: of the report.
-        first: the best model.
-        heading: of the table.
-        table: headers, rows of models, rows of baselines.
-        notes: what a reader must know of the figures.
-        pictures: of the report; PNG files are shown.
+        folder: folder of the report.
+        first: result of the best model.
+        heading: title of the table.
+        table: headers, rows of models and rows of baselines; see `evaluation_tables.columns`.
+        notes: warnings about the figures.
+        pictures: figures of the report, of which PNG files are shown.
     """
     headers, rows, baselines = table
     m = first.metrics
     facts = {
         "store": m["store"],
-        "digest": m["store_digest"][:12],
+        "store digest": m["store_digest"][:12],
         "split": f"{m['split']}, {m['windows']} windows: {m['starts']}",
-        "given": f"{m['warm_up']} frames, then {m['horizon']} steps in closed loop",
+        "warm-up": f"{m['warm_up']} given frames",
+        "horizon": f"{m['horizon']} steps in closed loop",
         "units": "none" if m["units"] == "1" else m["units"],
         "time step": first.model.field.time_step,
     }
     shown = [path for path in pictures if path.suffix == ".png"]
-    figures = [(path.stem, _caption(path.stem), _data(path, "image/png")) for path in shown]
+    figures = [(path.stem, _caption(path.stem), _data_url(path, "image/png")) for path in shown]
     video = folder / "forecast.mp4"
     template = Environment(
         loader=PackageLoader("mcrnn.reports", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -57,21 +60,21 @@ def write_page(
     page = template.render(
         title=f"{m['variable']}: {rows[0][0]}" + (f" and {len(rows) - 1} others" if len(rows) > 1 else ""),
         heading=heading,
-        headers=[header.replace("- ", "") for header in headers],
+        headers=[join_words(header) for header in headers],
         rows=rows,
         baselines=baselines,
         notes=notes,
         facts=facts,
         figures=figures,
-        video=_data(video, "video/mp4") if video.exists() else None,
+        video=_data_url(video, "video/mp4") if video.exists() else None,
         recipe=first.store.attributes["recipe"],
     )
     (folder / "report.html").write_text(page)
 
 
 def _caption(stem: str) -> str:
-    return CAPTIONS.get(stem, FORECAST if stem.startswith("forecast") else "")
+    return CAPTIONS.get(stem, FORECAST_CAPTION if stem.startswith("forecast") else "")
 
 
-def _data(path: Path, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _data_url(path: Path, media_type: str) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode()}"

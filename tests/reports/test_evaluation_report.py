@@ -1,4 +1,4 @@
-"""Exams, baselines and the report, through the command as a user runs it."""
+"""Evaluation sets, baselines and the report, through the command as a user runs it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def series(command: CommandRunner, root: Path, yearly: tuple[Path, np.ndarray]) 
     return FieldStore.open(LocalFolder(root / "data/z.zarr"))
 
 
-# ------------------------------------------------------------------------------------------ exams and baselines
+# -------------------------------------------------------------------------------- evaluation sets and baselines
 
 
 def test_windows_of_a_series_start_as_the_rule_says(series: FieldStore) -> None:
@@ -88,7 +88,7 @@ def test_windows_of_a_series_start_as_the_rule_says(series: FieldStore) -> None:
 
 
 def test_rule_for_series_is_refused_for_samples(store: FieldStore) -> None:
-    with pytest.raises(UserError, match="has samples, each judged from its first frame"):
+    with pytest.raises(UserError, match="has samples, each evaluated from its first frame"):
         EvaluationSet.of(store, DataConfig(store="x"), warm_up=4, horizon=5, starts="all")
 
 
@@ -246,11 +246,11 @@ def test_other_data_is_refused_with_both_digests_or_said_in_the_report(
     assert digest[:12] in line
     allowed = command("mcrnn.evaluate", "runs/one", "--store", "data/other.zarr", "--other-data", "--out", "out")
     assert allowed.returncode == 0, allowed.stderr
-    assert "is judged on other data" in allowed.stdout
-    assert "is judged on other data" in (root / "out/report.html").read_text()
+    assert "is evaluated on other data than it was trained on" in allowed.stdout
+    assert "is evaluated on other data than it was trained on" in (root / "out/report.html").read_text()
 
 
-def test_what_cannot_be_judged_is_one_line(command: CommandRunner, root: Path, store: FieldStore) -> None:
+def test_what_cannot_be_evaluated_is_one_line(command: CommandRunner, root: Path, store: FieldStore) -> None:
     save(root / "runs/one/model", store)
     assert "a warm-up of 10 and a horizon of 50 needs samples of 61 frames" in refused(
         command, "mcrnn.evaluate", "runs/one", "--warm-up=10", "--horizon=50"
