@@ -1,4 +1,7 @@
-"""Evaluating models and baselines on fixed windows: evaluation set, metrics, scoring, comparison and promotion.
+"""Evaluate models and baselines on fixed windows, compare their errors, and promote the better model.
 
-Computes and compares; what a person reads of it is written by `mcrnn.reports`.
+From the bottom up: `metrics` computes errors, `baselines` forecasts without a model, `evaluation_set` says which
+windows are evaluated, `scoring` scores models and baselines on them, `compatibility` says which errors may be compared,
+`result` evaluates one model, `selection` finds the models to evaluate, `promotion` decides between two versions. Tables,
+figures and files are written by `mcrnn.reports`. Does not import Ray or Optuna; `metrics` imports no MLflow either.
 """

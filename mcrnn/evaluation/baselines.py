@@ -1,6 +1,6 @@
-"""What any forecaster must beat: persistence and climatology.
+"""The baselines that any forecaster must beat: persistence and climatology.
 
-Both are forecasts of lead times 1 .. n, in the field's units.
+Both forecast lead times 1 .. n, in the field's units.
 """
 
 from __future__ import annotations
@@ -14,60 +14,79 @@ from mcrnn.config.sections import DataConfig
 from mcrnn.data.store import FieldStore
 
 DAYS_AROUND = 15
-"""before and after a day of the year that count for its mean, so that a few years suffice"""
+"""Days before and after a day of the year that are averaged with it, so that a few years of data suffice."""
 
 
 def persistence(frames_BTCHW: torch.Tensor, steps: int) -> torch.Tensor:
-    """The last given frame, held: lead times 1 .. steps, (B, steps, C, H, W)."""
+    """Forecast that nothing changes.
+
+    Args:
+        frames_BTCHW: the given frames.
+        steps: number of lead times.
+
+    Returns:
+        The last given frame at each of the lead times 1 .. steps, (B, steps, C, H, W), without copying it.
+    """
     return frames_BTCHW[:, -1:].expand(-1, steps, -1, -1, -1)
 
 
 @dataclass(frozen=True)
 class Climatology:
-    """The training split's mean at each grid point: of dated series by day of the year and hour, else of all."""
+    """The mean of the training split at each grid point, where frames have dates by day of the year and hour.
+
+    A *key* is a pair of day of the year and hour, as one number; without dates there is a single key.
+
+    Attributes:
+        mean_KCHW: mean of each key, float32, in the field's units.
+        key_T: key of each frame of the split to forecast; None without dates.
+    """
 
     mean_KCHW: np.ndarray
-    """of each key, float32"""
     key_T: np.ndarray | None
-    """of each frame of the split that it is for; None where there is but one"""
 
     @classmethod
     def of(cls, store: FieldStore, split: str, data: DataConfig) -> Climatology:
-        """Of a store's training split, for the frames of another; read object by object, summed in float64.
+        """Compute the climatology of a store's training split, to forecast the frames of another split.
+
+        The training split is read object by object, so that it need not fit in memory, and summed in float64.
 
         Args:
-            store: whose training split it is.
-            split: whose frames it is for.
-            data: which channels, and how coarse.
+            store: the field store.
+            split: the split whose frames are forecast.
+            data: the channels, and the number of grid points to coarsen by.
         """
         dates = store.dates("train")
         keys, hours = (None, []) if dates is None else _keys(dates, None)
-        count = 1 if keys is None else 366 * len(hours)
+        num_keys = 1 if keys is None else 366 * len(hours)
         shape = store.shape("train", data.coarsen, data.variables)[2:]
-        total_KCHW, number_K = np.zeros((count, *shape)), np.zeros(count)
+        total_KCHW, frames_K = np.zeros((num_keys, *shape)), np.zeros(num_keys)
         for _, times, values_NTCHW in store.blocks("train", data.coarsen, data.variables):
             if keys is None:
                 total_KCHW[0] += values_NTCHW.sum((0, 1), dtype=np.float64)
-                number_K[0] += values_NTCHW.shape[0] * values_NTCHW.shape[1]
+                frames_K[0] += values_NTCHW.shape[0] * values_NTCHW.shape[1]
             else:
                 np.add.at(total_KCHW, keys[times], values_NTCHW[0])
-                np.add.at(number_K, keys[times], 1)
+                np.add.at(frames_K, keys[times], 1)
         if keys is None:
-            return cls((total_KCHW / number_K[:, None, None, None]).astype(np.float32), None)
-        other = store.dates(split)
-        assert other is not None
-        key_T, _ = _keys(other, hours)
-        around_K = _around(number_K, len(hours))[:, None, None, None]
-        of_all_CHW = total_KCHW.sum(0) / number_K.sum()  # for days of the year that the training split lacks
-        mean_KCHW = np.where(around_K > 0, _around(total_KCHW, len(hours)) / np.maximum(around_K, 1), of_all_CHW)
+            return cls((total_KCHW / frames_K[:, None, None, None]).astype(np.float32), None)
+        split_dates = store.dates(split)
+        assert split_dates is not None
+        key_T, _ = _keys(split_dates, hours)
+        window_frames_K = _sum_over_days(frames_K, len(hours))[:, None, None, None]
+        window_total_KCHW = _sum_over_days(total_KCHW, len(hours))
+        overall_mean_CHW = total_KCHW.sum(0) / frames_K.sum()  # for days of the year that the training split lacks
+        mean_KCHW = np.where(window_frames_K > 0, window_total_KCHW / np.maximum(window_frames_K, 1), overall_mean_CHW)
         return cls(mean_KCHW.astype(np.float32), key_T)
 
     def at(self, start_B: torch.Tensor, frames: slice) -> torch.Tensor:
-        """Of windows' frames, (B, T, C, H, W).
+        """Return the climatology at frames of windows.
 
         Args:
-            start_B: first frame of each window in the split.
-            frames: of the window, from its first one.
+            start_B: index in the split of each window's first frame.
+            frames: the frames to forecast, counted from the window's first one.
+
+        Returns:
+            (B, T, C, H, W), float32.
         """
         offsets = np.arange(frames.start, frames.stop)
         if self.key_T is None:
@@ -77,15 +96,23 @@ class Climatology:
 
 
 def _keys(dates: list, hours: list[float] | None) -> tuple[np.ndarray, list[float]]:
-    """The day of the year and hour of each date as one number, and the hours that there are."""
-    of_day = np.array([date.hour + date.minute / 60 for date in dates])
-    hours = sorted(set(of_day.tolist())) if hours is None else hours
-    days = np.array([date.dayofyr - 1 for date in dates])
-    return days * len(hours) + np.abs(of_day[:, None] - np.array(hours)).argmin(1), hours
+    """Number the dates by day of the year and hour.
+
+    Args:
+        dates: dates of frames, as cftime objects.
+        hours: hours of the day that have a key, of which the nearest is taken; by default those of the dates.
+
+    Returns:
+        The key of each date, and the hours of the day.
+    """
+    hour_T = np.array([date.hour + date.minute / 60 for date in dates])
+    hours = sorted(set(hour_T.tolist())) if hours is None else hours
+    day_T = np.array([date.dayofyr - 1 for date in dates])
+    return day_T * len(hours) + np.abs(hour_T[:, None] - np.array(hours)).argmin(1), hours
 
 
-def _around(sums_K: np.ndarray, hours: int) -> np.ndarray:
-    """Sums over the days around each, round the year."""
-    by_day = sums_K.reshape(366, hours, *sums_K.shape[1:])
+def _sum_over_days(values_K: np.ndarray, hours: int) -> np.ndarray:
+    """Sum values by key over `DAYS_AROUND` days before and after each; the year is a circle."""
+    by_day = values_K.reshape(366, hours, *values_K.shape[1:])
     total = sum(np.roll(by_day, days, axis=0) for days in range(-DAYS_AROUND, DAYS_AROUND + 1))
-    return np.asarray(total).reshape(sums_K.shape)
+    return np.asarray(total).reshape(values_K.shape)

@@ -1,8 +1,10 @@
-"""Scores of forecasts: streaming over batches, kept window by window, exact over the whole split.
+"""Metrics of forecasts: scores of every window, collected batch by batch, and the errors computed from them.
 
 With W given frames f_0 .. f_{W-1}, step s predicts f_s. Steps 1 .. W are teacher-forced, steps W + 1 .. W + H run in
-closed loop; step W + l - 1 has lead time l. What is kept of a window is a few numbers a step and channel, so that
-memory does not grow with the grid, and windows can be drawn anew for confidence intervals.
+closed loop; step W + l - 1 has lead time l. Of each window a few numbers per step and channel are kept: memory does not
+grow with the grid, averages over the split are exact, and windows can be resampled for confidence intervals.
+
+Array axes: N windows, T steps, C channels, K wavenumbers; B windows of a batch, H and W rows and columns of the grid.
 """
 
 from __future__ import annotations
@@ -13,17 +15,23 @@ import numpy as np
 import torch
 
 LARGEST_RATIO, SMALLEST_RATIO = 3.0, 0.2
-"""of the deviation over the grid, forecast over truth: beyond them a forecast has blown up, or gone flat"""
+"""Bounds of the ratio of standard deviations over the grid, forecast over truth.
+
+A forecast above the first has blown up, one below the second has gone flat."""
 
 
 def latitude_weights(latitude: np.ndarray) -> np.ndarray:
-    """The share of the sphere that the cells of each row cover, over the mean share; float64 (rows,).
+    """Return weights proportional to the area on the sphere of the cells of each row.
 
-    A row's cells reach to the middle between it and its neighbours; at the ends half a row further, or to the pole
-    where there is no room for another row. The share is the difference of the sine of its two edges, exactly.
+    The edge between two rows lies in the middle between them. The first and the last row reach half a row further, or
+    to the pole where there is no room for another row. The area between two latitudes is proportional to the
+    difference of their sines, so that the weights are exact.
 
     Args:
-        latitude: of the rows, in degrees, rising or falling.
+        latitude: latitudes of the rows in degrees, rising or falling.
+
+    Returns:
+        A weight for each row, float64, with mean 1.
     """
     rising = np.sort(np.deg2rad(np.asarray(latitude, dtype=np.float64)))
     if len(rising) == 1:
@@ -38,10 +46,13 @@ def latitude_weights(latitude: np.ndarray) -> np.ndarray:
 
 
 def power_spectrum(x_BTCHW: torch.Tensor) -> torch.Tensor:
-    """The mean square of a periodic field by wavenumber, (B, T, C, K + 1), whose sum is the mean square.
+    """Split the mean square of a periodic field by wavenumber.
 
-    Shells of width 1 around the wavenumbers 0 .. K = half the shorter side; what is beyond belongs to the last. Of
-    vorticity it is twice the enstrophy spectrum.
+    Shells have width 1 around the wavenumbers 0 .. K, where K is half the shorter side of the grid; larger wavenumbers
+    count to the last shell. For vorticity the result is twice the enstrophy spectrum.
+
+    Returns:
+        (B, T, C, K + 1); the sum over wavenumbers is the mean square of the field.
     """
     height, width = x_BTCHW.shape[-2:]
     power = torch.fft.rfft2(x_BTCHW, norm="forward").abs().square()
@@ -56,26 +67,30 @@ def power_spectrum(x_BTCHW: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Measures:
-    """What is measured of a field beside its errors."""
+    """What is measured beside the errors.
+
+    Attributes:
+        weights: area weights of the rows with mean 1 on a sphere, see `latitude_weights`; else None.
+        spectra: whether power spectra are computed, which need a periodic field.
+    """
 
     weights: np.ndarray | None = None
-    """of the rows of a sphere, with mean 1"""
     spectra: bool = False
-    """of periodic fields"""
 
 
 @dataclass
 class Scores:
-    """Of the forecasts of all windows: (windows, steps, channels) float64 each, filled in batch by batch.
+    """Scores of the forecasts of all windows, filled in batch by batch; float64 (windows, steps, channels) each.
 
     Attributes:
         squared: mean over the grid of the squared error; infinite where it is not finite.
-        absolute: of the absolute error.
-        variance: over the grid, of forecasts and of truths, (2, windows, steps, channels).
-        weighted: of the squared error, weighted by area; on a sphere.
-        correlation: of the anomalies of forecast and truth, weighted by area; on a sphere.
-        power: mean square by wavenumber of forecasts, truths and errors, each the mean over windows, (3, steps,
-            channels, K + 1); of periodic fields.
+        absolute: mean over the grid of the absolute error; infinite where it is not finite.
+        variance: variance over the grid of forecasts and of truths, (2, windows, steps, channels).
+        weighted: area-weighted mean of the squared error; None unless the grid is on a sphere.
+        correlation: area-weighted correlation of the anomalies of forecast and truth; None unless on a sphere.
+        power: mean square by wavenumber of forecasts, truths and errors, averaged over windows, (3, steps, channels,
+            K + 1); None unless the field is periodic.
+        filled: number of windows that are filled in.
     """
 
     squared: np.ndarray
@@ -88,14 +103,14 @@ class Scores:
 
     @classmethod
     def empty(cls, windows: int, steps: int, channels: int, measures: Measures, side: int) -> Scores:
-        """For so many windows.
+        """Return scores to be filled in.
 
         Args:
-            windows: number.
-            steps: of each.
-            channels: that are predicted.
-            measures: what is measured.
-            side: the shorter one of the grid.
+            windows: number of windows.
+            steps: number of steps of each window.
+            channels: number of predicted channels.
+            measures: what is measured beside the errors.
+            side: number of grid points along the shorter side.
         """
         shape = (windows, steps, channels)
         on_sphere = measures.weights is not None
@@ -115,13 +130,13 @@ class Scores:
         measures: Measures,
         climatology_BTCHW: torch.Tensor | None = None,
     ) -> None:
-        """Take the next windows.
+        """Fill in the next windows.
 
         Args:
             prediction_BTCHW: forecasts.
-            truth_BTCHW: of the same steps.
-            measures: what is measured.
-            climatology_BTCHW: what anomalies are from, of the same steps; on a sphere.
+            truth_BTCHW: truth at the same steps.
+            measures: what is measured beside the errors.
+            climatology_BTCHW: climatology at the same steps, from which anomalies are taken; needed on a sphere.
         """
         prediction_BTCHW, truth_BTCHW = prediction_BTCHW.double(), truth_BTCHW.double()
         error_BTCHW = prediction_BTCHW - truth_BTCHW
@@ -145,45 +160,49 @@ class Scores:
 
 
 def _finite(values: torch.Tensor) -> np.ndarray:
+    """Return an array in which NaN is infinite, so that a forecast that has blown up never looks good."""
     return torch.nan_to_num(values, nan=torch.inf, posinf=torch.inf).cpu().numpy()
 
 
 def _correlation(a_BTCHW: torch.Tensor, b_BTCHW: torch.Tensor, weights_H1: torch.Tensor) -> torch.Tensor:
-    """Of two anomalies over the grid, as the WMO defines it (the mean anomaly is not taken off)."""
+    """Return the anomaly correlation over the grid, uncentred as the WMO defines it; (B, T, C)."""
     covariance = (weights_H1 * a_BTCHW * b_BTCHW).mean((-2, -1))
     variances = (weights_H1 * a_BTCHW.square()).mean((-2, -1)) * (weights_H1 * b_BTCHW.square()).mean((-2, -1))
     return covariance / variances.sqrt()
 
 
 def rmse(squared_NTC: np.ndarray, first: int, last: int) -> float:
-    """Root of the mean over windows, steps first .. last (which count from 1), channels and grid."""
+    """Return the root of the mean over windows, steps first .. last (counted from 1), channels and grid."""
     return float(np.sqrt(squared_NTC[:, first - 1 : last].mean()))
 
 
 def rmse_normalized(squared_NTC: np.ndarray, first: int, last: int, std: np.ndarray) -> float:
-    """`rmse` with the error of each channel over a deviation of it."""
+    """Return `rmse` with the error of each channel divided by a standard deviation of that channel, `std` (C,)."""
     return float(np.sqrt((squared_NTC[:, first - 1 : last] / std**2).mean()))
 
 
 def rmse_mean_of_steps(squared_NTC: np.ndarray, first: int, last: int) -> float:
-    """The paper's: the root at each step, then the mean over steps first .. last."""
+    """Return the paper's RMSE (arXiv 2508.03614): the root at each step, then the mean over steps first .. last."""
     return float(np.sqrt(squared_NTC[:, first - 1 : last].mean((0, 2))).mean())
 
 
 def rmse_by_step(squared_NTC: np.ndarray) -> np.ndarray:
-    """Root of the mean over windows, channels and grid at each step."""
+    """Return the root of the mean over windows, channels and grid at each step; (T,)."""
     return np.sqrt(squared_NTC.mean((0, 2)))
 
 
 def bootstrap(squared_NTC: np.ndarray, first: int, last: int, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """The bounds of `rmse` that 95 % of the draws of windows keep (percentile bootstrap).
+    """Return the 95 % confidence interval of `rmse` by the percentile bootstrap over windows.
 
     Args:
-        squared_NTC: by window.
-        first: step, from 1.
-        last: step.
-        draws: of as many windows as there are, with replacement.
-        seed: of the draws.
+        squared_NTC: squared errors of each window.
+        first: first step, counted from 1.
+        last: last step.
+        draws: number of resamples, each of as many windows as there are, with replacement.
+        seed: seed of the resampling.
+
+    Returns:
+        Lower and upper bound; both infinite where an error is not finite.
     """
     by_window = squared_NTC[:, first - 1 : last].mean((1, 2))
     if not np.isfinite(by_window).all():
@@ -195,34 +214,50 @@ def bootstrap(squared_NTC: np.ndarray, first: int, last: int, draws: int = 2000,
 
 
 def instability(variance_2NTC: np.ndarray, first: int) -> str | None:
-    """Whether forecasts blow up or go flat, and when.
+    """Say whether forecasts blow up or go flat, and when.
 
     Args:
-        variance_2NTC: over the grid, of forecasts and of truths.
-        first: step from which on it is looked at, which has lead time 2.
+        variance_2NTC: variance over the grid of forecasts and of truths.
+        first: first step to look at, which has lead time 2.
+
+    Returns:
+        Such as "blows up at lead time 7"; None for stable forecasts.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio_T = np.sqrt(variance_2NTC[0].mean(0) / variance_2NTC[1].mean(0)).mean(-1)[first - 1 :]
-    for name, is_so in (("blows up", ~(ratio_T < LARGEST_RATIO)), ("goes flat", ratio_T < SMALLEST_RATIO)):
-        if is_so.any():
-            return f"{name} at lead time {int(np.argmax(is_so)) + 2}"
+    too_large_T = ~(ratio_T < LARGEST_RATIO)  # so that NaN is too large
+    for name, unstable_T in (("blows up", too_large_T), ("goes flat", ratio_T < SMALLEST_RATIO)):
+        if unstable_T.any():
+            return f"{name} at lead time {int(np.argmax(unstable_T)) + 2}"
     return None
 
 
 def skill_horizon(rmse_by_lead: np.ndarray, baseline_by_lead: np.ndarray) -> int | None:
-    """The lead time, from 1, at which an error that was smaller than a baseline's passes it; None where it does not.
+    """Return the lead time at which a forecast loses its skill: its error, once below a baseline's, reaches it again.
 
-    An error that never was smaller passes it at once.
+    Args:
+        rmse_by_lead: errors of the forecast at lead times 1, 2, ...
+        baseline_by_lead: errors of the baseline at the same lead times.
+
+    Returns:
+        The lead time; 1 where the error never is below the baseline's, None where it stays below.
     """
     better = rmse_by_lead < baseline_by_lead
     if not better.any():
         return 1
-    after = ~better[int(np.argmax(better)) :]
-    return int(np.argmax(after)) + int(np.argmax(better)) + 1 if after.any() else None
+    first_better = int(np.argmax(better))
+    lost = ~better[first_better:]
+    return first_better + int(np.argmax(lost)) + 1 if lost.any() else None
 
 
 def spectrum_error(power_3TCK: np.ndarray) -> float:
-    """Root of the mean over steps, channels and wavenumbers from 1 of the squared difference of log10 power."""
+    """Return the root mean square difference of log10 power between forecast and truth.
+
+    The mean is over steps, channels and the wavenumbers from 1 at which the truth has noticeable power.
+
+    Args:
+        power_3TCK: mean square by wavenumber of forecasts, truths and errors, see `Scores`.
+    """
     forecast, truth = power_3TCK[0][..., 1:], power_3TCK[1][..., 1:]
     used = truth > 1e-12 * truth.max()
     with np.errstate(divide="ignore", invalid="ignore"):

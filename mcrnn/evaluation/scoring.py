@@ -1,4 +1,4 @@
-"""Scores of models and of baselines on an evaluation set."""
+"""Compute the scores of models and of baselines on an evaluation set."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ def score(
     batch_size: int = BATCH_SIZE,
     on_batch: Callable[[int], None] = lambda windows: None,
 ) -> tuple[Scores, float]:
-    """The scores of a model at steps 1 .. warm_up + horizon, and the frames a second of its inference alone.
+    """Score a model at steps 1 .. warm_up + horizon of every window.
 
     Args:
-        model: on the device where it is to run.
-        evaluation_set: what is asked.
+        model: the model, on the device where it is to run.
+        evaluation_set: the windows.
         batch_size: windows at a time; changes nothing but memory and speed.
-        on_batch: told the number of windows that are done.
+        on_batch: called after each batch with the number of windows done.
+
+    Returns:
+        The scores, and how many frames per second the inference alone computed.
     """
     network, scaling = model.network.eval(), model.scaling
     like = next(network.parameters())
@@ -43,9 +46,8 @@ def score(
         seconds += time.perf_counter() - started
         climatology_BTCHW = None
         if evaluation_set.measures.weights is not None:
-            climatology_BTCHW = evaluation_set.climatology.at(batch.start_B, slice(1, evaluation_set.steps + 1))[
-                :, :, : network.channels_out
-            ]
+            climatology_BTCHW = evaluation_set.climatology.at(batch.start_B, slice(1, evaluation_set.steps + 1))
+            climatology_BTCHW = climatology_BTCHW[:, :, : network.channels_out]
         truth_BTCHW = frames_BTCHW[:, 1:, : network.channels_out]
         scores.update(prediction_BTCHW, truth_BTCHW, evaluation_set.measures, climatology_BTCHW)
         on_batch(scores.filled)
@@ -53,26 +55,24 @@ def score(
 
 
 def score_baselines(evaluation_set: EvaluationSet, channels: int, *, batch_size: int = BATCH_SIZE) -> dict[str, Scores]:
-    """The scores of persistence and climatology at lead times 1 .. horizon + 1, by name.
+    """Score persistence and climatology at lead times 1 .. horizon + 1 of every window.
 
     Args:
-        evaluation_set: what is asked.
-        channels: that are predicted, the first ones.
+        evaluation_set: the windows.
+        channels: number of predicted channels, the first ones.
         batch_size: windows at a time.
+
+    Returns:
+        The scores of `persistence` and `climatology`.
     """
-    steps = evaluation_set.horizon + 1
+    warm_up, steps = evaluation_set.warm_up, evaluation_set.horizon + 1
     found = {name: evaluation_set.empty_scores(steps, channels) for name in ("persistence", "climatology")}
     for batch in evaluation_set.batches(batch_size):
         frames_BTCHW = batch.frames_BTCHW[:, :, :channels]
-        climatology_BTCHW = evaluation_set.climatology.at(
-            batch.start_B, slice(evaluation_set.warm_up, evaluation_set.steps + 1)
-        )[:, :, :channels]
-        forecasts = {
-            "persistence": persistence(frames_BTCHW[:, : evaluation_set.warm_up], steps),
-            "climatology": climatology_BTCHW,
-        }
+        given_BTCHW, truth_BTCHW = frames_BTCHW[:, :warm_up], frames_BTCHW[:, warm_up:]
+        climatology_BTCHW = evaluation_set.climatology.at(batch.start_B, slice(warm_up, evaluation_set.steps + 1))
+        climatology_BTCHW = climatology_BTCHW[:, :, :channels]
+        forecasts = {"persistence": persistence(given_BTCHW, steps), "climatology": climatology_BTCHW}
         for name, forecast_BTCHW in forecasts.items():
-            found[name].update(
-                forecast_BTCHW, frames_BTCHW[:, evaluation_set.warm_up :], evaluation_set.measures, climatology_BTCHW
-            )
+            found[name].update(forecast_BTCHW, truth_BTCHW, evaluation_set.measures, climatology_BTCHW)
     return found

@@ -1,4 +1,4 @@
-"""Moving pictures, as .mp4 or .gif; ffmpeg comes with the package imageio-ffmpeg, none is needed on the machine."""
+"""Write animations as .mp4 or .gif. The package imageio-ffmpeg brings its own ffmpeg; none need be installed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FRAMES_PER_SECOND = 12
+"""Default speed of an animation."""
 
 
 def write_animation(
@@ -24,19 +25,19 @@ def write_animation(
     """Write an animation.
 
     Args:
-        target: file that ends with .mp4 or .gif.
-        figure: that is drawn.
-        frames: their number.
-        draw: changes the figure to a frame.
-        frames_per_second: of the result.
-        dpi: of the result.
+        target: file to write, which ends with .mp4 or .gif.
+        figure: the figure that is animated.
+        frames: number of frames.
+        draw: called with the index of each frame; changes the figure to show that frame.
+        frames_per_second: speed of the animation.
+        dpi: resolution of the animation, in dots per inch.
     """
     import imageio_ffmpeg
     import matplotlib
     from matplotlib.animation import FFMpegWriter, PillowWriter
 
     matplotlib.rcParams["animation.ffmpeg_path"] = imageio_ffmpeg.get_ffmpeg_exe()
-    # yuv420p is what browsers and slides can play; it wants even numbers of pixels
+    # browsers and slides play yuv420p only, which needs even numbers of pixels
     even = ["-pix_fmt", "yuv420p", "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2"]
     mp4 = target.suffix.lower() == ".mp4"
     writer = (

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: errors over lead times, fields, spectra, costs. Each is written as PNG and as PDF."""
+"""Figures of an evaluation: errors by step, fields, spectra, costs. Each is written as PNG and as PDF."""
 
 from __future__ import annotations
 
@@ -18,21 +18,29 @@ from mcrnn.reports.animation import write_animation
 FIELD_COLOURS = "viridis"
 ERROR_COLOURS = "RdBu_r"
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""of Okabe and Ito (2008), told apart with any colour vision"""
+"""Colours of Okabe and Ito (2008), which people with any colour vision can tell apart."""
 SMALLEST_GAP = 0.045
-"""between the names of two lines, as a share of the height"""
+"""Smallest distance between the names of two lines, as a share of the figure's height."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """An error by step, to be drawn with its name beside its end."""
+    """An error by step, drawn as a line with its name beside its end.
+
+    Attributes:
+        name: name of the model or baseline.
+        first_step: step of the first value, counted from 1.
+        rmse: error at each step.
+        baseline: whether it is a baseline, which is drawn in grey.
+        low: lower bound of a shaded band, such as the smallest error of several seeds; None for no band.
+        high: upper bound of the band.
+    """
 
     name: str
     first_step: int
     rmse: np.ndarray
     baseline: bool = False
     low: np.ndarray | None = None
-    """bounds to be shaded, of several seeds"""
     high: np.ndarray | None = None
 
 
@@ -47,29 +55,32 @@ def save(figure: Any, path: Path) -> list[Path]:
     return paths
 
 
-def _apart(heights: Sequence[float], gap: float) -> list[float]:
-    """Heights moved up where they come closer than a gap, in the order they are in."""
-    placed: dict[int, float] = {}
+def _spread_out(heights: Sequence[float], gap: float) -> list[float]:
+    """Move heights up where two are closer than a gap, so that names beside them do not overlap."""
+    moved: dict[int, float] = {}
     last = -np.inf
     for index in np.argsort(heights):
         last = max(float(heights[index]), last + gap)
-        placed[int(index)] = last
-    return [placed[index] for index in range(len(heights))]
+        moved[int(index)] = last
+    return [moved[index] for index in range(len(heights))]
 
 
 def error_curves(path: Path, curves: list[Curve], *, warm_up: int, quantity: str) -> list[Path]:
-    """RMSE over the steps of an evaluation, teacher-forced up to `warm_up`, in closed loop after it.
+    """Draw the RMSE at the steps of an evaluation, teacher-forced up to `warm_up` and in closed loop after it.
 
     Args:
-        path: file to write, whatever its ending.
-        curves: models first, then baselines, which are drawn in grey.
+        path: file to write; its suffix is replaced by .png and .pdf.
+        curves: the errors of the models, then those of the baselines.
         warm_up: last teacher-forced step.
-        quantity: what the error is of, with its unit.
+        quantity: name and unit of the field.
+
+    Returns:
+        The files.
     """
     figure, axes = plt.subplots(figsize=(7.6, 4.4), layout="constrained")
     last = max(c.first_step + len(c.rmse) - 1 for c in curves)
     styles = iter(("--", ":", "-."))
-    # a model that has blown up must not hide the others
+    # the axis ends at 4 times the largest error of a baseline: a model that has blown up must not flatten the others
     finite = [c.rmse[np.isfinite(c.rmse)] for c in curves]
     limit = 4 * max((float(c.rmse.max()) for c in curves if c.baseline and np.isfinite(c.rmse).all()), default=np.inf)
     top = max(min(float(values.max(initial=0)), limit) for values in finite) or 1.0
@@ -85,15 +96,15 @@ def error_curves(path: Path, curves: list[Curve], *, warm_up: int, quantity: str
             axes.fill_between(steps, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
         end = float(curve.rmse[-1])
         names.append((curve.name, min(end, top) if np.isfinite(end) else top, colour))
-    places = _apart([height for _, height, _ in names], SMALLEST_GAP * 1.15 * top)
-    for (name, _, colour), height in zip(names, places, strict=True):
+    heights = _spread_out([height for _, height, _ in names], SMALLEST_GAP * 1.15 * top)
+    for (name, _, colour), height in zip(names, heights, strict=True):
         axes.annotate(name, (last, height), xytext=(6, 0), textcoords="offset points", va="center", color=colour)
     axes.axvline(warm_up + 0.5, color="0.75", linewidth=1)
     axes.text(warm_up + 0.2, top * 1.06, "given frames", ha="right", va="bottom", color="0.45", fontsize=9)
     axes.text(warm_up + 0.8, top * 1.06, "closed loop", ha="left", va="bottom", color="0.45", fontsize=9)
     axes.set(
         xlim=(1, last),
-        ylim=(0, max(top * 1.15, *(height * 1.02 for height in places))),
+        ylim=(0, max(top * 1.15, *(height * 1.02 for height in heights))),
         xlabel=f"step (lead time = step − {warm_up - 1})",
         ylabel=f"RMSE of {quantity}",
     )
@@ -104,14 +115,17 @@ def error_curves(path: Path, curves: list[Curve], *, warm_up: int, quantity: str
 def spectra(
     path: Path, truth_K: np.ndarray, forecasts: dict[str, np.ndarray], *, quantity: str, lead: int
 ) -> list[Path]:
-    """Power by wavenumber of truth and forecasts.
+    """Draw the power spectra of truth and forecasts.
 
     Args:
-        path: file to write, whatever its ending.
+        path: file to write; its suffix is replaced by .png and .pdf.
         truth_K: mean square of the truth at wavenumbers 0 .. K.
-        forecasts: the same of each model, by name.
-        quantity: what the field is, with its unit.
-        lead: lead time that it is of.
+        forecasts: mean square of each model's forecast at the same wavenumbers, by name.
+        quantity: name and unit of the field.
+        lead: the lead time.
+
+    Returns:
+        The files.
     """
     figure, axes = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
     k = np.arange(1, len(truth_K))
@@ -122,8 +136,8 @@ def spectra(
         axes.loglog(k, power_K[1:], color=colour, linewidth=1.8)
         ends.append((name, float(power_K[-1]), colour))
     low, high = (np.log10(limit) for limit in axes.get_ylim())
-    places = _apart([np.log10(max(value, 10**low)) for _, value, _ in ends], SMALLEST_GAP * (high - low))
-    for (name, _, colour), height in zip(ends, places, strict=True):
+    heights = _spread_out([np.log10(max(value, 10**low)) for _, value, _ in ends], SMALLEST_GAP * (high - low))
+    for (name, _, colour), height in zip(ends, heights, strict=True):
         axes.annotate(name, (k[-1], 10**height), xytext=(6, 0), textcoords="offset points", va="center", color=colour)
     axes.set(xlabel="wavenumber", ylabel=f"mean square of {quantity}", xlim=(1, k[-1]))
     axes.set_title(f"power spectrum at lead time {lead}", fontsize=10)
@@ -134,13 +148,16 @@ def spectra(
 
 
 def costs(path: Path, points: dict[str, tuple[float, float]], *, cost: str, quantity: str) -> list[Path]:
-    """Error beside cost, with the models that none beats in both joined by a line.
+    """Draw error against cost; a line joins the models that no other beats in both.
 
     Args:
-        path: file to write, whatever its ending.
+        path: file to write; its suffix is replaced by .png and .pdf.
         points: cost and error of each model, by name.
-        cost: what the cost is, with its unit.
-        quantity: what the error is of, with its unit.
+        cost: label of the cost, with its unit.
+        quantity: name and unit of the field.
+
+    Returns:
+        The files.
     """
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     best, front = np.inf, []
@@ -171,15 +188,18 @@ def field_series(
     quantity: str,
     title: str,
 ) -> list[Path]:
-    """Truth, prediction and error of one sample, a column a lead time.
+    """Draw truth, forecast and error in three rows, with a column for each lead time.
 
     Args:
-        path: file to write, whatever its ending.
-        truth_THW: truth at `lead_times`.
+        path: file to write; its suffix is replaced by .png and .pdf.
+        truth_THW: truth at `lead_times`, first row at the bottom.
         prediction_THW: forecast at `lead_times`.
-        lead_times: of the columns.
-        quantity: what the field is, with its unit.
-        title: of the figure.
+        lead_times: lead times of the columns.
+        quantity: name and unit of the field.
+        title: title of the figure.
+
+    Returns:
+        The files.
     """
     columns = len(lead_times)
     height, width = truth_THW.shape[1:]
@@ -212,7 +232,15 @@ def field_series(
 def field_animation(
     path: Path, truth_THW: np.ndarray, prediction_THW: np.ndarray, *, quantity: str, title: str
 ) -> None:
-    """Truth, forecast and error of one sample side by side, a frame a lead time, as .mp4 or .gif."""
+    """Animate truth, forecast and error side by side, one frame per lead time.
+
+    Args:
+        path: file to write, which ends with .mp4 or .gif.
+        truth_THW: truth at lead times 1, 2, ..., first row at the bottom.
+        prediction_THW: forecast at the same lead times.
+        quantity: name and unit of the field.
+        title: title above the panels.
+    """
     height, width = truth_THW.shape[1:]
     side = 2.6
     figure, grid = plt.subplots(
@@ -238,7 +266,7 @@ def field_animation(
 
 
 def _panels(truth_THW: np.ndarray, prediction_THW: np.ndarray) -> tuple[tuple[str, np.ndarray, str, float, float], ...]:
-    """Name, values, colours and their bounds, which truth and forecast share."""
+    """Return name, values, colour map and its bounds of each panel; truth and forecast share their bounds."""
     low, high = float(truth_THW.min()), float(truth_THW.max())
     error_THW = prediction_THW - truth_THW
     largest = float(np.abs(error_THW[np.isfinite(error_THW)]).max(initial=1e-12))

@@ -1,4 +1,4 @@
-"""Pictures of a search: how it went, and what each hyperparameter had to do with it."""
+"""Figures of a search: its course, and how the error depends on each hyperparameter."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from mcrnn.reports.evaluation_figures import LINE_COLOURS
 
 ARCHITECTURE = "model.architecture"
 LOGARITHMIC = 20.0
-"""ratio of the largest to the smallest value from which on an axis is logarithmic"""
+"""An axis is logarithmic where its largest value is at least so many times its smallest."""
 Row = dict[str, Any]
+"""A trial in the search's summary: number, how it ended, values of the searched fields, best validation error."""
 
 
 def draw(folder: Path, trials: Sequence[Row], fields: Sequence[str], importance: dict[str, float]) -> list[Path]:
-    """Draw what there is to draw.
+    """Draw the figures of a search.
 
     Args:
-        folder: that exists.
-        trials: of the search's summary, in their order.
-        fields: that were searched.
-        importance: share of each field, the largest first; empty where there is too little to say.
+        folder: an existing folder to write to.
+        trials: the trials of the search's summary, in their order.
+        fields: dotted paths of the searched fields.
+        importance: importance of each field as a share of 1, the largest first; empty after too few trials.
 
     Returns:
-        The PNG files.
+        The PNG files; none where no trial has a result.
     """
     good = [row for row in trials if "best" in row and row["end"] in ("finished", "stopped")]
     if not good:
         return []
-    pictures = {"history": _history, "slices": _slices, "parallel_coordinates": _parallel}
+    pictures = {"history": _history, "slices": _slices, "parallel_coordinates": _parallel_coordinates}
     paths = []
     for name, picture in pictures.items():
         paths.append(_save(picture(good, fields), folder / f"{name}.png"))
@@ -53,26 +54,26 @@ def _save(figure: Any, path: Path) -> Path:
 
 
 def _colours(trials: Sequence[Row]) -> dict[Any, str]:
-    """A colour for each architecture, or one for all."""
+    """Return a colour for each architecture, or one for all where architectures are not searched."""
     names = sorted({row["values"].get(ARCHITECTURE, "") for row in trials})
     return {name: LINE_COLOURS[i % len(LINE_COLOURS)] for i, name in enumerate(names)}
 
 
 def _top(trials: Sequence[Row]) -> float:
-    """The largest error that is shown: a few that went wrong must not hide the others."""
+    """Return the upper end of the error axis, so that a few very bad trials do not flatten the others."""
     errors = np.array([row["best"] for row in trials])
     return float(min(errors.max(), 2.5 * np.median(errors)) * 1.06)
 
 
 def _scatter(axes: Any, x: Sequence[float], trials: Sequence[Row], top: float) -> None:
-    """Errors of trials: dots, hollow where a trial was stopped early, a triangle where it is above the picture."""
+    """Draw trials as dots: hollow where a trial was stopped early, a triangle where its error is above the axis."""
     colours = _colours(trials)
-    for place, row in zip(x, trials, strict=True):
+    for position, row in zip(x, trials, strict=True):
         colour = colours[row["values"].get(ARCHITECTURE, "")]
         above = row["best"] > top
         filled = row["end"] == "finished"
         axes.scatter(
-            place,
+            position,
             min(row["best"], top * 0.985),
             s=34 if filled else 22,
             marker="^" if above else "o",
@@ -85,6 +86,7 @@ def _scatter(axes: Any, x: Sequence[float], trials: Sequence[Row], top: float) -
 
 
 def _history(trials: Sequence[Row], fields: Sequence[str]) -> Any:
+    """Draw the error of each trial, and the best so far."""
     figure, axes = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
     top = _top(trials)
     numbers = [row["trial"] for row in trials]
@@ -106,6 +108,7 @@ def _history(trials: Sequence[Row], fields: Sequence[str]) -> Any:
 
 
 def _slices(trials: Sequence[Row], fields: Sequence[str]) -> Any:
+    """Draw the error against each searched field."""
     across = min(3, len(fields))
     down = -(-len(fields) // across)
     figure, grid = plt.subplots(
@@ -114,8 +117,8 @@ def _slices(trials: Sequence[Row], fields: Sequence[str]) -> Any:
     top = _top(trials)
     for axes, path in zip(grid.flat, fields, strict=False):
         rows = [row for row in trials if path in row["values"]]
-        places, labels, logarithmic = _places([row["values"][path] for row in rows])
-        _scatter(axes, places, rows, top)
+        positions, labels, logarithmic = _positions([row["values"][path] for row in rows])
+        _scatter(axes, positions, rows, top)
         if labels:
             axes.set_xticks(range(len(labels)), labels, rotation=30 if max(map(len, labels)) > 6 else 0)
             axes.set_xlim(-0.6, len(labels) - 0.4)
@@ -133,8 +136,13 @@ def _slices(trials: Sequence[Row], fields: Sequence[str]) -> Any:
     return figure
 
 
-def _places(values: Sequence[Any]) -> tuple[list[float], list[str], bool]:
-    """Where values stand on an axis, the labels of one without numbers, and whether it is logarithmic."""
+def _positions(values: Sequence[Any]) -> tuple[list[float], list[str], bool]:
+    """Return the positions of values on an axis.
+
+    Returns:
+        The position of each value; the labels 0, 1, ... of an axis that is not of numbers, with positions spread a
+        little around them so that dots do not hide each other; whether the axis is logarithmic.
+    """
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) == len(values) and len(set(values)) > 1:
         smallest, largest = min(numbers), max(numbers)
@@ -144,7 +152,8 @@ def _places(values: Sequence[Any]) -> tuple[list[float], list[str], bool]:
     return [names.index(format_value(value)) + float(s) for value, s in zip(values, spread, strict=True)], names, False
 
 
-def _parallel(trials: Sequence[Row], fields: Sequence[str]) -> Any:
+def _parallel_coordinates(trials: Sequence[Row], fields: Sequence[str]) -> Any:
+    """Draw each finished trial as a line across one axis per searched field and one for the error."""
     figure, axes = plt.subplots(figsize=(1.5 * (len(fields) + 1) + 1.5, 4.6), layout="constrained")
     rows = sorted((row for row in trials if row["end"] == "finished"), key=lambda row: -row["best"]) or list(trials)
     heights = np.full((len(rows), len(fields) + 1), np.nan)
@@ -174,12 +183,14 @@ def _parallel(trials: Sequence[Row], fields: Sequence[str]) -> Any:
 
 
 def _axis(values: Sequence[Any]) -> tuple[list[tuple[float, str]], np.ndarray]:
-    """Ticks of an axis from 0 to 1, and the heights of values on it."""
-    places, labels, logarithmic = _places(values)
+    """Return ticks (height and label) of a vertical axis from 0 to 1, and the heights of values on it."""
+    positions, labels, logarithmic = _positions(values)
     if labels:
         share = {label: (i + 0.5) / len(labels) for i, label in enumerate(labels)}
-        return [(height, label) for label, height in share.items()], np.array([share[format_value(value)] for value in values])
-    numbers = np.log10(places) if logarithmic else np.array(places)
+        return [(height, label) for label, height in share.items()], np.array(
+            [share[format_value(value)] for value in values]
+        )
+    numbers = np.log10(positions) if logarithmic else np.array(positions)
     low, high = float(numbers.min()), float(numbers.max())
     span = (high - low) or 1.0
     shown = np.linspace(low, high, 4)
@@ -188,16 +199,16 @@ def _axis(values: Sequence[Any]) -> tuple[list[tuple[float, str]], np.ndarray]:
 
 
 def _importance(importance: dict[str, float]) -> Any:
+    """Draw the importance of each field as a bar."""
     figure, axes = plt.subplots(figsize=(6.4, 0.42 * len(importance) + 1.1), layout="constrained")
     names = [field_label(path) for path in importance][::-1]
     shares = 100 * np.array(list(importance.values()))[::-1]
     axes.barh(names, shares, color=LINE_COLOURS[0], height=0.62)
-    for place, share in enumerate(shares):
+    for row, share in enumerate(shares):
         axes.annotate(
-            f"{share:.0f} %", (share, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
+            f"{share:.0f} %", (share, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
         )
-    axes.set(xlabel="share of what tells good trials from others (PED-ANOVA)", xticks=[],
-             xlim=(0, shares.max() * 1.15))  # fmt: skip
+    axes.set(xlabel="importance for the validation error (PED-ANOVA)", xticks=[], xlim=(0, shares.max() * 1.15))
     axes.tick_params(length=0)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     return figure
