@@ -1,10 +1,10 @@
-"""Judge models on the test split, beside persistence and climatology.
+"""Evaluate models on the test split, beside persistence and climatology.
 
     python -m mcrnn.evaluate models:/mcrnn-demo@champion
     python -m mcrnn.evaluate 'runs/*convlstm*' models:/mcrnn-ns@champion --warm-up 20 --horizon 30 --out report
 
-Writes a report below reports/: tables, figures, an animation, forecasts as Zarr, and report.html with all of it. The
-same report is among the artifacts of a run of the experiment mcrnn-evaluations in MLflow.
+Writes a report below reports/: tables, figures, an animation, forecasts as Zarr, and report.html, which shows all of
+them. A run of the experiment mcrnn-evaluations in MLflow has the same report among its artifacts.
 """
 
 from __future__ import annotations
@@ -23,44 +23,47 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="Registry URIs (models:/NAME@champion), run URIs (runs:/ID/model) or folders; quoted wildcards too.",
+            help="Registry URIs (models:/NAME@champion), run URIs (runs:/ID/model) or folders; wildcards in quotes.",
         ),
     ],
     store: Annotated[
-        str | None, typer.Option(metavar="STORE", help="Judge on this store; by default that of the training.")
+        str | None, typer.Option(metavar="STORE", help="Field store to evaluate on; by default that of the training.")
     ] = None,
     warm_up: Annotated[
-        int | None, typer.Option(min=1, help="Frames given; by default those of the first model's validation.")
+        int | None, typer.Option(min=1, help="Number of given frames; by default as in the first model's validation.")
     ] = None,
     horizon: Annotated[
-        int | None, typer.Option(min=1, help="Closed-loop steps; by default those of the first model's validation.")
+        int | None,
+        typer.Option(min=1, help="Number of closed-loop steps; by default as in the first model's validation."),
     ] = None,
     starts: Annotated[
         str | None,
         typer.Option(
             metavar="RULE",
-            help="Windows of a series: all, 'every N', apart, or biweekly (from Mondays and Thursdays, the default).",
+            help="Where windows of a series start: all, 'every N' frames, apart (no overlap), or biweekly (forecasts "
+            "from Mondays and Thursdays). By default biweekly where frames have dates, else apart.",
         ),
     ] = None,
     other_data: Annotated[
         bool,
         typer.Option(
-            "--other-data", help="Allow another store, units or grid than the training's; the report says so."
+            "--other-data", help="Allow another store, units or grid than in training; the report names them."
         ),
     ] = False,
     save_forecasts: Annotated[
-        str, typer.Option(metavar="N|all", help="Windows whose forecasts are kept in forecasts.zarr.")
+        str, typer.Option(metavar="N|all", help="Number of windows whose forecasts are kept in forecasts.zarr.")
     ] = "16",
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; a GPU where there is one.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,
     out: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Where the report goes; by default below reports/.")
     ] = None,
     storage: StorageOption = None,
 ) -> None:
-    """Judge models of any size and architecture on the same windows of the test split.
+    """Evaluate models of any size and architecture on the same windows of the test split, and write a report.
 
-    Models that differ in their seed only become one row with mean and deviation. Evaluating again reuses what is there.
-    One that cannot be judged is named at the end (exit code 2), and the others are reported.
+    Models that differ in their seed only share a row with mean and standard deviation. Scores are kept, so that the
+    same evaluation is quick the next time. Models that cannot be evaluated are named at the end (exit code 2); the
+    others are reported.
     """
     root = Storage.open(storage)
 

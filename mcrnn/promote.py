@@ -1,11 +1,11 @@
 """Decide which version of a model is the one in use.
 
-    python -m mcrnn.promote mcrnn-ns                  # judge the newest candidate; it must be better beyond doubt
+    python -m mcrnn.promote mcrnn-ns                  # if the newest candidate is better beyond doubt
     python -m mcrnn.promote mcrnn-ns --version 7 --alias champion --reason "asked for by the users"
     python -m mcrnn.promote mcrnn-ns --rollback
     python -m mcrnn.promote mcrnn-ns --history
 
-Exit code 0: the alias is where it was asked to be; 1: the candidate was not better; 2: it could not be judged.
+Exit code 0: the alias points where it was asked to; 1: the candidate was not better; 2: it could not be compared.
 """
 
 from __future__ import annotations
@@ -21,27 +21,30 @@ from mcrnn.storage.root import Storage
 
 
 def promote(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of a registered model, such as mcrnn-ns.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a registered model, such as mcrnn-ns.")],
     version: Annotated[
-        int | None, typer.Option(metavar="N", help="Judge this version instead of the newest candidate.")
+        int | None, typer.Option(metavar="N", help="Compare this version instead of the newest candidate.")
     ] = None,
     alias: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Point this alias to --version without judging; needs --reason.")
+        str | None,
+        typer.Option(metavar="NAME", help="Point this alias to --version without a comparison; needs --reason."),
     ] = None,
-    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why, for the record.")] = None,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Reason, which is recorded.")] = None,
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Make the previous champion the champion again.")
     ] = False,
     margin: Annotated[
-        float, typer.Option(min=0, max=1, help="Share by which the candidate must be better beyond the spread.")
+        float,
+        typer.Option(min=0, max=1, help="Share by which the candidate's error must be smaller, beyond the spread."),
     ] = 0.0,
-    history: Annotated[bool, typer.Option("--history", help="Print all moves of the champion.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="Print all promotions and rollbacks.")] = False,
     storage: StorageOption = None,
 ) -> None:
-    """Judge the newest candidate of NAME beside its champion on the test split, and move the alias if it wins.
+    """Compare the newest candidate of NAME with its champion on the test split, and make it the champion if it wins.
 
-    Both are judged on the same windows of the same store; the candidate wins if its closed-loop error is smaller in
-    97.5 % of 10,000 draws of windows. The former champion keeps the alias `previous`. Exit code 1 if it does not win.
+    Both are evaluated on the same windows of the same store. The candidate wins if its closed-loop error is smaller in
+    97.5 % of 10,000 bootstrap resamples of the windows; the former champion then gets the alias `previous`. Exit code 1
+    if it does not win.
     """
     if alias is not None and (version is None or not reason):
         raise UserError("--alias needs --version, and --reason for the record")

@@ -1,4 +1,4 @@
-"""The MLflow UI on what is under the storage root.
+"""Start the MLflow UI on the runs and models under the storage root.
 
 python -m mcrnn.ui
 """
@@ -16,12 +16,13 @@ from mcrnn.storage.root import Storage
 
 
 def ui(
-    port: Annotated[int, typer.Option(help="On this machine only.")] = 5000,
+    port: Annotated[int, typer.Option(help="Port of 127.0.0.1, so that only this machine can see the UI.")] = 5000,
     storage: StorageOption = None,
 ) -> None:
-    """Show runs, their comparison and the registry in a browser.
+    """Show runs, their comparison and the model registry in a browser.
 
-    Runs whose process was killed are first marked so; the command that began them continues them.
+    Runs that are recorded as running although their process was killed are first marked as killed; the command that
+    started them continues them.
     """
     root = Storage.open(storage)
 
