@@ -1,8 +1,8 @@
-"""The demo's promises: its time, what it tried, and how much better than the baselines its champion is.
+"""What the demo promises: its time, the number of trials, and the error of its champion beside the baselines.
 
     python -m benchmarks.demo
 
-Runs the three commands of `make demo` in a folder of their own and prints one line a promise.
+Runs the three commands of `make demo` in a temporary storage root and prints a line for each promise.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROJECT = Path(__file__).parent.parent
 
 
 def demo_commands() -> list[list[str]]:
-    """The commands of `make demo`, as the Makefile has them."""
+    """Return the commands of `make demo`, as the Makefile has them."""
     recipe = re.search(r"^demo: \$\(READY\)\n((?:\t.*\n)+)", (PROJECT / "Makefile").read_text(), re.MULTILINE)
     assert recipe is not None
     commands = [line.split() for line in recipe.group(1).splitlines()]

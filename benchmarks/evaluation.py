@@ -1,11 +1,11 @@
-"""What judging a model costs beside its bare inference, and that memory does not grow with the number of samples.
+"""Cost of an evaluation beside bare inference, and that its memory does not grow with the number of samples.
 
     python -m benchmarks.evaluation [--samples 200] [--rounds 3]
 
 The largest network of the paper on 16 x 16 (ConvLSTM, 25 channels, 4 layers, 182,524 parameters), samples of 51 frames,
 20 given and 30 in closed loop, on two cores: frames a second of the evaluation (windows, scores and spectra) over those
-of the network alone on the same batches. Memory is what judging adds to the peak of a process that has the split in
-memory, for so many samples and for five times as many.
+of the network alone on the same batches. Memory is what the evaluation adds to the peak of a process that has the
+split in memory, for the given number of samples and for five times as many.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WARM_UP, HORIZON = 20, 30
 
 
 def prepare(root: Path, samples: int) -> tuple[TrainedModel, FieldStore]:
-    """A store with so many test samples, and the network with random weights."""
+    """Make a store with a number of test samples, and the network with random weights."""
     name = f"{samples}.zarr"
     generate(name, train=2, val=1, test=samples, seed=0, workers=2, storage=str(root))
     store = FieldStore.open(LocalFolder(root / name))
@@ -54,14 +54,14 @@ def prepare(root: Path, samples: int) -> tuple[TrainedModel, FieldStore]:
     return trained_model.load(LocalFolder(root / "model")), store
 
 
-def exam_of(model: TrainedModel, store: FieldStore) -> EvaluationSet:
-    """The paper's."""
+def evaluation_set_of(model: TrainedModel, store: FieldStore) -> EvaluationSet:
+    """Return the paper's evaluation set: 20 given frames, 30 steps in closed loop."""
     return EvaluationSet.of(store, model.config.data, warm_up=WARM_UP, horizon=HORIZON)
 
 
 @torch.no_grad()
-def bare(model: TrainedModel, evaluation_set: EvaluationSet) -> float:
-    """Seconds of the network alone."""
+def seconds_of_inference(model: TrainedModel, evaluation_set: EvaluationSet) -> float:
+    """Return how many seconds the network alone takes for all windows."""
     batches = [batch.frames_BTCHW for batch in evaluation_set.batches(BATCH_SIZE)]
     started = time.perf_counter()
     for frames_BTCHW in batches:
@@ -73,14 +73,14 @@ def _peak(root: str, samples: int, peaks: Any) -> None:
     torch.set_num_threads(2)
     model = trained_model.load(LocalFolder(Path(root) / "model"))
     store = FieldStore.open(LocalFolder(Path(root) / f"{samples}.zarr"))
-    evaluation_set = exam_of(model, store)
+    evaluation_set = evaluation_set_of(model, store)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     score(model, evaluation_set)
     peaks.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 
 
 def peak(root: Path, samples: int) -> int:
-    """Bytes that judging adds to a process which has the split in memory."""
+    """Return how many bytes the evaluation adds to the peak of a process that has the split in memory."""
     context = multiprocessing.get_context("spawn")
     peaks = context.Queue()
     process = context.Process(target=_peak, args=(str(root), samples, peaks))
@@ -101,11 +101,11 @@ def main() -> None:
         root = Path(folder)
         few, many = options.samples, 5 * options.samples
         model, store = prepare(root, few)
-        evaluation_set = exam_of(model, store)
-        bare(model, evaluation_set)
+        evaluation_set = evaluation_set_of(model, store)
+        seconds_of_inference(model, evaluation_set)  # to warm up
         shares, rates = [], []
         for _ in range(options.rounds):
-            alone = bare(model, evaluation_set)
+            alone = seconds_of_inference(model, evaluation_set)
             started = time.perf_counter()
             score(model, evaluation_set)
             whole = time.perf_counter() - started
@@ -118,7 +118,7 @@ def main() -> None:
         )
         prepare(root, many)
         a, b = peak(root, few), peak(root, many)
-        print(f"memory that judging adds: {a / 1e6:.0f} MB for {few} samples, {b / 1e6:.0f} MB for {many}")
+        print(f"memory that the evaluation adds: {a / 1e6:.0f} MB for {few} samples, {b / 1e6:.0f} MB for {many}")
 
 
 if __name__ == "__main__":
