@@ -34,6 +34,7 @@ from mcrnn.tracking.run_folder import LEASE_FILE
 from mcrnn.training.session import OBJECTIVE
 
 EPOCHS = 4
+"""Epochs of a trial that is not stopped early."""
 
 
 def sleeping_trial(proposal: dict[str, Any], *, seconds: float) -> None:

@@ -40,7 +40,9 @@ from mcrnn.training.validation import validate
 
 ROOT = Path(__file__).parent.parent
 PAPER_SIZES = {"convgru": 28, "convlstm": 25, "minconvgru": 49, "minconvlstm": 40, "minconvexplstm": 40}
+"""Hidden sizes of the paper's Navier-Stokes models (Horuz et al. 2025, arXiv 2508.03614)."""
 SEEDS = (1234, 1235, 1236)
+"""Seeds of the trainings whose mean and spread are printed; the first is that of the search."""
 
 
 def command(module: str, root: Path, *arguments: str) -> float:
@@ -61,6 +63,7 @@ def write(root: Path, content: dict[str, Any]) -> str:
 
 
 def _run_bare_loop(root: str, content: dict[str, Any], epochs: int, seconds: Any) -> None:
+    """Run a training loop without Ray in this process, and put into a queue how long its epochs took."""
     torch.set_num_threads(1)
     config = Configuration.model_validate(content)
     store = FieldStore.open(LocalFolder(Path(root) / "data/ns.zarr"))
@@ -202,6 +205,7 @@ def navier_stokes(root: Path, epochs: int, trials: int) -> None:
 
 
 def _spread(errors: list[float]) -> str:
+    """Return mean and standard deviation as text."""
     return f"{statistics.fmean(errors):.4f} +- {statistics.stdev(errors):.4f}"
 
 

@@ -31,6 +31,7 @@ from mcrnn.tracking.run_folder import RunFolder
 from mcrnn.tracking.sync import RunSync
 
 TRIALS, METRICS = 4, 20
+"""Trials at once, and metrics of an epoch."""
 
 
 def append(folder: RunFolder, epoch: int) -> None:
