@@ -45,7 +45,7 @@ def convert(
     variable: Annotated[str | None, typer.Option(help="Name of the field.")] = None,
     coarsen: Annotated[int | None, typer.Option(min=1, help="Mean over blocks of n x n grid points.")] = None,
     store: Annotated[
-        str | None, typer.Option(help="Field store that the model is to be judged on, such as data/ns.zarr.")
+        str | None, typer.Option(help="Field store that the model is to be evaluated on, such as data/ns.zarr.")
     ] = None,
     storage: StorageOption = None,
 ) -> None:
@@ -133,7 +133,7 @@ def convert(
     count = sum(p.numel() for p in network.parameters())
     print(f"{named}, {count:,} parameters, {height} x {width}, {pads} padding -> {root.show(folder)}")
     if store is not None:
-        print(f"judge it: python -m mcrnn.evaluate {out}")
+        print(f"evaluate it: python -m mcrnn.evaluate {out}")
 
 
 def _run_configuration(path: Path) -> dict[str, Any]:
