@@ -26,7 +26,7 @@ from mcrnn.storage.root import Storage
 def train(
     file: Annotated[
         str | None,
-        typer.Argument(metavar="FILE", help="Configuration, or a search space that --set reduces to one value each."),
+        typer.Argument(metavar="FILE", help="Configuration, or a search space that --set reduces to one."),
     ] = None,
     settings: SetOption = None,
     from_run: Annotated[
