@@ -1,4 +1,4 @@
-"""An animation of one sample of a store, as the paper's generator has it."""
+"""Animate one sample of a store, as the paper's data generator does."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mcrnn.errors import UserError
 from mcrnn.reports.animation import write_animation
 
 MOST_FRAMES = 400
-"""of a long series; more are thinned out"""
+"""Largest number of frames of an animation. Of longer samples, evenly spaced frames are shown."""
 
 
 def check_target(target: Path) -> None:
-    """Refuse what cannot be written, before any work.
+    """Refuse a file that cannot be written, before any work is done.
 
     Raises:
         UserError: the ending is neither .mp4 nor .gif, or the folder is missing.
@@ -30,10 +30,17 @@ def check_target(target: Path) -> None:
 def animate_sample(
     store: FieldStore, split: str, sample: int, target: Path, on_frame: Callable[[int], None] = lambda n: None
 ) -> None:
-    """Write the frames of a sample, one panel a channel, with fixed colours.
+    """Write an animation of a sample: one panel for each channel, with the same colours in all frames.
+
+    Args:
+        store: the store.
+        split: train, val or test.
+        sample: position of the sample in the split.
+        target: the file to write, which ends with .mp4 or .gif.
+        on_frame: called with the number of each frame that is drawn.
 
     Raises:
-        UserError: no such sample, or the ending of `target` is neither .mp4 nor .gif.
+        UserError: there is no such sample, or `target` cannot be written, see `check_target`.
     """
     check_target(target)
     array = store.array(split)
@@ -59,7 +66,7 @@ def animate_sample(
         frames_TCHW = frames_TCHW[:, :, ::-1]
     images = []
     for c, axes in enumerate(grid[0]):
-        # at most a thousandth of the values beyond the colours, so that one extreme does not wash out the rest
+        # The range of colours leaves out a thousandth of the values, so that extremes do not make all others pale.
         low, high = np.quantile(frames_TCHW[:, c], (0.0005, 0.9995))
         images.append(axes.imshow(frames_TCHW[0, c], origin="lower", vmin=low, vmax=high, cmap="viridis"))
         axes.set(xticks=[], yticks=[])

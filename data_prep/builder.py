@@ -1,12 +1,18 @@
-"""Build a field store shard by shard, so that nothing is lost and nothing half-written is ever read.
+"""Build a field store shard by shard, so that a build may be killed at any moment and continued.
 
-The order of writes is what makes a build safe to kill at any moment: first the root with status `building`, then
-metadata and coordinates; for each shard the object, read back, and after it a marker with its size, SHA-256
-and statistics; then the manifest; the root with status `complete` last. The same command continues an
-unfinished build with the shards that have no marker.
+The order of writes makes this safe:
 
-Shards are Ray tasks, one process with one thread a core. What a shard holds depends on its place alone, so the
-result is the same for any number of workers, in any order, in one go or in several.
+1. the root with the status `building`;
+2. metadata and coordinates;
+3. for each shard its objects, each of which is read back, and then a marker with their sizes, their SHA-256 and the
+   statistics of the values;
+4. the manifest;
+5. the root with the status `complete`, without which no reader opens the store.
+
+The same command continues an unfinished build with the shards that have no marker.
+
+Shards are Ray tasks, each in a process with one thread. The content of a shard depends on its position alone, so the
+store is the same for any number of workers, in any order, in one go or in several.
 """
 
 from __future__ import annotations
@@ -26,19 +32,31 @@ from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
 
 Marker = dict[str, Any]
+"""What is kept of a shard that is done: `objects` (size and SHA-256 by key), `split` and `statistics`."""
 
 LEASE = f"{BUILD_FOLDER}/lock.json"
+"""Key of the lease that keeps two builds from writing one store."""
+
+SECONDS_BETWEEN_RENEWALS = 5.0
+"""Longest time between two renewals of the lease while workers compute."""
 
 
 class Source(Protocol):
-    """Where the numbers come from. It is sent to workers, so it must pickle."""
+    """Where the values of a store come from. A source is sent to workers, so it must pickle."""
 
     @property
     def shards_at_once(self) -> int:
-        """Shards that are best computed together: 1, or more where a GPU is to be filled."""
+        """Number of shards that are best computed together: 1 on a CPU, more where a GPU is to be filled."""
 
     def compute(self, shards: Sequence[Shard]) -> list[dict[str, np.ndarray]]:
-        """Arrays of each shard: `field`, (sample, time, channel, height, width), and the plan's extras."""
+        """Compute or read some shards.
+
+        The result may depend on the positions of the shards and on the source's own parameters only.
+
+        Returns:
+            For each shard its arrays by name: `field` (sample, time, channel, height, width) and the plan's extras, all
+            float32.
+        """
 
 
 def build(
@@ -50,18 +68,19 @@ def build(
     overwrite: bool = False,
     on_done: Callable[[int, bool], None] = lambda count, fresh: None,
 ) -> bool:
-    """Build the store, or continue or recognise the one that is there.
+    """Build a store, continue an unfinished one, or leave a complete one alone.
 
     Args:
         location: folder of the store.
-        plan: what it is to be.
-        source: what computes it.
-        workers: Ray tasks at a time; 1 computes in this process, without Ray.
-        overwrite: delete what is there and start anew.
-        on_done: told the samples or times of each shard that is done, and whether it was done now.
+        plan: what the store is to hold.
+        source: what computes or reads its values.
+        workers: number of Ray tasks at a time; 1 computes in this process, without Ray.
+        overwrite: delete a store that is there and start anew.
+        on_done: called for each shard that is done, with its number of samples or times and with whether it was
+            computed now (True) or by an earlier build (False).
 
     Returns:
-        True where something was built, False where the store was complete already.
+        Whether something was built; False if the store was complete already.
 
     Raises:
         UserError: there is something else at `location`, or a store of another recipe, or another build is
@@ -76,15 +95,13 @@ def build(
     lease = Lease(location, LEASE, "build")
     lease.acquire()
     try:
-        # looked at again, for another build may have ended just before
+        # Another build may have ended between the first look and the lease.
         if _is_complete(location, plan, overwrite):
             return False
         keys = location.sizes()
         root = _read_root(location, keys)
         if overwrite and root is not None:
-            for key in sorted(keys, key="zarr.json".__eq__):  # last, for without it this is no store to go on with
-                if key != LEASE:
-                    location.delete(key)
+            _delete_store(location, keys)
             keys, root = {}, None
         metadata = plan.metadata()
         if root is None:
@@ -92,12 +109,13 @@ def build(
         for key, content in metadata.items():
             if key != "zarr.json" and keys.get(key) != len(content):
                 location.write(key, content)
-        markers = _sweep(location, plan, keys)
+        _delete_partial_files(location, keys)
+        markers = _read_markers(location, plan, keys)
         for shard in plan.shards():
             if shard.name in markers:
                 on_done(shard.stop - shard.start, False)
         missing = [shard for shard in plan.shards() if shard.name not in markers]
-        for shard, marker in _make(location, plan, source, missing, workers, lease):
+        for shard, marker in _build_shards(location, plan, source, missing, workers, lease):
             markers[shard.name] = marker
             on_done(shard.stop - shard.start, True)
         _complete(location, plan, metadata, [markers[shard.name] for shard in plan.shards()])
@@ -107,10 +125,18 @@ def build(
 
 
 def _read_root(location: Location, keys: dict[str, int]) -> dict[str, Any] | None:
-    """The root's document, None where there is nothing yet or a build was killed before it wrote it."""
+    """Return the root document, or None if there is nothing yet or a build was killed before it wrote the root.
+
+    Raises:
+        UserError: there are files that are no store.
+    """
     if all(key.startswith(BUILD_FOLDER) or key.endswith(".partial") for key in keys):
         return None
-    content = location.read("zarr.json") if "zarr.json" in keys else b""
+    try:
+        # Also if it was not listed: a build that began during the listing wrote the root before anything else.
+        content = location.read("zarr.json")
+    except FileNotFoundError:
+        content = b""
     try:
         document = json.loads(content)
         if document["attributes"]["format"] == FORMAT:
@@ -121,7 +147,7 @@ def _read_root(location: Location, keys: dict[str, int]) -> dict[str, Any] | Non
 
 
 def _is_complete(location: Location, plan: StorePlan, overwrite: bool) -> bool:
-    """Whether the store of this plan is there already.
+    """Return whether the store of this plan is there already and is to be kept.
 
     Raises:
         UserError: there is something else, or a store of another recipe that is not to be overwritten.
@@ -144,8 +170,20 @@ def _check_same_recipe(location: Location, plan: StorePlan, attributes: dict[str
         )
 
 
+def _delete_store(location: Location, keys: dict[str, int]) -> None:
+    """Delete all objects of a store but the lease, which this build holds.
+
+    The root goes last: as long as it is there, a deletion that was interrupted leaves what is still recognised as a
+    store of this project, and the same command may go on deleting it.
+    """
+    for key in keys:
+        if key not in ("zarr.json", LEASE):
+            location.delete(key)
+    location.delete("zarr.json")
+
+
 def _unfinished(plan: StorePlan) -> dict[str, Any]:
-    """The root's attributes while the store is being built."""
+    """Return the root attributes of a store that is being built."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -163,11 +201,15 @@ def _marker_key(name: str) -> str:
     return f"{BUILD_FOLDER}/{name}.json"
 
 
-def _sweep(location: Location, plan: StorePlan, keys: dict[str, int]) -> dict[str, Marker]:
-    """Markers of the shards that are done and still there; what a killed writer left behind is removed."""
+def _delete_partial_files(location: Location, keys: dict[str, int]) -> None:
+    """Delete the temporary files of writers that were killed, see `mcrnn.storage.local.write_atomically`."""
     for key in keys:
         if key.endswith(".partial"):
             location.delete(key)
+
+
+def _read_markers(location: Location, plan: StorePlan, keys: dict[str, int]) -> dict[str, Marker]:
+    """Return the marker of each shard that is done and whose objects are there with the size that they had."""
     markers = {}
     for shard in plan.shards():
         if _marker_key(shard.name) not in keys:
@@ -178,20 +220,20 @@ def _sweep(location: Location, plan: StorePlan, keys: dict[str, int]) -> dict[st
             if all(keys.get(key) == entry["size"] for key, entry in marker["objects"].items()):
                 markers[shard.name] = marker
         except (ValueError, KeyError, TypeError):
-            continue  # not a whole marker: the shard is made again
+            continue  # the marker was not written completely: the shard is built again
     return markers
 
 
-def _make(
+def _build_shards(
     location: Location, plan: StorePlan, source: Source, missing: list[Shard], workers: int, lease: Lease
 ) -> Iterator[tuple[Shard, Marker]]:
-    """Make the missing shards, here or as Ray tasks, and hand out each with its marker when it is done."""
+    """Build the missing shards, in this process or as Ray tasks, and yield each with its marker when it is done."""
     at_once = source.shards_at_once
     groups = [missing[i : i + at_once] for i in range(0, len(missing), at_once)]
     if workers == 1 or len(groups) < 2 or at_once > 1:
         for group in groups:
             lease.renew()
-            yield from zip(group, _make_shards(location, plan, source, group), strict=True)
+            yield from zip(group, _build_group(location, plan, source, group), strict=True)
         return
 
     import ray
@@ -199,19 +241,19 @@ def _make(
     from mcrnn.runners.ray_cluster import connected
 
     with connected():
-        call = ray.remote(num_cpus=1, max_retries=2)(_make_shards_of)
+        task = ray.remote(num_cpus=1, max_retries=2)(_build_group_in_task)
         shared = ray.put((location, plan, source))
         waiting = iter(groups)
         running: dict[Any, list[Shard]] = {}
         try:
             while True:
                 for group in waiting:
-                    running[call.remote(shared, group)] = group
+                    running[task.remote(shared, group)] = group
                     if len(running) >= workers:
                         break
                 if not running:
                     return
-                done, _ = ray.wait(list(running), timeout=5.0)
+                done, _ = ray.wait(list(running), timeout=SECONDS_BETWEEN_RENEWALS)
                 lease.renew()
                 for reference in done:
                     yield from zip(running.pop(reference), ray.get(reference), strict=True)
@@ -224,12 +266,17 @@ def _make(
                 ray.cancel(reference)
 
 
-def _make_shards_of(shared: tuple[Location, StorePlan, Source], shards: list[Shard]) -> list[Marker]:
-    return _make_shards(*shared, shards)
+def _build_group_in_task(shared: tuple[Location, StorePlan, Source], shards: list[Shard]) -> list[Marker]:
+    # Ray replaces a reference by its object only where the reference is an argument itself, so what is shared is one.
+    return _build_group(*shared, shards)
 
 
-def _make_shards(location: Location, plan: StorePlan, source: Source, shards: list[Shard]) -> list[Marker]:
-    """Compute, encode, write, read back, and mark as done."""
+def _build_group(location: Location, plan: StorePlan, source: Source, shards: list[Shard]) -> list[Marker]:
+    """Compute some shards together, and for each encode, write and read back its objects and write its marker.
+
+    Raises:
+        UserError: values are not finite, or the storage does not return what was written to it.
+    """
     markers = []
     for shard, arrays in zip(shards, source.compute(shards), strict=True):
         objects = {}
@@ -249,13 +296,14 @@ def _make_shards(location: Location, plan: StorePlan, source: Source, shards: li
 
 
 def _complete(location: Location, plan: StorePlan, metadata: dict[str, bytes], markers: list[Marker]) -> None:
+    """Write the manifest and the root with the status `complete`, and delete the markers."""
     statistics: Statistics | None = None
     objects = {k: {"size": len(v), "sha256": sha256(v)} for k, v in metadata.items() if k != "zarr.json"}
     for marker in markers:
         objects.update(marker["objects"])
         if marker["split"] == "train":
-            shard = Statistics(**marker["statistics"])
-            statistics = statistics.merge(shard) if statistics else shard
+            of_shard = Statistics(**marker["statistics"])
+            statistics = statistics.merge(of_shard) if statistics else of_shard
     assert statistics is not None
     manifest = canonical_json({"objects": objects})
     location.write(MANIFEST, manifest)
@@ -271,9 +319,9 @@ def _complete(location: Location, plan: StorePlan, metadata: dict[str, bytes], m
         "versions": {p: version(p) for p in ("mcrnn", "numpy", "torch", "zarr")},
         "manifest_sha256": sha256(manifest),
     }
-    # through JSON and back, so that the digest is of what a reader will see
+    # Through JSON and back, so that the digest is taken of the values that a reader will see.
     document = json.loads(_json(root_document(metadata, attributes)))
     document["attributes"]["sha256"] = root_digest(document)
     location.write("zarr.json", _json(document))
-    for done in plan.shards():
-        location.delete(_marker_key(done.name))
+    for shard in plan.shards():
+        location.delete(_marker_key(shard.name))

@@ -1,4 +1,4 @@
-"""Describe a store: what is in it, how it was made, how far a build is; verify every byte; animate a sample.
+"""Describe a store: what it holds, how it was made, how far a build is. Also verify every byte, or animate a sample.
 
 python -m data_prep.inspect data/ns.zarr --verify
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mcrnn.cli import StorageOption, main
-from mcrnn.data.store_format import BUILD_FOLDER
+from mcrnn.data.store_format import BUILD_FOLDER, SPLITS
 from mcrnn.storage.location import Location
 from mcrnn.storage.root import Storage
 
@@ -29,7 +29,10 @@ def inspect(
     sample: Annotated[int, typer.Option(min=0, help="Sample to animate.")] = 0,
     storage: StorageOption = None,
 ) -> None:
-    """Describe a store, also one that is still being built."""
+    """Describe a store, also one that is unfinished.
+
+    Verifying and animating need a complete store.
+    """
     root = Storage.open(storage)
     location = root.location(store)
 
@@ -43,12 +46,12 @@ def inspect(
     if attributes.get("status") != "complete" and not (verify or animate):
         _print_build(root.show(location), attributes, location)
         return
-    opened = FieldStore.open(location)
-    _print_complete(root.show(location), opened)
+    field_store = FieldStore.open(location)
+    _print_complete(root.show(location), field_store)
     if verify:
         from mcrnn.console import Bar
 
-        manifest = opened.manifest
+        manifest = field_store.manifest
         with Bar("verify", manifest.total_bytes, "bytes") as bar:
             manifest.verify(bar.advance)
         print(f"verified: all {len(manifest.objects)} objects, {_size(manifest.total_bytes)}, are as they were built")
@@ -56,8 +59,8 @@ def inspect(
         from data_prep.animation import animate_sample
         from mcrnn.console import Bar
 
-        with Bar("animation", opened.array(split).shape[1], "frames") as bar:
-            animate_sample(opened, split, sample, Path(animate), lambda _: bar.advance(1))
+        with Bar("animation", field_store.array(split).shape[1], "frames") as bar:
+            animate_sample(field_store, split, sample, Path(animate), lambda _: bar.advance(1))
         print(f"{animate}: sample {sample} of {split}")
 
 
@@ -79,10 +82,10 @@ def _print_complete(name: str, store: FieldStore) -> None:
         "grid": f"{height} x {width}, boundary {a['boundary']}",
         "time": step + (f", calendar {a['calendar']}" if "calendar" in a else ""),
     }
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         shape = store.array(split).shape
         pairs[split] = (
-            f"{shape[1]} frames{_dates(store, split)}"
+            f"{shape[1]} frames{_range_of_dates(store, split)}"
             if store.is_series
             else f"{shape[0]} samples of {shape[1]} frames"
         )
@@ -96,20 +99,12 @@ def _print_complete(name: str, store: FieldStore) -> None:
     _print_pairs({"versions": ", ".join(f"{k} {v}" for k, v in a["versions"].items())})
 
 
-def _dates(store: FieldStore, split: str) -> str:
-    import cftime
-    import numpy as np
-    import zarr
+def _range_of_dates(store: FieldStore, split: str) -> str:
+    from data_prep.time_axis import show
 
-    from data_prep.time_axis import TimeAxis, show
-
-    group = zarr.open_group(store.location.zarr_store(), mode="r", use_consolidated=False)
-    times = np.asarray(group[f"{split}/time"][...])  # type: ignore[index]
-    first, last = (
-        cftime.num2date(float(t), TimeAxis.REFERENCE, calendar=store.attributes["calendar"])
-        for t in (times[0], times[-1])
-    )
-    return f", {show(first)} to {show(last)}"
+    dates = store.dates(split, (0, -1))
+    assert dates is not None, "the times of a series are dates"
+    return f", {show(dates[0])} to {show(dates[1])}"
 
 
 def _print_pairs(pairs: dict[str, Any]) -> None:

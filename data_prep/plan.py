@@ -1,4 +1,4 @@
-"""What a store is to be, known before its first number is computed; and one shard of it as bytes."""
+"""The plan of a store, known before its first value is computed: its metadata, its shards, and a shard as bytes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,18 @@ from zarr.storage import MemoryStore
 from mcrnn.data.store_format import DIMENSIONS
 
 Coordinate = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
-"""dimensions, values, attributes"""
+"""Dimensions, values and attributes of a coordinate array."""
 
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """One split: how many samples of how many frames."""
+    """The plan of one split.
+
+    Attributes:
+        samples: number of samples.
+        frames: number of frames of each sample.
+        coordinates: coordinate arrays by name.
+    """
 
     samples: int
     frames: int
@@ -34,7 +40,13 @@ class SplitPlan:
 
 @dataclass(frozen=True)
 class Shard:
-    """A run of samples or of times of one split: computed by one task, stored as one object an array."""
+    """Consecutive samples or times of one split, which are computed by one task. Each array of them is one object.
+
+    Attributes:
+        split: train, val or test.
+        start: first sample or time.
+        stop: sample or time after the last.
+    """
 
     split: str
     start: int
@@ -42,68 +54,78 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """Name of its marker; sorts in the order of the data."""
+        """Name of the shard's marker. Names sort in the order of the data."""
         return f"{self.split}-{self.start:010d}"
 
 
 @dataclass(frozen=True)
 class StorePlan:
-    """A store: its splits, its grid, how it is cut into shards, and what its attributes say."""
+    """The plan of a store: its splits, its grid, how it is cut into shards, and its attributes.
+
+    Attributes:
+        splits: plan of each split, by name.
+        channels: names of the channels, in order.
+        height: rows of the grid.
+        width: columns of the grid.
+        layout: `samples` if shards are cut along the samples, `series` if they are cut along the times of one sample.
+        chunk: number of samples or times that are compressed together, and are the least that can be read.
+        shard: number of samples or times of one object; a multiple of `chunk`.
+        attributes: root attributes that readers need: variable, units, boundary, time_step.
+        recipe: all that determines the values: command, parameters, seed.
+        extras: dimensions of further float32 arrays that a source computes with the field, by name.
+    """
 
     splits: dict[str, SplitPlan]
     channels: list[str]
     height: int
     width: int
     layout: Literal["samples", "series"]
-    """whether shards are runs of samples or, for a series of one sample, of times"""
     chunk: int
-    """samples or times that are compressed, and can be read, as one"""
     shard: int
-    """samples or times that are one object; a multiple of `chunk`"""
     attributes: dict[str, Any]
-    """variable, units, boundary, time step: what a reader must know"""
     recipe: dict[str, Any]
-    """what determines the numbers: command, parameters, seed"""
     extras: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """further float32 arrays that a shard brings, by name, with their dimensions"""
 
     @property
     def arrays(self) -> dict[str, tuple[str, ...]]:
-        """Dimensions of the field and of the extras."""
+        """Dimensions of the field and of the extras, by name."""
         return {"field": DIMENSIONS, **self.extras}
 
     @property
     def axis(self) -> str:
-        """The dimension along which the store is cut."""
+        """The dimension along which the store is cut into shards: sample or time."""
         return "sample" if self.layout == "samples" else "time"
 
     def shape(self, array: str, split: str) -> tuple[int, ...]:
-        """Shape of an array of a split."""
+        """Return the shape of an array of a split."""
         plan = self.splits[split]
         sizes = (plan.samples, plan.frames, len(self.channels), self.height, self.width)
         known = dict(zip(DIMENSIONS, sizes, strict=True))
         return tuple(known[dimension] for dimension in self.arrays[array])
 
     def length(self, split: str) -> int:
-        """Samples or times of a split, along the axis that is cut."""
+        """Return the number of samples (or of times, for a series) of a split."""
         plan = self.splits[split]
         return plan.samples if self.layout == "samples" else plan.frames
 
     def shards(self) -> Iterator[Shard]:
-        """All shards, in the order of the data."""
+        """Yield all shards in the order of the data."""
         for split in self.splits:
             length = self.length(split)
             for start in range(0, length, self.shard):
                 yield Shard(split, start, min(start + self.shard, length))
 
     def key(self, array: str, shard: Shard) -> str:
-        """Where a shard of an array is stored."""
+        """Return the key of the object of a shard of an array, as Zarr names it: `train/field/c/3/0/0/0/0`."""
         dims = self.arrays[array]
-        place = "/".join(str(shard.start // self.shard) if d == self.axis else "0" for d in dims)
-        return f"{shard.split}/{array}/c/{place}"
+        position = "/".join(str(shard.start // self.shard) if d == self.axis else "0" for d in dims)
+        return f"{shard.split}/{array}/c/{position}"
 
     def metadata(self) -> dict[str, bytes]:
-        """Every object of the store but the shards and the manifest, by key; the root has no attributes yet."""
+        """Return the objects of the store by key, without the shards and the manifest.
+
+        The root, `zarr.json`, has no attributes yet; `root_document` adds them.
+        """
         objects: dict[str, Buffer] = {}
         store = MemoryStore(objects)
         root = zarr.create_group(store, zarr_format=3)
@@ -111,19 +133,26 @@ class StorePlan:
             group = root.create_group(split)
             for name, (dims, values, attributes) in plan.coordinates.items():
                 group.create_array(name, data=values, chunks=values.shape, dimension_names=dims, attributes=attributes)
-            beside = [n for n, (dims, _, _) in plan.coordinates.items() if n not in dims]
+            # xarray finds by this attribute the coordinates that have another name than their dimension.
+            further = [name for name, (dims, _, _) in plan.coordinates.items() if name not in dims]
             for name in self.arrays:
                 array = self._create(group.store_path.store, f"{split}/{name}", name, split, self.length(split))
-                if beside and name == "field":
-                    array.attrs["coordinates"] = " ".join(beside)
+                if further and name == "field":
+                    array.attrs["coordinates"] = " ".join(further)
         with warnings.catch_warnings():
-            # not in the specification yet, which is fine: readers that do not know it read the nodes instead
+            # Zarr warns that consolidated metadata are not in the specification of version 3 yet. Readers that do not
+            # know them read the metadata of each node instead.
             warnings.simplefilter("ignore")
             zarr.consolidate_metadata(store)
         return {key: value.to_bytes() for key, value in objects.items()}
 
     def encode(self, array: str, shard: Shard, values: np.ndarray) -> bytes:
-        """A shard as the bytes of its object: the same as a write into the whole array would leave.
+        """Encode a shard to the bytes of its object, which are those that Zarr would write into the whole array.
+
+        They are made by Zarr itself: it writes the values into an array in memory that consists of this one shard. In
+        this way there is no encoder of our own that could differ from Zarr's, and the bytes are known before they are
+        stored, so that the builder can hash them, write them atomically and compare them with what it reads back. Zarr
+        does not offer its codecs as functions from values to bytes.
 
         Raises:
             RuntimeError: the bytes do not decode to the values.
@@ -137,7 +166,15 @@ class StorePlan:
         return objects[key].to_bytes()
 
     def _create(self, store: Store, path: str, array: str, split: str, length: int) -> zarr.Array:
-        """An array of a split, or a part of it of `length` along the axis that is cut."""
+        """Create an array of a split, or a part of it that has `length` samples or times.
+
+        Args:
+            store: where the array is created.
+            path: path of the array in the store, empty for the root.
+            array: name of the array in the plan.
+            split: train, val or test.
+            length: samples or times of the array that is created.
+        """
         dims = self.arrays[array]
         whole = self.shape(array, split)
         shape, chunk, shard = (
@@ -158,10 +195,15 @@ class StorePlan:
 
 
 def text_array(values: list[str]) -> np.ndarray:
-    """Names as a coordinate."""
+    """Return some names as the values of a coordinate."""
     return np.array(values, dtype=np.dtypes.StringDType())
 
 
 def root_document(metadata: dict[str, bytes], attributes: dict[str, Any]) -> dict[str, Any]:
-    """The root's `zarr.json` with these attributes."""
+    """Return the root document, `zarr.json`, with some attributes.
+
+    Args:
+        metadata: the metadata that `StorePlan.metadata` returns.
+        attributes: the root attributes.
+    """
     return {**json.loads(metadata["zarr.json"]), "attributes": attributes}

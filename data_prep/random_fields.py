@@ -16,16 +16,16 @@ import numpy as np
 
 
 def sqrt_eigenvalues(resolution: int, alpha: float = 2.0, tau: float = 7.0) -> np.ndarray:
-    """Square roots of the covariance's eigenvalues, scaled for an unnormalised inverse FFT.
+    """Return the square roots of the covariance's eigenvalues, scaled for an unnormalised inverse FFT.
 
     Args:
-        resolution: grid points a side.
+        resolution: grid points along each side.
         alpha: smoothness, the larger the smoother; the field is continuous for alpha > 1.
-        tau: inverse correlation length in units of the domain's side.
+        tau: inverse correlation length, in units of the domain's side.
 
     Returns:
-        float64 of shape (resolution, resolution), C-contiguous: the layout is part of what makes bits
-        repeatable.
+        float64 (resolution, resolution), C-contiguous, because the last bits of a sample depend on the memory layout
+        that the FFT meets.
     """
     wavenumber = np.fft.fftfreq(resolution, d=1.0 / resolution)
     squared = wavenumber[:, None] ** 2 + wavenumber[None, :] ** 2
@@ -38,16 +38,16 @@ def sqrt_eigenvalues(resolution: int, alpha: float = 2.0, tau: float = 7.0) -> n
 def gaussian_random_field(
     seed: int, split: int, sample: int, *, resolution: int, alpha: float = 2.0, tau: float = 7.0
 ) -> np.ndarray:
-    """One sample of the field, determined by (seed, split, sample) alone.
+    """Draw one sample of the field, which is determined by (seed, split, sample) alone.
 
-    Every sample has a generator of its own, so a sample does not depend on how many others are drawn, in
-    which order or by which worker.
+    Every sample has its own generator, so a sample does not depend on how many others are drawn, in which order or by
+    which worker.
 
     Args:
-        seed: the store's seed.
+        seed: seed of the store.
         split: number of the split (0 train, 1 val, 2 test), so that splits never share a sample.
-        sample: index within the split.
-        resolution: grid points a side.
+        sample: position in the split.
+        resolution: grid points along each side.
         alpha: see `sqrt_eigenvalues`.
         tau: see `sqrt_eigenvalues`.
 

@@ -1,4 +1,4 @@
-"""Statistics of a field that is never in memory as a whole: exact in float64, mergeable, by channel."""
+"""Statistics of each channel of a field that need not be in memory as a whole: those of its parts can be merged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Statistics:
-    """Count a channel; mean, sum of squared deviations and extremes of each channel."""
+    """Statistics of each channel, computed in float64.
+
+    Attributes:
+        count: number of values of a channel.
+        mean: mean of each channel.
+        squares: sum of the squared deviations from the mean of each channel.
+        min: smallest value of each channel.
+        max: largest value of each channel.
+    """
 
     count: int
     mean: list[float]
@@ -20,28 +28,32 @@ class Statistics:
 
     @classmethod
     def of(cls, field_NTCHW: np.ndarray) -> Statistics:
-        """Statistics of an array of five dimensions, the third of which is the channel."""
+        """Compute the statistics of an array."""
         means, squares = [], []
         for channel in range(field_NTCHW.shape[2]):
             values = field_NTCHW[:, :, channel].astype(np.float64)
             means.append(float(values.mean()))
             squares.append(float(np.square(values - means[-1]).sum()))
-        rest = (0, 1, 3, 4)
+        all_but_channel = (0, 1, 3, 4)
         return cls(
             field_NTCHW.size // field_NTCHW.shape[2],
             means,
             squares,
-            field_NTCHW.min(rest).astype(float).tolist(),
-            field_NTCHW.max(rest).astype(float).tolist(),
+            field_NTCHW.min(all_but_channel).astype(float).tolist(),
+            field_NTCHW.max(all_but_channel).astype(float).tolist(),
         )
 
     def merge(self, other: Statistics) -> Statistics:
-        """Statistics of both sets of values (Chan, Golub and LeVeque 1979)."""
+        """Return the statistics of both sets of values together.
+
+        The sums of squares are merged by the update of Chan, Golub and LeVeque (1979, Stanford STAN-CS-79-773), which
+        does not lose digits where the mean is large compared with the deviations.
+        """
         count = self.count + other.count
         mean, squares = [], []
-        for c, (ours, theirs) in enumerate(zip(self.mean, other.mean, strict=True)):
-            delta = theirs - ours
-            mean.append(ours + delta * other.count / count)
+        for c, (mean_here, mean_there) in enumerate(zip(self.mean, other.mean, strict=True)):
+            delta = mean_there - mean_here
+            mean.append(mean_here + delta * other.count / count)
             squares.append(self.squares[c] + other.squares[c] + delta**2 * self.count * other.count / count)
         return Statistics(
             count,
@@ -52,10 +64,10 @@ class Statistics:
         )
 
     def summary(self) -> dict[str, list[float]]:
-        """mean, std (of the population), min and max of each channel."""
+        """Return mean, standard deviation (of the population), min and max of each channel."""
         std = [(s / self.count) ** 0.5 for s in self.squares]
         return {"mean": self.mean, "std": std, "min": self.min, "max": self.max}
 
     def to_json(self) -> dict[str, Any]:
-        """For a marker."""
+        """Return the statistics as a dictionary, from which `Statistics(**dictionary)` makes them again."""
         return asdict(self)

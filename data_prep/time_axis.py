@@ -1,4 +1,4 @@
-"""Time axes of NetCDF files: in any calendar of the CF conventions, regular, cut into splits of whole days."""
+"""Time axes of NetCDF files: regular, in any calendar of the CF conventions, cut into splits of whole days."""
 
 from __future__ import annotations
 
@@ -12,27 +12,32 @@ from mcrnn.errors import UserError
 
 @dataclass(frozen=True)
 class TimeAxis:
-    """Increasing times in one calendar, at a fixed interval or at calendar months, seasons or years."""
+    """Increasing times in one calendar, at a fixed interval or at one of whole calendar months or years.
+
+    Attributes:
+        seconds: the times in seconds since `REFERENCE`, float64.
+        calendar: name of the calendar in the CF conventions.
+        step: the interval in words, such as "1 h", "6 h", "1 d", "1 month", "3 months" or "1 year".
+    """
 
     seconds: np.ndarray
-    """since `REFERENCE`, float64"""
     calendar: str
     step: str
-    """'1 h', '6 h', '1 d', '1 month', '3 months', '1 year'"""
 
     REFERENCE = "seconds since 1900-01-01"
+    """Units of all times, in the words of the CF conventions."""
 
     @classmethod
     def of(cls, seconds: np.ndarray, calendar: str, origin: str) -> TimeAxis:
-        """Recognise the interval.
+        """Recognise the interval of some times.
 
         Args:
-            seconds: since `REFERENCE` in the calendar.
-            calendar: of the CF conventions.
-            origin: where they come from, for messages.
+            seconds: the times in seconds since `REFERENCE`.
+            calendar: name of their calendar in the CF conventions.
+            origin: where the times come from, for messages.
 
         Raises:
-            UserError: fewer than two times, or a gap or a repeat; names the first.
+            UserError: there are fewer than two times, or there is a gap or a repeat; the message names the first.
         """
         if len(seconds) < 2:
             raise UserError(f"{origin} has {len(seconds)} times; a series needs at least 2")
@@ -44,32 +49,37 @@ class TimeAxis:
         dates = cftime.num2date(seconds, cls.REFERENCE, calendar=calendar)
         months = np.array([12 * date.year + date.month for date in dates])
         month_steps = np.diff(months)
+        # Fewer than 27 days between two times mean that they only happen to fall into successive months.
         if month_steps[0] > 0 and (month_steps == month_steps[0]).all() and steps.min() > 86_400 * 27:
             count = int(month_steps[0])
             years = count // 12 if count % 12 == 0 else 0
             name = f"{years} year{'s' * (years > 1)}" if years else f"{count} month{'s' * (count > 1)}"
             return cls(seconds, calendar, name)
-        place = int(np.argmax(wrong if usual > 0 else steps <= 0))
-        kind = "a repeat or a step back" if steps[place] <= 0 else "a gap"
+        index = int(np.argmax(wrong if usual > 0 else steps <= 0))
+        kind = "a repeat or a step back" if steps[index] <= 0 else "a gap"
         raise UserError(
-            f"{origin} has {kind} in time: {show(dates[place])} is followed by {show(dates[place + 1])}, "
+            f"{origin} has {kind} in time: {show(dates[index])} is followed by {show(dates[index + 1])}, "
             f"where the interval is {_name_of(abs(usual))}. Leave the files out or repair them; "
             "windows across a gap would be wrong"
         )
 
     def date(self, index: int) -> cftime.datetime:
-        """One time as a date."""
+        """Return the time at a position as a date."""
         return cftime.num2date(self.seconds[index], self.REFERENCE, calendar=self.calendar)
 
     def part(self, text: str, option: str) -> tuple[int, int]:
-        """Indices [first, last) of a range of whole days, both ends included.
+        """Find the times of a range of whole days.
 
         Args:
-            text: `START:END`, each a year, a month or a day, such as 1979:2014 or 1979-03:1979-05-15.
-            option: where it was given, for messages.
+            text: `FROM:TO`, each a year, a month or a day and both included, such as 1979:2014 or 1979-03:1979-05-15.
+                One year, month or day alone is a range, too.
+            option: the option that has this value, for messages.
+
+        Returns:
+            Position of the first time in the range, and of the first after it.
 
         Raises:
-            UserError: not such a range, or not covered by the axis.
+            UserError: the text is not such a range, or the times do not cover it.
         """
         ends = text.split(":")
         if len(ends) == 1:
@@ -80,7 +90,7 @@ class TimeAxis:
         beyond = _seconds(_parse(ends[1], self.calendar, option, after=True), self.calendar)
         if beyond <= first:
             raise UserError(f"{option} {text} ends before it starts")
-        # times that stand in the middle of their interval, as monthly means do, cover it
+        # A time may stand in the middle of the interval that it covers, as those of monthly means do.
         slack = max(86_400.0, float(np.diff(self.seconds).max()))
         if self.seconds[0] >= first + slack or self.seconds[-1] + slack < beyond:
             raise UserError(
@@ -93,7 +103,13 @@ class TimeAxis:
 
 
 def to_seconds(values: np.ndarray, units: str, calendar: str, origin: str) -> np.ndarray:
-    """Times of a file as seconds since `TimeAxis.REFERENCE`.
+    """Convert the times of a file to seconds since `TimeAxis.REFERENCE`.
+
+    Args:
+        values: the times as they are in the file.
+        units: their units, such as "hours since 1979-01-01".
+        calendar: name of their calendar.
+        origin: where the times come from, for messages.
 
     Raises:
         UserError: the units or the calendar are not of the CF conventions.
@@ -108,7 +124,7 @@ def to_seconds(values: np.ndarray, units: str, calendar: str, origin: str) -> np
 
 
 def show(date: cftime.datetime) -> str:
-    """A date as people write it."""
+    """Return a date and time of day as text, for example 1979-01-01 06:00."""
     return date.strftime("%Y-%m-%d %H:%M")
 
 
@@ -117,7 +133,7 @@ def _seconds(date: cftime.datetime, calendar: str) -> float:
 
 
 def _parse(text: str, calendar: str, option: str, *, after: bool) -> cftime.datetime:
-    """Midnight at the start of a year, month or day, or of the one after it."""
+    """Return midnight at the start of a year, month or day, or at the start of the one after it."""
     try:
         parts = [int(part) for part in text.split("-")]
         if not 1 <= len(parts) <= 3:
@@ -138,6 +154,7 @@ def _parse(text: str, calendar: str, option: str, *, after: bool) -> cftime.date
 
 
 def _name_of(seconds: float) -> str:
+    """Return an interval in the largest unit of which it is a multiple, such as "6 h"."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size and seconds % size == 0:
             return f"{seconds / size:g} {unit}"

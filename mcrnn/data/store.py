@@ -8,7 +8,7 @@ each chunk, and checks that all values are finite. `FieldStore.verify` compares 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -166,15 +166,21 @@ class FieldStore:
             raise UserError(f"the store '{self.name}' has no split '{split}'")
         return cast("zarr.Array", self._group[f"{split}/field"])
 
-    def dates(self, split: str) -> list[cftime.datetime] | None:
-        """Return the date of each frame of a series, or None for samples, whose times are no dates."""
+    def dates(self, split: str, frames: Sequence[int] | None = None) -> list[cftime.datetime] | None:
+        """Return the dates of some frames of a series, or None for samples, whose times are no dates.
+
+        Args:
+            split: train, val or test.
+            frames: positions of the frames, all by default.
+        """
         import cftime
 
         calendar = self.attributes.get("calendar")
         if not self.is_series or calendar is None:
             return None
         time = self._group[f"{split}/time"]
-        return list(cftime.num2date(np.asarray(time), str(time.attrs["units"]), calendar=calendar))
+        values = np.asarray(time) if frames is None else np.asarray(time)[list(frames)]
+        return list(cftime.num2date(values, str(time.attrs["units"]), calendar=calendar))
 
     @property
     def latitude(self) -> np.ndarray | None:
