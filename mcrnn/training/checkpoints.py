@@ -1,7 +1,7 @@
-"""The checkpoints of a training: each one object whose name says how far it is and what its content hashes to.
+"""The checkpoints of a training, in a local folder or in object storage.
 
-So one that is damaged is known without any other file, and the one before it serves. Local folders and object
-storage alike.
+A checkpoint is one object. Its name says how far the training was, and the hash of its content, so a damaged one is
+recognised without any other file, and the one before it is loaded.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ SUFFIX = ".pt"
 
 
 def serialize(state: dict[str, Any]) -> bytes:
-    """A state of tensors, numbers, strings and containers of such as bytes."""
+    """Return a state as bytes. It may hold tensors, numbers, strings, and containers of these."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
 
 
 def deserialize(content: bytes) -> dict[str, Any]:
-    """The state, its tensors in the processor's memory; nothing but data is ever loaded.
+    """Return the state, with its tensors on the host. Only data is loaded, never code.
 
     Raises:
-        UserError: there is more in it.
+        UserError: the content holds more than data.
     """
     try:
         return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
@@ -45,20 +45,32 @@ def deserialize(content: bytes) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Those in a folder, of which the newest `keep` stay."""
+    """The checkpoints in a folder."""
 
     folder: Location
+    """The folder."""
     keep: int = 2
+    """Number of checkpoints that are kept, the newest ones."""
 
     def save(self, content: bytes, *, epoch: int, batch: int) -> None:
-        """Write a packed state that stands before a batch of an epoch, and remove what is too many."""
+        """Write a checkpoint, and delete the oldest ones beyond `keep`.
+
+        Args:
+            content: a serialized state.
+            epoch: number of the epoch, from 1.
+            batch: steps of it that have been taken.
+        """
         digest = hashlib.sha256(content).hexdigest()[:16]
         self.folder.write(f"{epoch:06d}-{batch:08d}-{digest}{SUFFIX}", content)
         for key in self._keys()[self.keep :]:
             self.folder.delete(key)
 
     def load(self, warn: Callable[[str], None]) -> bytes | None:
-        """The newest that is whole, None where there is none. Damaged ones are told of and removed."""
+        """Return the newest undamaged checkpoint, None if there is none.
+
+        Args:
+            warn: called with a line for each damaged checkpoint, which is then deleted.
+        """
         for key in self._keys():
             try:
                 content = self.folder.read(key)
@@ -67,11 +79,11 @@ class Checkpoints:
             if hashlib.sha256(content).hexdigest()[:16] == key.removesuffix(SUFFIX).rsplit("-", 1)[-1]:
                 return content
             before = next((other for other in self._keys() if other < key), None)
-            rest = f"going on from the one before, {before}" if before else "there is none before it: starting anew"
-            warn(f"the checkpoint {key} is damaged; {rest}")
+            action = f"going on from the one before, {before}" if before else "there is none before it: starting anew"
+            warn(f"the checkpoint {key} is damaged; {action}")
             self.folder.delete(key)
         return None
 
     def _keys(self) -> list[str]:
-        """The newest first."""
+        """Return the names of the checkpoints, the newest first."""
         return sorted((key for key in self.folder.sizes() if key.endswith(SUFFIX)), reverse=True)

@@ -1,4 +1,4 @@
-"""The learning rate of a step."""
+"""The learning rate of a step, and the epochs without improvement that lower it or end a training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from mcrnn.training.session import OBJECTIVE, Metrics
 
 
 def learning_rate(train: TrainConfig, step: int, steps_per_epoch: int, history: list[Metrics]) -> float:
-    """The learning rate of a step, which count from 0 over all epochs, after epochs with these metrics."""
+    """Return the learning rate of a step.
+
+    Args:
+        train: schedule and warm-up.
+        step: number of the step, from 0, over all epochs.
+        steps_per_epoch: steps of an epoch.
+        history: metrics of the epochs before.
+    """
     warm_up = round(train.warm_up_epochs * steps_per_epoch)
     if step < warm_up:
         return train.learning_rate * (step + 1) / warm_up
@@ -22,7 +29,7 @@ def learning_rate(train: TrainConfig, step: int, steps_per_epoch: int, history: 
 
 
 def _plateaus(history: list[Metrics], patience: int) -> int:
-    """How many times there was no improvement for so many epochs."""
+    """Return how many times the objective did not improve for `patience` epochs in a row."""
     best, waited, plateaus = float("inf"), 0, 0
     for metrics in history:
         waited = 0 if metrics[OBJECTIVE] < best else waited + 1
@@ -32,6 +39,7 @@ def _plateaus(history: list[Metrics], patience: int) -> int:
     return plateaus
 
 
-def _epochs_without_gain(history: list[Metrics]) -> int:
+def epochs_without_improvement(history: list[Metrics]) -> int:
+    """Return the number of epochs since the best one."""
     errors = [metrics[OBJECTIVE] for metrics in history]
     return len(errors) - 1 - errors.index(min(errors)) if errors else 0

@@ -1,4 +1,4 @@
-"""Memory of the process, on Linux."""
+"""How a training computes: precision, determinism, and the memory of the process."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from collections.abc import Iterator
 import torch
 
 from mcrnn.config.sections import Configuration, TrainConfig
-from mcrnn.data.splits import FieldData
 from mcrnn.models import model_cost
+from mcrnn.models.sizing import FrameShape
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt(3)."""
 MALLOC_RETAINED_BYTES = 1 << 30
-"""bytes"""
+"""Freed memory that the C library keeps rather than return it to the kernel: 1 GiB."""
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep up to a gigabyte of what is freed, where it would give it back to the kernel.
+    """Make the C library keep up to 1 GiB of freed memory, where it would return it to the kernel.
 
-    On processors each step of a training frees its activations and asks for as much again. Given back in between,
-    every page of it is a fault of its own, which in a virtual machine costs more than to reckon with it. A process
-    grows no larger by this than it was at its largest. Does nothing where the C library is not glibc.
+    On processors each step of a training frees its activations and then allocates as much again. If the memory is
+    returned in between, touching it again costs one page fault per page, slower in a virtual machine than the
+    computation itself. The process becomes no larger than it was at its peak. Does nothing where the C library is not
+    glibc.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -38,12 +40,15 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def running_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Convolve in float32, tf32 or bf16 (float64 is up to the model); recurrences, norms and the loss stay in float32.
+    """Run convolutions in a precision, within the context; recurrences, norms and the loss stay in float32.
 
-    tf32 is float32 with ten bits of mantissa in products; there is none on processors, where it is float32.
+    Args:
+        precision: float32; tf32, which is float32 with ten bits of mantissa in products, and on processors is
+            float32; bf16; or float64, which leaves the choice to the dtype of the model.
+        device: the device of the model.
     """
     allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    # cuDNN takes tf32 unless told otherwise
+    # cuDNN uses tf32 by default
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     try:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -53,7 +58,8 @@ def running_in(precision: str, device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _settings(train: TrainConfig, device: torch.device) -> Iterator[None]:
+def numeric_settings(train: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Compute with the precision and the determinism of a configuration, within the context."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(train.deterministic or before)
     try:
@@ -63,13 +69,21 @@ def _settings(train: TrainConfig, device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def _too_large(config: Configuration, data: FieldData, workers: int, device: torch.device) -> str:
+def out_of_memory_message(config: Configuration, frame_shape: FrameShape, workers: int, device: torch.device) -> str:
+    """Say what a training step asked for when memory ran out, and what to try.
+
+    Args:
+        config: the configuration of the training.
+        frame_shape: channels, height, width of the field as the network sees it.
+        workers: number of data-parallel workers.
+        device: the device whose memory was not enough.
+    """
     train, steps = config.train, config.data.sequence_length
     part = math.ceil(train.batch_size / workers)
     windows = min(part, train.micro_batch or part)
-    costs = model_cost(config.model, data.field.frame_shape)
+    costs = model_cost(config.model, frame_shape)
     total = windows * steps * costs.activation_bytes
-    channels, height, width = data.field.frame_shape
+    channels, height, width = frame_shape
     smaller = f"--set train.micro_batch={windows // 2}" if windows > 1 else "a smaller data.sequence_length"
     return (
         f"out of memory on {device}: a step takes {windows} windows of {steps} steps of "

@@ -1,4 +1,4 @@
-"""What the training loop asks of the place where it runs."""
+"""The protocol between the training loop and what runs it: reports, checkpoints, and requests to stop."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from typing import Any, Protocol
 import torch
 
 OBJECTIVE = "rmse_closed_loop_normalized"
-"""what a search minimises: the closed-loop RMSE of the validation over the store's training deviation"""
+"""The metric that a search minimises: closed-loop validation RMSE over the training split's standard deviation."""
 PENALTY = 10.0
-"""the objective of a run whose loss is not a number, and the largest that is reported: ten deviations"""
+"""The objective of a run that has diverged, and the largest that is reported: ten standard deviations."""
 
 Metrics = dict[str, float]
+"""Metrics of one epoch, by name."""
 State = dict[str, Any]
-"""of a training: model, optimizer, average, epoch, batch (of the epoch that has begun, else 0), sums, history, best"""
+"""A checkpoint of a training: model, optimizer, average (of the weights), epoch (the next, or the one that has been
+started), batch (steps of it that have been taken), sums (of these steps, by rank), history (metrics of all epochs) and
+best (objective)."""
 
 
 class Request(enum.IntEnum):
-    """What a session asks of the loop between two steps."""
+    """What a session requests of the loop between two steps; a larger number includes the smaller ones."""
 
     NOTHING = 0
     CHECKPOINT = 1
@@ -44,23 +47,36 @@ class Session(Protocol):
     world_size: int
 
     def report(self, metrics: Metrics | None, checkpoint: State) -> None:
-        """Take the metrics of an epoch and the state after it, or the state within an epoch. Called on every rank."""
+        """Take the metrics of an epoch and the state after it, or None and a state within an epoch.
+
+        Called on every rank.
+        """
 
     def load_checkpoint(self) -> State | None:
-        """The state to start from, None for the beginning."""
+        """Return the state to start from, None to start from the beginning."""
 
     def advance(self, epoch: int, batch: int, batches: int) -> Request:
-        """Called after every step of an epoch, whose batches count from 1."""
+        """Return what the loop shall do. Called after every step.
+
+        Args:
+            epoch: number of the epoch, from 1.
+            batch: number of the step in it, from 1.
+            batches: steps of an epoch.
+        """
 
 
 @dataclass
 class CallbackSession:
-    """A session of one process that hands each report to a function."""
+    """A session that passes the report of each epoch to a function, and requests nothing."""
 
     on_report: Callable[[Metrics, State], None]
+    """Takes the metrics and the state after each epoch."""
     checkpoint: State | None = None
+    """The state to start from."""
     rank: int = 0
+    """Number of this worker, from 0."""
     world_size: int = 1
+    """Number of workers."""
 
     def report(self, metrics: Metrics | None, checkpoint: State) -> None:
         if metrics is not None:
@@ -74,8 +90,8 @@ class CallbackSession:
 
 
 def evaluated_weights(state: State) -> dict[str, torch.Tensor]:
-    """The weights of a state that were validated: the averaged ones where there are such."""
+    """Return the weights of a state that were validated: the averaged ones if the weights are averaged."""
     if state["average"] is None:
         return state["model"]
-    start = "module."
-    return {name.removeprefix(start): w for name, w in state["average"].items() if name.startswith(start)}
+    prefix = "module."  # of AveragedModel, which also keeps a counter
+    return {name.removeprefix(prefix): w for name, w in state["average"].items() if name.startswith(prefix)}

@@ -1,20 +1,20 @@
 """Train a forecaster: one loop in plain PyTorch, alone or on data-parallel workers.
 
-The loop talks to whatever runs it through a `Session`: report metrics and a checkpoint after each epoch, ask
-for the checkpoint to start from. Where `torch.distributed` is initialised, each rank takes its part of every
-global batch, and of the validation.
+The loop talks to whatever runs it through a `Session`: it reports metrics and a checkpoint after each epoch, and asks
+for the checkpoint to start from. Where `torch.distributed` is initialised, each rank takes its part of every global
+batch, and of the validation.
 
-Nothing depends on what a random generator has done before: order, windows, noise and dropout of a step follow from
-the seed, the epoch and the step. So a run that goes on from a checkpoint, also from within an epoch, is bit for bit
-the one that was not interrupted, and another number of workers sees the same samples, with the same noise; only the
-masks of dropout are others.
+Nothing depends on what a random generator has done before: order, windows, noise and dropout of a step follow from the
+seed, the epoch and the step. So a run that continues from a checkpoint, also from within an epoch, is bit for bit the
+one that was not interrupted. Another number of workers sees the same windows with the same noise; only the masks of
+dropout differ.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
-from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -30,54 +30,67 @@ from mcrnn.data.windows import Batch, TrainingWindows, evaluation_windows, prefe
 from mcrnn.errors import NotEnoughMemoryError
 from mcrnn.models import Forecaster
 from mcrnn.models.forecaster import build_model
-from mcrnn.training.lr_schedule import _epochs_without_gain, learning_rate
-from mcrnn.training.numerics import _settings, _too_large, keep_freed_memory
+from mcrnn.training.batch_loss import BatchLoss
+from mcrnn.training.epoch_sums import EpochSums
+from mcrnn.training.lr_schedule import epochs_without_improvement, learning_rate
+from mcrnn.training.numerics import keep_freed_memory, numeric_settings, out_of_memory_message
 from mcrnn.training.session import OBJECTIVE, PENALTY, End, Metrics, Request, Session, State
-from mcrnn.training.validation import _errors, validate
+from mcrnn.training.validation import validate, validation_metrics
 
-SKIPPED_IN_A_ROW = 5
-"""steps without a finite gradient after which a run has diverged"""
 STEPS_BETWEEN_AGREEMENTS = 8
-"""of the workers, on whether to write a checkpoint or to stop"""
+"""Steps after which the workers agree on whether to write a checkpoint or to stop."""
 STEPS_BETWEEN_CHECKS = 32
-"""on GPUs for divergence, which is the only thing that the host waits for within an epoch"""
+"""Steps between checks for divergence on a GPU: nothing else within an epoch makes the host wait for it."""
 
 
 def fit(config: Configuration, data: FieldData, session: Session, device: torch.device | None = None) -> End:
-    """Train as the configuration says, reporting after each epoch, and say how it ended.
+    """Train as the configuration says, and report after each epoch.
 
-    A run whose loss is not a number is not an error: its steps are left out, and after several in a row it reports
-    `diverged` with the penalty and ends.
+    A loss that is not finite is no error: its step is skipped. After several skipped steps in a row the run reports
+    `diverged` with the penalty as its objective, and ends.
+
+    Args:
+        config: the configuration of the training.
+        data: the training and validation splits.
+        session: takes the reports and gives the checkpoint to start from.
+        device: where to train; by default the processor.
+
+    Returns:
+        How the training ended.
 
     Raises:
         UserError: the samples are too short for the windows.
-        NotEnoughMemoryError: says what was asked for, and what to try.
+        NotEnoughMemoryError: the message says what was asked for, and what to try.
     """
     keep_freed_memory()
     device = device or torch.device("cpu")
-    with _settings(config.train, device):
+    with numeric_settings(config.train, device):
         try:
             return Trainer(config, data, session, device).run()
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
-                raise NotEnoughMemoryError(_too_large(config, data, session.world_size, device)) from None
+                message = out_of_memory_message(config, data.field.frame_shape, session.world_size, device)
+                raise NotEnoughMemoryError(message) from None
             raise
 
 
 class Trainer:
-    """A model with all that its training needs."""
+    """A network, its optimizer and its data, and how far the training is.
+
+    `epoch` counts from 1. `batch` is the number of steps of the epoch that have been taken. See `fit` for the
+    arguments.
+    """
 
     def __init__(self, config: Configuration, data: FieldData, session: Session, device: torch.device) -> None:
-        self.config, self.session, self.device = config, session, device
-        train = config.train
-        torch.manual_seed(train.seed)
-        self.dtype = torch.float64 if train.precision == "float64" else torch.float32
-        model = build_model(config.model, data.field.frame_shape, data.field.padding)
-        self.model = model.to(device, self.dtype)
-        self.distributed: nn.Module = self.model
-        self.group: dist.ProcessGroup | None = None
+        self.config, self.data, self.session, self.device = config, data, session, device
+        train, validation = config.train, config.validation
+        torch.manual_seed(train.seed)  # for the initial weights
+        dtype = torch.float64 if train.precision == "float64" else torch.float32
+        self.model = build_model(config.model, data.field.frame_shape, data.field.padding).to(device, dtype)
+        distributed: nn.Module = self.model
+        self.group: dist.ProcessGroup | None = None  # exchanges what lies on the host, which needs gloo
         if session.world_size > 1:
-            self.distributed = DistributedDataParallel(self.model)
+            distributed = DistributedDataParallel(self.model)
             if dist.get_backend() != "gloo":
                 self.group = dist.new_group(backend="gloo")
         self.average: AveragedModel | None = None
@@ -86,79 +99,32 @@ class Trainer:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         kind = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
         self.optimizer = kind(self.parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
-        self.data = data
-        self.train_split, self.val_split = data.train.on(device), data.val.on(device)
         self.scaling = Scaling.of(config.data, data.field.mean, data.field.std)
+        self.loss = BatchLoss(config, distributed, self.scaling, device, dtype)
+        self.train_split, self.val_split = data.train.on(device), data.val.on(device)
         self.windows = TrainingWindows(self.train_split, config.data, data.is_series, train.batch_size, train.seed)
-        self.batches = min(len(self.windows), train.max_batches or len(self.windows))
-        evaluation_set = config.validation
-        self.evaluation_set = evaluation_windows(
-            data.val.shape, data.is_series, evaluation_set.warm_up + evaluation_set.horizon, evaluation_set.windows
+        self.steps_per_epoch = min(len(self.windows), train.max_batches or len(self.windows))
+        self.validation_windows = evaluation_windows(
+            data.val.shape, data.is_series, validation.warm_up + validation.horizon, validation.windows
         )
-        self.noise = torch.Generator(device)
         self.epoch, self.batch = 1, 0
         self.sums = EpochSums(device)
         self.history: list[Metrics] = []
         self.best = float("inf")
         if (checkpoint := session.load_checkpoint()) is not None:
-            self._continue(checkpoint)
-
-    def _continue(self, state: State) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.epoch, self.batch = state["epoch"], state["batch"]
-        sums = state["sums"]
-        # of this rank where there are as many workers as before, else the mean, which is the same to rounding
-        same = len(sums) == self.session.world_size
-        self.sums.load(sums[self.session.rank] if same else [sum(each) / len(sums) for each in zip(*sums, strict=True)])
-        self.history, self.best = state["history"], state["best"]
-
-    def state(self) -> State:
-        """What a run needs to go on from here."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "sums": self._sums_of_all(),
-            "history": list(self.history),
-            "best": self.best,
-        }
-
-    def _sums_of_all(self) -> list[list[float]]:
-        mine = self.sums.values()
-        every: list[Any] = [mine] * self.session.world_size
-        if self.session.world_size > 1 and self.batch > 0:
-            dist.all_gather_object(every, mine, group=self.group)
-        return every
+            self._continue_from(checkpoint)
 
     def run(self) -> End:
-        """Epoch by epoch to the end."""
-        train = self.config.train
+        """Train epoch by epoch to the end."""
         request = Request.NOTHING
         while (end := self._end()) is None:
-            if request == Request.STOP:
+            if request == Request.STOP:  # made at the last step of an epoch, which has therefore been completed
                 return End.INTERRUPTED
-            started, first = time.perf_counter(), self.batch
-            request = self._epoch()
-            if self.batch < self.batches and not self.sums.diverged:
+            started, first_batch = time.perf_counter(), self.batch
+            request = self._train_epoch()
+            if self.batch < self.steps_per_epoch and not self.sums.diverged:
                 return End.INTERRUPTED
-            windows = min(self.batches * train.batch_size, self.windows.windows_per_epoch) - first * train.batch_size
-            seconds = time.perf_counter() - started
-            metrics: Metrics = {"epoch": self.epoch, OBJECTIVE: PENALTY, "diverged": 1.0}
-            if not self.sums.diverged:
-                metrics = {
-                    "epoch": self.epoch,
-                    **self.sums.metrics(self.batches, self),
-                    **self._validated(),
-                    "learning_rate": self.optimizer.param_groups[0]["lr"],
-                    "frames_per_second": windows * self.config.data.sequence_length / seconds,
-                    "diverged": 0.0,
-                }
-                metrics["seconds"] = time.perf_counter() - started
+            metrics = self._epoch_metrics(started, first_batch)
             self.best = metrics["best"] = min(self.best, metrics[OBJECTIVE])
             self.history.append(metrics)
             self.epoch, self.batch = self.epoch + 1, 0
@@ -167,158 +133,146 @@ class Trainer:
         return end
 
     def _end(self) -> End | None:
-        """Whether the training has come to its end."""
+        """Return how the training has ended, None if it goes on."""
         if self.history and self.history[-1]["diverged"]:
             return End.DIVERGED
         if self.epoch > self.config.train.epochs:
             return End.FINISHED
         patience = self.config.train.early_stopping
-        return End.STOPPED_EARLY if patience is not None and _epochs_without_gain(self.history) >= patience else None
+        if patience is not None and epochs_without_improvement(self.history) >= patience:
+            return End.STOPPED_EARLY
+        return None
 
-    def _epoch(self) -> Request:
-        """The steps of an epoch that are left; returns early where a stop was asked for, or on divergence."""
-        asked = Request.NOTHING
-        limit = self.batches - self.batch
+    def _train_epoch(self) -> Request:
+        """Take the remaining steps of the epoch; fewer where the session requests a stop, or on divergence.
+
+        Returns:
+            The session's request that is still open.
+        """
+        request = Request.NOTHING
         session = self.session
         batches = self.windows.epoch(self.epoch, session.rank, session.world_size, self.batch)
-        with contextlib.closing(prefetch(_first(batches, limit))) as ready:
+        remaining = self.steps_per_epoch - self.batch
+        with contextlib.closing(prefetch(itertools.islice(batches, remaining))) as ready:
             for batch in ready:
                 self._step(batch)
                 self.batch += 1
-                last = self.batch == self.batches
-                due = self.device.type == "cpu" or last or self.batch % STEPS_BETWEEN_CHECKS == 0
-                if due and self.sums.check(self.batches):
+                last = self.batch == self.steps_per_epoch
+                check = self.device.type == "cpu" or last or self.batch % STEPS_BETWEEN_CHECKS == 0
+                if check and self.sums.check_divergence(self.steps_per_epoch):
                     break
-                asked = max(asked, session.advance(self.epoch, self.batch, self.batches))
+                request = max(request, session.advance(self.epoch, self.batch, self.steps_per_epoch))
                 if session.world_size > 1:
                     if not last and self.batch % STEPS_BETWEEN_AGREEMENTS:
                         continue
-                    asked = self._agreed(asked)
-                if asked and not last:
+                    request = self._agree(request)
+                if request and not last:  # after the last step the epoch's own report follows
                     session.report(None, self.state())
-                    if asked == Request.STOP:
+                    if request == Request.STOP:
                         break
-                    asked = Request.NOTHING
-        return asked
+                    request = Request.NOTHING
+        return request
 
-    def _agreed(self, asked: Request) -> Request:
-        """The most that any worker asks for."""
-        most = torch.tensor(int(asked))
-        dist.all_reduce(most, dist.ReduceOp.MAX, group=self.group)
-        return Request(int(most))
+    def _agree(self, request: Request) -> Request:
+        """Return the strongest request that any worker's session makes."""
+        strongest = torch.tensor(int(request))
+        dist.all_reduce(strongest, dist.ReduceOp.MAX, group=self.group)
+        return Request(int(strongest))
 
     def _step(self, batch: Batch) -> None:
+        """Take one step of the optimizer, or skip it where the gradient is not finite."""
         train = self.config.train
-        rate = learning_rate(train, (self.epoch - 1) * self.batches + self.batch, self.batches, self.history)
+        rate = learning_rate(
+            train, (self.epoch - 1) * self.steps_per_epoch + self.batch, self.steps_per_epoch, self.history
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if self.config.model.dropout > 0:
-            place = self.epoch * self.batches + self.batch
-            torch.manual_seed(train.seed + (place << 20) + (self.session.rank << 52))
+            step = self.epoch * self.steps_per_epoch + self.batch
+            torch.manual_seed(train.seed + (step << 20) + (self.session.rank << 52))
         self.optimizer.zero_grad()
-        loss = torch.zeros((), device=self.device, dtype=self.dtype)
-        windows_BTCHW = self.scaling.to_model(batch.windows_BTCHW.to(self.device, self.dtype))
-        size = train.micro_batch or len(windows_BTCHW)
-        for first in range(0, len(windows_BTCHW), size):
-            part = slice(first, first + size)
-            share = batch.weight * len(batch.positions[part]) / len(batch.positions)
-            with self._without_exchange() if part.stop < len(windows_BTCHW) else contextlib.nullcontext():
-                part_loss = self._loss(windows_BTCHW[part], batch.positions[part]) * share
-                part_loss.backward()
-            loss += part_loss.detach()
-        clip = rate if train.gradient_clip == "learning_rate" else train.gradient_clip or float("inf")
-        norm = nn.utils.clip_grad_norm_(self.parameters, clip)
-        # every rank has the same gradients, so all ranks leave out the same steps; the optimizer does so by itself
-        left_out = self.sums.add(loss, norm)
-        self.optimizer.grad_scale, self.optimizer.found_inf = None, left_out  # type: ignore[attr-defined]
+        loss = self.loss.backward(batch, self.epoch)
+        largest_norm = rate if train.gradient_clip == "learning_rate" else train.gradient_clip or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.parameters, largest_norm)
+        # The fused optimizer skips the step itself where it is told that it found an infinite gradient, as a gradient
+        # scaler would tell it. All ranks have the same gradients, so all skip the same steps.
+        skip = self.sums.add(loss, norm)
+        self.optimizer.grad_scale, self.optimizer.found_inf = None, skip  # type: ignore[attr-defined]
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
 
-    def _without_exchange(self) -> contextlib.AbstractContextManager[None]:
-        model = self.distributed
-        return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
+    def _epoch_metrics(self, started: float, first_batch: int) -> Metrics:
+        """Validate, and return the metrics of the epoch.
 
-    def _loss(self, x_BTCHW: torch.Tensor, places: list[int]) -> torch.Tensor:
-        """Mean squared error over all steps of a window, in the units the model sees."""
-        given_BTCHW = x_BTCHW[:, :-1]
-        if self.config.data.noise > 0:
-            given_BTCHW = given_BTCHW + self.config.data.noise * self._noise(given_BTCHW, places)
-        prediction_BTCHW = self.distributed(given_BTCHW, self.config.train.teacher_forcing(self.epoch))
-        return nn.functional.mse_loss(prediction_BTCHW, x_BTCHW[:, 1:, : prediction_BTCHW.shape[2]])
+        Args:
+            started: when the epoch was started, or continued from a checkpoint, as `time.perf_counter` gives it.
+            first_batch: steps of the epoch that had been taken by then.
+        """
+        if self.sums.diverged:
+            return {"epoch": self.epoch, OBJECTIVE: PENALTY, "diverged": 1.0}
+        seconds = time.perf_counter() - started
+        train = self.config.train
+        windows = min(self.steps_per_epoch * train.batch_size, self.windows.windows_per_epoch)
+        frames = (windows - first_batch * train.batch_size) * self.config.data.sequence_length
+        metrics: Metrics = {
+            "epoch": self.epoch,
+            **self.sums.metrics(self.steps_per_epoch, self.session.world_size, self.group),
+            **self._validate(),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "frames_per_second": frames / seconds,
+            "diverged": 0.0,
+        }
+        metrics["seconds"] = time.perf_counter() - started
+        return metrics
 
-    def _noise(self, x_BTCHW: torch.Tensor, places: list[int]) -> torch.Tensor:
-        """Noise that follows from the place of each window in its epoch."""
-        noise_BTCHW = torch.empty_like(x_BTCHW, memory_format=torch.contiguous_format)
-        for noise_TCHW, place in zip(noise_BTCHW, places, strict=True):
-            self.noise.manual_seed((self.config.train.seed << 43) + (self.epoch << 28) + place)
-            noise_TCHW.normal_(generator=self.noise)
-        return noise_BTCHW
-
-    def _validated(self) -> Metrics:
-        """The errors of the validation, of the averaged weights where there are such."""
-        evaluation_set, session = self.config.validation, self.session
+    def _validate(self) -> Metrics:
+        """Return the errors on the validation windows, of the averaged weights if they are averaged."""
+        validation, session = self.config.validation, self.session
         model = self.model if self.average is None else cast("Forecaster", self.average.module)
         error = validate(
             model,
             self.val_split,
-            self.evaluation_set,
+            self.validation_windows,
             self.scaling,
-            warm_up=evaluation_set.warm_up,
-            horizon=evaluation_set.horizon,
-            batch_size=evaluation_set.batch_size,
+            warm_up=validation.warm_up,
+            horizon=validation.horizon,
+            batch_size=validation.batch_size,
             rank=session.rank,
             world_size=session.world_size,
             group=self.group,
         )
-        return _errors(error, evaluation_set.warm_up, self.data.field.std[: model.channels_out])
+        return validation_metrics(error, validation.warm_up, self.data.field.std[: model.channels_out])
 
+    def state(self) -> State:
+        """Return what a run needs to continue from here."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "sums": self._sums_by_rank(),
+            "history": list(self.history),
+            "best": self.best,
+        }
 
-class EpochSums:
-    """What is added up over the steps of an epoch, on the device, without waiting for it."""
+    def _sums_by_rank(self) -> list[list[float]]:
+        own = self.sums.values()
+        by_rank: list[Any] = [own] * self.session.world_size
+        if self.session.world_size > 1 and self.batch > 0:
+            dist.all_gather_object(by_rank, own, group=self.group)
+        return by_rank
 
-    NAMES = ("loss", "gradient_norm", "skipped", "in_a_row", "longest_row")
-
-    def __init__(self, device: torch.device) -> None:
-        self.tensor = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
-        self.diverged = False
-
-    def add(self, loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
-        """Take a step's; returns 1 where its gradient is not finite, and else 0."""
-        left_out = (~norm.isfinite()).to(torch.float32)
-        taken = left_out == 0
-        loss_sum, norm_sum, skipped, in_a_row, longest = self.tensor.unbind()
-        loss_sum += torch.where(taken, loss, 0.0)
-        norm_sum += torch.where(taken, norm, 0.0)
-        skipped += left_out
-        in_a_row.copy_((in_a_row + 1) * left_out)
-        torch.maximum(longest, in_a_row, out=longest)
-        return left_out
-
-    def check(self, batches: int) -> bool:
-        """Whether too many steps in a row were left out, or all of an epoch of few batches."""
-        self.diverged = bool(self.tensor[-1] >= min(SKIPPED_IN_A_ROW, batches))
-        return self.diverged
-
-    def values(self) -> list[float]:
-        """All sums."""
-        return self.tensor.tolist()
-
-    def load(self, values: list[float]) -> None:
-        """Go on from such."""
-        self.tensor.copy_(torch.tensor(values, dtype=torch.float64))
-
-    def metrics(self, batches: int, training: Trainer) -> Metrics:
-        """Means over the steps that were taken, and over all workers."""
-        loss, norm, skipped = self.values()[:3]
-        taken = max(1.0, batches - skipped)
-        if training.session.world_size > 1:
-            total = torch.tensor([loss], dtype=torch.float64)
-            dist.all_reduce(total, group=training.group)
-            loss = float(total[0]) / training.session.world_size
-        return {"loss": loss / taken, "gradient_norm": norm / taken, "skipped_steps": skipped}
-
-
-def _first(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
-    for _, batch in zip(range(count), batches, strict=False):
-        yield batch
+    def _continue_from(self, state: State) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        by_rank = state["sums"]
+        if len(by_rank) == self.session.world_size:
+            self.sums.load(by_rank[self.session.rank])
+        else:  # the mean over other workers than before, whose mean over the workers is the same to rounding
+            self.sums.load([sum(values) / len(by_rank) for values in zip(*by_rank, strict=True)])
+        self.history, self.best = state["history"], state["best"]

@@ -1,4 +1,4 @@
-"""Errors of forecasts, streaming over batches and exact over the whole split.
+"""Errors of forecasts on the validation windows, added up over batches, exact over the whole split.
 
 Steps and lead times: with `warm_up` W given frames f_0 .. f_{W-1}, step s predicts f_s. Steps 1 .. W are
 teacher-forced, steps W + 1 .. W + horizon run in closed loop; step W + l - 1 has lead time l.
@@ -21,39 +21,47 @@ from mcrnn.training.session import OBJECTIVE, PENALTY, Metrics
 
 @dataclass
 class SquaredError:
-    """Sum of squared errors by step and channel, in float64, over samples and grid."""
+    """Sums of squared errors over samples and grid, for each step and channel, in float64."""
 
     steps: int
+    """Number of steps."""
     channels: int
+    """Number of channels."""
     total_TC: torch.Tensor = field(init=False)
+    """The sums, (steps, channels)."""
     count: int = 0
-    """values summed a step and channel"""
+    """Number of values in each sum."""
 
     def __post_init__(self) -> None:
         self.total_TC = torch.zeros(self.steps, self.channels, dtype=torch.float64)
 
     def update(self, prediction_BTCHW: torch.Tensor, truth_BTCHW: torch.Tensor) -> None:
-        """Add a batch. An error that is not finite makes the sums of its steps infinite."""
+        """Add a batch. An error that is not finite makes the sum of its step and channel infinite.
+
+        Args:
+            prediction_BTCHW: forecasts of all steps.
+            truth_BTCHW: the field, of the same shape and units.
+        """
         squared_BTCHW = (prediction_BTCHW.double() - truth_BTCHW.double()).square()
         total_TC = squared_BTCHW.sum((0, 3, 4))
         self.total_TC = self.total_TC.to(total_TC.device) + torch.nan_to_num(total_TC, nan=torch.inf, posinf=torch.inf)
         self.count += squared_BTCHW[:, 0, 0].numel()
 
     def rmse_by_step(self) -> torch.Tensor:
-        """Root of the mean over samples, channels and grid, at each step; float64 (steps,)."""
+        """Return the root of the mean over samples, channels and grid at each step; float64 (steps,)."""
         return (self.total_TC.mean(1) / self.count).sqrt()
 
     def rmse(self, first: int, last: int) -> float:
-        """Root of the mean over samples, steps first .. last, channels and grid (steps count from 1)."""
+        """Return the root of the mean over samples, steps first .. last, channels and grid (steps count from 1)."""
         return float((self.total_TC[first - 1 : last].mean() / self.count).sqrt())
 
     def rmse_normalized(self, first: int, last: int, std: Sequence[float]) -> float:
-        """`rmse` with the error of each channel over a deviation of it."""
+        """Return `rmse` with the error of each channel divided by its standard deviation `std`."""
         scaled_TC = self.total_TC[first - 1 : last].cpu() / torch.tensor(std, dtype=torch.float64).square()
         return float((scaled_TC.mean() / self.count).sqrt())
 
     def rmse_mean_of_steps(self, first: int, last: int) -> float:
-        """The paper's: the root at each step, then the mean over steps first .. last."""
+        """Return the paper's error: the root at each step, then the mean over steps first .. last."""
         return float(self.rmse_by_step()[first - 1 : last].mean())
 
 
@@ -71,21 +79,24 @@ def validate(
     world_size: int = 1,
     group: dist.ProcessGroup | None = None,
 ) -> SquaredError:
-    """Errors of all windows in the field's units: `warm_up` teacher-forced steps, then `horizon` in closed loop.
+    """Forecast all windows: `warm_up` teacher-forced steps, then `horizon` steps in closed loop.
 
-    The result does not depend on the batch size or on the number of workers (but for rounding).
+    The result does not depend on the batch size or on the number of workers, except for rounding.
 
     Args:
-        model: in the units of `scaling`.
-        split: whose windows are judged.
-        windows: sample and first frame of each.
-        scaling: between the field's units and the model's.
-        warm_up: frames given.
-        horizon: closed-loop steps after them.
+        model: the forecaster, in the model's units.
+        split: the split that the windows are read from.
+        windows: sample and first frame of each window.
+        scaling: conversion between the field's units and the model's.
+        warm_up: number of given frames.
+        horizon: number of closed-loop steps after them.
         batch_size: windows at a time.
-        rank: of this worker.
+        rank: number of this worker.
         world_size: number of workers that share the windows.
-        group: of the workers, for tensors of the processor; the default one by default.
+        group: the workers, for tensors on the host; the default group by default.
+
+    Returns:
+        The squared errors of all workers, in the field's units.
     """
     steps = warm_up + horizon
     error = SquaredError(steps, model.channels_out)
@@ -109,8 +120,14 @@ def validate(
     return error
 
 
-def _errors(error: SquaredError, warm_up: int, std: tuple[float, ...]) -> Metrics:
-    """The validation's metrics; errors in the field's units but for the objective, all finite."""
+def validation_metrics(error: SquaredError, warm_up: int, std: tuple[float, ...]) -> Metrics:
+    """Return the metrics of a validation, cut off at `PENALTY` standard deviations so that all are finite.
+
+    Args:
+        error: squared errors of the validation windows.
+        warm_up: number of teacher-forced steps, which come first.
+        std: the training split's standard deviation of each predicted channel.
+    """
     largest = PENALTY * max(std)
     return {
         "rmse_teacher_forced": min(error.rmse(1, warm_up), largest),

@@ -1,0 +1,76 @@
+"""The loss of a batch and its gradients: scaling, noise, micro-batches, and the exchange between workers.
+
+Axes: B window of a batch, T time, C channel, H height, W width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mcrnn.config.sections import Configuration
+from mcrnn.data.description import Scaling
+from mcrnn.data.windows import Batch
+
+
+class BatchLoss:
+    """The mean squared error over all steps of a batch's windows, in the units that the model sees.
+
+    Args:
+        config: the configuration of the training.
+        model: the network, on several workers as `DistributedDataParallel` wraps it.
+        scaling: conversion between the field's units and the model's.
+        device: the device of the model.
+        dtype: the dtype of the model.
+    """
+
+    def __init__(
+        self, config: Configuration, model: nn.Module, scaling: Scaling, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.config, self.model, self.scaling, self.device, self.dtype = config, model, scaling, device, dtype
+        self.noise_generator = torch.Generator(device)
+
+    def backward(self, batch: Batch, epoch: int) -> torch.Tensor:
+        """Add the gradients of a batch to those of the model, `micro_batch` windows at a time.
+
+        Args:
+            batch: this worker's part of the global batch.
+            epoch: number of the epoch, for the noise and for the teacher-forced steps of a curriculum.
+
+        Returns:
+            The loss, whose mean over the workers is that of the global batch.
+        """
+        loss = torch.zeros((), device=self.device, dtype=self.dtype)
+        windows_BTCHW = self.scaling.to_model(batch.windows_BTCHW.to(self.device, self.dtype))
+        size = self.config.train.micro_batch or len(windows_BTCHW)
+        for first in range(0, len(windows_BTCHW), size):
+            part = slice(first, first + size)
+            positions = batch.positions[part]
+            share = batch.weight * len(positions) / len(batch.positions)
+            # workers exchange their gradients once, with the last part
+            with self._without_exchange() if part.stop < len(windows_BTCHW) else contextlib.nullcontext():
+                part_loss = self._mean_squared_error(windows_BTCHW[part], positions, epoch) * share
+                part_loss.backward()
+            loss += part_loss.detach()
+        return loss
+
+    def _without_exchange(self) -> contextlib.AbstractContextManager[None]:
+        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
+
+    def _mean_squared_error(self, x_BTCHW: torch.Tensor, positions: list[int], epoch: int) -> torch.Tensor:
+        given_BTCHW = x_BTCHW[:, :-1]
+        if self.config.data.noise > 0:
+            given_BTCHW = given_BTCHW + self.config.data.noise * self._noise(given_BTCHW, positions, epoch)
+        prediction_BTCHW = self.model(given_BTCHW, self.config.train.teacher_forcing(epoch))
+        return nn.functional.mse_loss(prediction_BTCHW, x_BTCHW[:, 1:, : prediction_BTCHW.shape[2]])
+
+    def _noise(self, x_BTCHW: torch.Tensor, positions: list[int], epoch: int) -> torch.Tensor:
+        """Draw Gaussian noise that follows from the seed, the epoch and the position of each window in the epoch."""
+        noise_BTCHW = torch.empty_like(x_BTCHW, memory_format=torch.contiguous_format)
+        for noise_TCHW, position in zip(noise_BTCHW, positions, strict=True):
+            self.noise_generator.manual_seed((self.config.train.seed << 43) + (epoch << 28) + position)
+            noise_TCHW.normal_(generator=self.noise_generator)
+        return noise_BTCHW
