@@ -1,9 +1,10 @@
-"""Builds: their rate, and that workers, interruptions and storage do not change a byte.
+"""Measure the rate of builds, and check that workers, interruptions and storage do not change a byte of a store.
 
     python -m benchmarks.builds [--samples 1000] [--kills 5] [--s3]
 
-Builds the same store by one process and by one a core, in one go and killed (`kill -9`) at random moments and
-continued, and compares every object. `--s3` builds it on a local S3 server too (moto; needs the dev extra).
+The same store is built by one process and by one for each core, in one go and by drivers that are killed (`kill -9`) at
+random moments and started again, and every object is compared. `--s3` also builds it on a local S3 server (moto; needs
+the dev extra).
 """
 
 from __future__ import annotations
@@ -25,18 +26,22 @@ from mcrnn.storage.s3 import S3Prefix
 
 
 def digests(location: Location) -> dict[str, str]:
-    """SHA-256 of every object."""
+    """Return the SHA-256 of every object by key."""
     return {key: hashlib.sha256(location.read(key)).hexdigest() for key in location.sizes()}
 
 
 def command(store: str, samples: int, workers: int) -> list[str]:
-    """The command that builds the store."""
+    """Return the command that builds a store."""
     counts = ["--train", str(samples), "--val", "16", "--test", "16"]
     return [sys.executable, "-m", "data_prep.navier_stokes", store, *counts, "--workers", str(workers)]
 
 
-def killed(arguments: list[str], environment: dict[str, str], moments: list[float]) -> int:
-    """Run, kill the driver after each of the moments, and run to the end; returns how many kills hit it."""
+def run_with_kills(arguments: list[str], environment: dict[str, str], moments: list[float]) -> int:
+    """Start a command once for each moment and kill it then (seconds after its start), and run it to the end at last.
+
+    Returns:
+        How often the command was still running when it was to be killed.
+    """
     hits = 0
     for moment in moments:
         process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)
@@ -51,7 +56,7 @@ def killed(arguments: list[str], environment: dict[str, str], moments: list[floa
 
 
 def main() -> None:
-    """Run and print."""
+    """Build the stores, compare them and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=5)
@@ -78,7 +83,7 @@ def main() -> None:
         generator = random.Random(0)
         moments = sorted(generator.uniform(3.0, max(4.0, 0.5 * seconds)) for _ in range(options.kills))
         broken = command(str(root / "killed.zarr"), options.samples, cores)
-        hits = killed(broken, environment, moments)
+        hits = run_with_kills(broken, environment, moments)
         same = digests(LocalFolder(root / "killed.zarr")) == expected
         shown = ", ".join(f"{moment:.1f}" for moment in moments)
         print(f"killed {hits} times (after {shown} s), continued: {'identical' if same else 'DIFFERENT'}")
@@ -91,7 +96,7 @@ def main() -> None:
             os.environ.update(server.environment)
             environment.update(server.environment)
             remote = command("s3://lab/killed.zarr", options.samples, cores)
-            hits = killed(remote, environment, moments[:2])
+            hits = run_with_kills(remote, environment, moments[:2])
             same = digests(S3Prefix("lab/killed.zarr")) == expected
             print(f"on S3, killed {hits} times, continued: {'identical' if same else 'DIFFERENT'}")
             server.stop()
@@ -100,7 +105,7 @@ def main() -> None:
 def digests_of_small(
     root: Path, samples: int, cores: int, environment: dict[str, str]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """The same store by one process and by one a core."""
+    """Return the digests of a small store that is built by one process, and by one for each core."""
     for workers in (1, cores):
         arguments = command(str(root / f"by{workers}.zarr"), samples, workers)
         subprocess.run(arguments, env=environment, check=True, stdout=subprocess.DEVNULL)

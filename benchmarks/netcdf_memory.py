@@ -1,9 +1,9 @@
-"""Memory and rate of a NetCDF conversion, for inputs of growing size.
+"""Measure memory and rate of a NetCDF conversion for inputs of growing size.
 
     python -m benchmarks.netcdf_memory [--gigabytes 0.5 2]
 
-Writes yearly files of hourly values on 128 x 256 points, converts them in one process and prints the largest
-resident memory of that process.
+Yearly files of hourly values on 128 x 256 points are converted in one process. Its largest resident memory is printed,
+which must not grow with the size of the files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HEIGHT, WIDTH, BLOCK = 128, 256, 256
 
 
 def write_files(folder: Path, gigabytes: float) -> int:
-    """Files of that size together; returns the number of frames."""
+    """Write files that have a size together, and return the number of their frames."""
     frames = max(100, int(gigabytes * 1e9 / (4 * HEIGHT * WIDTH)))
     generator = np.random.default_rng(0)
     noise = generator.normal(54_000, 3_000, (BLOCK, HEIGHT, WIDTH)).astype(np.float32)
@@ -42,7 +42,7 @@ def write_files(folder: Path, gigabytes: float) -> int:
 
 
 def main() -> None:
-    """Run and print."""
+    """Convert files of each size and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.5, 2.0])
     options = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Reading: batches of windows against NetCDF read item by item; a full load from S3 against a plain copy.
+"""Measure reading: batches of windows against items of a NetCDF file, and a full load from S3 against a plain copy.
 
     python -m benchmarks.reading [--samples 128]
 
-The S3 server is moto on loopback, in a process of its own (needs the dev extra).
+The S3 server is moto on the loopback interface, in its own process (needs the dev extra).
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.s3 import S3Prefix
 
 LENGTH, BATCH = 25, 8
+"""Steps of a window and windows of a batch."""
 
 
 def rate(work: Callable[[], int], repeats: int = 5) -> float:
-    """Median of items a second."""
+    """Return the median rate, per second, of some work that returns how many items it has done."""
     rates = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -42,7 +43,7 @@ def rate(work: Callable[[], int], repeats: int = 5) -> float:
 
 
 def serve(connection: Connection) -> None:
-    """An S3 server, in a process of its own."""
+    """Run an S3 server until a message arrives; sends the environment that points to it first."""
     from tests.support.s3_server import S3Server
 
     server = S3Server()
@@ -52,8 +53,8 @@ def serve(connection: Connection) -> None:
 
 
 def windows(store: FieldStore, folder: Path) -> None:
-    """Windows a second, 16 x 16 after coarsening, of our gather, of the stored split and of the paper's way."""
-    # coarsened once, as our split in memory is, so that both read the same number of bytes
+    """Print how many windows of 16 x 16 a second are read from memory, from the store and in the paper's way."""
+    # The NetCDF file holds the coarsened field, as the split in memory does, so that both read as many bytes.
     data = DataConfig(store="x", coarsen=4, sequence_length=LENGTH)
     field = store.load("train", 4)
     path = folder / "fields.nc"
@@ -69,10 +70,10 @@ def windows(store: FieldStore, folder: Path) -> None:
     del os.environ["MCRNN_MEMORY"]
 
     def item_by_item() -> int:
-        # the paper's dataset: a window is cut out of the open file for each item, then stacked to a batch
+        # The paper's data set cuts a window out of the open file for each item, and stacks the items to a batch.
         count = 0
-        with xr.open_dataset(path) as opened:
-            variable = opened["u"]
+        with xr.open_dataset(path) as dataset:
+            variable = dataset["u"]
             for first in range(0, len(field), BATCH):
                 batch = []
                 for sample in range(first, min(first + BATCH, len(field))):
@@ -91,7 +92,7 @@ def windows(store: FieldStore, folder: Path) -> None:
 
 
 def loads(samples: int) -> None:
-    """A full load from S3 against copying the same objects with s3fs."""
+    """Print the rate of a full load from S3, and that of copying the same objects with s3fs."""
     from mcrnn.storage.s3 import filesystem
 
     context = multiprocessing.get_context("spawn")
@@ -115,7 +116,7 @@ def loads(samples: int) -> None:
 
     copies, fulls = [], []
     for _ in range(9):
-        # memory that a virtual machine has not been given yet costs far more at its first touch
+        # Memory that a virtual machine has not been given yet costs far more when it is used first, so it is used here.
         np.ones(150_000_000, np.float32)
         copies.append(stored * rate(copy, 1))
         fulls.append(stored * rate(load, 1))
@@ -129,7 +130,7 @@ def loads(samples: int) -> None:
 
 
 def main() -> None:
-    """Run and print."""
+    """Build a store, read it in each way and print the rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=128)
     options = parser.parse_args()

@@ -1,9 +1,9 @@
-"""The solver against the paper's scheme: time a sample on one core, and error at t = 50.
+"""Measure the solver against the paper's scheme: time for each sample on one core, and error at t = 50.
 
     python -m benchmarks.solver [--samples 32] [--repeats 3]
 
-All variants integrate the same initial fields, one after the other in turns, in one process with one thread.
-Errors are relative L2 differences to a run in float64 on 128 x 128 with dt = 1/64.
+All variants integrate the same initial fields, taking turns, in one process with one thread. An error is the relative
+L2 difference from a run in float64 on 128 x 128 points with dt = 1/64.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ RESOLUTION, FRAMES, VISCOSITY, AMPLITUDE = 64, 50, 1e-3, 0.1
 
 
 def reference(w0: torch.Tensor) -> torch.Tensor:
-    """Vorticity at the last frame, on the grid of w0."""
+    """Return the vorticity at the last frame, on the grid of w0, from a run on a finer grid with a shorter step."""
     fine = 2 * RESOLUTION
     equation = VorticityEquation.create(fine, VISCOSITY, AMPLITUDE * paper_forcing(fine), dtype=torch.float64)
-    # a spectrum on 96 points a side carries all wavenumbers of 64
+    # A spectrum on 96 points along each side holds all wavenumbers of a field on 64.
     start = to_grid(to_spectrum(w0.double(), 3 * RESOLUTION // 2), fine)
     return simulate(equation, start, frames=FRAMES, dt=1 / 64)[:, -1, ::2, ::2]
 
 
 def variants() -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    """Name -> integration of a batch."""
+    """Return functions that integrate a batch of initial fields, by name."""
     forcing = AMPLITUDE * paper_forcing(RESOLUTION)
 
     def ours(resolution: int) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -57,7 +57,7 @@ def variants() -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
 
 
 def main() -> None:
-    """Run and print."""
+    """Integrate by each variant and print times and errors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
