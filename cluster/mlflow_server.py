@@ -2,12 +2,12 @@
 
     python cluster/mlflow_server.py --database postgresql://USER:PASSWORD@HOST/NAME
 
-It listens on this machine's address in the cluster, answers only to known host names and users, and starts again when
-it dies. The database is dumped to the storage root every few minutes; where it is empty and there is a dump, it is
-restored first, so that a new machine goes on where a lost one was.
+It listens on this machine's address in the cluster, answers only to known host names and users, and is started again
+when it dies. A PostgreSQL database is dumped below the storage root every few minutes. If the database is empty and
+there is a dump, it is restored first, so that a new machine continues the work of one that was lost.
 
-MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD are the administrator's; clients set the same two, or those of a
-user that the administrator has created.
+MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD name the administrator. Clients set the same two variables, with
+these values or those of a user that the administrator has created.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import sqlalchemy
 import typer
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # run by its path
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the file is run by its path, also where nothing is installed
 
-from cluster.backup import Backup
+from cluster.backup import Backup, first_line
 from mcrnn.cli import StorageOption, main
 from mcrnn.errors import UserError
 from mcrnn.storage.location import check
@@ -38,19 +38,20 @@ from mcrnn.storage.root import Storage
 DATABASE = "MCRNN_MLFLOW_DATABASE"
 USER, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 LEAST_PASSWORD = 12
+"""Least number of characters of the administrator's password."""
 SECONDS_TO_START = 120.0
 SECONDS_BEFORE_RESTART = 2.0
 
 
 class Server:
-    """MLflow as a process of its own.
+    """The MLflow server, as a process of its own.
 
     Args:
-        database: URL of runs, models and users.
+        database: URL of the database with runs, models and users.
         artifacts: URI below which artifacts are kept; clients reach them through the server.
-        host: address to listen on.
-        port: port to listen on.
-        names: that clients may call it by, beside its address.
+        host: Address to listen on.
+        port: Port to listen on.
+        names: Host names by which clients may call the server, in addition to its address.
     """
 
     def __init__(self, database: str, artifacts: str, host: str, port: int, names: list[str]) -> None:
@@ -64,23 +65,23 @@ class Server:
         ]
         self.folder = tempfile.TemporaryDirectory(prefix="mcrnn-mlflow-")
         self.environment = os.environ | {
-            "MLFLOW_BACKEND_STORE_URI": database,  # not an argument, which every user of the machine sees
-            "MLFLOW_AUTH_CONFIG_PATH": str(self._configuration(database)),
+            "MLFLOW_BACKEND_STORE_URI": database,  # no argument, because every user of the machine sees arguments
+            "MLFLOW_AUTH_CONFIG_PATH": str(self._write_configuration(database)),
             "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
-        self.environment.pop("MLFLOW_TRACKING_URI", None)  # it is this server
+        self.environment.pop("MLFLOW_TRACKING_URI", None)  # it may name this very server
         self.process: subprocess.Popen[bytes] | None = None
 
-    def _configuration(self, database: str) -> Path:
-        """Of its users, readable by this user only."""
+    def _write_configuration(self, database: str) -> Path:
+        """Write the configuration of MLflow's authentication to a file that only this user can read."""
         config = configparser.ConfigParser(interpolation=None)
         config["mlflow"] = {
-            "default_permission": "MANAGE",  # a team shares its cluster
+            "default_permission": "MANAGE",  # every user may change all runs: a team shares its cluster
             "database_uri": database,
             "admin_username": os.environ[USER],
             "admin_password": os.environ[PASSWORD],
-            # a password is hashed once a minute, not once a request, which would take longer than all else
+            # check a password once a minute: hashing it at every request would take longer than the request itself
             "auth_cache_ttl_seconds": "60",
             "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
         }
@@ -91,10 +92,10 @@ class Server:
         return path
 
     def start(self) -> None:
-        """Start it, and wait until it answers.
+        """Start the server, and wait until it answers.
 
         Raises:
-            UserError: it does not.
+            UserError: It ends, or does not answer within `SECONDS_TO_START`.
         """
         self.process = subprocess.Popen(self.arguments, env=self.environment, stdout=sys.stderr, start_new_session=True)
         deadline = time.monotonic() + SECONDS_TO_START
@@ -106,7 +107,7 @@ class Server:
             time.sleep(0.2)
 
     def answers(self) -> bool:
-        """Whether it does."""
+        """Return whether the server answers."""
         try:
             with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
                 return answer.status == 200
@@ -114,7 +115,7 @@ class Server:
             return False
 
     def stop(self) -> None:
-        """End it and its workers."""
+        """End the server and its worker processes."""
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGTERM)
             try:
@@ -125,7 +126,7 @@ class Server:
 
 
 def private_address() -> str:
-    """This machine's address in its own network."""
+    """Return the address of this machine in its own network."""
     from ray.util import get_node_ip_address
 
     return get_node_ip_address()
@@ -134,22 +135,32 @@ def private_address() -> str:
 def serve(
     database: Annotated[
         str | None,
-        typer.Option(metavar="URL", help=f"Its database; else {DATABASE}, which keeps the password unseen."),
+        typer.Option(
+            metavar="URL",
+            help=f"Database, postgresql://USER:PASSWORD@HOST/NAME; by default that of {DATABASE}, which keeps the "
+            "password out of the list of processes.",
+        ),
     ] = None,
     artifacts: Annotated[
-        str | None, typer.Option(metavar="URI", help="Where artifacts are kept; else mlartifacts/ below the root.")
+        str | None,
+        typer.Option(metavar="URI", help="Where artifacts are kept; by default mlartifacts/ below the storage root."),
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; else this machine's private address.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; by default this machine's private address.")
+    ] = None,
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
     name: Annotated[
-        list[str] | None, typer.Option("--name", help="Host name by which clients may call it. Repeatable.")
+        list[str] | None, typer.Option("--name", help="Host name by which clients may call the server. Repeatable.")
     ] = None,
     dump_every: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Time between dumps of PostgreSQL below the root; 0 for none.")
+        float,
+        typer.Option(
+            metavar="SECONDS", help="Seconds between dumps of PostgreSQL below the storage root; 0 for no dumps."
+        ),
     ] = 300.0,
     storage: StorageOption = None,
 ) -> None:
-    """Run the tracking server of a cluster until it is ended."""
+    """Run the MLflow tracking server of a cluster until SIGTERM or Ctrl-C."""
     root = Storage.open(storage)
     database = database or os.environ.get(DATABASE)
     if not database:
@@ -170,20 +181,25 @@ def serve(
 
     artifacts = artifacts or artifact_folder(root)
     server = Server(database, artifacts, host or private_address(), port, name or [])
-    ended: list[int] = []
+    signals: list[int] = []
     for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, lambda number, _frame: ended.append(number))
+        signal.signal(each, lambda number, _frame: signals.append(number))
     try:
         server.start()
         print(f"tracking server: {server.url}, artifacts in {artifacts}", flush=True)
-        _watch(server, backup, dump_every, ended)
+        _watch(server, backup, dump_every, signals)
     finally:
         server.stop()
-        if backup is not None and ended:
+        if backup is not None and signals:
             _dump(backup)
 
 
 def _check_database(database: str) -> None:
+    """Connect to the database once.
+
+    Raises:
+        UserError: It cannot be used; the message has no password in it.
+    """
     try:
         engine = sqlalchemy.create_engine(database)
         with engine.connect():
@@ -192,16 +208,23 @@ def _check_database(database: str) -> None:
     except Exception as error:
         from mcrnn.tracking.provenance import mask_passwords
 
-        reason = mask_passwords(str(error).strip().splitlines()[0])
+        reason = mask_passwords(first_line(error))
         raise UserError(f"the database cannot be used: {reason}; it is postgresql://USER:PASSWORD@HOST/NAME") from None
 
 
-def _watch(server: Server, backup: Backup | None, seconds: float, ended: list[Any]) -> None:
-    """Start the server again when it dies, and dump now and then, until told to end."""
+def _watch(server: Server, backup: Backup | None, seconds: float, signals: list[int]) -> None:
+    """Start the server again when it dies, and dump the database, until a signal arrives.
+
+    Args:
+        server: The server.
+        backup: The dumps of its database; None for no dumps.
+        seconds: Time between dumps.
+        signals: The signals that have arrived.
+    """
     dumped = time.monotonic()
-    while not ended:
+    while not signals:
         time.sleep(0.2)
-        if server.process is not None and server.process.poll() is not None and not ended:
+        if server.process is not None and server.process.poll() is not None and not signals:
             print("warning: the tracking server died and is started again", file=sys.stderr, flush=True)
             time.sleep(SECONDS_BEFORE_RESTART)
             try:
@@ -214,6 +237,7 @@ def _watch(server: Server, backup: Backup | None, seconds: float, ended: list[An
 
 
 def _dump(backup: Backup) -> None:
+    """Dump the database, or warn: a dump that fails does not end the server."""
     try:
         backup.dump()
     except UserError as error:
