@@ -70,10 +70,10 @@ class Storage:
             return LocalFolder(Path(self.name) / path)  # an absolute path replaces what it is appended to
         return S3Prefix.from_url(f"{self.name}/{path.as_posix()}")
 
-    def show(self, place: Path | Location) -> str:
+    def show(self, location: Path | Location) -> str:
         """Return a path or location as a user would type it: relative to the current folder if it is below that."""
-        if isinstance(place, S3Prefix):
-            return place.url
-        path = place if isinstance(place, Path) else Path(place.url)
+        if isinstance(location, S3Prefix):
+            return location.url
+        path = location if isinstance(location, Path) else Path(location.url)
         here = Path.cwd()
         return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

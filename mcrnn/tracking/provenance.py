@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
 PACKAGES = ("mcrnn", "torch", "ray", "optuna", "mlflow", "numpy", "xarray", "zarr", "s3fs", "pydantic", "safetensors")
 """Packages that have an influence on results."""
@@ -78,6 +77,8 @@ def commit() -> dict[str, Any]:
 @functools.cache
 def hardware() -> dict[str, Any]:
     """Describe this machine: host, processor, cores, memory in GB, and names of GPUs."""
+    import torch  # only here: the tracking server and the MLflow UI need this module, but not PyTorch
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "host": socket.gethostname(),
@@ -98,6 +99,8 @@ def _processor() -> str:
 
 def system_metrics() -> dict[str, float]:
     """Measure how busy this machine is; the names are those that MLflow shows as system metrics."""
+    import torch
+
     memory = psutil.virtual_memory()
     found = {
         "system/cpu_utilization_percentage": psutil.cpu_percent(),  # mean since the last call
