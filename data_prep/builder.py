@@ -160,6 +160,11 @@ def _is_complete(location: Location, plan: StorePlan, overwrite: bool) -> bool:
 
 
 def _check_same_recipe(location: Location, plan: StorePlan, attributes: dict[str, Any]) -> None:
+    """Refuse to continue or reuse a store that was made in another way.
+
+    Raises:
+        UserError: the recipes differ; the message names each difference.
+    """
     old, new = attributes["recipe"], json.loads(canonical_json(plan.recipe))
     different = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
     if different:

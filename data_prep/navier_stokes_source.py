@@ -66,6 +66,7 @@ class NavierStokesSource:
 
     @property
     def shards_at_once(self) -> int:
+        """Number of shards that are best computed together."""
         return 1 if self.device == "cpu" else SHARDS_AT_ONCE_ON_GPU
 
     def compute(self, shards: Sequence[Shard]) -> list[dict[str, np.ndarray]]:

@@ -113,6 +113,11 @@ def convert(
 
 
 def _parse_fill(text: str | None) -> Fill:
+    """Return the value of --fill.
+
+    Raises:
+        UserError: it is neither a finite number nor "mean".
+    """
     if text is None:
         return None
     if text == "mean":
@@ -127,6 +132,11 @@ def _parse_fill(text: str | None) -> Fill:
 
 
 def _refuse_overlap(ranges: dict[str, tuple[int, int]]) -> None:
+    """Refuse splits that share times.
+
+    Raises:
+        UserError: two splits do.
+    """
     ordered = sorted(ranges.items(), key=lambda item: item[1])
     for (name, (_, stop)), (other, (start, _)) in itertools.pairwise(ordered):
         if start < stop:

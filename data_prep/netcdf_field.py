@@ -119,10 +119,10 @@ class NetcdfField:
 
 @dataclass(frozen=True)
 class _Grid:
-    """The grid of the first file, which all others must have.
+    """The grid of a variable in one file, which must be the same in all files.
 
     Attributes:
-        path: the first file.
+        path: the file.
         dimensions: names of the row and the column dimension.
         rows: coordinate of each row.
         columns: coordinate of each column.
@@ -139,6 +139,7 @@ class _Grid:
 
     @classmethod
     def read(cls, file: netCDF4.Dataset, dimensions: Dimensions, path: str) -> _Grid:
+        """Read the grid of a variable with these dimensions."""
         return cls(
             path,
             dimensions.horizontal,
@@ -149,6 +150,7 @@ class _Grid:
         )
 
     def is_same(self, other: _Grid) -> bool:
+        """Return whether two grids have the same dimensions and, to six digits, the same coordinates."""
         return (
             self.dimensions == other.dimensions
             and _are_close(self.rows, other.rows)
@@ -158,11 +160,11 @@ class _Grid:
 
 @dataclass
 class _Inventory:
-    """What a pass over all files finds of the variables that are wanted.
+    """Collects what the files hold of the variables that are wanted.
 
     Attributes:
-        grid: the grid, None before the first file with a variable.
-        calendar: the calendar, None before the first file with a variable.
+        grid: the grid of the first file that was added, None before.
+        calendar: the calendar of the times, None before the first file was added.
         dimensions: for each variable its dimensions.
         times: for each variable the files that have it, with their times in seconds.
         all_variables: names of all variables of all files, for messages.
@@ -175,7 +177,7 @@ class _Inventory:
     all_variables: set[str] = field(default_factory=set)
 
     def add(self, file: netCDF4.Dataset, variable: str, given: dict[str, str | None], path: str) -> None:
-        """Take in a variable of a file.
+        """Add what a file holds of a variable.
 
         Raises:
             UserError: its dimensions are not clear, its grid or calendar differs from that of the files before, or its

@@ -55,6 +55,7 @@ class NetcdfSource:
         return result
 
     def _filled(self, frames_TCHW: np.ndarray, missing: np.ndarray, first: int) -> np.ndarray:
+        """Return frames, the first of which is at position `first` of the series, without missing values."""
         if self.fill is None:
             time, channel, row, column = (int(i[0]) for i in np.nonzero(missing))
             raise UserError(

@@ -56,7 +56,7 @@ class Scaling:
 
 @dataclass(frozen=True)
 class FieldDescription:
-    """A field as a configuration uses it; it is saved with the model as `field.json`.
+    """A field as a configuration uses it. It is saved with every model, see `mcrnn.models.trained_model`.
 
     Attributes:
         variable: name of the variable, of several joined by commas.

@@ -63,6 +63,7 @@ class FieldReader:
         return int(n) * self._shard[0], int(t) * self._shard[1]
 
     def _load(self, key: str, into: np.ndarray | None) -> Block:
+        """Read an object, and select and average its values as they are wanted."""
         n, t = self._origin(key)
         samples = slice(n, min(n + self._shard[0], self.array.shape[0]))
         times = slice(t, min(t + self._shard[1], self.array.shape[1]))
@@ -82,6 +83,11 @@ class FieldReader:
         return samples, times, target
 
     def _decode(self, key: str, out: np.ndarray) -> None:
+        """Read an object and decode it into an array of its shape.
+
+        Raises:
+            UserError: the object is missing or damaged, or a value is not finite.
+        """
         # Imported here because a served model imports this module and has none of the codecs installed.
         from mcrnn.data.sharding import decode
 

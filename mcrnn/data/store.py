@@ -120,7 +120,7 @@ class FieldStore:
 
     @property
     def is_from_the_north(self) -> bool:
-        """Whether the first row is the northernmost. Pictures of such a field show the last row at the bottom."""
+        """Whether the first row is the northernmost. Pictures then show it at the top, and otherwise at the bottom."""
         return self.latitude is not None and bool(self.latitude[0] > self.latitude[-1])
 
     @property

@@ -1,15 +1,21 @@
 """The format of a field store: the contract between `data_prep`, which writes it, and `mcrnn.data`, which reads it.
 
 A store is one Zarr v3 group. Each split is a subgroup with an array `field` of dimensions (sample, time, channel,
-height, width), float32, and the coordinates of these dimensions. The root attributes describe the data; `layout` says
-what a sample is:
+height, width), float32, and the coordinates of these dimensions. The attributes of the root describe the data:
 
-- `samples`: independent trajectories of equal length, such as generated fields.
-- `series`: one sample with many times, such as a reanalysis, in which windows may start anywhere.
-
-Two digests guard a store. `manifest.json` lists every object except itself and the root's `zarr.json`, with size and
-SHA-256; the root attribute `manifest_sha256` is the SHA-256 of the manifest and is called the digest of the store. The
-root attribute `sha256` is the digest of the root's own `zarr.json`, see `root_digest`.
+- `format`, `format_version`: see `FORMAT` and `FORMAT_VERSION`.
+- `status`: `building`, or `complete` when everything else has been written. Readers refuse unfinished stores.
+- `layout`: `samples` for independent trajectories of equal length, such as generated fields; `series` for one sample
+  with many times, such as a reanalysis, in which windows may start anywhere.
+- `channels`, `variable`, `units`, `time_step`, `boundary`: names of the channels, name of the field, its units, the time
+  between frames, and how the field continues beyond its edges (see `BOUNDARIES`).
+- `long_name`, `calendar`, `latitude`: for a series, the field in words, the calendar of its times, and the latitude of
+  each row where the rows have one.
+- `statistics`: mean, std, min and max of each channel of the training split.
+- `recipe`, `versions`: all that determines the values, and the versions of the packages that made them.
+- `manifest_sha256`: the SHA-256 of the manifest, called the digest of the store. The manifest lists every object except
+  itself and the root's `zarr.json`, with size and SHA-256.
+- `sha256`: the digest of the root's own `zarr.json`, see `root_digest`.
 """
 
 from __future__ import annotations
