@@ -1,11 +1,11 @@
 """The recurrence of the minimal cells as one kernel for GPUs, forward and backward.
 
-A program holds some grid points of one sample and goes through time with the state in registers: every gate,
-candidate and state is read or written once. Activations are reckoned again in the backward pass rather than kept.
-Gates and gradients may be of lower precision; everything in between is float32.
+A program of the kernel holds some grid points of one sample and goes through time with the state in registers: every
+gate, candidate and state is read or written once. Activations are computed again in the backward pass rather than
+kept. Gates and gradients may be of lower precision; everything in between is float32.
 
-The two functions do what `run_forward` and `run_backward` of `mcrnn.models.scan` do, which say what is reckoned;
-but they leave the blocks as they are.
+`run_forward` and `run_backward` compute what the functions of these names in `mcrnn.models.minimal_recurrence` do,
+where the equations are; but they leave the blocks as they are.
 
 Axes: T time, B batch, C channels, H height, W width; K blocks of C channels: the gates, then the candidate.
 """
@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 BLOCK = 256
-"""grid points times channels of a program"""
+"""Elements (grid points times channels) of one sample that a program holds."""
 
 
 @triton.jit
@@ -32,14 +32,14 @@ def _softplus(x):
 
 @triton.jit
 def _update_gate(gates, offsets, mask, block_stride, GATES: tl.constexpr):
-    """z, and the sigmoids of (f, i) where there are two gates."""
+    """Return z, and the sigmoids of (f, i) where there are two gates."""
     if GATES == 1:
         z = _sigmoid(tl.load(gates + offsets, mask=mask, other=0.0).to(tl.float32))
         return z, z, z
     else:
         f = tl.load(gates + offsets, mask=mask, other=0.0).to(tl.float32)
         i = tl.load(gates + offsets + block_stride, mask=mask, other=0.0).to(tl.float32)
-        # the quotient of sigmoids, without 0 / 0 where both are shut
+        # sigmoid(i) / (sigmoid(f) + sigmoid(i)), without 0 / 0 where both gates are shut
         return _sigmoid(_softplus(-f) - _softplus(-i)), _sigmoid(f), _sigmoid(i)
 
 
@@ -55,7 +55,7 @@ def _forward(
     element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     sample = tl.program_id(1).to(tl.int64)
     mask = element < size
-    # neighbours in memory belong to neighbours in a program, whichever layout it is
+    # neighbouring elements are neighbours in memory in either layout, so that reads are coalesced
     channel = element // points if channels_first else element % channels
     point = element % points if channels_first else element // channels
     block_stride = channels * blocks_c
@@ -89,30 +89,31 @@ def _backward(
     channel = element // points if channels_first else element % channels
     point = element % points if channels_first else element // channels
     block_stride = channels * blocks_c
-    last = sample * 0 + steps - 1  # 64 bits wide, as the offsets are
+    last = sample * 0 + steps - 1  # of the sample's type, 64 bits, as the offsets need
     at_blocks = sample * blocks_b + channel * blocks_c + point * blocks_p + last * blocks_t
     at_h = sample * h_b + channel * h_c + point * h_p + last * h_t
     at_grad = sample * grad_b + channel * grad_c + point * grad_p + last * grad_t
     at_h0 = sample * h0_b + channel * h0_c + point * h0_p
     passed = tl.load(carry + sample * carry_b + channel * carry_c + point * carry_p, mask=mask, other=0.0)
     for step in range(steps):
-        follows = (element * 0 + step) < steps - 1  # whether there is a step before this one
-        before = tl.load(h + at_h - h_t, mask=mask & follows, other=0.0)
-        before += tl.load(h0 + at_h0, mask=mask & (follows == 0), other=0.0)
+        # time runs backward: the last of these steps is the first of the sequence, whose previous state is h0
+        has_previous = (element * 0 + step) < steps - 1  # as a block, for the masks
+        previous = tl.load(h + at_h - h_t, mask=mask & has_previous, other=0.0)
+        previous += tl.load(h0 + at_h0, mask=mask & (has_previous == 0), other=0.0)
         z, f, i = _update_gate(blocks, at_blocks, mask, block_stride, GATES)
         v = tl.load(blocks + at_blocks + GATES * block_stride, mask=mask, other=0.0).to(tl.float32)
-        half = _sigmoid(v)
-        u = tl.maximum(half, v + 0.5)
+        sigmoid_v = _sigmoid(v)
+        u = tl.maximum(sigmoid_v, v + 0.5)
         total = tl.load(grad + at_grad, mask=mask, other=0.0).to(tl.float32) + passed
         of_u = total * z
         passed = total - of_u
-        of_k = total * (u - before) * z * (1.0 - z)
+        of_k = total * (u - previous) * z * (1.0 - z)
         if GATES == 1:
             tl.store(of_blocks + at_blocks, of_k, mask=mask)
         else:
             tl.store(of_blocks + at_blocks, of_k * (f - 1.0), mask=mask)
             tl.store(of_blocks + at_blocks + block_stride, of_k * (1.0 - i), mask=mask)
-        of_v = tl.where(v > 0, of_u, of_u * half * (1.0 - half))
+        of_v = tl.where(v > 0, of_u, of_u * sigmoid_v * (1.0 - sigmoid_v))
         tl.store(of_blocks + at_blocks + GATES * block_stride, of_v, mask=mask)
         at_blocks -= blocks_t
         at_h -= h_t
@@ -121,7 +122,7 @@ def _backward(
 
 
 def run_forward(blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor, h_TBCHW: torch.Tensor) -> None:
-    """The recurrence into `h_TBCHW`."""
+    """Write the states into `h_TBCHW`, float32."""
     h0_BCHW = _in_rows(h0_BCHW)
     grid, shared = _geometry(blocks_TBKHW, h0_BCHW)
     with torch.cuda.device_of(blocks_TBKHW):
@@ -139,7 +140,7 @@ def run_backward(
     h_TBCHW: torch.Tensor,
     h0_BCHW: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradients of the blocks and of the state before the first step."""
+    """Return the gradients of the blocks, in their precision, and of the state before the first step."""
     carry_BCHW = torch.zeros_like(h0_BCHW) if carry_BCHW is None else carry_BCHW
     grad_TBCHW, carry_BCHW, h0_BCHW = _in_rows(grad_TBCHW), _in_rows(carry_BCHW), _in_rows(h0_BCHW)
     grid, shared = _geometry(blocks_TBKHW, h0_BCHW)
@@ -154,7 +155,11 @@ def run_backward(
 
 
 def _geometry(blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor) -> tuple[tuple[int, int], tuple[int, ...]]:
-    """The grid of programs; steps, size, channels, points, and whether the channels come before the grid points."""
+    """Return the grid of programs, and the arguments that both kernels share.
+
+    These are steps, size (elements of a sample), channels, points, and whether the channels come before the grid
+    points in memory.
+    """
     batch, channels, height, width = h0_BCHW.shape
     points = height * width
     size = channels * points
@@ -163,12 +168,12 @@ def _geometry(blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor) -> tuple[tuple[
 
 
 def _in_rows(x: torch.Tensor) -> torch.Tensor:
-    """The same with the rows of the grid one after another in memory."""
+    """Return the tensor, copied if the rows of its grid do not follow one another in memory."""
     return x if x.stride(-2) == x.stride(-1) * x.shape[-1] else x.contiguous()
 
 
 def _strides(x: torch.Tensor) -> tuple[int, ...]:
-    """All strides, with one for the grid points."""
+    """Return the strides, with one for the grid points in place of those of rows and columns."""
     *before, of_rows, of_columns = x.stride()
     assert of_rows == of_columns * x.shape[-1], "rows of the grid must follow each other in memory"
     return *before, of_columns

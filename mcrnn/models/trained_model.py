@@ -1,6 +1,6 @@
-"""A trained model as files: `model.safetensors` and `config.json`, no pickle.
+"""A trained model as files: the model directory with `model.safetensors` and `config.json`, and no pickle.
 
-What training writes, the registry packages and evaluation reads. Imports neither Ray nor MLflow.
+Training writes it, the registry packages it, evaluation reads it. Imports neither Ray nor MLflow.
 """
 
 from __future__ import annotations
@@ -28,40 +28,44 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A forecaster that speaks the field's units."""
+    """A forecaster whose inputs and outputs are in the field's units."""
 
     config: Configuration
+    """The configuration that it was trained with."""
     field: FieldDescription
+    """The field that it was trained on."""
     network: Forecaster
+    """The network, whose units are those of `scaling`."""
 
     @property
     def scaling(self) -> Scaling:
-        """Between the field's units and the network's."""
+        """Conversion between the field's units and the network's."""
         return Scaling.of(self.config.data, self.field.mean, self.field.std)
 
     @torch.no_grad()
     def forecast(self, frames_BTCHW: torch.Tensor, steps: int) -> torch.Tensor:
-        """Forecasts of lead times 1 .. steps after the given frames, in the field's units.
+        """Continue a sequence of frames, in the field's units.
 
         Args:
-            frames_BTCHW: at least one frame, on the model's (coarsened) grid.
+            frames_BTCHW: the given frames, at least one, on the model's (coarsened) grid.
             steps: number of lead times.
 
         Returns:
-            (B, steps, C, H, W).
+            The forecasts of lead times 1 .. steps, (B, steps, C, H, W).
         """
         return self.scaling.to_physical(self.network.forecast(self.scaling.to_model(frames_BTCHW), steps))
 
     def predict(self, frames: Any, steps: int) -> Any:
-        """Continue fields in their own units; what goes in as one kind of array comes out as the same.
+        """Continue a sequence of frames, in the field's units, and return the kind of array that was given.
 
         Args:
-            frames: a NumPy array or a tensor, (batch, time, channel, height, width); or an xarray.DataArray whose
-                dimensions are at most one of samples, `time`, at most one named `channel`, and the grid's two last.
+            frames: a NumPy array or a tensor, (batch, time, channel, height, width); or an xarray.DataArray with a
+                dimension `time`, at most one of samples, at most one named `channel`, and the grid's two last.
             steps: number of lead times.
 
         Returns:
-            The forecasts of lead times 1 .. steps, with the times after the last given one in xarray's.
+            The forecasts of lead times 1 .. steps. A DataArray has their times as its coordinate, if it was given
+            with the times of at least two frames.
 
         Raises:
             ValueError: the frames are not of the model's shape.
@@ -105,7 +109,16 @@ class TrainedModel:
 
 
 def save(folder: Location, config: Configuration, field: FieldDescription, weights: dict[str, torch.Tensor]) -> None:
-    """Write a model directory; the weights first, so that a directory with a config is complete."""
+    """Write a model directory.
+
+    The weights are written first, so that a directory with a configuration is complete.
+
+    Args:
+        folder: the directory.
+        config: the configuration that the model was trained with.
+        field: the field that it was trained on.
+        weights: state of the network; saved in float32.
+    """
     content = {"configuration": config.model_dump(), "field": vars(field)}
     tensors = {name: value.float().contiguous() for name, value in weights.items()}
     folder.write(WEIGHTS, save_safetensors(tensors))
@@ -113,7 +126,7 @@ def save(folder: Location, config: Configuration, field: FieldDescription, weigh
 
 
 def exists(folder: Location) -> bool:
-    """Whether there is a whole one."""
+    """Return whether the folder is a complete model directory."""
     try:
         folder.read(CONFIG)
     except FileNotFoundError:
@@ -124,8 +137,11 @@ def exists(folder: Location) -> bool:
 def load(folder: Location) -> TrainedModel:
     """Read a model directory.
 
+    Returns:
+        The model on the host, ready for forecasts.
+
     Raises:
-        UserError: it is not one.
+        UserError: the folder is not a model directory.
     """
     try:
         content: dict[str, Any] = json.loads(folder.read(CONFIG))
