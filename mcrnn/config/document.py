@@ -25,6 +25,8 @@ class Document:
 
     def __init__(self, path: str, file: dict[str, Any], root: yaml.Node | None, settings: Values) -> None:
         self.path, self.file, self.root, self.settings = path, file, root, settings
+        self.errors: list[str] = []
+        """A line for each error found so far."""
 
     @property
     def content(self) -> dict[str, Any]:
@@ -97,18 +99,28 @@ class Document:
                 break
         return line
 
-    def mistake(self, location: tuple[Any, ...], text: str) -> str:
-        """Return a line of an error message that names the file and line, or the setting, of a key.
+    def add_error(self, location: tuple[Any, ...], text: str) -> None:
+        """Add an error of the file, or of a setting.
 
         Args:
-            location: Keys that lead to the key, from the root.
+            location: Keys that lead to the key that is wrong, from the root.
             text: What is wrong with it.
         """
         key = ".".join(map(str, location))
         for path, value in self.settings.items():
             if key == path or key.startswith(f"{path}."):
-                return f"--set {path}={value}: {text}"
-        return f"{self.path}:{self.line(location)}: {key + ': ' if key else ''}{text}"
+                self.errors.append(f"--set {path}={value}: {text}")
+                return
+        self.errors.append(f"{self.path}:{self.line(location)}: {key + ': ' if key else ''}{text}")
+
+    def raise_errors(self) -> None:
+        """Raise all errors that were added, if there are any.
+
+        Raises:
+            UserError: There are; its message has a line for each.
+        """
+        if self.errors:
+            raise UserError("\n".join(dict.fromkeys(self.errors)))
 
 
 def _parse(settings: Sequence[str]) -> Values:

@@ -40,8 +40,8 @@ def load_configuration(path: str, settings: Sequence[str] = ()) -> Configuration
     content = dict(document.content)
     if "space" not in content:
         content.pop("search", None)
-        return _checked(document, Configuration, content)
-    search = _search(document)
+        return _new_configuration(document, content)
+    search = _read_search(document)
     values: Values = {}
     parts = [search.name]
     left_open = []
@@ -65,7 +65,7 @@ def load_configuration(path: str, settings: Sequence[str] = ()) -> Configuration
     spaced = value_at(document.file, "space")
     parts[1:1] = [_in_name(field, value) for field, value in document.settings.items() if field in spaced]
     named = {} if "name" in document.settings else {"name": "-".join(parts)}
-    return _checked(document, Configuration, with_values(search.space.base, values | named))
+    return _new_configuration(document, with_values(search.space.base, values | named))
 
 
 def _in_name(field: str, value: Any) -> str:
@@ -88,13 +88,13 @@ def load_search(path: str, settings: Sequence[str] = ()) -> Search:
     document = Document.read(path, settings)
     if "space" not in document.content:
         raise UserError(f"{path} has no 'space' to search; use python -m mcrnn.train for a single configuration")
-    search = _search(document)
+    search = _read_search(document)
     if not search.space.entries:
         raise UserError(f"{path}: the settings leave nothing to search; use python -m mcrnn.train with them")
     return search
 
 
-def _search(document: Document) -> Search:
+def _read_search(document: Document) -> Search:
     """Read the search of a file.
 
     Raises:
@@ -103,52 +103,48 @@ def _search(document: Document) -> Search:
     content = dict(document.content)
     raw_space = content.pop("space")
     raw_search = content.pop("search", {})
-    mistakes: list[str] = []
-    search = _collect(document, SearchConfig, raw_search, ("search",), mistakes)
+    search = _validate(document, SearchConfig, raw_search, ("search",))
     if not isinstance(raw_space, dict) or not (raw_space or value_at(document.file, "space")):
-        mistakes.append(document.mistake(("space",), "needs at least one entry such as model.hidden_size"))
+        document.add_error(("space",), "needs at least one entry such as model.hidden_size")
         raw_space = {}
-    space = Space(content, _in_order(document, _entries(document, raw_space, mistakes), mistakes))
+    space = Space(content, _sort(document, _read_entries(document, raw_space)))
     if not is_nested(content):
-        _collect(document, Configuration, content, (), mistakes)
+        _validate(document, Configuration, content)
     else:
-        _check_corners(document, space, mistakes)
+        _check_corners(document, space)
     cover = raw_search.get("cover") if isinstance(raw_search, dict) else None
     if cover is not None and cover not in space and cover not in document.settings:
-        mistakes.append(document.mistake(("search", "cover"), f"'{cover}' is no entry of the space"))
+        document.add_error(("search", "cover"), f"'{cover}' is no entry of the space")
     for path, entries in space.entries.items():
         if search is not None and search.sampler == "grid" and not all(entry.is_finite for entry in entries):
-            mistakes.append(document.mistake(("space", path), NOT_FINITE))
+            document.add_error(("space", path), NOT_FINITE)
         if path == cover and not all(entry.choice for entry in entries):
-            mistakes.append(
-                document.mistake(("search", "cover"), f"'{cover}' is no choice, of which each is to be tried")
-            )
-    if mistakes:
-        raise UserError("\n".join(dict.fromkeys(mistakes)))
+            document.add_error(("search", "cover"), f"'{cover}' is no choice, of which each is to be tried")
+    document.raise_errors()
     assert search is not None
     return Search(space, search)
 
 
-def _entries(document: Document, raw_space: dict[Any, Any], mistakes: list[str]) -> Entries:
-    """Read the entries of the space, in the order of the file; a line is added to `mistakes` for each error."""
+def _read_entries(document: Document, raw_space: dict[Any, Any]) -> Entries:
+    """Read the entries of the space, in the order of the file, without those that have errors."""
     space: Entries = {}
     fields = known_fields()
     searchable = [field for field in fields if not field.startswith(NOT_SEARCHED)]
     for key, raw in raw_space.items():
         location = ("space", key)
         if str(key).startswith(NOT_SEARCHED):
-            mistakes.append(document.mistake(location, f"{key} is the same for all trials and cannot be searched"))
+            document.add_error(location, f"{key} is the same for all trials and cannot be searched")
             continue
         if key not in fields:
             near = did_you_mean(str(key), searchable)
-            mistakes.append(document.mistake(location, f"no field of the configuration{near}"))
+            document.add_error(location, f"no field of the configuration{near}")
             continue
         if raw == []:
-            mistakes.append(document.mistake(location, "needs at least one alternative"))
-        entries = [_collect(document, SpaceEntry, one, location, mistakes) for one in _as_list(raw)]
+            document.add_error(location, "needs at least one alternative")
+        entries = [_validate(document, SpaceEntry, one, location) for one in _as_list(raw)]
         unknown = {name for entry in entries if entry for name in entry.needs} - set(fields)
         for name in sorted(unknown):
-            mistakes.append(document.mistake(location, f"'{name}' is no field{did_you_mean(name, fields)}"))
+            document.add_error(location, f"'{name}' is no field{did_you_mean(name, fields)}")
         if None not in entries and not unknown:
             space[key] = [entry for entry in entries if entry]
     return space
@@ -158,7 +154,7 @@ def _as_list(raw: Any) -> list[Any]:
     return raw if isinstance(raw, list) else [raw]
 
 
-def _in_order(document: Document, space: Entries, mistakes: list[str]) -> Entries:
+def _sort(document: Document, space: Entries) -> Entries:
     """Sort the entries so that each follows those that its conditions and bounds name."""
     needed = {
         path: {other for entry in alternatives for other in entry.needs if other in space}
@@ -170,49 +166,52 @@ def _in_order(document: Document, space: Entries, mistakes: list[str]) -> Entrie
         if not ready:
             remaining = [path for path in space if path not in ordered]
             text = f"what {', '.join(remaining)} depend on goes round in a circle"
-            mistakes.append(document.mistake(("space", remaining[0]), text))
+            document.add_error(("space", remaining[0]), text)
             return ordered
         ordered |= {path: space[path] for path in ready}
     return ordered
 
 
-def _check_corners(document: Document, space: Space, mistakes: list[str]) -> None:
+def _check_corners(document: Document, space: Space) -> None:
     """Check that every value of every entry makes a valid configuration; it suffices to check the corners."""
+    # entries with errors are missing from the space, so that its corners would be reported for what they lack
     try:
-        for values in [space.completed({})] if mistakes else space.corners():
-            _collect(document, Configuration, with_values(space.base, values), (), mistakes, values)
+        for values in [space.completed({})] if document.errors else space.corners():
+            _validate(document, Configuration, with_values(space.base, values), sampled=values)
     except ValidationError as error:
         for path, entries in space.entries.items():
             names = {name for entry in entries for name in entry.needs - entry.conditions.keys()}
             if names:
                 text = _explain(SpaceEntry, error.errors()[0])
-                mistakes.append(document.mistake(("space", path), f"{text}, with the bound {', '.join(sorted(names))}"))
+                document.add_error(("space", path), f"{text}, with the bound {', '.join(sorted(names))}")
 
 
-def _checked(document: Document, model: type[Configuration], raw: Any) -> Configuration:
-    mistakes: list[str] = []
-    result = _collect(document, model, raw, (), mistakes)
-    if result is None:
-        raise UserError("\n".join(mistakes))
-    return result
+def _new_configuration(document: Document, content: Any) -> Configuration:
+    """Return a configuration.
+
+    Raises:
+        UserError: It is not valid.
+    """
+    configuration = _validate(document, Configuration, content)
+    document.raise_errors()
+    assert configuration is not None
+    return configuration
 
 
-def _collect(
+def _validate(
     document: Document,
     model: type[SectionT],
     raw: Any,
-    prefix: tuple[str, ...],
-    mistakes: list[str],
-    sampled: dict[str, Any] | None = None,
+    prefix: tuple[str, ...] = (),
+    sampled: Values | None = None,
 ) -> SectionT | None:
-    """Validate a section, or add a line to `mistakes` for each error and return None.
+    """Return a section, or None if it is not valid; each error is added to those of the document.
 
     Args:
-        document: The file, for lines.
-        model: The section.
-        raw: Its content.
+        document: The file.
+        model: The class of the section.
+        raw: The content of the section.
         prefix: Keys that lead to the section, from the root.
-        mistakes: Lines of the error message so far.
         sampled: Values in the content that come from the space; an error in one of them is reported at its entry.
     """
     try:
@@ -223,12 +222,12 @@ def _collect(
             path = ".".join(map(str, location))
             text = _explain(model, detail)
             if sampled and path in sampled:
-                mistakes.append(document.mistake(("space", path), f"{text} (got {sampled[path]!r})"))
+                document.add_error(("space", path), f"{text} (got {sampled[path]!r})")
                 continue
             if sampled and not location:
                 values = ", ".join(f"{k} = {v!r}" for k, v in sampled.items())
                 text = f"{text} where the space gives {values}" if len(sampled) == 1 else text
-            mistakes.append(document.mistake((*prefix, *location), text))
+            document.add_error((*prefix, *location), text)
         return None
 
 
