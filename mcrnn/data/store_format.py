@@ -7,8 +7,8 @@ height, width), float32, and the coordinates of these dimensions. The attributes
 - `status`: `building`, or `complete` when everything else has been written. Readers refuse unfinished stores.
 - `layout`: `samples` for independent trajectories of equal length, such as generated fields; `series` for one sample
   with many times, such as a reanalysis, in which windows may start anywhere.
-- `channels`, `variable`, `units`, `time_step`, `boundary`: names of the channels, name of the field, its units, the time
-  between frames, and how the field continues beyond its edges (see `BOUNDARIES`).
+- `channels`, `variable`, `units`, `time_step`, `boundary`: names of the channels, name of the field, its units, the
+  time between frames, and how the field continues beyond its edges (see `BOUNDARIES`).
 - `long_name`, `calendar`, `latitude`: for a series, the field in words, the calendar of its times, and the latitude of
   each row where the rows have one.
 - `statistics`: mean, std, min and max of each channel of the training split.
