@@ -2,6 +2,6 @@
 
 From the bottom up: `metrics` computes errors, `baselines` forecasts without a model, `evaluation_set` says which
 windows are evaluated, `scoring` scores models and baselines on them, `compatibility` says which errors may be compared,
-`result` evaluates one model, `selection` finds the models to evaluate, `promotion` decides between two versions. Tables,
-figures and files are written by `mcrnn.reports`. Does not import Ray or Optuna; `metrics` imports no MLflow either.
+`result` evaluates one model, `selection` finds the models to evaluate, `promotion` decides between two versions.
+`mcrnn.reports` writes tables, figures and files. Does not import Ray or Optuna; `metrics` imports no MLflow either.
 """
