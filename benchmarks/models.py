@@ -1,10 +1,11 @@
-"""The five models beside the paper's formulation: time and memory of a training step, accuracy of the recurrence.
+"""Compare the five models with the paper's formulation: time and memory of a training step, and accuracy.
 
     python -m benchmarks.models [--repeats 15]
     python -m benchmarks.models --device cuda
 
-The paper's sizes: four layers, about 175,000 parameters, 16 x 16; 25 frames, the first 20 teacher-forced. A step
-is forward, loss, backward, clipping and Adam. Baseline and ours, with the same weights, take turns in one process.
+The networks have the paper's sizes: four layers, about 175,000 parameters, 16 x 16; windows have 25 frames, the first
+20 teacher-forced. A step is forward, loss, backward, clipping and Adam. The baseline (`paper_models`) and ours have the
+same weights and take turns in one process.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from mcrnn.models import Forecaster
 from mcrnn.models.minimal_recurrence import log_space_scan, minimal_recurrence
 from mcrnn.training.numerics import keep_freed_memory, running_in
 
-STEPS, FORCED = 25, 20
+STEPS, TEACHER_FORCED = 25, 20
+"""Steps of a window, and those of them that are teacher-forced."""
 PROMISED = {
     ("minconvgru", 1): 2.8,
     ("minconvlstm", 1): 2.8,
@@ -35,11 +37,13 @@ PROMISED = {
     ("minconvexplstm", 8): 4.5,
     **{(name, batch): 1.3 for name in ("convlstm", "convgru") for batch in (1, 8)},
 }
+"""How many times as fast as the baseline a step is at least, by architecture and batch size."""
 CONVOLUTIONS = ("aten.convolution.default", "aten.mkldnn_convolution.default", "aten.convolution_backward.default")
+"""PyTorch's operators that are convolutions."""
 
 
 def pair(architecture: str, grid: int, device: str) -> tuple[Forecaster, PaperForecaster]:
-    """Ours and the baseline with the same weights."""
+    """Build our network and the baseline, with the same weights."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"channels": 1, "height": grid, "width": grid, "padding": "circular"}
     ours = Forecaster(architecture, hidden_size=SIZES[architecture], layers=LAYERS, **sizes)
@@ -49,13 +53,13 @@ def pair(architecture: str, grid: int, device: str) -> tuple[Forecaster, PaperFo
 
 
 def training_step(model: nn.Module, x_BTCHW: torch.Tensor, precision: str = "float32") -> Callable[[], None]:
-    """A full step of a model on a window."""
+    """Return a function that takes one training step of a model on these windows."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
         with running_in(precision, x_BTCHW.device):
-            y_BTCHW = model(x_BTCHW[:, :-1], FORCED)
+            y_BTCHW = model(x_BTCHW[:, :-1], TEACHER_FORCED)
             (y_BTCHW.float() - x_BTCHW[:, 1:]).square().mean().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -64,7 +68,7 @@ def training_step(model: nn.Module, x_BTCHW: torch.Tensor, precision: str = "flo
 
 
 def interleaved(works: dict[str, Callable[[], None]], repeats: int, device: str = "cpu") -> dict[str, float]:
-    """Median seconds of each, taking turns; the first two turns do not count."""
+    """Run the functions in turns, and return the median seconds of each; the first two turns do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 2):
         for name, work in works.items():
@@ -77,8 +81,8 @@ def interleaved(works: dict[str, Callable[[], None]], repeats: int, device: str 
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-class Recorded(TorchDispatchMode):
-    """The convolutions of a step: which, on what, in which order."""
+class ConvolutionRecorder(TorchDispatchMode):
+    """Records the convolutions that run within its context, with their arguments."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,27 +95,30 @@ class Recorded(TorchDispatchMode):
 
     @torch.no_grad()
     def replay(self) -> None:
-        """The same calls once more, and nothing else."""
+        """Run the recorded convolutions again, and nothing else."""
         for func, args, kwargs in self.calls:
             func(*args, **kwargs)
 
 
 def peak_bytes(step: Callable[[], None]) -> int:
-    """The most that tensors of a step take at a time."""
+    """Return the peak memory of the tensors of a step."""
     step()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         step()
-    held = most = 0
+    allocated = peak = 0
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
     for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
+    return peak
 
 
 def times(repeats: int) -> None:
-    """Print the time of a step beside the baseline's."""
-    print(f"training step, {STEPS} frames, {FORCED} teacher-forced, 16 x 16, one thread; medians of {repeats} turns")
+    """Print the time of a training step, and of the baseline's."""
+    print(
+        f"training step, {STEPS} frames, {TEACHER_FORCED} teacher-forced, 16 x 16, one thread; "
+        f"medians of {repeats} turns"
+    )
     for batch in (1, 8):
         x = torch.randn(batch, STEPS + 1, 1, 16, 16)
         baseline_of: dict[str, float] = {}
@@ -120,7 +127,7 @@ def times(repeats: int) -> None:
             ours, baseline = pair(architecture, 16, "cpu")
             works = {"ours": training_step(ours, x), "baseline": training_step(baseline, x)}
             if architecture == "minconvexplstm":
-                with Recorded() as convolutions:
+                with ConvolutionRecorder() as convolutions:
                     works["ours"]()
                 works["convolutions"] = convolutions.replay
             seconds = interleaved(works, repeats if batch == 1 else max(5, repeats // 2))
@@ -144,7 +151,7 @@ def times(repeats: int) -> None:
 
 
 def memory() -> None:
-    """Print the peak memory of a step beside the baseline's."""
+    """Print the peak memory of a training step, and of the baseline's."""
     print("peak memory of the tensors of a step")
     for batch in (1, 8):
         x = torch.randn(batch, STEPS + 1, 1, 16, 16)
@@ -159,7 +166,7 @@ def memory() -> None:
 
 
 def accuracy() -> None:
-    """Print errors of the recurrence, and of log space in float32, against log space in float64."""
+    """Print the errors of the recurrence and of log space, both in float32, against log space in float64."""
     from tests.models.test_minimal_recurrence import inputs, log_weights
 
     def run(
@@ -182,17 +189,17 @@ def accuracy() -> None:
         h, grad = run(log_space, blocks, h0, torch.float64)
         for name, function in (("direct", minimal_recurrence), ("log space", log_space)):
             h32, grad32 = run(function, blocks, h0, torch.float32)
-            of_h = float((h32 - h).abs().max() / h.abs().max().clamp(min=1))
-            of_grad = float((grad32 - grad).norm() / grad.norm())
-            worst[name] = [max(worst[name][0], of_h), max(worst[name][1], of_grad)]
+            error_h = float((h32 - h).abs().max() / h.abs().max().clamp(min=1))
+            error_grad = float((grad32 - grad).norm() / grad.norm())
+            worst[name] = [max(worst[name][0], error_h), max(worst[name][1], error_grad)]
     print("float32 against log space in float64, 200 random configurations, inputs up to 1e4; the worst")
-    for name, (of_h, of_grad) in worst.items():
+    for name, (error_h, error_grad) in worst.items():
         promise = " (promised: 1e-5, 1e-4)" if name == "direct" else ""
-        print(f"  {name:<10} outputs {of_h:.1e}, over the largest; gradients {of_grad:.1e} relative{promise}")
+        print(f"  {name:<10} outputs {error_h:.1e}, over the largest; gradients {error_grad:.1e} relative{promise}")
 
 
 def cuda(repeats: int) -> None:
-    """Print the table on a GPU, and how near the fused kernel comes to the time that its memory traffic takes."""
+    """Print the times on a GPU, and the fused kernel's time over the time that its memory traffic takes."""
     from mcrnn.models.minimal_recurrence import implementation
 
     print(torch.cuda.get_device_name())
@@ -213,7 +220,7 @@ def cuda(repeats: int) -> None:
                     for p in ("float32", "bf16")
                 ]
                 print(f"  {grid:>3}  batch {batch:>2}  {architecture:<15} {'   '.join(cells)}", flush=True)
-    steps, batch, channels, grid = FORCED, 64, 40, 64
+    steps, batch, channels, grid = TEACHER_FORCED, 64, 40, 64
     shape = (steps * batch, 2 * channels, grid, grid)
     blocks = torch.randn(shape, device="cuda").to(memory_format=torch.channels_last).unflatten(0, (steps, batch))
     h0 = torch.rand(batch, channels, grid, grid, device="cuda").to(memory_format=torch.channels_last)
@@ -231,7 +238,7 @@ def cuda(repeats: int) -> None:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the benchmarks of the chosen device and print their results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -240,7 +247,7 @@ def main() -> None:
     if options.device == "cuda":
         cuda(options.repeats)
         return
-    keep_freed_memory()  # as training does, for both
+    keep_freed_memory()  # as training does; it serves the baseline as well
     times(options.repeats)
     memory()
     accuracy()

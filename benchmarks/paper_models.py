@@ -1,8 +1,9 @@
-"""The paper's formulation of the five models, plainly: the baseline that ours are measured against.
+"""The paper's formulation of the five models, written plainly: the baseline of the benchmarks.
 
 The minimal cells run a cumulative sum in log space (Horuz et al. 2025, arXiv 2508.03614, sections 3.1 to 3.3)
 over the teacher-forced frames, then step by step; ConvLSTM and ConvGRU go frame by frame through the whole
-stack, one convolution of [input, state] each. Every gate is convolved, every step is left to autograd.
+stack, with one convolution of [input, state] per layer. Every gate is convolved, and autograd differentiates every
+step.
 
 Axes: B batch, T time, C channels, H height, W width.
 """
@@ -18,54 +19,54 @@ from torch import nn
 from mcrnn.models import Forecaster
 
 SIZES = {"convgru": 28, "convlstm": 25, "minconvgru": 49, "minconvlstm": 40, "minconvexplstm": 40}
-"""hidden sizes of the paper for Navier-Stokes: four layers on 16 x 16, about 175,000 parameters"""
+"""The paper's hidden sizes for Navier-Stokes: four layers on 16 x 16, about 175,000 parameters."""
 LAYERS = 4
 
 
 def log_g(v: torch.Tensor) -> torch.Tensor:
-    """Logarithm of the candidate activation."""
+    """Return the logarithm of the candidate activation."""
     return torch.where(v >= 0, (F.relu(v) + 0.5).log(), -F.softplus(-v))
 
 
 def g(v: torch.Tensor) -> torch.Tensor:
-    """The candidate activation."""
+    """Return the candidate activation: v + 0.5 where v >= 0, else sigmoid(v)."""
     return torch.where(v >= 0, v + 0.5, torch.sigmoid(v))
 
 
 def log_space(log_a_BTCHW: torch.Tensor, log_b_BTCHW: torch.Tensor, h_BCHW: torch.Tensor) -> torch.Tensor:
-    """All h_t of h_t = a_t h_{t-1} + b_t by a cumulative log-sum-exp."""
+    """Return all h_t of h_t = a_t h_{t-1} + b_t, by a cumulative log-sum-exp over time."""
     a_star = F.pad(log_a_BTCHW.cumsum(1), (0, 0, 0, 0, 0, 0, 1, 0))
     values = torch.cat([h_BCHW.log()[:, None], log_b_BTCHW], dim=1)
     return torch.exp(a_star + torch.logcumsumexp(values - a_star, dim=1))[:, 1:]
 
 
 class PaperCell(nn.Module):
-    """One recurrent layer's cell; keeps its state."""
+    """The cell of one recurrent layer, which keeps its state between steps."""
 
     def __init__(self, architecture: str, hidden_size: int, padding: str) -> None:
         super().__init__()
         self.architecture, self.hidden_size = architecture, hidden_size
         self.minimal = architecture.startswith("min")
         inputs = hidden_size if self.minimal else 2 * hidden_size
-        self.wrap = {"circular": (1, 1, 1, 1), "cylinder": (1, 1, 0, 0), "zeros": (0, 0, 0, 0)}[padding]
-        self.rest = {"circular": (0, 0), "cylinder": (1, 0), "zeros": (1, 1)}[padding]
+        self.wrapped = {"circular": (1, 1, 1, 1), "cylinder": (1, 1, 0, 0), "zeros": (0, 0, 0, 0)}[padding]
+        self.zeros = {"circular": (0, 0), "cylinder": (1, 0), "zeros": (1, 1)}[padding]
         outputs = {"convgru": 2, "convlstm": 4, "minconvgru": 2, "minconvlstm": 3, "minconvexplstm": 3}[architecture]
-        self.conv = nn.Conv2d(inputs, outputs * hidden_size, 3, padding=self.rest)
+        self.conv = nn.Conv2d(inputs, outputs * hidden_size, 3, padding=self.zeros)
         if architecture == "convgru":
-            self.conv_b = nn.Conv2d(inputs, hidden_size, 3, padding=self.rest)
+            self.conv_b = nn.Conv2d(inputs, hidden_size, 3, padding=self.zeros)
         self.state: tuple[torch.Tensor, ...] = ()
 
     def reset(self, x_BCHW: torch.Tensor) -> None:
-        """The state before the first frame."""
+        """Set the state to the one before the first frame."""
         zero = x_BCHW.new_zeros(len(x_BCHW), self.hidden_size, *x_BCHW.shape[2:])
         self.state = (zero + 0.5,) if self.minimal else (zero, zero)
 
     def padded(self, x_NCHW: torch.Tensor) -> torch.Tensor:
-        """Wrapped where the boundary wraps."""
-        return F.pad(x_NCHW, self.wrap, mode="circular") if any(self.wrap) else x_NCHW
+        """Wrap frames around the edges that the boundary wraps."""
+        return F.pad(x_NCHW, self.wrapped, mode="circular") if any(self.wrapped) else x_NCHW
 
     def parallel(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
-        """All hidden states of a sequence, minimal cells only."""
+        """Return all hidden states of a sequence at once; for minimal cells only."""
         out_BTCHW = self.conv(self.padded(x_BTCHW.flatten(0, 1))).unflatten(0, x_BTCHW.shape[:2])
         parts = out_BTCHW.split(self.hidden_size, dim=2)
         if self.architecture == "minconvgru":
@@ -82,7 +83,7 @@ class PaperCell(nn.Module):
         return h_BTCHW
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """The hidden state after one frame."""
+        """Return the hidden state after one frame."""
         h_BCHW = self.state[0]
         if self.architecture == "convlstm":
             out_BCHW = self.conv(self.padded(torch.cat([x_BCHW, h_BCHW], dim=1)))
@@ -110,7 +111,7 @@ class PaperCell(nn.Module):
 
 
 class PaperForecaster(nn.Module):
-    """Encoder, residual recurrent stack with layer norms over the grid, decoder."""
+    """The network: encoder, residual recurrent layers with layer norms over the grid, decoder."""
 
     def __init__(
         self, architecture: str, hidden_size: int, layers: int, channels: int, grid: tuple[int, int], padding: str
@@ -124,7 +125,7 @@ class PaperForecaster(nn.Module):
         self.decoder = nn.Conv2d(hidden_size, channels, 1)
 
     def take_weights(self, model: Forecaster) -> None:
-        """Copy those of one of ours."""
+        """Copy the weights of one of our networks of the same sizes."""
         theirs = {
             name.replace("encoder.0.", "encoder.").replace("conv_a.", "conv."): value
             for name, value in model.state_dict().items()
@@ -132,7 +133,7 @@ class PaperForecaster(nn.Module):
         self.load_state_dict(theirs)
 
     def forward(self, x_BTCHW: torch.Tensor, teacher_forcing_steps: int) -> torch.Tensor:
-        """Predictions of all steps, (B, T, C, H, W)."""
+        """Predict, at each step, the frame after the step's input: (B, T, C, H, W)."""
         batch, steps = x_BTCHW.shape[:2]
         outputs = []
         first = 0

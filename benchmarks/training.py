@@ -1,11 +1,11 @@
-"""Training beside a bare loop, and data-parallel workers beside one.
+"""Measure what a training costs beyond a bare loop, and how data-parallel workers scale.
 
     python -m benchmarks.training [--rounds 5] [--seconds 20]
 
-Overhead: the processor time of an epoch of so many seconds, with all that the loop does (reading ahead, checks,
-validation of one window, checkpoint, model, metrics, MLflow), over that of a bare loop of the same steps on windows
-that lie ready, taking turns; in this process, and on a worker of Ray Train. Scaling: frames a second of two gloo
-workers on two cores over one on one core, batches of 16.
+Overhead: the processor time of an epoch with all that a training does (reading ahead, checks, validation of one
+window, checkpoint, model, metrics, MLflow), divided by that of a bare loop of the same steps on windows in memory. The
+two take turns, in this process and on a worker of Ray Train. Scaling: frames per second of two gloo workers on two
+cores, divided by those of one worker on one core, with batches of 16.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SAMPLES = 64
 
 
 def configuration(name: str, **train: Any) -> Configuration:
-    """The paper's MinConvExpLSTM on 16 x 16, windows of 25 steps."""
+    """Return the configuration of the paper's MinConvExpLSTM on 16 x 16, with windows of 25 steps."""
     return Configuration.model_validate(
         {
             "name": name,
@@ -52,12 +52,12 @@ def configuration(name: str, **train: Any) -> Configuration:
 
 
 def with_windows(config: Configuration, windows: int) -> Configuration:
-    """The same with so many windows an epoch."""
+    """Return the configuration with so many windows per epoch."""
     return config.model_copy(update={"data": config.data.model_copy(update={"windows_per_epoch": windows})})
 
 
 def bare_loop(config: Configuration, data: FieldData) -> Callable[[], None]:
-    """The steps of an epoch, and nothing else."""
+    """Return a function that takes the training steps of an epoch and does nothing else."""
     train = config.train
     batches = TrainingWindows(data.train, config.data, data.is_series, train.batch_size, train.seed)
     ready = [batch.windows_BTCHW for batch, _ in zip(batches.epoch(1), range(4), strict=False)]
@@ -78,24 +78,27 @@ def bare_loop(config: Configuration, data: FieldData) -> Callable[[], None]:
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """Processor time of all threads of this process."""
+    """Run a function and return its processor time, of all threads of this process."""
     started = time.process_time()
     work()
     return time.process_time() - started
 
 
 def overheads(
-    job: TrainingRun, data: FieldData, rounds: int, session: Callable[[TrainingRun], RunSession]
+    training_run: TrainingRun, data: FieldData, rounds: int, session: Callable[[TrainingRun], RunSession]
 ) -> list[float]:
-    """The share of an epoch beyond the bare loop, of each round."""
-    loop = bare_loop(job.config, data)
+    """Return, for each round, the processor time of a training beyond the bare loop, as a share of the loop's."""
+    loop = bare_loop(training_run.config, data)
     shares = []
     for number in range(rounds):
-        mine = TrainingRun(
-            job.config, job.field, RunFolder(job.folder.location.child(str(number))), f"{job.run_name}-{number}"
+        own_run = TrainingRun(
+            training_run.config,
+            training_run.field,
+            RunFolder(training_run.folder.location.child(str(number))),
+            f"{training_run.run_name}-{number}",
         )
         bare = cpu_seconds(loop)
-        shares.append(cpu_seconds(lambda: session(mine).train(data)) / bare - 1)  # noqa: B023
+        shares.append(cpu_seconds(lambda: session(own_run).train(data)) / bare - 1)  # noqa: B023
     return shares
 
 
@@ -104,13 +107,13 @@ def _on_worker(loop_config: dict[str, Any]) -> None:
 
     torch.set_num_threads(1)
     data = ray.get(loop_config["data"])
-    job, rounds = loop_config["job"], loop_config["rounds"]
-    shares = overheads(job, data, rounds, lambda job: TrainSession(job, loop_config["stop"]))
+    training_run, rounds = loop_config["training_run"], loop_config["rounds"]
+    shares = overheads(training_run, data, rounds, lambda training_run: TrainSession(training_run, loop_config["stop"]))
     Path(loop_config["out"]).write_text(" ".join(map(str, shares)))
 
 
 def overhead(root: Path, rounds: int, seconds: float) -> None:
-    """Print the overhead in this process and on a worker of Ray Train."""
+    """Print the overhead of a training in this process and on a worker of Ray Train."""
     storage = Storage.open(str(root))
     store = FieldStore.open(storage.location("data/ns.zarr"))
     config = configuration("overhead")
@@ -121,8 +124,8 @@ def overhead(root: Path, rounds: int, seconds: float) -> None:
     config = with_windows(config, steps * config.train.batch_size)
     field = FieldDescription.of(store, config.data)
     print(f"epochs of {steps} steps; share beyond a bare loop, processor time, median of {rounds}", flush=True)
-    job = TrainingRun(config, field, RunFolder(storage.location("alone")), "alone")
-    shares = overheads(job, data, rounds, RunSession)
+    training_run = TrainingRun(config, field, RunFolder(storage.location("alone")), "alone")
+    shares = overheads(training_run, data, rounds, RunSession)
     print(f"  in this process  {_percent(shares)}  (promised: at most 2 %)", flush=True)
 
     import ray
@@ -133,11 +136,17 @@ def overhead(root: Path, rounds: int, seconds: float) -> None:
 
     with connected():
         out = root / "shares"
-        job = TrainingRun(config, field, RunFolder(storage.location("worker")), "worker")
+        training_run = TrainingRun(config, field, RunFolder(storage.location("worker")), "worker")
         flag = new_stop_flag()
         TorchTrainer(
             _on_worker,
-            train_loop_config={"job": job, "data": ray.put(data), "rounds": rounds, "stop": flag, "out": str(out)},
+            train_loop_config={
+                "training_run": training_run,
+                "data": ray.put(data),
+                "rounds": rounds,
+                "stop": flag,
+                "out": str(out),
+            },
             scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
             run_config=RunConfig(name="overhead", storage_path=str(root / "ray")),
         ).fit()
@@ -151,7 +160,7 @@ def _percent(shares: list[float]) -> str:
 
 
 def scaling(root: Path, rounds: int, seconds: float) -> None:
-    """Print the frames a second of two workers over one."""
+    """Print the frames per second of two workers, divided by those of one."""
     import ray
 
     storage = Storage.open(str(root))
@@ -166,12 +175,12 @@ def scaling(root: Path, rounds: int, seconds: float) -> None:
         reference = ray.put(data)
         for number in range(rounds):
             for workers in rates:
-                # the second epoch counts: the first pays for what is set up once
+                # the second epoch is measured: the first one includes what is set up once
                 each = configuration("scaling", workers=workers, epochs=2)
                 each = with_windows(each, steps * config.train.batch_size)
                 folder = RunFolder(storage.location(f"scaling-{workers}-{number}"))
-                job = TrainingRun(each, FieldDescription.of(store, each.data), folder, folder.url)
-                run_distributed(job, reference)
+                training_run = TrainingRun(each, FieldDescription.of(store, each.data), folder, folder.url)
+                run_distributed(training_run, reference)
                 rates[workers].append(folder.read_metrics()[-1]["frames_per_second"])
     one, two = statistics.median(rates[1]), statistics.median(rates[2])
     ratios = [b / a for a, b in zip(rates[1], rates[2], strict=True)]
@@ -180,7 +189,7 @@ def scaling(root: Path, rounds: int, seconds: float) -> None:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the benchmarks and print their results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=20.0)
