@@ -127,9 +127,9 @@ def _load_network(
     Args:
         checkpoint: the .ckpt file.
         run: the run's configuration.
-        architecture: in place of the run's.
-        padding: in place of the run's.
-        tanh_encoder: in place of the run's.
+        architecture: the option of that name; None for the run's own.
+        padding: likewise.
+        tanh_encoder: likewise.
 
     Returns:
         The network, and the section `model` of its configuration.
@@ -172,7 +172,7 @@ def _statistics(
     Args:
         run: the run's configuration.
         dataset: the entry of `DATASETS`.
-        mean: in place of the data set's; the data were then normalised.
+        mean: the option of that name, which says that the data were normalised; None for the data set's own.
         std: likewise.
 
     Raises:

@@ -55,7 +55,7 @@ def to_sequence(x_NCHW: torch.Tensor, batch: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class CellCosts:
-    """What a cell of hidden size c costs: k x k convolutions, and what is kept for the backward pass.
+    """The costs of a cell of hidden size c: its k x k convolutions, and the activations kept for the backward pass.
 
     `mcrnn.models.sizing` adds these up over the layers of a network. A cell that is not made of such convolutions
     overrides the methods in a subclass.
@@ -66,7 +66,7 @@ class CellCosts:
     blocks: int
     """Channels that the convolutions' parameters give, in multiples of c: the gates and the candidate."""
     blocks_computed: int
-    """The same for the convolutions that are run, which are fewer where blocks of weights are merged beforehand."""
+    """Channels that the convolutions compute, in multiples of c: fewer than `blocks` where weights are merged first."""
     activations: int
     """Activations of c channels on the grid that are kept, besides the frames that are convolved."""
     padded_activations: int
@@ -100,7 +100,7 @@ class Cell(nn.Module, ABC):
     """
 
     costs: ClassVar[CellCosts]
-    """What the cell costs at any hidden size."""
+    """The costs of the cell, at any hidden size."""
     num_states: ClassVar[int] = 1
     """Number of tensors that make a state."""
 

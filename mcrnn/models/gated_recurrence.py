@@ -38,7 +38,7 @@ class _StepConvolution:
     def __init__(self, conv: PreparedConv, padded: Sequence[torch.Tensor] = ()) -> None:
         self.conv = conv
         self.padded = list(padded)
-        """What each step convolves, [input, state] with its padding, (B, 2 C, ..)."""
+        """The padded [input, state] that each step convolves, (B, 2 C, ..)."""
 
     def __call__(self, x_BCHW: torch.Tensor, state_BCHW: torch.Tensor) -> torch.Tensor:
         """Convolve the next step's input and state: (B, K, H, W), channels last, of the state's dtype."""
@@ -98,6 +98,7 @@ class ConvLSTMRecurrence(torch.autograd.Function):
             cells.append(c_BCHW)
             gates.append(gates_BKHW)
         ctx.conv, ctx.batch, ctx.steps, ctx.dtype = conv, batch, steps, x_NCHW.dtype
+        # saved but not read: autograd then notices if a weight that needed no copy is changed before the backward pass
         ctx.save_for_backward(weight, *convolution.padded, *gates, *cells)
         return torch.cat(states[1:]), states[-1], cells[-1].clone()
 
@@ -112,16 +113,18 @@ class ConvLSTMRecurrence(torch.autograd.Function):
         convolution = _StepConvolution(ctx.conv, padded)
         channels = cells[0].shape[1]
         grad_x_NCHW = torch.zeros_like(grad_NCHW, memory_format=torch.channels_last)
+        # grad_h and grad_c: the gradients of h_t and c_t, first from the steps after t, then with the output's.
+        # grad_BKHW: those of the activated gates, then in place those before activation, as the convolution gave them.
         for t in range(ctx.steps - 1, -1, -1):
             frames = slice(t * batch, (t + 1) * batch)
             n, i, f, o = gates[t].split(channels, dim=1)
             grad_BKHW = torch.empty_like(gates[t])
             grad_n, grad_i, grad_f, grad_o = grad_BKHW.split(channels, dim=1)
             grad_h = grad_h + grad_NCHW[frames]
-            squashed = tanh(cells[t + 1])
-            torch.mul(grad_h, squashed, out=grad_o)
+            tanh_c = tanh(cells[t + 1])
+            torch.mul(grad_h, tanh_c, out=grad_o)
             grad_h.mul_(o)
-            grad_c = tanh_backward(grad_h, squashed, grad_input=grad_h).add_(grad_c)
+            grad_c = tanh_backward(grad_h, tanh_c, grad_input=grad_h).add_(grad_c)
             torch.mul(grad_c, n, out=grad_i)
             torch.mul(grad_c, cells[t], out=grad_f)
             torch.mul(grad_c, i, out=grad_n)
@@ -167,6 +170,7 @@ class ConvGRURecurrence(torch.autograd.Function):
             candidates.append(n)
         ctx.convs, ctx.batch, ctx.steps, ctx.dtype = (conv_a, conv_b), batch, steps, x_NCHW.dtype
         padded = [*convolution_a.padded, *convolution_b.padded]
+        # saved but not read: autograd then notices if a weight that needed no copy is changed before the backward pass
         ctx.save_for_backward(weight_a, weight_b, *padded, *gates, *candidates, *states[:-1])
         return torch.cat(states[1:]), states[-1]
 
@@ -181,6 +185,9 @@ class ConvGRURecurrence(torch.autograd.Function):
         )
         channels = states[0].shape[1]
         grad_x_NCHW = torch.zeros_like(grad_NCHW, memory_format=torch.channels_last)
+        # grad_h: the gradient of h_t, first from the steps after t, then with the output's; at the end of the step that
+        # of h_{t-1}, which reaches it by the interpolation, by the reset r h_{t-1}, and by both convolutions.
+        # grad_BKHW and grad_n: those of the activated gates, then in place those before activation.
         for t in range(ctx.steps - 1, -1, -1):
             frames = slice(t * batch, (t + 1) * batch)
             z, r = gates[t].split(channels, dim=1)

@@ -237,6 +237,7 @@ class ConvolvedRecurrence(torch.autograd.Function):
             previous = h_TBCHW[-1]
             padded.append(padded_NCHW)
             blocks.append(blocks_NKHW)
+        # saved but not read: autograd then notices if a weight that needed no copy is changed before the backward pass
         ctx.save_for_backward(weight, h0_BCHW, h_NCHW, *padded, *blocks)
         ctx.conv, ctx.dtype, ctx.slices = conv, x_NCHW.dtype, slices
         # the last state is an output of its own: the gradient of a slice would be as large as that of all states

@@ -1,4 +1,4 @@
-"""What a network costs, computed without building it; and the width that a budget of parameters allows."""
+"""The costs of a network, computed without building it, and the width that a budget of parameters allows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FrameShape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class ModelCost:
-    """What the network of a configuration costs."""
+    """The costs of the network of a configuration."""
 
     parameters: int
     """Number of parameters."""

@@ -12,7 +12,7 @@ SKIPPED_IN_A_ROW = 5
 
 
 class EpochSums:
-    """What is added up over the steps of an epoch, on the device, so that the host need not wait for it.
+    """Sums over the steps of an epoch, kept on the device so that the host need not wait for it.
 
     Args:
         device: the device of the training.

@@ -23,7 +23,7 @@ best (objective)."""
 
 
 class Request(enum.IntEnum):
-    """What a session requests of the loop between two steps; a larger number includes the smaller ones."""
+    """A request of the session to the loop, made between two steps; a stop includes a checkpoint."""
 
     NOTHING = 0
     CHECKPOINT = 1

@@ -194,8 +194,8 @@ class Trainer:
         loss = self.loss.backward(batch, self.epoch)
         largest_norm = rate if train.gradient_clip == "learning_rate" else train.gradient_clip or float("inf")
         norm = nn.utils.clip_grad_norm_(self.parameters, largest_norm)
-        # The fused optimizer skips the step itself where it is told that it found an infinite gradient, as a gradient
-        # scaler would tell it. All ranks have the same gradients, so all skip the same steps.
+        # The fused optimizer skips the step itself where `found_inf` is 1, which a gradient scaler would set. All ranks
+        # have the same gradients, so all skip the same steps.
         skip = self.sums.add(loss, norm)
         self.optimizer.grad_scale, self.optimizer.found_inf = None, skip  # type: ignore[attr-defined]
         self.optimizer.step()
