@@ -307,24 +307,6 @@ class Search:
         """
         return Configuration.model_validate(with_values(self.space.base, values))
 
-    def parameter(self, path: str, index: int) -> str:
-        """Return the name of an alternative as a parameter of the Optuna study, in which each has another distribution.
-
-        Args:
-            path: Dotted path of the entry's field.
-            index: Index of the alternative.
-        """
-        return path if len(self.space.entries[path]) == 1 else f"{path} ({index + 1})"
-
-    def values(self, parameters: Values) -> Values:
-        """Return the values of the entries by field, from those of the study's parameters; see `parameter`."""
-        return {name.split(" ")[0]: value for name, value in parameters.items()}
-
-    def parameters(self, values: Values) -> Values:
-        """Return the values of the study's parameters, from those of the entries by field; see `parameter`."""
-        found = {path: self.space.active_index(path, values) for path in values}
-        return {self.parameter(path, index): values[path] for path, index in found.items() if index is not None}
-
     def first_configuration(self) -> Configuration:
         """Return one configuration of the space, for whatever is the same in all of them."""
         return self.configuration(self.space.completed({}))

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 
 from mcrnn.config.paths import Values
 from mcrnn.config.space import Search
+from mcrnn.search.parameters import values_of
 from mcrnn.tracking.run_folder import CONFIRMATION_FOLDER, RunFolder, SearchFolder
 from mcrnn.training.session import End
 
@@ -60,10 +61,10 @@ def planned_retrainings(search: Search, folder: SearchFolder, trials: list[Froze
         return []
     best: dict[str, FrozenTrial] = {}
     for trial in trials:
-        best.setdefault(search.configuration(search.values(trial.params)).model.architecture, trial)
+        best.setdefault(search.configuration(values_of(trial)).model.architecture, trial)
     plan = []
     for trial in best.values():
-        values = search.values(trial.params)
+        values = values_of(trial)
         first = search.configuration(values).train.seed + 1  # the trial's own seed was the lucky one
         plan += [
             Retraining(

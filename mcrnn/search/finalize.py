@@ -19,6 +19,7 @@ from mcrnn.evaluation.scoring import score_baselines
 from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.search.confirmation import summarize_seeds
+from mcrnn.search.parameters import SHARE_SUFFIX, values_of
 from mcrnn.search.search_run import SearchRun
 from mcrnn.search.study import finished_trials, optuna_quiet
 from mcrnn.search.trial_report import TrialEnd
@@ -70,8 +71,8 @@ def finalize(search_run: SearchRun, sync: RunSync, best: FrozenTrial) -> None:
         {
             "trial": t.number,
             "end": t.user_attrs.get("end", TrialEnd.FAILED),
-            "values": search.values(t.params),
-            "epochs": search.configuration(search.values(t.params)).train.epochs,
+            "values": values_of(t),
+            "epochs": search.configuration(values_of(t)).train.epochs,
             **t.user_attrs.get("result", {}),
         }
         for t in finished_trials(study)
@@ -175,6 +176,7 @@ def importance(study: optuna.Study) -> dict[str, float]:
     try:
         with optuna_quiet():
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-            return optuna.importance.get_param_importances(study, evaluator=evaluator)
+            importances = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        return {name.removesuffix(SHARE_SUFFIX): share for name, share in importances.items()}
     except (ValueError, RuntimeError):  # Optuna raises them where all trials are alike
         return {}

@@ -6,15 +6,16 @@ import warnings
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from mcrnn.config.paths import Values
 from mcrnn.config.search import SearchConfig
-from mcrnn.config.space import Search, SpaceEntry
+from mcrnn.config.space import Search
+from mcrnn.search.parameters import VALUES_ATTRIBUTE, is_relative, parameter_name, value_at
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def suggest(trial: optuna.Trial, search: Search) -> dict[str, Any]:
+def suggest(trial: optuna.Trial, search: Search) -> Values:
     """Draw a value for every entry of the space whose conditions hold.
 
     Each value is drawn with a seed of its own, so that a trial whose driver was killed between two draws gets the same
@@ -23,40 +24,31 @@ def suggest(trial: optuna.Trial, search: Search) -> dict[str, Any]:
     Returns:
         The values by dotted path.
     """
-    values: dict[str, Any] = {}
+    values: Values = {}
     trial.study.sampler = sampler(search.search, trial.number)
     trial.relative_params  # noqa: B018  Optuna draws the values that depend on each other at the first access
     for position, path in enumerate(search.space, start=1):
         trial.study.sampler = sampler(search.search, trial.number, position)
-        index, entry = search.space.active_index(path, values), search.space.active_entry(path, values)
-        if index is not None and entry is not None:
-            values[path] = _suggest(trial, search.parameter(path, index), entry)
+        index = search.space.active_index(path, values)
+        if index is not None:
+            values[path] = _draw(trial, search, path, index, values)
+    trial.set_user_attr(VALUES_ATTRIBUTE, values)
     return values
 
 
-def _suggest(trial: optuna.Trial, name: str, entry: SpaceEntry) -> Any:
+def _draw(trial: optuna.Trial, search: Search, path: str, index: int, values: Values) -> Any:
+    """Draw the value of an entry whose alternative with this index is active."""
+    name, entry = parameter_name(search, path, index), search.space.entries[path][index]
     if entry.choice is not None:
         return trial.suggest_categorical(name, entry.choice)
-    assert entry.bounds is not None
-    low, high = entry.bounds
-    assert not isinstance(low, str)
-    assert not isinstance(high, str)
+    if is_relative(entry):
+        active = search.space.active_entry(path, values)
+        assert active is not None
+        return value_at(active, trial.suggest_float(name, 0.0, 1.0))
+    low, high = entry.bounds or (0, 0)
     if entry.int_range is not None:
         return trial.suggest_int(name, int(low), int(high), log=entry.log, step=int(entry.step or 1))
-    return trial.suggest_float(name, low, high, log=entry.log, step=entry.step)
-
-
-def distribution(entry: SpaceEntry) -> BaseDistribution:
-    """Return the distribution that `suggest` draws from, for an entry whose bounds are numbers."""
-    if entry.choice is not None:
-        return CategoricalDistribution(entry.choice)
-    assert entry.bounds is not None
-    low, high = entry.bounds
-    assert not isinstance(low, str)
-    assert not isinstance(high, str)
-    if entry.int_range is not None:
-        return IntDistribution(int(low), int(high), log=entry.log, step=int(entry.step or 1))
-    return FloatDistribution(low, high, log=entry.log, step=entry.step)
+    return trial.suggest_float(name, float(low), float(high), log=entry.log, step=entry.step)
 
 
 def sampler(config: SearchConfig, trial_number: int, position: int = 0) -> optuna.samplers.BaseSampler:

@@ -114,9 +114,14 @@ class SearchRun:
         return [retraining for retraining in self.planned_retrainings() if not retraining.finished]
 
     def remove_superseded_files(self) -> None:
-        """Delete the checkpoints of trials that ended, and the models of all but the best `search.keep` trials."""
+        """Delete the checkpoints of trials that ended, and the models of all but the best trials.
+
+        The best `search.keep` trials keep theirs, and with several objectives the whole Pareto front does.
+        """
         ended = {t.number for t in finished_trials(self.study)}
         kept = {t.number for t in self.ranked_trials()[: self.search.search.keep]}
+        if len(self.search.search.objectives) > 1:
+            kept |= {t.number for t in self.study.best_trials}
         trials = self.folder.trials
         for number, part in {tuple(key.split("/")[:2]) for key in trials.sizes()}:
             superseded = {CHECKPOINT_FOLDER: ended, MODEL_FOLDER: ended - kept}.get(part, set())

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
@@ -19,14 +21,14 @@ from typing import Literal
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from mcrnn.config.paths import Values
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search
 from mcrnn.errors import UserError
-from mcrnn.search.sampling import distribution
+from mcrnn.search.parameters import VALUES_ATTRIBUTE, distribution, parameter_name, parameters_of, values_of
 from mcrnn.search.trial_report import TrialEnd
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
@@ -76,8 +78,37 @@ class Journal:
         return not isinstance(self.folder, LocalFolder)
 
     def storage(self) -> JournalStorage:
-        """Return the journal as a storage of Optuna."""
-        return JournalStorage(JournalFileBackend(str(self.file)))
+        """Return the journal as a storage of Optuna, after repairing an end that was cut off."""
+        lock = JournalFileSymlinkLock(str(self.file))
+        if self.file.exists():
+            lock.acquire()  # nobody is writing a line while this process holds it
+            try:
+                self._repair()
+            finally:
+                lock.release()
+        return JournalStorage(JournalFileBackend(str(self.file), lock_obj=lock))
+
+    def _repair(self) -> None:
+        """Complete or remove a last line that has no end, to which Optuna would append the next one.
+
+        A full disk, or a power failure, leaves such a line. The trial that wrote it goes on from what is before.
+        """
+        content = self.file.read_bytes()
+        complete = content.rfind(b"\n") + 1
+        last_line = content[complete:]
+        if not last_line:
+            return
+        with contextlib.suppress(ValueError):
+            json.loads(last_line)
+            with self.file.open("ab") as file:
+                file.write(b"\n")
+            return
+        with self.file.open("r+b") as file:
+            file.truncate(complete)
+        print(
+            f"warning: the last line of '{self.file}' was cut off, as by a full disk; it has been removed",
+            file=sys.stderr,
+        )
 
     def upload(self) -> None:
         """Upload the file to the folder of the search.
@@ -114,9 +145,11 @@ def open_study(journal: Journal, search: Search, earlier: Iterable[optuna.Study]
     )
     if len(search.search.objectives) == 1:  # Optuna's pruners do not support several
         study.pruner = pruner(search.search)
-    if not study.trials:
-        for values in _fixed_trials(search):
+    is_new = not study.trials
+    if is_new or search.search.sampler == "grid":  # the budget of a grid may have been raised
+        for values in _fixed_trials(search)[len(search_trials(study)) :]:
             study.enqueue_trial(values)
+    if is_new:
         for other in earlier:
             study.add_trials(_fitting_trials(other, search))
     return study
@@ -140,10 +173,10 @@ def _fixed_trials(search: Search) -> list[Values]:
         grid = list(itertools.islice(space.grid(), LARGEST_GRID + 1))
         if len(grid) > LARGEST_GRID:
             raise UserError(f"the grid of '{search.name}' has more than {LARGEST_GRID} trials; use another sampler")
-        return [search.parameters(values) for values in grid[: config.trials]]
+        return [parameters_of(search, values) for values in grid[: config.trials]]
     if config.cover is None or config.cover not in space:
         return []
-    return [{search.parameter(config.cover, 0): choice} for choice in space.entries[config.cover][0].choice or []]
+    return [{parameter_name(search, config.cover, 0): choice} for choice in space.entries[config.cover][0].choice or []]
 
 
 def _fitting_trials(earlier: optuna.Study, search: Search) -> list[FrozenTrial]:
@@ -152,22 +185,25 @@ def _fitting_trials(earlier: optuna.Study, search: Search) -> list[FrozenTrial]:
     for trial in earlier.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         if earlier.directions != [optuna.study.StudyDirection.MINIMIZE] or "from" in trial.user_attrs:
             continue
-        values = search.values(trial.params)
-        distributions = {}
-        for path in search.space:
-            index, entry = search.space.active_index(path, values), search.space.active_entry(path, values)
-            if index is not None and entry is not None:
-                distributions[search.parameter(path, index)] = distribution(entry)
-        parameters = search.parameters({path: value for path, value in values.items() if path in search.space})
-        if parameters.keys() != distributions.keys() or len(values) != len(parameters):
+        values = values_of(trial)
+        drawn = {path: search.space.active_index(path, values) for path in search.space}
+        active = {path: index for path, index in drawn.items() if index is not None}
+        if active.keys() != values.keys():
             continue  # it lacks a value that this space draws, or has one that this space does not search
-        with contextlib.suppress(ValueError):  # Optuna raises it for a value outside its distribution
+        with contextlib.suppress(ValueError):  # a value is outside the range that this space has for it
             fitting.append(
                 optuna.trial.create_trial(
-                    params=parameters,
-                    distributions=distributions,
+                    params=parameters_of(search, values),
+                    distributions={
+                        parameter_name(search, path, index): distribution(search.space.entries[path][index])
+                        for path, index in active.items()
+                    },
                     value=trial.value,
-                    user_attrs={"from": earlier.study_name, "end": trial.user_attrs.get("end", "")},
+                    user_attrs={
+                        "from": earlier.study_name,
+                        "end": trial.user_attrs.get("end", ""),
+                        VALUES_ATTRIBUTE: values,
+                    },
                 )
             )
     return fitting
@@ -200,10 +236,14 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def budget(study: optuna.Study, config: SearchConfig) -> int:
-    """Return the number of trials of a search: `search.trials`, by default a whole grid, or 20."""
-    if config.trials is not None:
-        return config.trials
-    return len(search_trials(study)) if config.sampler == "grid" else 20
+    """Return the number of trials of a search: `search.trials`, by default a whole grid, or 20.
+
+    A grid has no more trials than combinations: they are all in the study when it is opened.
+    """
+    if config.sampler == "grid":
+        combinations = len(search_trials(study))
+        return combinations if config.trials is None else min(config.trials, combinations)
+    return 20 if config.trials is None else config.trials
 
 
 def stop_reason(study: optuna.Study, config: SearchConfig, hours: float = 0.0) -> str | None:
@@ -212,13 +252,13 @@ def stop_reason(study: optuna.Study, config: SearchConfig, hours: float = 0.0) -
     Args:
         study: study of the search.
         config: section `search` of the configuration, with the budgets.
-        hours: hours since the search was started this time.
+        hours: hours that the search has run, over all its starts; what the study has recorded, if that is more.
     """
     ended = finished_trials(study)
     failed = sum(t.user_attrs.get("end") == TrialEnd.FAILED for t in ended)
     if len(ended) >= budget(study, config):
         return "all trials are done"
-    if config.hours is not None and study.user_attrs.get("hours", 0.0) + hours >= config.hours:
+    if config.hours is not None and max(study.user_attrs.get("hours", 0.0), hours) >= config.hours:
         return f"its {config.hours:g} hours are spent"
     if config.trial_hours is not None and sum(_seconds(t) for t in ended) / 3600 >= config.trial_hours:
         return f"its {config.trial_hours:g} trial hours are spent"

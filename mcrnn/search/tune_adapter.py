@@ -21,6 +21,9 @@ from mcrnn.search.study import budget, finished_trials, search_trials, stop_reas
 from mcrnn.search.trial_report import TrialEnd, TrialReport
 from mcrnn.training.session import OBJECTIVE, PENALTY
 
+CONSTRAINT = "ends well"
+"""Name of the constraint that a trial violates which diverged or ran out of memory."""
+
 
 class _StudyWithoutTrial:
     """A study with one trial hidden.
@@ -54,10 +57,15 @@ class StudySearcher(Searcher):
         study: study of the search.
         search: what is searched.
         on_study_changed: called when the study should be uploaded.
+        clock: gives the time in seconds, for the budget of hours.
     """
 
     def __init__(
-        self, study: optuna.Study, search: Search, on_study_changed: Callable[[], None] = lambda: None
+        self,
+        study: optuna.Study,
+        search: Search,
+        on_study_changed: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(metric=OBJECTIVE, mode="min")
         self.study, self.search, self.on_study_changed = study, search, on_study_changed
@@ -74,7 +82,7 @@ class StudySearcher(Searcher):
         """Why no more trials are started; None while the search goes on."""
         self.mistake: str | None = None
         """What is wrong with a configuration or with our code. It ends the search at once."""
-        self.started_at = time.monotonic()
+        self.clock, self.started_at = clock, clock()
         self.hours_before = study.user_attrs.get("hours", 0.0)
         """Hours that the search ran before it was started this time."""
 
@@ -116,10 +124,11 @@ class StudySearcher(Searcher):
         return {"number": trial.number, "values": suggest(trial, self.search)}
 
     def _hours(self) -> float:
-        return (time.monotonic() - self.started_at) / 3600
+        """Return the hours that the search has run, over all its starts."""
+        return self.hours_before + (self.clock() - self.started_at) / 3600
 
     def _remember_hours(self) -> None:
-        self.study.set_user_attr("hours", self.hours_before + self._hours())
+        self.study.set_user_attr("hours", self._hours())
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Do nothing: `StudyScheduler` gets the result before the searcher does, and writes it into the study."""
@@ -151,7 +160,12 @@ class StudySearcher(Searcher):
         if end == TrialEnd.STOPPED:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            self.study.tell(trial, self._objectives(report.metrics, failed=end != TrialEnd.FINISHED))
+            failed = end != TrialEnd.FINISHED
+            if failed and CONSTRAINT not in trial.constraints:
+                # TPE takes every completed trial for better than every pruned one, whatever their errors; only a trial
+                # that violates a constraint is worse than all others.
+                trial.set_constraint(CONSTRAINT, 1.0)
+            self.study.tell(trial, self._objectives(report.metrics, failed=failed))
         self.on_study_changed()
 
     def _objectives(self, metrics: dict[str, Any], *, failed: bool) -> list[float]:
