@@ -1,8 +1,9 @@
 """The table of architectures: the names that `model.architecture` takes, and the class that each stands for.
 
-To add an architecture, write a subclass of `mcrnn.models.cells.Cell` with its `costs`, in that module or in one of
-your own, and add one line to `ARCHITECTURES`. Validation of the YAML file, its JSON schema, sizing, training, search
-and conversion all read this table.
+To add an architecture, write a subclass of `mcrnn.models.cells.Cell` with its `costs` in a module of `mcrnn.models`,
+and add one line to `ARCHITECTURES`. Validation of the YAML file, its JSON schema, sizing, training, search and
+conversion all read this table. The module must be in this package, because it is what a registered model
+is served with.
 
 A class is named by its import path, because the configuration must be readable without PyTorch; `mcrnn.models`
 imports it when a network is built or its cost is asked for.
