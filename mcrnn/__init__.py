@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mcrnn.models.trained_model import TrainedModel
@@ -34,3 +34,16 @@ def load_model(uri: str, storage: Storage | None = None) -> TrainedModel:
     from mcrnn.tracking import model_loading
 
     return model_loading.load_model(uri, storage)
+
+
+def __getattr__(name: str) -> Any:
+    """Return the module that a model registered by version 0.1.0 imports under its name of that time.
+
+    MLflow runs the loader that came with such a model. In a process that has imported this version, the loader's imports
+    find this version's code.
+    """
+    if name == "model_directory":
+        from mcrnn.models import trained_model
+
+        return trained_model
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -4,7 +4,8 @@
 the units of the field, and returns the forecasts of lead times 1 .. n in the same layout and units.
 
 MLflow loads it also where this package is not installed, from the copy of the code that came with the model. So it may
-need no packages beyond `mcrnn.tracking.registry.REQUIREMENTS`.
+need no packages beyond `mcrnn.tracking.registry.REQUIREMENTS`. In a process that has imported a later version of this
+package, the imports below find that version's code, so they have to work in every later version.
 """
 
 from pathlib import Path
