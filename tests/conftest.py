@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # Threads that wait for each other would take the processors from other tests.
+
 import torch
 
 from data_prep.navier_stokes import generate
@@ -17,14 +20,42 @@ from mcrnn.data.store import FieldStore
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.s3 import S3Prefix
+from tests.support import shared
+from tests.support.commands import ForkedProcess
 from tests.support.postgres import PostgresServer
 from tests.support.postgres import programs as postgres_programs
+from tests.support.processes import Start
 from tests.support.s3_server import S3Server
 
 PROJECT = Path(__file__).parent.parent
 CommandRunner = Callable[..., subprocess.CompletedProcess[str]]
 
 torch.set_num_threads(1)
+
+
+pytest_plugins = ["tests.support.live_report"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin the session in which test processes share servers."""
+    if not hasattr(config, "workerinput"):
+        shared.open_folder()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop these servers."""
+    if not hasattr(config, "workerinput"):
+        shared.close_folder()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first, so that short ones fill the end.
+
+    They start on one test process while another begins with short ones, and are not in each other's way.
+    """
+    long = [item for item in items if item.get_closest_marker("integration")]
+    short = [item for item in items if not item.get_closest_marker("integration")]
+    items[:] = long + short
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +96,23 @@ def command(root: Path) -> CommandRunner:
     """Run `python -m MODULE ARGUMENTS...` with the root as storage and as current folder."""
 
     def run(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        words = ["-m", module, *map(str, arguments)]
+        with_these = os.environ | {"MCRNN_STORAGE": str(root), "COLUMNS": "120"} | environment
+        process = ForkedProcess(shared.command_server(), words, root, with_these)
+        try:
+            out, err = process.communicate(280)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(words, process.wait(), out, err)
+
+    return run
+
+
+@pytest.fixture
+def interpreter(root: Path) -> CommandRunner:
+    """The same in a Python of its own, which imports all anew."""
+
+    def run(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=root,
@@ -76,6 +124,38 @@ def command(root: Path) -> CommandRunner:
         )
 
     return run
+
+
+@pytest.fixture
+def start(root: Path) -> Iterator[Start]:
+    """Start commands with the root as storage, and as current folder; what still runs at the end is killed."""
+    started: list[ForkedProcess] = []
+
+    def run(module: str, *arguments: str, folder: Path = root, **environment: str) -> ForkedProcess:
+        with_these = os.environ | {"MCRNN_STORAGE": str(root)} | environment
+        process = ForkedProcess(shared.command_server(), ["-m", module, *arguments], folder, with_these)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.close()
+
+
+@pytest.fixture
+def database(root: Path) -> Path:
+    """MLflow's database in the root, empty: making one takes seconds."""
+    return Path(shutil.copy(shared.mlflow_database(), root / "mlflow.db"))
+
+
+@pytest.fixture
+def shared_ray(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a Ray that all tests share, to which the environment leads."""
+    address = shared.ray_address()
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    return address
 
 
 @pytest.fixture(scope="session")
@@ -104,14 +184,26 @@ def s3(_s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Serv
     client.delete_bucket(Bucket="lab")
 
 
-@pytest.fixture
-def postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL server of its own; .ci/run installs it, elsewhere a missing one skips the test."""
+@pytest.fixture(scope="session")
+def postgres_folder() -> Path:
+    """The folder of PostgreSQL's programs; .ci/run installs it, elsewhere a missing one skips the test."""
     programs = postgres_programs()
     if programs is None:
         assert not os.environ.get("CI"), "PostgreSQL is not installed"
         pytest.skip("needs PostgreSQL (Debian: apt-get install postgresql)")
-    server = PostgresServer(programs)
+    return programs
+
+
+@pytest.fixture
+def postgres_url(postgres_folder: Path) -> str:
+    """An empty database of the PostgreSQL server that all tests share."""
+    return shared.postgres(postgres_folder)
+
+
+@pytest.fixture
+def postgres(postgres_folder: Path) -> Iterator[PostgresServer]:
+    """A PostgreSQL server of the test's own, which it may stop."""
+    server = PostgresServer(postgres_folder)
     yield server
     server.remove()
 

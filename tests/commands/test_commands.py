@@ -11,6 +11,8 @@ import yaml
 from tests.conftest import CommandRunner
 from tests.support.s3_server import S3Server
 
+pytestmark = pytest.mark.usefixtures("database")
+
 COMMANDS = (
     "data_prep.navier_stokes",
     "data_prep.netcdf",
@@ -48,8 +50,8 @@ def write(root: Path, **changes: object) -> str:
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_help_names_every_option_with_its_meaning(command: CommandRunner, module: str) -> None:
-    result = command(module, "--help")
+def test_help_names_every_option_with_its_meaning(interpreter: CommandRunner, module: str) -> None:
+    result = interpreter(module, "--help")
     assert result.returncode == 0
     assert "--storage" in result.stdout
     assert "Usage: python -m " + module in result.stdout
@@ -165,7 +167,7 @@ def test_wrong_generator_parameters(command: CommandRunner) -> None:
     assert "--device tpu cannot be used" in refused(command, "data_prep.navier_stokes", "x.zarr", "--device", "tpu")
 
 
-def test_generator_makes_reuses_and_refuses(command: CommandRunner) -> None:
+def test_generator_makes_reuses_and_refuses(command: CommandRunner, shared_ray: str) -> None:
     small = ("--train", "2", "--val", "1", "--test", "1", "--frames", "2", "--resolution", "8")
     made = command("data_prep.navier_stokes", "data/new.zarr", *small)
     assert made.returncode == 0, made.stderr
@@ -192,8 +194,8 @@ def test_train_continues_finishes_and_starts_beside(command: CommandRunner, root
     assert "train.teacher_forcing_steps is 3, was 4" in line
     assert "--new" in line
 
-    judged = command("mcrnn.evaluate", "runs/small", "runs/small-2")
-    assert judged.returncode == 0, judged.stderr
+    evaluated = command("mcrnn.evaluate", "runs/small", "runs/small-2")
+    assert evaluated.returncode == 0, evaluated.stderr
     both = json.loads((root / "reports/small+small-2/metrics.json").read_text())
     assert [metrics["model"] for metrics in both] == ["runs/small", "runs/small-2"]
     metrics = both[0]

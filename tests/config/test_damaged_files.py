@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import pytest
 import yaml
 
 from mcrnn.config.paths import known_fields
+from tests.support import shared
+from tests.support.commands import ForkedProcess
 
 NS = Path(__file__).parent.parent.parent / "search_spaces/ns.yaml"
 SECTIONS = ("data", "model", "train", "validation", "search")
@@ -209,10 +210,11 @@ def test_three_hundred_damaged_files_are_refused_by_place(root: Path) -> None:
         add(mutation.__name__, yaml.safe_dump(content, sort_keys=False).encode(), place)
         number += 1
     (root / "cases.json").write_text(json.dumps(cases))
-    command = [sys.executable, "-c", RUN, str(root), str(root / "cases.json")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
-    assert result.returncode == 0, result.stderr
-    (case, end, message), *rest = [json.loads(line) for line in result.stdout.splitlines()]
+    command = ["-c", RUN, str(root), str(root / "cases.json")]
+    process = ForkedProcess(shared.command_server(), command, root, os.environ)
+    out, err = process.communicate(280)
+    assert process.returncode == 0, err
+    (case, end, message), *rest = [json.loads(line) for line in out.splitlines()]
     assert end == "accepted", message
     assert len(rest) == 300
     for case, end, message in rest:

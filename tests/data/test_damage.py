@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from mcrnn.storage.location import Location
 from mcrnn.storage.s3 import S3Prefix
 from tests.data_prep.test_builder import SAMPLES, Numbers, plan, values
 from tests.storage.test_location import small_disk
+from tests.support import shared
+from tests.support.commands import ForkedProcess
 from tests.support.s3_server import S3Server
 
 __all__ = ["small_disk"]
@@ -125,23 +127,20 @@ def test_full_disk_stops_a_build_which_continues_when_there_is_room(small_disk: 
 
 
 def test_two_builds_at_once_from_two_processes(s3: S3Server, tmp_path: Any) -> None:
-    import os
-    import sys
-
     store = "s3://lab/two.zarr"
-    command = [sys.executable, "-m", "data_prep.navier_stokes", store, "--train", "64", "--val", "16", "--test", "16"]
+    command = ["-m", "data_prep.navier_stokes", store, "--train", "64", "--val", "16", "--test", "16"]
     command += ["--frames", "20", "--resolution", "32", "--workers", "1", "--storage", str(tmp_path)]
-    environment = os.environ | s3.environment
-    both = [
-        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+
+    def build_it() -> ForkedProcess:
+        return ForkedProcess(shared.command_server(), command, tmp_path, os.environ | s3.environment)
+
+    both = [build_it(), build_it()]
     outputs = [process.communicate(timeout=120) for process in both]
     codes = sorted(process.returncode for process in both)
     refused = [err for (_, err), process in zip(outputs, both, strict=True) if process.returncode == 2]
     assert codes in ([0, 2], [0, 0]), outputs
-    assert all("another build" in err and len(err.strip().splitlines()) == 1 for err in refused)
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
-    assert again.stderr == ""
+    assert all("another build" in err and len(err.strip().splitlines()) == 1 for err in refused), refused
+    again = build_it()
+    _, err = again.communicate(timeout=120)
+    assert (again.returncode, err) == (0, "")
     FieldStore.open(S3Prefix("lab/two.zarr")).verify()

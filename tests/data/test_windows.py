@@ -244,7 +244,7 @@ def test_stored_split_waits_for_object_storage(
             return array[place]
 
     split.__dict__["_array"] = Away()
-    with pytest.raises(UserError, match="^cannot reach"):
+    with pytest.raises(UserError, match=r"^cannot reach"):
         split.windows(samples[:1], starts[:1], 14)
     with retries_enabled():
         assert torch.equal(split.windows(samples, starts, 14), expected)

@@ -69,8 +69,8 @@ def yearly(root: Path) -> tuple[Path, np.ndarray]:
 SPLITS = ("--train", "1979:1980", "--val", "1981-01:1981-06", "--test", "1981-07-01:1981-12-31")
 
 
-def convert(command: CommandRunner, *arguments: str) -> str:
-    result = command("data_prep.netcdf", *arguments)
+def convert(command: CommandRunner, *arguments: str, workers: int = 1) -> str:
+    result = command("data_prep.netcdf", *arguments, "--workers", str(workers))
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -80,10 +80,11 @@ def open_store(root: Path, name: str = "out.zarr") -> FieldStore:
 
 
 def test_yearly_files_become_a_series_split_by_whole_days(
-    command: CommandRunner, root: Path, yearly: tuple[Path, np.ndarray]
+    command: CommandRunner, root: Path, yearly: tuple[Path, np.ndarray], shared_ray: str
 ) -> None:
     folder, values = yearly
-    shown = convert(command, f"{folder}/*.nc", "out.zarr", "--variable", "z", *SPLITS, "--boundary", "cylinder")
+    how = ("--variable", "z", *SPLITS, "--boundary", "cylinder")
+    shown = convert(command, f"{folder}/*.nc", "out.zarr", *how, workers=2)
     assert shown.strip() == "out.zarr: z, 2924 + 724 + 736 frames every 6 h, 6 x 8"
     store = open_store(root)
     ends = (0, 731 * 4, (731 + 181) * 4, 1096 * 4)
@@ -103,7 +104,7 @@ def test_yearly_files_become_a_series_split_by_whole_days(
     assert dataset.time.values[-1] == np.datetime64("1981-12-31T18:00")  # the last day is whole
     assert dataset.height.attrs["standard_name"] == "latitude"
 
-    again = convert(command, f"{folder}/*.nc", "out.zarr", "--variable", "z", *SPLITS, "--boundary", "cylinder")
+    again = convert(command, f"{folder}/*.nc", "out.zarr", *how)
     assert "complete already" in again
     described = command("data_prep.inspect", "out.zarr", "--verify")
     assert "verified: all" in described.stdout

@@ -1,18 +1,16 @@
-"""Ray for the integration tests: a cluster of their own, on its own ports, in its own folder."""
+"""What the integration tests share: a folder for a Ray of their own, and the storage root."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import Start
+from mcrnn.storage.root import Storage
 
 
 @pytest.fixture
@@ -26,24 +24,6 @@ def ray_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def start(root: Path) -> Iterator[Start]:
-    """Start commands with the root as storage and as current folder; what still runs at the end is killed."""
-    started: list[subprocess.Popen[str]] = []
-
-    def run(module: str, *arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=root,
-            env=os.environ | {"MCRNN_STORAGE": str(root)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+def storage(root: Path) -> Storage:
+    """The storage root, opened."""
+    return Storage.open(str(root))

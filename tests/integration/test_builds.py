@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,21 +13,20 @@ from mcrnn.data.store_format import BUILD_FOLDER
 from mcrnn.storage.local import LocalFolder
 from tests.conftest import CommandRunner
 from tests.data_prep.test_builder import contents
+from tests.support.processes import Start
 
 pytestmark = pytest.mark.integration
 
-SMALL = ("--train", "96", "--val", "16", "--test", "16", "--seed", "3", "--frames", "30")
+SMALL = ("--train", "64", "--val", "8", "--test", "8", "--seed", "3", "--frames", "30")
 
 
 def test_killed_build_on_two_workers_ends_in_the_bytes_of_one_worker(
-    command: CommandRunner, root: Path, ray_folder: Path
+    command: CommandRunner, start: Start, root: Path, shared_ray: str
 ) -> None:
     alone = command("data_prep.navier_stokes", "alone.zarr", *SMALL, "--workers", "1")
     assert alone.returncode == 0, alone.stderr
 
-    arguments = [sys.executable, "-m", "data_prep.navier_stokes", "killed.zarr", *SMALL, "--workers", "2"]
-    environment = os.environ | {"MCRNN_STORAGE": str(root)}
-    driver = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    driver = start("data_prep.navier_stokes", "killed.zarr", *SMALL, "--workers", "2")
     markers = root / "killed.zarr" / BUILD_FOLDER
     deadline = time.monotonic() + 120
     while len(list(markers.glob("train-*.json"))) < 2:

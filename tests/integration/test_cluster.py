@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -21,6 +20,8 @@ import pytest
 import yaml
 
 from tests.conftest import PROJECT
+from tests.support import shared
+from tests.support.commands import ForkedProcess
 from tests.support.postgres import PostgresServer
 from tests.support.processes import free_port, wait_for
 from tests.support.ray_cluster import HEAD, TwoNodes
@@ -35,7 +36,7 @@ SEARCH: dict[str, Any] = {
     "model": {"layers": 1},
     "train": {"epochs": 3, "batch_size": 4, "teacher_forcing_steps": 4},
     "validation": {"warm_up": 4, "horizon": 5},
-    "search": {"trials": 8, "seed": 3},
+    "search": {"trials": 4, "seed": 3},
     "space": {
         "model.architecture": {"choice": ["convgru", "minconvexplstm"]},
         "model.hidden_size": {"int": [2, 8]},
@@ -47,8 +48,8 @@ SEARCH: dict[str, Any] = {
 class Lab:
     """What a team has: object storage, a tracking server, a cluster, and a laptop with an empty folder."""
 
-    def __init__(self, folder: Path, s3: S3Server, postgres: PostgresServer) -> None:
-        self.folder, self.s3, self.postgres = folder, s3, postgres
+    def __init__(self, folder: Path, s3: S3Server, database: str, postgres_folder: Path) -> None:
+        self.folder, self.s3, self.database, self.postgres_folder = folder, s3, database, postgres_folder
         self.laptop = folder / "laptop"
         self.laptop.mkdir()
         self.port = free_port()
@@ -60,22 +61,20 @@ class Lab:
             "MLFLOW_TRACKING_USERNAME": USER,
             "MLFLOW_TRACKING_PASSWORD": PASSWORD,
         }
-        self.mlflow: subprocess.Popen[str] | None = None
+        self.mlflow: ForkedProcess | None = None
         self.cluster: TwoNodes | None = None
 
-    def start_mlflow(self, postgres: PostgresServer | None = None, **environment: str) -> list[str]:
+    def start_mlflow(self, database: str | None = None) -> list[str]:
         """Start the tracking server; returns what it says until it serves."""
-        database = {"MCRNN_MLFLOW_DATABASE": (postgres or self.postgres).url}
-        programs = os.pathsep.join([str(self.postgres.programs), os.environ["PATH"]])
-        self.mlflow = subprocess.Popen(
-            [sys.executable, str(PROJECT / "cluster/mlflow_server.py"), "--host", HEAD, "--port", str(self.port)],
-            env=os.environ | self.environment | database | {"PATH": programs} | environment,
-            stdout=subprocess.PIPE,
-            stderr=(self.folder / "mlflow.log").open("a"),
-            text=True,
-            cwd=self.laptop,
+        settings = {"MCRNN_MLFLOW_DATABASE": database or self.database}
+        programs = os.pathsep.join([str(self.postgres_folder), os.environ["PATH"]])
+        self.mlflow = ForkedProcess(
+            shared.command_server(),
+            [str(PROJECT / "cluster/mlflow_server.py"), "--host", HEAD, "--port", str(self.port)],
+            self.laptop,
+            os.environ | self.environment | settings | {"PATH": programs},
+            errors=self.folder / "mlflow.log",
         )
-        assert self.mlflow.stdout is not None
         said = []
         for line in self.mlflow.stdout:
             said.append(line.strip())
@@ -95,14 +94,12 @@ class Lab:
 
     def run(self, module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """A command on the laptop."""
-        return subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            env=os.environ | self.environment | environment,
-            cwd=self.laptop,
-            capture_output=True,
-            text=True,
-            check=False,
+        words = ["-m", module, *arguments]
+        process = ForkedProcess(
+            shared.command_server(), words, self.laptop, os.environ | self.environment | environment
         )
+        out, err = process.communicate()
+        return subprocess.CompletedProcess(words, process.wait(), out, err)
 
     def job(self, *command: str, **options: str) -> subprocess.Popen[str]:
         """Submit a job and follow it."""
@@ -133,9 +130,9 @@ class Lab:
 
 
 @pytest.fixture
-def lab(s3: S3Server, postgres: PostgresServer) -> Iterator[Lab]:
+def lab(s3: S3Server, postgres_url: str, postgres_folder: Path) -> Iterator[Lab]:
     folder = Path(tempfile.mkdtemp(prefix="mcrnn-lab-", dir="/tmp"))
-    lab = Lab(folder, s3, postgres)
+    lab = Lab(folder, s3, postgres_url, postgres_folder)
     yield lab
     lab.close()
     shutil.rmtree(folder, ignore_errors=True)
@@ -226,8 +223,8 @@ def test_whole_path_from_data_to_promotion_on_a_cluster(lab: Lab, monkeypatch: p
     job = lab.job("python", "-m", "mcrnn.tune", "s.yaml", working_dir=str(shipped))
     out, _ = job.communicate(timeout=240)
     assert job.returncode == 0, out
-    assert "[8/8]" in out
-    assert_whole(lab, "s", 8)
+    assert "[4/4]" in out
+    assert_whole(lab, "s", 4)
     again = lab.job("python", "-m", "mcrnn.tune", "no-such.yaml")
     out, _ = again.communicate(timeout=60)
     assert again.returncode != 0
@@ -276,22 +273,18 @@ def test_tracking_server_is_closed_and_a_new_machine_goes_on_from_its_dumps(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
     lab.stop_mlflow()
 
-    other = PostgresServer(lab.postgres.programs)
-    try:
-        said = lab.start_mlflow(other)
-        assert any(line.startswith("restored s3://lab/mcrnn/backups/") for line in said)
-        assert client.get_experiment(experiment).name == "kept"
-        assert lab.mlflow is not None
-        (server,) = [p for p in psutil.Process(lab.mlflow.pid).children() if "server" in p.cmdline()]
-        assert not any("secret" in word for each in (server, *server.children()) for word in each.cmdline())
-        for each in [*server.children(recursive=True), server]:
-            each.kill()
-        wait_for(lambda: not answers(lab.uri))
-        wait_for(lambda: answers(lab.uri), seconds=60)
-        assert client.get_experiment(experiment).name == "kept"
-        lab.stop_mlflow()
-    finally:
-        other.remove()
+    said = lab.start_mlflow(shared.postgres(lab.postgres_folder))
+    assert any(line.startswith("restored s3://lab/mcrnn/backups/") for line in said)
+    assert client.get_experiment(experiment).name == "kept"
+    assert lab.mlflow is not None
+    (server,) = [p for p in psutil.Process(lab.mlflow.pid).children() if "server" in p.cmdline()]
+    assert not any("secret" in word for each in (server, *server.children()) for word in each.cmdline())
+    for each in [*server.children(recursive=True), server]:
+        each.kill()
+    wait_for(lambda: not answers(lab.uri))
+    wait_for(lambda: answers(lab.uri), seconds=60)
+    assert client.get_experiment(experiment).name == "kept"
+    lab.stop_mlflow()
 
 
 def answers(uri: str) -> bool:
@@ -321,23 +314,23 @@ def answers(uri: str) -> bool:
 def test_tracking_server_refuses_what_it_cannot_use_in_one_line(
     root: Path, environment: dict[str, str], message: str
 ) -> None:
-    result = subprocess.run(
-        [sys.executable, str(PROJECT / "cluster/mlflow_server.py")],
-        env=os.environ | {"MCRNN_STORAGE": str(root)} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 2
-    assert result.stderr.startswith("error: ")
-    assert message in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-    assert "geheim" not in result.stderr
+    script = [str(PROJECT / "cluster/mlflow_server.py")]
+    with_these = os.environ | {"MCRNN_STORAGE": str(root)} | environment
+    process = ForkedProcess(shared.command_server(), script, root, with_these)
+    _, said = process.communicate(60)
+    assert process.returncode == 2
+    assert said.startswith("error: ")
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert "geheim" not in said
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
-def test_search_outlives_every_service_that_goes_away(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_outlives_every_service_that_goes_away(
+    lab: Lab, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.database = postgres.url
     for name, value in lab.environment.items():
         monkeypatch.setenv(name, value)
     lab.start_mlflow()
@@ -366,9 +359,9 @@ def test_search_outlives_every_service_that_goes_away(lab: Lab, monkeypatch: pyt
     for each in psutil.Process(lab.mlflow.pid).children(recursive=True):
         each.kill()
     after(6)
-    lab.postgres.stop("immediate")
+    postgres.stop("immediate")
     time.sleep(5)
-    lab.postgres.start()
+    postgres.start()
     after(8)
     cluster.remove_worker()
     time.sleep(5)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import pytest
 import yaml
 
 from tests.conftest import CommandRunner
+from tests.support import shared
+from tests.support.commands import ForkedProcess
 
 pytestmark = pytest.mark.integration
 
@@ -35,7 +36,9 @@ def write(root: Path, content: dict[str, Any]) -> str:
     return "small.yaml"
 
 
-def test_search_to_champion_to_evaluation_and_again(command: CommandRunner, root: Path, ray_folder: Path) -> None:
+def test_search_to_champion_to_evaluation_and_again(
+    command: CommandRunner, root: Path, ray_folder: Path, request: pytest.FixtureRequest
+) -> None:
     import mlflow
 
     file = write(root, SEARCH)
@@ -71,9 +74,9 @@ def test_search_to_champion_to_evaluation_and_again(command: CommandRunner, root
     assert int(version.version) == summary["version"] == 1
     assert version.run_id == summary["run_id"]
 
-    judged = command("mcrnn.evaluate", "models:/mcrnn-small@champion")
-    assert judged.returncode == 0, judged.stderr
-    assert "persistence" in judged.stdout
+    evaluated = command("mcrnn.evaluate", "models:/mcrnn-small@champion")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "persistence" in evaluated.stdout
     report = root / "reports" / "mcrnn-small_champion"
     assert (report / "report.html").exists()
     (metrics,) = json.loads((report / "metrics.json").read_text())
@@ -84,11 +87,11 @@ def test_search_to_champion_to_evaluation_and_again(command: CommandRunner, root
     # as pyfunc, in another process: the same forecasts as ours, for any batch and length
     check = f"""
 import mlflow, numpy as np, torch
-from mcrnn import registry
-from mcrnn.storage import Storage
+from mcrnn import load_model
+from mcrnn.storage.root import Storage
 mlflow.set_tracking_uri("sqlite:///{root / "mlflow.db"}")
 model = mlflow.pyfunc.load_model("models:/mcrnn-small@champion")
-ours = registry.load("models:/mcrnn-small@champion", Storage.open("{root}"))
+ours = load_model("models:/mcrnn-small@champion", Storage.open("{root}"))
 for batch, time, steps in ((1, 3, 1), (4, 7, 5)):
     frames = np.random.default_rng(0).normal(size=(batch, time, 1, 8, 8)).astype(np.float32)
     forecast = model.predict(frames, params={{"steps": steps}})
@@ -96,8 +99,9 @@ for batch, time, steps in ((1, 3, 1), (4, 7, 5)):
     assert np.allclose(forecast, ours.predict(frames, steps), atol=1e-6)
 print("equal")
 """
-    checked = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=root, check=False)
-    assert checked.stdout.strip() == "equal", checked.stderr
+    checked = ForkedProcess(shared.command_server(), ["-c", check], root, os.environ)
+    out, err = checked.communicate(60)
+    assert out.strip() == "equal", err
 
     # a finished search prints its summary; --new starts beside it; a larger budget continues
     again = command("mcrnn.tune", file)
@@ -105,6 +109,7 @@ print("equal")
     assert "best of every architecture" in again.stdout
     assert "trials to run" not in again.stdout
 
+    request.getfixturevalue("shared_ray")
     larger = SEARCH | {"search": SEARCH["search"] | {"trials": 7}}
     more = command("mcrnn.tune", write(root, larger))
     assert more.returncode == 0, more.stderr + more.stdout

@@ -20,7 +20,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.processes import Start, wait_for
 from tests.support.s3_server import S3Server
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 
 TRIALS = 8
 TRIALS_OF_SOAK = 20
@@ -92,7 +92,7 @@ def assert_whole(root: Path, name: str, trials: int) -> None:
     assert sorted(names) == sorted(f"trial-{number}" for number in range(trials))
 
 
-def of_ray(folder: Path, starting: str) -> list[psutil.Process]:
+def of_ray(folder: Path | None, starting: str) -> list[psutil.Process]:
     """Processes of Ray in this folder whose command begins so."""
     found = []
     for each in psutil.process_iter(["cmdline", "environ"]):
@@ -103,7 +103,14 @@ def of_ray(folder: Path, starting: str) -> list[psutil.Process]:
 
 
 def kill_at(
-    what: str, start: Start, command: CommandRunner, root: Path, ray_folder: Path, name: str, seed: int, trials: int
+    what: str,
+    start: Start,
+    command: CommandRunner,
+    root: Path,
+    ray_folder: Path | None,
+    name: str,
+    seed: int,
+    trials: int,
 ) -> subprocess.CompletedProcess[str]:
     """Kill something at a random moment of a search, and finish it with the same command."""
     rng = random.Random(seed)
@@ -137,12 +144,12 @@ def undisturbed(command: CommandRunner, root: Path, trials: int) -> list[dict[st
 
 
 def test_killed_search_ends_as_the_undisturbed_one(
-    command: CommandRunner, root: Path, start: Start, ray_folder: Path
+    command: CommandRunner, root: Path, start: Start, shared_ray: str
 ) -> None:
     expected = undisturbed(command, root, TRIALS)
     assert {row["end"] for row in expected} == {"finished", "stopped"}
     # two runs with the same seed are the same
-    result = kill_at("driver", start, command, root, ray_folder, "driver", 1, TRIALS)
+    result = kill_at("driver", start, command, root, None, "driver", 1, TRIALS)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
     assert_whole(root, "driver", TRIALS)
@@ -280,7 +287,7 @@ def test_study_in_postgresql_survives_the_kill_of_the_driver_and_its_password_is
 
 
 def test_ctrl_c_stops_after_saving_and_a_second_driver_is_refused(
-    command: CommandRunner, root: Path, start: Start, ray_folder: Path
+    command: CommandRunner, root: Path, start: Start, shared_ray: str
 ) -> None:
     file = write(root, "s", search={"trials": 60})
     process = start("mcrnn.tune", file)
@@ -300,7 +307,7 @@ def test_ctrl_c_stops_after_saving_and_a_second_driver_is_refused(
 
 
 def test_mistake_in_a_configuration_stops_the_search_with_its_message(
-    command: CommandRunner, root: Path, ray_folder: Path
+    command: CommandRunner, root: Path, shared_ray: str
 ) -> None:
     # deterministic algorithms are not there for everything: here a setting that only training finds out
     file = write(root, "s", train={"device": "cuda"})
@@ -312,7 +319,7 @@ def test_mistake_in_a_configuration_stops_the_search_with_its_message(
 
 
 def test_confirmation_trains_the_best_again_and_takes_the_best_seed(
-    command: CommandRunner, root: Path, ray_folder: Path
+    command: CommandRunner, root: Path, shared_ray: str
 ) -> None:
     file = write(root, "s", search={"trials": 6, "confirm": {"seeds": 2}})
     result = command("mcrnn.tune", file)
@@ -331,10 +338,11 @@ def test_confirmation_trains_the_best_again_and_takes_the_best_seed(
     assert "confirmation: 3 trainings" in more.stdout
 
 
-def test_preview_starts_and_writes_nothing(command: CommandRunner, root: Path) -> None:
+def test_preview_starts_and_writes_nothing(command: CommandRunner, root: Path, database: Path) -> None:
+    before = database.read_bytes()
     result = command("mcrnn.tune", write(root, "s"), "--preview")
     assert result.returncode == 0, result.stderr
     assert f"{TRIALS} trials by tpe, early stopping by asha" in result.stdout
     assert "floating-point operations" in result.stdout
     assert not (root / "searches").exists()
-    assert not (root / "mlflow.db").exists()
+    assert database.read_bytes() == before

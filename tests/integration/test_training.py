@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,12 +17,13 @@ import yaml
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.s3 import S3Prefix
-from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER, METRICS_FILE, read_metrics
+from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER, METRICS_FILE, RunFolder
 from tests.conftest import CommandRunner
+from tests.support.commands import ForkedProcess
 from tests.support.processes import Start, wait_for
 from tests.support.s3_server import S3Server, error
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 
 TIMES = ("seconds", "frames_per_second", "time")
 EPOCHS = 12
@@ -126,8 +124,8 @@ def test_ten_kills_of_the_driver_on_two_workers(
         assert kill_driver(command, start, root, file, f"killed-{seed}", seed, *two) == expected
 
 
-def workers_of(process: subprocess.Popen[str], folder: Path) -> list[psutil.Process]:
-    """The workers of Ray Train below a driver, or in Ray's folder."""
+def workers_of(folder: Path) -> list[psutil.Process]:
+    """The workers of Ray Train in Ray's folder."""
     found = []
     for each in psutil.process_iter(["cmdline", "environ"]):
         line = " ".join(each.info["cmdline"] or [])
@@ -144,7 +142,7 @@ def kill_worker(
     process = start("mcrnn.train", file, "--set", f"name={name}", "--set", "train.workers=2")
     wait_for(lambda: len(metrics_of(folder)) >= 1, process)
     time.sleep(random.Random(seed).uniform(0, 0.8))
-    alive = workers_of(process, ray_folder)
+    alive = workers_of(ray_folder)
     assert len(alive) == 2
     random.Random(seed).choice(alive).kill()
     out, err = process.communicate(timeout=200)
@@ -198,7 +196,7 @@ def test_three_removals_of_a_node(
 
 
 def test_stop_signal_reaches_the_workers(
-    command: CommandRunner, root: Path, file: str, start: Start, ray_folder: Path
+    command: CommandRunner, root: Path, file: str, start: Start, shared_ray: str
 ) -> None:
     slow = ("--set", "train.workers=2", "--set", "train.checkpoint_minutes=10", "--set", "data.windows_per_epoch=600")
     process = start("mcrnn.train", file, *slow)
@@ -248,30 +246,27 @@ def test_damaged_checkpoint_and_changed_store(command: CommandRunner, root: Path
     assert len(refused.stderr.strip().splitlines()) == 1
 
 
-def test_training_on_object_storage(root: Path, file: str, s3: S3Server, tmp_path: Path) -> None:
+def test_training_on_object_storage(root: Path, file: str, s3: S3Server, start: Start) -> None:
     source: Location = LocalFolder(root / "data/tiny.zarr")
     target = S3Prefix("lab/mcrnn/data/tiny.zarr")
     for key in source.sizes():
         target.write(key, source.read(key))
-    here = tmp_path / "here"
+    here = root / "here"
     here.mkdir()
-    environment = os.environ | s3.environment | {"MCRNN_STORAGE": "s3://lab/mcrnn"}
 
-    def train(*arguments: str) -> subprocess.Popen[str]:
-        arguments = (sys.executable, "-m", "mcrnn.train", str(root / file), *arguments)
-        pipe = subprocess.PIPE
-        return subprocess.Popen(arguments, cwd=here, env=environment, stdout=pipe, stderr=pipe, text=True)
+    def train() -> ForkedProcess:
+        return start("mcrnn.train", str(root / file), folder=here, MCRNN_STORAGE="s3://lab/mcrnn")
 
     process = train()
     folder = S3Prefix("lab/mcrnn/runs/run")
-    wait_for(lambda: len(read_metrics(folder)) >= 2, process)
+    wait_for(lambda: len(RunFolder(folder).read_metrics()) >= 2, process)
     process.kill()
     process.communicate()
     again = train()
     out, err = again.communicate(timeout=100)
     assert again.returncode == 0, err
     assert "the model is in s3://lab/mcrnn/runs/run/model" in out
-    assert [epoch["epoch"] for epoch in read_metrics(folder)] == list(range(1, EPOCHS + 1))
+    assert [epoch["epoch"] for epoch in RunFolder(folder).read_metrics()] == list(range(1, EPOCHS + 1))
     assert {path.name for path in here.iterdir()} == {"mlflow.db"}
     keys = {key.split("/")[0] for key in folder.sizes()}
     assert keys == {
@@ -287,7 +282,9 @@ def test_training_on_object_storage(root: Path, file: str, s3: S3Server, tmp_pat
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-def test_two_workers_wait_for_object_storage(root: Path, file: str, s3: S3Server, ray_folder: Path) -> None:
+def test_two_workers_wait_for_object_storage(
+    root: Path, file: str, s3: S3Server, start: Start, ray_folder: Path
+) -> None:
     source: Location = LocalFolder(root / "data/tiny.zarr")
     target = S3Prefix("lab/mcrnn/data/tiny.zarr")
     for key in source.sizes():
@@ -295,14 +292,7 @@ def test_two_workers_wait_for_object_storage(root: Path, file: str, s3: S3Server
     content = CONTENT | {"train": CONTENT["train"] | {"workers": 2, "epochs": 60}}
     (root / file).write_text(yaml.safe_dump(content))
     folder = S3Prefix("lab/mcrnn/runs/run")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mcrnn.train", str(root / file)],
-        cwd=root,
-        env=os.environ | s3.environment | {"MCRNN_STORAGE": "s3://lab/mcrnn"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start("mcrnn.train", file, MCRNN_STORAGE="s3://lab/mcrnn")
 
     def outage() -> None:
         s3.fault = lambda environ: error("503 Service Unavailable", "SlowDown")
@@ -312,12 +302,12 @@ def test_two_workers_wait_for_object_storage(root: Path, file: str, s3: S3Server
 
     wait_for(lambda: "record.json" in folder.sizes(), process)
     outage()  # while the workers start
-    wait_for(lambda: len(read_metrics(folder)) >= 2, process)
+    wait_for(lambda: len(RunFolder(folder).read_metrics()) >= 2, process)
     outage()
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "Traceback" not in err
-    assert [epoch["epoch"] for epoch in read_metrics(folder)] == list(range(1, 61)), out
+    assert [epoch["epoch"] for epoch in RunFolder(folder).read_metrics()] == list(range(1, 61)), out
 
 
 def test_diverged_training_says_so(command: CommandRunner, file: str) -> None:
@@ -340,7 +330,7 @@ def train_all(loop_config: dict[str, Any]) -> None:
         TrainSession(job).train(data)
 
 
-def test_every_architecture_prediction_and_decoding_trains_on_two_workers(root: Path, ray_folder: Path) -> None:
+def test_every_architecture_prediction_and_decoding_trains_on_two_workers(root: Path, shared_ray: str) -> None:
     import ray
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -367,7 +357,7 @@ def test_every_architecture_prediction_and_decoding_trains_on_two_workers(root: 
         content = CONTENT | {"name": name, "model": CONTENT["model"] | model, "train": CONTENT["train"] | train}
         config = Configuration.model_validate(content)
         field = FieldDescription.of(store, config.data)
-        jobs.append(TrainingRun(config, field, storage.location(f"runs/{name}"), name))
+        jobs.append(TrainingRun(config, field, RunFolder(storage.location(f"runs/{name}")), name))
     with connected():
         TorchTrainer(
             train_all,
@@ -376,6 +366,6 @@ def test_every_architecture_prediction_and_decoding_trains_on_two_workers(root: 
             run_config=RunConfig(name="all", storage_path=str(root / "ray")),
         ).fit()
     for job in jobs:
-        losses = [epoch["loss"] for epoch in read_metrics(job.folder)]
+        losses = [epoch["loss"] for epoch in job.folder.read_metrics()]
         assert len(losses) == 2
         assert losses[1] < losses[0], job.run_name

@@ -30,6 +30,8 @@ from tests.commands.test_commands import CONFIGURATION, refused
 from tests.conftest import CommandRunner
 from tests.data_prep.test_netcdf import LATITUDE, SPLITS, convert, field, write, yearly  # noqa: F401  a fixture
 
+pytestmark = pytest.mark.usefixtures("database")
+
 MODEL = {"architecture": "minconvgru", "hidden_size": 4, "layers": 1, "prediction": "increment"}
 
 

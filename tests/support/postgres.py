@@ -22,11 +22,12 @@ def programs() -> Path | None:
 
 
 class PostgresServer:
-    """One database, in a folder of its own."""
+    """A server in a folder of its own."""
 
-    def __init__(self, programs: Path) -> None:
+    def __init__(self, programs: Path, folder: Path | None = None) -> None:
         self.programs = programs
-        self.folder = Path(tempfile.mkdtemp(prefix="mcrnn-postgres-", dir="/tmp"))
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="mcrnn-postgres-", dir="/tmp"))
+        self.folder.mkdir(exist_ok=True)
         self.port = free_port()
         (self.folder / "password").write_text("secret")
         if os.geteuid() == 0:  # which PostgreSQL refuses
@@ -39,6 +40,10 @@ class PostgresServer:
     @property
     def url(self) -> str:
         return f"postgresql://mcrnn:secret@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def pid(self) -> int:
+        return int((self.folder / "data/postmaster.pid").read_text().splitlines()[0])
 
     def start(self) -> None:
         options = f"-p {self.port} -h 127.0.0.1 -k {self.folder} -F"

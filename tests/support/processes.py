@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-Start = Callable[..., "subprocess.Popen[str]"]
+from tests.support.commands import ForkedProcess
+
+Start = Callable[..., ForkedProcess]
 """starts `python -m MODULE ARGUMENTS...` without waiting for its end"""
 
 
@@ -27,7 +29,9 @@ def free_port(host: str = "127.0.0.1") -> int:
             return port
 
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 120) -> None:
+def wait_for(
+    condition: Callable[[], Any], process: ForkedProcess | subprocess.Popen[str] | None = None, seconds: float = 120
+) -> None:
     """Until a condition holds, while a process runs."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -1,4 +1,4 @@
-"""Loading a trained model by `mcrnn.load_model`; names in MLflow are covered by tests/integration/test_mlflow.py."""
+"""Loading a trained model by `mcrnn.load_model`; names in MLflow are covered by test_registered_models.py."""
 
 from __future__ import annotations
 

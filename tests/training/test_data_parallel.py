@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,10 @@ class Keeping(CallbackSession):
 
 
 def run(world: int, kind: str, store_path: Path, out: Path) -> list[dict[str, Any]]:
-    mp.spawn(on_worker, (world, free_port(), kind, str(store_path), str(out)), world)
+    # These modules are imported once, in the process from which all workers are forked.
+    multiprocessing.set_forkserver_preload([__name__, "torch._dynamo", "torch._inductor.standalone_compile"])
+    arguments = (world, free_port(), kind, str(store_path), str(out))
+    mp.start_processes(on_worker, arguments, world, start_method="forkserver")
     return [torch.load(f"{out}-{rank}") for rank in range(world)]
 
 

@@ -272,7 +272,7 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(data: FieldData) -> N
     assert fit(config, data, Interrupted(start=session.state)) == End.STOPPED_EARLY
 
 
-def test_average_of_the_weights_is_what_is_judged(data: FieldData) -> None:
+def test_average_of_the_weights_is_what_is_validated(data: FieldData) -> None:
     session = Interrupted()
     fit(configuration(epochs=2, ema=0.99), data, session)
     averaged = evaluated_weights(session.state)

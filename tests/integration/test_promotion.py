@@ -1,0 +1,132 @@
+"""A better version becomes the champion; every change is recorded, and other data is refused."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mcrnn.evaluation import promotion
+from mcrnn.storage.root import Storage
+from mcrnn.tracking import registry
+from mcrnn.tracking.mlflow_client import client_of, tracking_uri
+from tests.conftest import CommandRunner
+from tests.support.registered_models import describe, register, save
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+
+
+WRONG = {"architecture": "minconvgru", "hidden_size": 4, "layers": 1, "prediction": "increment"}
+"""an increment of 0 is persistence; the larger the decoder's weights are, the larger the error is"""
+
+
+def versions(root: Path, storage: Storage, *scales: float) -> None:
+    """Versions of the model `m`, the first of which is the champion."""
+    for number, scale in enumerate(scales, start=1):
+        config, field = describe(root, model=WRONG)
+        found = register(storage, "m", save(root / f"models/{number}", config, field, scale))
+        assert found == (number, "champion" if number == 1 else "candidate")
+
+
+def test_candidate_wins_only_where_it_is_better_and_every_move_is_recorded(
+    command: CommandRunner, root: Path, storage: Storage
+) -> None:
+    versions(root, storage, 3.0, 0.0, 1.0)
+    client = client_of(tracking_uri(storage))
+
+    worse = command("mcrnn.promote", "m", "--version", "1", "--alias", "other", "--reason", "for a test")
+    assert worse.returncode == 0, worse.stderr
+    won = command("mcrnn.promote", "m", "--version=2")
+    assert won.returncode == 0, won.stderr
+    assert "version 2 is the champion" in won.stdout
+    assert registry.aliases(client, "m") == {"champion": 2, "previous": 1, "candidate": 3, "other": 1}
+    lost = command("mcrnn.promote", "m")
+    assert lost.returncode == 1
+    assert "the champion stays" in lost.stdout
+    assert registry.champion(client, "m") == 2
+    # not better by so much
+    assert command("mcrnn.promote", "m", "--version=3", "--margin=0.5").returncode == 1
+    back = command("mcrnn.promote", "m", "--rollback", "--reason", "it drifts")
+    assert back.returncode == 0
+    assert registry.aliases(client, "m")["champion"] == 1
+    assert registry.aliases(client, "m")["previous"] == 2
+    by_hand = command("mcrnn.promote", "m", "--version=3", "--alias=champion", "--reason", "asked for")
+    assert by_hand.returncode == 0
+    assert "candidate" not in registry.aliases(client, "m")
+    assert "is the champion already" in command("mcrnn.promote", "m").stdout
+    record = registry.champion_history(client, "m")
+    assert [(move["from"], move["to"]) for move in record] == [(None, 1), (1, 2), (2, 1), (1, 3)]
+    assert [move["why"] for move in record][2:] == ["it drifts", "asked for"]
+    assert record[1]["rmse_candidate"] < record[1]["rmse_champion"]
+    assert all(move["who"] and move["when"] for move in record)
+    history = command("mcrnn.promote", "m", "--history")
+    assert "it drifts" in history.stdout
+
+
+def test_only_an_evaluation_as_configured_is_recorded_in_the_run_of_the_training(
+    command: CommandRunner, root: Path, storage: Storage
+) -> None:
+    versions(root, storage, 1.0)
+    client = client_of(tracking_uri(storage))
+    run_id = client.get_model_version_by_alias("m", "champion").run_id
+    name = "test_rmse_closed_loop_normalized"
+    assert command("mcrnn.evaluate", "models:/m@champion", "--horizon=1").returncode == 0
+    assert name not in client.get_run(run_id).data.metrics
+    assert command("mcrnn.evaluate", "models:/m@champion").returncode == 0
+    assert client.get_run(run_id).data.metrics[name] > 0
+
+
+def test_versions_of_other_data_are_refused_with_all_reasons(
+    command: CommandRunner, root: Path, storage: Storage
+) -> None:
+    versions(root, storage, 1.0)
+    config, field = describe(root, model=WRONG)
+    other = replace(field, store_digest="f" * 64, units="1 s-1", frame_shape=(1, 4, 4))
+    register(storage, "m", save(root / "other", config, other))
+    refused = command("mcrnn.promote", "m")
+    assert refused.returncode == 2
+    for reason in ("digest ffffffffffff", "units 1 s-1 instead of 1", "a grid of 4 x 4 instead of 8 x 8"):
+        assert reason in refused.stderr
+    for arguments, message in (
+        (["n"], "there is no model 'n'"),
+        (["m", "--version=9"], "has no version 9; it has 1, 2"),
+        (["m", "--rollback"], "has no previous champion"),
+        (["m", "--alias=champion"], "--alias needs --version"),
+        (["m", "--version=1", "--alias=v7", "--reason=x"], "--alias v7 cannot be used"),
+    ):
+        wrong = command("mcrnn.promote", *arguments)
+        assert wrong.returncode == 2
+        assert message in wrong.stderr
+
+
+def test_two_promotions_at_once_leave_the_better_champion_and_a_full_record(
+    command: CommandRunner, root: Path, storage: Storage
+) -> None:
+    versions(root, storage, 3.0, 0.0, 1.0)
+    with ThreadPoolExecutor(2) as both:
+        second, third = both.map(lambda number: command("mcrnn.promote", "m", f"--version={number}"), (2, 3))
+    assert second.returncode == 0, second.stderr
+    assert third.returncode in (0, 1), third.stderr
+    client = client_of(tracking_uri(storage))
+    assert registry.champion(client, "m") == 2
+    record = registry.champion_history(client, "m")
+    chain = [(move["from"], move["to"]) for move in record]
+    assert chain in ([(None, 1), (1, 2)], [(None, 1), (1, 3), (3, 2)])
+    assert registry.aliases(client, "m")["previous"] == chain[-1][0]
+    assert [m.name for m in client.search_registered_models()] == ["m"]  # the lock is gone
+
+
+def test_comparison_of_equals_and_of_halves() -> None:
+    rng = np.random.default_rng(0)
+    champion_N = rng.gamma(4, size=200)
+    equal = promotion.compare(champion_N * rng.normal(1, 0.2, 200).clip(0.5), champion_N)
+    assert equal.low < 0 < equal.high
+    assert not equal.wins(0.0)
+    half = promotion.compare(0.25 * champion_N, champion_N)
+    assert half.candidate == pytest.approx(half.champion / 2)
+    assert half.high == pytest.approx(-0.5)
+    assert half.wins(0.4)
+    assert not half.wins(0.6)
