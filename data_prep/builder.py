@@ -29,7 +29,7 @@ from data_prep.statistics import Statistics
 from mcrnn.data.store_format import BUILD_FOLDER, FORMAT, FORMAT_VERSION, MANIFEST, canonical_json, root_digest, sha256
 from mcrnn.errors import UserError
 from mcrnn.storage.lease import Lease
-from mcrnn.storage.location import Location
+from mcrnn.storage.location import CHECK_PREFIX, Location
 
 Marker = dict[str, Any]
 """What is kept of a shard that is done: `objects` (size and SHA-256 by key), `split` and `statistics`."""
@@ -130,7 +130,8 @@ def _read_root(location: Location, keys: dict[str, int]) -> dict[str, Any] | Non
     Raises:
         UserError: there are files that are no store.
     """
-    if all(key.startswith(BUILD_FOLDER) or key.endswith(".partial") for key in keys):
+    # another build may be checking its access just now, or was killed while it did
+    if all(key.startswith((BUILD_FOLDER, CHECK_PREFIX)) or key.endswith(".partial") for key in keys):
         return None
     try:
         # Also if it was not listed: a build that began during the listing wrote the root before anything else.

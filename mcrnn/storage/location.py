@@ -10,6 +10,9 @@ from mcrnn.errors import UserError
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
+CHECK_PREFIX = ".mcrnn-check-"
+"""Start of the key of the object that `check` writes and deletes. One is left behind if the process is killed."""
+
 
 class Location(Protocol):
     """A folder, local or on object storage, that holds objects.
@@ -58,7 +61,7 @@ def check(location: Location) -> None:
     Raises:
         UserError: One of the operations fails; the message says which and why.
     """
-    key, content = f".mcrnn-check-{uuid.uuid4().hex}", b"mcrnn"
+    key, content = f"{CHECK_PREFIX}{uuid.uuid4().hex}", b"mcrnn"
     location.write(key, content)
     try:
         if location.read(key) != content:

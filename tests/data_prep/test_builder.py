@@ -20,7 +20,7 @@ from mcrnn.data.store_format import BUILD_FOLDER
 from mcrnn.errors import UserError
 from mcrnn.storage import lease
 from mcrnn.storage.local import LocalFolder
-from mcrnn.storage.location import Location
+from mcrnn.storage.location import CHECK_PREFIX, Location
 from mcrnn.storage.s3 import S3Prefix
 from tests.support.s3_server import S3Server, error
 
@@ -144,6 +144,13 @@ def test_build_killed_before_its_root_was_written_starts_again(place: Location) 
     place.write(f"{BUILD_FOLDER}/lock.json", b"{")
     assert build(place, plan(), Numbers())
     FieldStore.open(place)
+
+
+def test_object_of_a_check_of_access_is_no_reason_to_refuse_a_folder(place: Location) -> None:
+    """Another build may be checking its access while this one looks, or was killed while it did."""
+    place.write(f"{CHECK_PREFIX}{'0' * 32}", b"mcrnn")
+    assert build(place, plan(), Numbers())
+    FieldStore.open(place).verify()
 
 
 def test_shard_that_vanished_or_whose_marker_is_torn_is_made_again(place: Location) -> None:
