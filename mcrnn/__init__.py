@@ -39,8 +39,8 @@ def load_model(uri: str, storage: Storage | None = None) -> TrainedModel:
 def __getattr__(name: str) -> Any:
     """Return the module that a model registered by version 0.1.0 imports under its name of that time.
 
-    MLflow runs the loader that came with such a model. In a process that has imported this version, the loader's imports
-    find this version's code.
+    MLflow runs the loader that came with such a model. In a process that has imported this version, the imports of the
+    loader find this version's code.
     """
     if name == "model_directory":
         from mcrnn.models import trained_model
