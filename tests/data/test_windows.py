@@ -118,20 +118,20 @@ def test_windows_per_epoch_fixes_the_count(series: bool, count: int) -> None:
     assert len(windows) == -(-count // 3)
 
 
-def test_exam_starts_at_each_samples_first_frame() -> None:
+def test_evaluation_windows_start_at_each_samples_first_frame() -> None:
     samples, starts = evaluation_windows((5, 20, 1, 2, 2), False, 10)
     assert samples.tolist() == [0, 1, 2, 3, 4]
     assert starts.tolist() == [0] * 5
 
 
-def test_exam_of_a_series_covers_it_without_overlap() -> None:
+def test_evaluation_windows_of_a_series_cover_it_without_overlap() -> None:
     samples, starts = evaluation_windows((1, 35, 1, 2, 2), True, 10)
     assert samples.tolist() == [0, 0, 0]
     assert starts.tolist() == [0, 11, 22]
     assert evaluation_windows((1, 1000, 1, 2, 2), True, 9, most=3)[1].tolist() == [0, 500, 990]
 
 
-def test_exam_longer_than_the_samples_is_refused() -> None:
+def test_evaluation_windows_longer_than_the_samples_are_refused() -> None:
     with pytest.raises(UserError, match="needs samples of 21 frames, the store has 20"):
         evaluation_windows((5, 20, 1, 2, 2), False, 20)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PROJECT
-from tests.integration.test_cluster import write
+from tests.support.lab import write
 
 pytestmark = [pytest.mark.integration, pytest.mark.soak]
 

@@ -18,7 +18,6 @@ from mcrnn.data.windows import evaluation_windows
 from mcrnn.errors import UserError
 from mcrnn.models.forecaster import build_model
 from mcrnn.training.checkpoints import deserialize, serialize
-from mcrnn.training.lr_schedule import learning_rate
 from mcrnn.training.numerics import running_in
 from mcrnn.training.session import OBJECTIVE, PENALTY, CallbackSession, End, Metrics, Request, State, evaluated_weights
 from mcrnn.training.trainer import fit
@@ -135,18 +134,6 @@ def test_objective_is_the_closed_loop_rmse_over_the_training_deviation(data: Fie
     assert reports[0][OBJECTIVE] == pytest.approx(float(closed_loop) / data.field.std[0], rel=1e-6)
 
 
-def test_validation_does_not_depend_on_batch_size_or_normalisation_of_the_truth(data: FieldData) -> None:
-    model = build_model(configuration().model, data.field.frame_shape, data.field.padding)
-    windows = evaluation_windows(data.val.shape, False, 9)
-    scaling = Scaling((0.0,), (1.0,))
-    errors = [
-        validate(model, data.val, windows, scaling, warm_up=4, horizon=5, batch_size=size).rmse_by_step()
-        for size in (1, 2, 32)
-    ]
-    assert torch.allclose(errors[0], errors[1], rtol=1e-6)
-    assert torch.allclose(errors[0], errors[2], rtol=1e-6)
-
-
 def test_same_seed_gives_the_same_run_and_another_does_not(data: FieldData) -> None:
     def losses(seed: int) -> list[float]:
         return [m["loss"] for m in run(configuration(seed=seed), data)[0]]
@@ -236,24 +223,6 @@ def test_run_that_goes_on_is_bit_for_bit_the_uninterrupted_one(
     rest = Interrupted(start=first.within or first.state)
     assert fit(config, data, rest) == End.FINISHED
     assert equal(timeless(rest.state), timeless(whole.state))
-
-
-def test_learning_rate_follows_its_schedule() -> None:
-    def rates(steps: int, history: list[Metrics] | None = None, **train: Any) -> list[float]:
-        config = configuration(learning_rate=1.0, **train).train
-        return [learning_rate(config, step, 4, history or []) for step in range(steps)]
-
-    assert rates(3, schedule="constant") == [1.0, 1.0, 1.0]
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12)
-    for rate in rates(12, schedule="cosine"):
-        assert rate == pytest.approx(reference.get_last_lr()[0], abs=1e-9)
-        optimizer.step()
-        reference.step()
-    assert rates(4, schedule="constant", warm_up_epochs=0.5) == [0.5, 1.0, 1.0, 1.0]
-    worse = [{OBJECTIVE: value} for value in (3.0, 2.0, 2.5, 2.4, 2.3, 2.2)]
-    assert rates(1, worse, schedule="plateau", plateau_epochs=2) == [0.25]
-    assert rates(1, worse[:3], schedule="plateau", plateau_epochs=2) == [1.0]
 
 
 def test_curriculum_moves_the_horizon_over_epochs() -> None:
@@ -373,7 +342,7 @@ def test_noise_is_added_to_inputs_only(data: FieldData) -> None:
     assert noisy_loss < 10 * plain_loss
 
 
-def test_samples_too_short_for_the_exam_are_refused(data: FieldData) -> None:
+def test_samples_too_short_for_validation_are_refused(data: FieldData) -> None:
     config = configuration()
     long = config.model_copy(update={"validation": config.validation.model_copy(update={"horizon": 99})})
     with pytest.raises(UserError, match="needs samples of 104 frames, the store has 14"):

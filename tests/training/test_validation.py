@@ -6,9 +6,14 @@ import pytest
 import torch
 
 from mcrnn.config.sections import DataConfig
+from mcrnn.data.description import Scaling
+from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
+from mcrnn.data.windows import evaluation_windows
 from mcrnn.evaluation.baselines import Climatology, persistence
-from mcrnn.training.validation import SquaredError
+from mcrnn.models.forecaster import build_model
+from mcrnn.training.validation import SquaredError, validate
+from tests.training.test_trainer import configuration
 
 
 def test_errors_of_known_size_and_order_of_mean_and_root() -> None:
@@ -66,3 +71,16 @@ def test_normalised_error_weighs_each_channel_by_its_deviation() -> None:
     error.update(prediction, torch.zeros_like(prediction))
     assert error.rmse_normalized(1, 2, (1.0, 10.0)) == pytest.approx(math.sqrt(12.5))
     assert error.rmse(1, 2) == pytest.approx(math.sqrt((9 + 1600) / 2))
+
+
+def test_validation_does_not_depend_on_batch_size_or_normalisation_of_the_truth(store: FieldStore) -> None:
+    data = FieldData.load(store, configuration().data)
+    model = build_model(configuration().model, data.field.frame_shape, data.field.padding)
+    windows = evaluation_windows(data.val.shape, False, 9)
+    scaling = Scaling((0.0,), (1.0,))
+    errors = [
+        validate(model, data.val, windows, scaling, warm_up=4, horizon=5, batch_size=size).rmse_by_step()
+        for size in (1, 2, 32)
+    ]
+    assert torch.allclose(errors[0], errors[1], rtol=1e-6)
+    assert torch.allclose(errors[0], errors[2], rtol=1e-6)
