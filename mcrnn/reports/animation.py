@@ -46,4 +46,12 @@ def write_animation(
     with writer.saving(figure, str(target), dpi=dpi):
         for frame in range(frames):
             draw(frame)
+            if frame == 0:
+                fix_layout(figure)
             writer.grab_frame()
+
+
+def fix_layout(figure: Figure) -> None:
+    """Arrange a figure once and for all: matplotlib would do it again whenever the figure is drawn, and it is slow."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")

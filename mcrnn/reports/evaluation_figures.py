@@ -13,7 +13,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from mcrnn.reports.animation import write_animation
+from mcrnn.reports.animation import fix_layout, write_animation
 
 FIELD_COLOURS = "viridis"
 ERROR_COLOURS = "RdBu_r"
@@ -47,6 +47,7 @@ class Curve:
 def save(figure: Any, path: Path) -> list[Path]:
     """Write a figure as PNG and PDF, and close it."""
     paths = [path.with_suffix(".png"), path.with_suffix(".pdf")]
+    fix_layout(figure)
     for each in paths:
         # without the date, the same figure is the same file
         metadata = {"CreationDate": None} if each.suffix == ".pdf" else None
