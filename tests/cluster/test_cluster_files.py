@@ -99,6 +99,7 @@ def test_kubernetes_manifests_fit_together() -> None:
     assert documents["ConfigMap", "mcrnn"]["data"]["MLFLOW_TRACKING_URI"] == f"http://mlflow:{port['port']}"
 
 
+@pytest.mark.soak
 def test_aws_provider_launches_the_machines_of_gpu_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import boto3
     from moto import mock_aws

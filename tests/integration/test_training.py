@@ -154,6 +154,7 @@ def train_all(loop_config: dict[str, Any]) -> None:
         TrainSession(job).train(data)
 
 
+@pytest.mark.soak
 def test_every_architecture_prediction_and_decoding_trains_on_two_workers(root: Path, shared_ray: str) -> None:
     import ray
     from ray.train import RunConfig, ScalingConfig

@@ -206,7 +206,7 @@ def kill_at(study: optuna.Study, write: int) -> None:
         setattr(storage, name, counted(getattr(storage, name)))
 
 
-@pytest.mark.parametrize("scheduler", ["asha", "median"])
+@pytest.mark.parametrize("scheduler", ["asha", pytest.param("median", marks=pytest.mark.soak)])
 def test_kill_between_any_two_writes_changes_neither_values_nor_decisions(tmp_path: Path, scheduler: str) -> None:
     errors = [0.5, 0.6, 0.4, 0.45]
     asha, median = {"grace_epochs": 1, "reduction_factor": 2}, {"grace_epochs": 2, "grace_trials": 1}
