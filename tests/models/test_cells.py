@@ -147,8 +147,14 @@ def test_state_dict_carries_the_function(name: str) -> None:
     assert torch.equal(other(x, other.initial_state(x[:, 0]))[0], cell(x, cell.initial_state(x[:, 0]))[0])
 
 
-def test_compiles(cell: Cell) -> None:
+@pytest.mark.parametrize(
+    "padding", ["circular", *(pytest.param(each, marks=pytest.mark.soak) for each in PADDINGS if each != "circular")]
+)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_compiles(name: str, padding: str) -> None:
     torch._dynamo.reset()
+    torch.manual_seed(0)
+    cell = cell_class(name)(4, padding)
     x = sequence().requires_grad_()
     plain, _ = cell(x, cell.initial_state(x[:, 0]))
     # what the compiler sees, without the C++ compiler that its own backend needs
