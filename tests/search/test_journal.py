@@ -7,7 +7,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from mcrnn.search.study import Journal, open_study, search_trials
+from mcrnn.search.journal import Journal
+from mcrnn.search.study import open_study, search_trials
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
 from tests.search.test_study import play, result, search

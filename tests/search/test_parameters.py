@@ -6,8 +6,9 @@ import pytest
 
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search, Space, SpaceEntry
+from mcrnn.search.journal import Journal
 from mcrnn.search.parameters import parameters_of, value_at
-from mcrnn.search.study import Journal, open_study
+from mcrnn.search.study import open_study
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
 from tests.search.test_study import result

@@ -10,7 +10,8 @@ from optuna.trial import TrialState
 
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search, Space, SpaceEntry
-from mcrnn.search.study import Journal, finished_trials, open_study, stop_reason
+from mcrnn.search.journal import Journal
+from mcrnn.search.study import finished_trials, open_study, stop_reason
 from mcrnn.search.trial_report import TrialReport
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.local import LocalFolder
