@@ -14,11 +14,12 @@ from mcrnn.errors import UserError
 from mcrnn.runners.ray_cluster import connected, gpus_for
 from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
+from mcrnn.search.budgets import budget, stop_reason
 from mcrnn.search.callbacks import ConfirmationCallback, TrialCallback
 from mcrnn.search.finalize import finalize
 from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.search_run import ActiveSearch, SearchRun
-from mcrnn.search.study import budget, finished_trials, stop_reason
+from mcrnn.search.study import finished_trials
 from mcrnn.search.trials import TrialContext, TrialRunner, run_trial, trial_name
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.lease import Lease

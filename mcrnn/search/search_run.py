@@ -21,9 +21,10 @@ from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.models import trained_model, with_resolved_width
+from mcrnn.search.budgets import stop_reason
 from mcrnn.search.confirmation import Retraining, planned_retrainings
 from mcrnn.search.journal import Journal
-from mcrnn.search.study import STUDY, finished_trials, open_study, stop_reason
+from mcrnn.search.study import STUDY, finished_trials, open_study
 from mcrnn.search.trial_report import TrialEnd
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location

@@ -16,8 +16,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from mcrnn.config.space import Search
+from mcrnn.search.budgets import budget, stop_reason
 from mcrnn.search.sampling import sampler, suggest
-from mcrnn.search.study import budget, finished_trials, search_trials, stop_reason
+from mcrnn.search.study import finished_trials, search_trials
 from mcrnn.search.trial_report import TrialEnd, TrialReport
 from mcrnn.training.session import OBJECTIVE, PENALTY
 

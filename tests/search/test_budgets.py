@@ -6,8 +6,8 @@ from typing import Any, cast
 
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search
+from mcrnn.search.budgets import stop_reason
 from mcrnn.search.search_run import SearchRun
-from mcrnn.search.study import stop_reason
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
 from mcrnn.tracking.run_folder import SearchFolder

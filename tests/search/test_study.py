@@ -10,8 +10,9 @@ from optuna.trial import TrialState
 
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search, Space, SpaceEntry
+from mcrnn.search.budgets import stop_reason
 from mcrnn.search.journal import Journal
-from mcrnn.search.study import finished_trials, open_study, stop_reason
+from mcrnn.search.study import finished_trials, open_study
 from mcrnn.search.trial_report import TrialReport
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.local import LocalFolder
