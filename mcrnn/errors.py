@@ -17,6 +17,10 @@ class NotEnoughMemoryError(UserError):
     """A training needs more memory than there is. Starting it again would fail in the same way."""
 
 
+class DiskError(UserError):
+    """A disk cannot be read or written, as when it is full. On another machine there may be no such problem."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of an error message about an unknown word.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mcrnn.errors import NotEnoughMemoryError, UserError
+from mcrnn.errors import DiskError, NotEnoughMemoryError, UserError
 from mcrnn.runners.session import RunSession
 from mcrnn.runners.stop_flag import StopPoll
 from mcrnn.storage.retry import enable_retries
@@ -123,7 +123,7 @@ def root_cause(run: TrainingRun, error: BaseException) -> BaseException:
     """Find in an error of Ray Train the one that a worker raised.
 
     Returns:
-        NotEnoughMemoryError or UserError where a user can mend what is wrong, anything else as it is.
+        NotEnoughMemoryError or another UserError where a user can mend what is wrong, anything else as it is.
     """
     ended = run.folder.read_end()
     if ended is not None:
@@ -133,5 +133,5 @@ def root_cause(run: TrainingRun, error: BaseException) -> BaseException:
         while inner is not None and not isinstance(inner, UserError):
             inner = inner.__cause__ or getattr(inner, "cause", None)
         if inner is not None:
-            return UserError(str(inner))
+            return DiskError(str(inner)) if isinstance(inner, DiskError) else UserError(str(inner))
     return error

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcrnn.errors import UserError
+from mcrnn.errors import DiskError
 from mcrnn.storage.location import Location
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class LocalFolder:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise FileNotFoundError(key) from None
         except OSError as error:
-            raise UserError(f"cannot read '{self.path / key}': {error.strerror}") from None
+            raise DiskError(f"cannot read '{self.path / key}': {error.strerror}") from None
 
     def write(self, key: str, data: bytes) -> None:
         try:
@@ -88,8 +88,8 @@ class LocalFolder:
 
         return LocalStore(self.path, read_only=True)
 
-    def _cannot_write(self, key: str, error: OSError) -> UserError:
-        return UserError(
+    def _cannot_write(self, key: str, error: OSError) -> DiskError:
+        return DiskError(
             f"cannot write '{self.path / key}': {error.strerror}. Nothing that was finished is lost; "
             "when there is room and permission, the same command continues"
         )

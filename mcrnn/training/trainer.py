@@ -68,7 +68,9 @@ def fit(config: Configuration, data: FieldData, session: Session, device: torch.
         try:
             return Trainer(config, data, session, device).run()
         except (RuntimeError, MemoryError) as error:
-            if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
+            # The processor says "can't allocate memory", CUDA outside of PyTorch's allocator "out of memory".
+            said = any(words in str(error) for words in ("allocate memory", "out of memory"))
+            if said or isinstance(error, torch.OutOfMemoryError | MemoryError):
                 message = out_of_memory_message(config, data.field.frame_shape, session.world_size, device)
                 raise NotEnoughMemoryError(message) from None
             raise
