@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -53,29 +54,71 @@ class MedianConfig(Section):
     grace_trials: int = Field(5, ge=1, description="Number of trials that run to their end before any is stopped.")
 
 
-class ConfirmConfig(Section):
-    """Confirmation: the best configuration of each architecture is trained again with other seeds."""
+class Round(NamedTuple):
+    """A round of sequential halving (Karnin et al. 2013)."""
 
+    configurations: int
+    """Configurations that compete in it."""
+    seeds: int
+    """Seeds that each of them has at its end, those of earlier rounds included."""
+    trainings: int
+    """Trainings of the round."""
+
+
+class ConfirmConfig(Section):
+    """Confirmation: the best configurations of all trials are trained again with other seeds.
+
+    Seeds are given by sequential halving: all configurations get the first ones, the better half of them the next ones,
+    and so on, until the last two have all of theirs.
+    """
+
+    configurations: int = Field(4, ge=1, description="Number of the best configurations that compete.")
     seeds: int = Field(
-        5, ge=1, description="Trainings of each configuration, with the seeds that follow the trial's own train.seed."
+        5,
+        ge=1,
+        description="Trainings that the winner has at the end, with the seeds that follow its trial's own train.seed.",
     )
+
+    def rounds(self, available: int) -> list[Round]:
+        """Return the rounds in which the configurations compete until two are left, or the only one.
+
+        The seeds are spread evenly over the rounds. The last round is one of two configurations, because comparing
+        them with all their seeds costs little, and the choice between the best two is the hardest.
+
+        Args:
+            available: number of configurations that there are, at least 1.
+        """
+        configurations = min(self.configurations, available)
+        count = max(1, math.ceil(math.log2(configurations)))
+        rounds, before = [], 0
+        for number in range(count):
+            left, seeds = math.ceil(configurations / 2**number), max(1, self.seeds * (number + 1) // count)
+            rounds.append(Round(left, seeds, left * (seeds - before)))
+            before = seeds
+        return rounds
 
 
 class SearchConfig(Section):
     """The budget of the search and how it is spent.
 
-    The search ends when the first of its budgets is spent: `trials`, `hours`, `trial_hours`, `goal` or `failures`. With
-    a larger budget, the same command goes on.
+    The search ends when the first of its budgets is spent: `trials`, `hours`, `trial_hours`, `goal` or `failures`. The
+    confirmation then follows, for which time is left of `hours` and `trial_hours`. With a larger budget, the same
+    command goes on.
     """
 
     trials: int | None = Field(
         None, ge=1, description="Number of trials; null for 20, or for all points of the grid with sampler grid."
     )
     hours: float | None = Field(
-        None, gt=0, description="Hours that the search may run, all its starts added up; null for no limit."
+        None,
+        gt=0,
+        description="Hours that the search and its confirmation may run, all starts added up; null for no limit.",
     )
     trial_hours: float | None = Field(
-        None, gt=0, description="Hours that all trials together may take, added up; null for no limit."
+        None,
+        gt=0,
+        description="Hours that all trials and the trainings of the confirmation may take, added up; null for no "
+        "limit.",
     )
     goal: float | None = Field(
         None,
@@ -83,7 +126,12 @@ class SearchConfig(Section):
         description="Validation error at which the search ends: closed-loop RMSE in units of the training split's "
         "standard deviation. null for no goal.",
     )
-    failures: int = Field(5, ge=1, description="Number of failed trials after which the search ends.")
+    failures: int = Field(
+        5,
+        ge=1,
+        description="Number of failed trials after which the search ends. A trial fails when it was lost or raised an "
+        "error more often than train.max_failures.",
+    )
     concurrency: int | None = Field(
         None, ge=1, description="Largest number of trials at a time; null for as many as the cluster has room for."
     )
@@ -127,8 +175,8 @@ class SearchConfig(Section):
     keep: int = Field(3, ge=1, description="Number of the best trials whose models are kept.")
     confirm: ConfirmConfig | None = Field(
         None,
-        description="Confirmation of the result: the best configuration of each architecture is trained again with "
-        "several seeds, and a model of the configuration with the lowest mean error is registered. null for none.",
+        description="Confirmation of the result: the best configurations are trained again with several seeds, and a "
+        "model of the configuration with the lowest mean error is registered. null for none.",
     )
 
     @model_validator(mode="after")

@@ -45,10 +45,7 @@ def preview(search: Search, store: FieldStore) -> None:
         grid_size = sum(1 for _ in space.grid())
         trials = min(grid_size, trials or grid_size)
     trials = trials or 20
-    retrainings = 0
-    if config.confirm:
-        architectures = {name for entry in space.entries.get(ARCHITECTURE, []) for name in entry.corners} or {None}
-        retrainings = config.confirm.seeds * len(architectures)
+    retrainings = sum(each.trainings for each in config.confirm.rounds(trials)) if config.confirm else 0
     costs = [_training_cost(search.configuration(values), store, field) for values in space.corners()]
     (fewest, most), (least, largest) = ((min(column), max(column)) for column in zip(*costs, strict=True))
     limits = [
@@ -152,6 +149,9 @@ def print_summary(summary: dict[str, Any], search: Search, storage: Storage) -> 
         f"the winner is of trial {summary['best_trial']}, version {summary['version']} of {summary['model']}, "
         f"{_alias(summary)}",
     ]
+    if confirmation := summary.get("confirmation"):
+        unfinished = f" ({confirmation['unfinished']})" if confirmation["unfinished"] else ""
+        lines.append(f"confirmation: {confirmation['statement']}{unfinished}")
     if summary["test"]:
         lines.append(f"on the test split: {summary['test'][OBJECTIVE]:.4f}")
     option = _storage_option(storage)
@@ -166,13 +166,15 @@ def _print_confirmed(summary: dict[str, Any], console: Console) -> None:
     """Print the errors of the trials that were trained again with other seeds, the best first."""
     if not summary["confirmed"]:
         return
-    title = "trained again with other seeds: mean and standard deviation"
-    table = new_table(["architecture", "trial", "seeds", "error", "best"], title=title, names=1)
+    title = "trained again with other seeds: mean, standard deviation and 95 % interval of the mean"
+    table = new_table(["architecture", "trial", "seeds", "error", "interval", "best"], title=title, names=1)
     for row in summary["confirmed"]:
         error = f"{row['mean']:.4f} ± {row['std']:.4f}"
+        interval = row.get("interval")  # which version 0.1.0 did not compute
         seeds = f"{row['seeds']}" + (f" ({row['failed']} failed)" if row["failed"] else "")
+        cells = [seeds, error, f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "", f"{row['best']:.4f}"]
         style = "bold green" if row is summary["confirmed"][0] else None
-        table.add_row(row["architecture"], str(row["trial"]), seeds, error, f"{row['best']:.4f}", style=style)
+        table.add_row(row["architecture"], str(row["trial"]), *cells, style=style)
     console.print(table)
 
 

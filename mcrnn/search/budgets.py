@@ -1,47 +1,219 @@
-"""The budgets of a search: how many trials it runs, and why it proposes no more of them."""
+"""The budgets of a search: how many trials it runs, and how much time they and the confirmation may take.
+
+`search.hours` and `search.trial_hours` are budgets of the search and of its confirmation together. So no more trials
+are proposed once what is left is what the confirmation is expected to take, and trainings of the confirmation start
+only if they are expected to end in time. Everything that is spent is written down in the study or in the folders of
+trainings, so that it is counted once, however often a search is started.
+"""
 
 from __future__ import annotations
+
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from mcrnn.config.search import SearchConfig
-from mcrnn.search.study import finished_trials, search_trials
+from mcrnn.config.space import Search
+from mcrnn.search.confirmation import Confirmation, Retraining, competitors
+from mcrnn.search.parameters import values_of
+from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trial_report import TrialEnd
 
+HOURS = "hours"
+"""Attribute of the study: hours that the search and its confirmation have run, over all their starts."""
+TIME_IS_UP = "time is up"
+"""Attribute of the study: why no more trials are proposed where the reason is time, and for which limits that holds."""
+ERROR = "error"
+"""User attribute of a failed trial: what ended it, in one line that names the file with the traceback."""
+TOLERANCE = 1e-9
+"""Hours by which a sum may exceed its limit, for rounding."""
 
-def budget(study: optuna.Study, config: SearchConfig) -> int:
+
+def budget(index: TrialIndex, config: SearchConfig) -> int:
     """Return the number of trials of a search: `search.trials`, by default a whole grid, or 20.
 
     A grid has no more trials than combinations: they are all in the study when it is opened.
     """
     if config.sampler == "grid":
-        combinations = len(search_trials(study))
-        return combinations if config.trials is None else min(config.trials, combinations)
+        return len(index) if config.trials is None else min(config.trials, len(index))
     return 20 if config.trials is None else config.trials
 
 
-def stop_reason(study: optuna.Study, config: SearchConfig, hours: float = 0.0) -> str | None:
-    """Return why a search has come to its end, None where it goes on.
+def stop_reason(study: optuna.Study, config: SearchConfig, index: TrialIndex | None = None) -> str | None:
+    """Return why a search has come to its end, as far as the study tells; None where it goes on.
 
     Args:
         study: study of the search.
         config: section `search` of the configuration, with the budgets.
-        hours: hours that the search has run, over all its starts; what the study has recorded, if that is more.
+        index: the trials of the study; None to read them.
     """
-    ended = finished_trials(study)
-    failed = sum(t.user_attrs.get("end") == TrialEnd.FAILED for t in ended)
-    if len(ended) >= budget(study, config):
+    index = index or TrialIndex(study)
+    if index.ended >= budget(index, config):
         return "all trials are done"
-    if config.hours is not None and max(study.user_attrs.get("hours", 0.0), hours) >= config.hours:
+    attributes = study.user_attrs
+    recorded = attributes.get(TIME_IS_UP)
+    if recorded is not None and recorded["limits"] == time_limits(config):
+        return recorded["reason"]
+    if config.hours is not None and attributes.get(HOURS, 0.0) >= config.hours:
         return f"its {config.hours:g} hours are spent"
-    if config.trial_hours is not None and sum(_seconds(t) for t in ended) / 3600 >= config.trial_hours:
+    if config.trial_hours is not None and index.trial_seconds / 3600 >= config.trial_hours:
         return f"its {config.trial_hours:g} trial hours are spent"
-    if config.goal is not None and any(t.value is not None and t.value <= config.goal for t in ended):
+    if config.goal is not None and index.best_value <= config.goal:
         return f"the goal of {config.goal:g} is reached"
-    return f"{failed} trials failed" if failed >= config.failures else None
+    return f"{index.failures} trials failed{_last_error(index)}" if index.failures >= config.failures else None
 
 
-def _seconds(trial: FrozenTrial) -> float:
-    """Return how long a trial ran, in seconds, as Tune counted it; 0 where that is not known."""
-    return trial.user_attrs.get("result", {}).get("time_total_s", 0.0)
+def _last_error(index: TrialIndex) -> str:
+    """Return what ended the last trial that failed, as the end of a sentence; empty where that is not known."""
+    failed = [t for t in index.trials if t.user_attrs.get("end") == TrialEnd.FAILED and ERROR in t.user_attrs]
+    if not failed:
+        return ""
+    last = max(failed, key=lambda t: (t.datetime_complete is not None and t.datetime_complete.timestamp(), t.number))
+    return f"; the last was trial {last.number}: {last.user_attrs[ERROR]}"
+
+
+def time_limits(config: SearchConfig) -> dict[str, Any]:
+    """Return the fields on which it depends whether there is time for another trial or training."""
+    confirm = None if config.confirm is None else config.confirm.model_dump()
+    return {"hours": config.hours, "trial_hours": config.trial_hours, "confirm": confirm}
+
+
+class Budgets:
+    """Counts what a search and its confirmation have spent, and says what they still may start.
+
+    Args:
+        study: study of the search.
+        search: what is searched.
+        index: the trials of the study, kept up to date by whoever changes them; None to read them.
+        clock: gives the time in seconds.
+        concurrency: trainings at a time.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        search: Search,
+        index: TrialIndex | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        concurrency: int = 1,
+    ) -> None:
+        self.study, self.search, self.config = study, search, search.search
+        self.index = index or TrialIndex(study)
+        self.clock, self.concurrency = clock, concurrency
+        self.confirmation_seconds = 0.0
+        """Seconds that the trainings of the confirmation took together."""
+        self._started_at, self._noted_at = clock(), clock()
+        self._hours_before = study.user_attrs.get(HOURS, 0.0)
+
+    @property
+    def hours(self) -> float:
+        """Hours that the search and its confirmation have run, over all their starts."""
+        return self._hours_before + (self.clock() - self._started_at) / 3600
+
+    @property
+    def trial_hours(self) -> float:
+        """Hours that all trials and all trainings of the confirmation took, added up."""
+        return (self.index.trial_seconds + self.confirmation_seconds) / 3600
+
+    def note_hours(self, every: float = 0.0) -> None:
+        """Write the hours into the study, so that the next start of the search goes on from there.
+
+        Args:
+            every: seconds since they were written before which they are not written again.
+        """
+        if self.clock() - self._noted_at >= every:
+            self.study.set_user_attr(HOURS, self.hours)
+            self._noted_at = self.clock()
+
+    def stop_reason(self, running: int = 0) -> str | None:
+        """Return why no further trial is to be proposed; None where one is.
+
+        Whether there is time for another trial depends on what is expected of it and of the confirmation, which changes
+        from trial to trial. So a decision that there is none is written into the study and holds until a limit changes.
+
+        Args:
+            running: number of the trials that run.
+        """
+        reason = stop_reason(self.study, self.config, self.index)
+        if reason is None and (reason := self._time_is_up(running)) is not None:
+            self.study.set_user_attr(TIME_IS_UP, {"reason": reason, "limits": time_limits(self.config)})
+        if reason is not None:
+            self.note_hours()
+        return reason
+
+    def _time_is_up(self, running: int) -> str | None:
+        config = self.config
+        if config.hours is None and config.trial_hours is None:
+            return None
+        hours, trial_hours = self._expected_confirmation()
+        trial = self.index.trial_seconds / 3600 / self.index.ended if self.index.ended else 0.0
+        for limit, name, spent, needed in (
+            (config.hours, "hours", self.hours, trial + hours),
+            (config.trial_hours, "trial hours", self.trial_hours, trial * (running + 1) + trial_hours),
+        ):
+            if limit is None:
+                continue
+            if spent >= limit:
+                return f"its {limit:g} {name} are spent"
+            if spent + needed > limit + TOLERANCE:
+                before = " before the confirmation" if config.confirm else ""
+                return f"its {limit:g} {name} leave no time for another trial{before}"
+        return None
+
+    def _expected_confirmation(self) -> tuple[float, float]:
+        """Return the hours and the trial hours that a confirmation of the best trials so far would take."""
+        if self.config.confirm is None:
+            return 0.0, 0.0
+        # among a few more trials than configurations there are enough that differ
+        best = self.index.ranked(2 * self.config.confirm.configurations)
+        trials = competitors(self.search, self.config.confirm, best)
+        if not trials:
+            return 0.0, 0.0
+        each = statistics.fmean(training_seconds(self.search, trial) for trial in trials) / 3600
+        trainings = [each.trainings for each in self.config.confirm.rounds(len(trials))]
+        return each * sum(math.ceil(count / self.concurrency) for count in trainings), each * sum(trainings)
+
+    def affordable_trainings(self, confirmation: Confirmation) -> list[Retraining]:
+        """Return the missing trainings of the confirmation's current round for which there is time.
+
+        Args:
+            confirmation: how far the confirmation is.
+
+        Returns:
+            All of them, or those of the first seeds, so that all configurations of the round have as many seeds; empty
+            where there is no time for one seed of each.
+        """
+        spent = self.trial_hours
+        for count in range(len(confirmation.missing), 0, -1):
+            trainings = list(itertools.chain.from_iterable(confirmation.missing[:count]))
+            each = statistics.fmean(self._expected_seconds(confirmation, training) for training in trainings) / 3600
+            needs = (
+                (self.hours + math.ceil(len(trainings) / self.concurrency) * each, self.config.hours),
+                (spent + len(trainings) * each, self.config.trial_hours),
+            )
+            if all(limit is None or needed <= limit + TOLERANCE for needed, limit in needs):
+                return trainings
+        return []
+
+    def _expected_seconds(self, confirmation: Confirmation, training: Retraining) -> float:
+        """Return what a training is expected to take: as long as those of its configuration so far, or as its trial."""
+        of_trial = next(each for each in confirmation.competitors if each.trial == training.trial)
+        measured = [each.seconds for each in of_trial.retrainings[: len(of_trial.errors)]]
+        if measured:
+            return statistics.fmean(measured)
+        return training_seconds(self.search, self.index.trial(training.trial))
+
+
+def training_seconds(search: Search, trial: FrozenTrial) -> float:
+    """Return the seconds that a trial would have taken if it had not been stopped early; 0 where they are not known."""
+    result = trial.user_attrs.get("result", {})
+    seconds, epoch = result.get("time_total_s", 0.0), result.get("epoch", 0)
+    if trial.user_attrs.get("end") == TrialEnd.FINISHED or not epoch:
+        return seconds
+    return seconds / epoch * search.configuration(values_of(trial)).train.epochs

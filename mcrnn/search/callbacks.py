@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from ray import tune
 
 from mcrnn.search.search_run import ActiveSearch
-from mcrnn.search.trial_report import TrialReport
+from mcrnn.search.trial_report import TrialReport, error_of
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.training.session import PENALTY
+
+SECOND_TRIES = "second tries"
+"""Attribute of the study: names of the confirmation's trainings that are tried once more."""
 
 
 class TrialCallback(tune.Callback):
@@ -44,7 +48,7 @@ class TrialCallback(tune.Callback):
         self.search_run.remove_superseded_files()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Complete the run of a trial whose processes were lost too often."""
+        """Complete the run of a trial that failed too often."""
         self._sync(trial, "FAILED")
 
     def _sync(self, trial: Any, status: str) -> None:
@@ -52,7 +56,7 @@ class TrialCallback(tune.Callback):
 
 
 class ConfirmationCallback(tune.Callback):
-    """Keeps the runs of the confirmation's trainings up to date, and prints their errors.
+    """Keeps the runs of the confirmation's trainings up to date, and prints their validation errors.
 
     Args:
         active: the search.
@@ -62,6 +66,13 @@ class ConfirmationCallback(tune.Callback):
     def __init__(self, active: ActiveSearch, searcher: StudySearcher) -> None:
         self.search_run, self.sync, self.console = active.search_run, active.sync, active.console
         self.searcher = searcher
+        self.last_error: str | None = None
+        """What a training has raised last; None where no training failed, or all were lost with their processes."""
+
+    @property
+    def second_tries(self) -> list[str]:
+        """Names of the trainings that ran out of memory beside others and are tried once more."""
+        return self.search_run.study.user_attrs.get(SECOND_TRIES, [])
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing, for the reason that `TrialCallback` gives."""
@@ -71,6 +82,19 @@ class ConfirmationCallback(tune.Callback):
         """Send an epoch to MLflow."""
         name, _values = trial.config["proposal"]["retrain"]
         self.sync.update(self.search_run.folder.retraining(name), "RUNNING")
+        self.searcher.budgets.note_hours(every=60.0)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Warn of an error or a lost process; Tune starts the training again."""
+        name, _values = trial.config["proposal"]["retrain"]
+        reason = error_of(trial) or "its process was lost"
+        print(f"warning: {name}: {reason}; it goes on from its checkpoint", file=sys.stderr)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Complete the run of a training that failed too often."""
+        name, _values = trial.config["proposal"]["retrain"]
+        self.last_error = error_of(trial) or self.last_error
+        self.sync.update(self.search_run.folder.retraining(name), "FAILED")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Complete the run in MLflow, delete its checkpoints and print its error."""
@@ -79,6 +103,8 @@ class ConfirmationCallback(tune.Callback):
         self.searcher.mistake = report.mistake or self.searcher.mistake
         folder = self.search_run.folder.retraining(name)
         self.sync.update(folder, report.mlflow_status)
+        if report.retry:
+            self.search_run.study.set_user_attr(SECOND_TRIES, [*self.second_tries, name])
         if report.goes_on:
             return
         folder.checkpoints.clear()

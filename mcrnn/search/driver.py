@@ -14,12 +14,12 @@ from mcrnn.errors import UserError
 from mcrnn.runners.ray_cluster import connected, gpus_for
 from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
-from mcrnn.search.budgets import budget, stop_reason
+from mcrnn.search.budgets import Budgets, budget, stop_reason
 from mcrnn.search.callbacks import ConfirmationCallback, TrialCallback
 from mcrnn.search.finalize import finalize
 from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.search_run import ActiveSearch, SearchRun
-from mcrnn.search.study import finished_trials
+from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trials import TrialContext, TrialRunner, run_trial, trial_name
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.lease import Lease
@@ -45,7 +45,8 @@ def run(search_run: SearchRun) -> None:
     with retries_enabled(), contextlib.ExitStack() as at_end:
         at_end.callback(lease.release)
         tracker = Tracker.open(search_run.storage, search_run.model_name)
-        remaining = max(0, budget(study, search.search) - len(finished_trials(study)))
+        index = TrialIndex(study)
+        remaining = max(0, budget(index, search.search) - index.ended)
         console.print(
             f"search {search_run.name}: {remaining} trials to run, in {shown_folder}", highlight=False, soft_wrap=True
         )
@@ -57,7 +58,7 @@ def run(search_run: SearchRun) -> None:
         sync.parent = active.start_mlflow_run()
         status = "KILLED"
         try:
-            if stop_reason(study, search.search) is None or search_run.missing_retrainings():
+            if stop_reason(study, search.search) is None or search_run.confirmation().missing:
                 _run_trials(active)
             active.finish_mlflow_runs()
             best = search_run.best_trial()
@@ -94,14 +95,18 @@ def _run_trials(active: ActiveSearch) -> None:
             raise UserError(f"train.workers {workers} needs as many CPUs, there are {resources.cpus}")
         gpus = gpus_for(config.train, resources.gpus, search.search.gpus)
         workers_at_once = min(resources.cpus, int(resources.gpus / gpus)) if gpus else resources.cpus
+        concurrency = min(search.search.concurrency or workers_at_once, max(1, workers_at_once // workers))
         flag = new_stop_flag()
-        searcher = StudySearcher(study, search, active.upload_journal)
+        budgets = Budgets(study, search, concurrency=concurrency)
+        budgets.confirmation_seconds = search_run.confirmation().seconds
+        searcher = StudySearcher(study, search, active.upload_journal, budgets)
+        searcher.trained_seconds = search_run.trained_seconds
         if workers > 1:
             searcher.end_training = lambda number, epoch: flag.end.remote(trial_name(number), epoch)
         tune_folder = until_end.enter_context(tempfile.TemporaryDirectory(prefix="mcrnn-tune-"))
 
         def stop() -> None:
-            searcher.ending = "it was interrupted"
+            searcher.ending, active.interrupted = "it was interrupted", True
             flag.request.remote()
 
         until_end.enter_context(on_stop(stop))
@@ -111,6 +116,7 @@ def _run_trials(active: ActiveSearch) -> None:
             search_run.folder,
             data=ray.put(FieldData.load(search_run.store, config.data)),
             gpus=gpus,
+            concurrency=concurrency,
             stop=flag,
         )
         trial_runner = TrialRunner(
@@ -120,13 +126,12 @@ def _run_trials(active: ActiveSearch) -> None:
             # A trial with several workers takes no CPU itself: otherwise trials could take all CPUs, and wait for ever
             # for some to become free for their workers.
             {"CPU": 1, **({"GPU": gpus} if gpus else {})} if workers == 1 else {"node:__internal_head__": 0.001},
-            min(search.search.concurrency or workers_at_once, max(1, workers_at_once // workers)),
+            concurrency,
             config.train.max_failures if workers == 1 else 0,  # Ray Train itself replaces the workers that are lost
         )
-        if stop_reason(study, search.search) is None:
-            trials = budget(study, search.search)
-            done = len(finished_trials(study))
-            with ProgressDisplay(search, search_run.name, console, budget=trials, done=done) as display:
+        if stop_reason(study, search.search, searcher.index) is None:
+            trials = budget(searcher.index, search.search)
+            with ProgressDisplay(search, search_run.name, console, budget=trials, done=searcher.index.ended) as display:
                 trial_runner.run(
                     "ray",
                     [TrialCallback(active, stop), display],
@@ -135,34 +140,45 @@ def _run_trials(active: ActiveSearch) -> None:
                 )
         if searcher.mistake:
             raise UserError(f"a trial cannot be trained, so the search has stopped: {searcher.mistake}")
-        reason = stop_reason(study, search.search)
-        if reason is None:
+        reason = stop_reason(study, search.search, searcher.index)
+        if reason is None or active.interrupted:
             raise KeyboardInterrupt
         console.print(f"{search_run.name}: {reason}", highlight=False, soft_wrap=True)
         _confirm(active, trial_runner, searcher)
 
 
 def _confirm(active: ActiveSearch, trial_runner: TrialRunner, searcher: StudySearcher) -> None:
-    """Run the trainings of the confirmation that have not ended.
+    """Run the trainings of the confirmation that have not ended, round by round, as long as there is time for them.
 
     Raises:
-        UserError: a configuration cannot be trained again, or processes were lost too often.
+        UserError: a configuration cannot be trained again, or a training failed too often.
         KeyboardInterrupt: a stop was asked for.
     """
-    search_run = active.search_run
-    plan, missing = search_run.planned_retrainings(), search_run.missing_retrainings()
-    if not missing:
-        return
-    seeds = search_run.search.search.confirm.seeds if search_run.search.search.confirm else 0
-    active.console.print(
-        f"confirmation: {len(missing)} trainings, {seeds} seeds of each of {len(plan) // seeds}", highlight=False
-    )
-    proposals = [{"retrain": (each.name, each.values)} for each in missing]
-    trial_runner.run("ray-confirmation", [ConfirmationCallback(active, searcher)], proposals=proposals)
-    if searcher.mistake:
-        raise UserError(f"a configuration cannot be trained again: {searcher.mistake}")
-    lost = [each.name for each in plan if not each.finished]
-    if lost and searcher.ending is None:
-        raise UserError(f"the processes of {', '.join(lost)} were lost too often; the same command tries again")
-    if lost:
-        raise KeyboardInterrupt
+    search_run, budgets = active.search_run, searcher.budgets
+    while (confirmation := search_run.confirmation()).missing:
+        budgets.confirmation_seconds = confirmation.seconds
+        trainings = budgets.affordable_trainings(confirmation)
+        if not trainings:
+            active.console.print("confirmation: no time is left for more of it", highlight=False)
+            return
+        active.console.print(
+            f"confirmation: {len(trainings)} trainings of {confirmation.competing} configurations", highlight=False
+        )
+        callback = ConfirmationCallback(active, searcher)
+        second_tries = set(callback.second_tries)
+        proposals = [
+            {"retrain": (each.name, each.values), "second_try": each.name in second_tries} for each in trainings
+        ]
+        trial_runner.run("ray-confirmation", [callback], proposals=proposals)
+        budgets.note_hours()
+        if searcher.mistake:
+            raise UserError(f"a configuration cannot be trained again: {searcher.mistake}")
+        if active.interrupted:
+            raise KeyboardInterrupt
+        again = set(callback.second_tries) - second_tries
+        failed = [each.name for each in trainings if not each.finished and each.name not in again]
+        if failed:
+            raise UserError(
+                f"{', '.join(failed)}: {callback.last_error or 'the processes were lost too often'}; "
+                "the same command tries again"
+            )

@@ -18,7 +18,8 @@ from mcrnn.evaluation.metrics import rmse, rmse_normalized
 from mcrnn.evaluation.scoring import score_baselines
 from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
-from mcrnn.search.confirmation import summarize_seeds
+from mcrnn.search.budgets import time_limits
+from mcrnn.search.confirmation import Confirmation, statement
 from mcrnn.search.parameters import SHARE_SUFFIX, values_of
 from mcrnn.search.search_run import SearchRun
 from mcrnn.search.study import finished_trials, optuna_quiet
@@ -48,11 +49,14 @@ def finalize(search_run: SearchRun, sync: RunSync, best: FrozenTrial) -> None:
         "best": best.user_attrs["result"]["best"],
         "trial": best.number,
     }
-    confirmed = summarize_seeds(search, search_run.planned_retrainings())
+    confirmation = search_run.confirmation()
+    confirmed = confirmation.rows(search)
+    confirmation_summary = _summarize(search_run, confirmation, confirmed)
     if confirmed:
         winner = confirmed[0]
         folder = RunFolder(search_run.folder.location.child(winner["folder"]))
-        found |= {key: winner[key] for key in ("best", "trial", "mean", "std", "seeds")}
+        found |= {key: winner[key] for key in ("best", "trial", "mean", "std", "seeds", "interval")}
+        found |= {key: confirmation_summary[key] for key in ("configurations", "trials", "statement")}
     _record_baselines(search_run, sync)
     run = sync.update_now(folder)
     model = trained_model.load(folder.model)
@@ -83,6 +87,7 @@ def finalize(search_run: SearchRun, sync: RunSync, best: FrozenTrial) -> None:
         "best_trial": found["trial"],
         "best": found["best"],
         "confirmed": confirmed,
+        "confirmation": confirmation_summary or None,
         "seeds": search.search.confirm.seeds if search.search.confirm else 0,
         "importance": importance(study),
         "front": [t.number for t in study.best_trials] if several_objectives else [],
@@ -100,6 +105,30 @@ def finalize(search_run: SearchRun, sync: RunSync, best: FrozenTrial) -> None:
         _draw_figures(search_run, own_run, rows, summary["importance"])
     own_run.log_json({SUMMARY_FILE: summary})
     search_run.folder.write_summary(summary)  # the last: a search that has a summary is finished
+
+
+def _summarize(search_run: SearchRun, confirmation: Confirmation, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the summary says of a confirmation as a whole; empty where `search.confirm` asks for none."""
+    config = search_run.search.search
+    if config.confirm is None:
+        return {}
+    configurations, trials = len(confirmation.competitors), len(finished_trials(search_run.study))
+    budgets = ((config.hours, "hours"), (config.trial_hours, "trial hours"))
+    limits = [f"{limit:g} {name}" for limit, name in budgets if limit is not None]
+    unfinished = f"its {' and '.join(limits)} left no time for more" if confirmation.missing else None
+    said = "not confirmed: there was no time for one other seed of each configuration"
+    if rows:
+        said = statement(rows[0], configurations, trials)
+    elif not confirmation.missing:
+        said = "not confirmed: all trainings with other seeds have failed"
+    return {
+        "statement": said,
+        "configurations": configurations,
+        "trials": trials,
+        "unfinished": unfinished,
+        "configurations_asked": config.confirm.configurations,
+        "limits": time_limits(config),
+    }
 
 
 def _draw_figures(search_run: SearchRun, own_run: Run, rows: list[dict[str, Any]], shares: dict[str, float]) -> None:

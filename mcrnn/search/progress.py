@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mcrnn.config.space import Search
 from mcrnn.console import field_label, format_value, new_table
-from mcrnn.search.trial_report import TrialReport
+from mcrnn.search.trial_report import TrialReport, error_of
 from mcrnn.training.session import OBJECTIVE
 
 STYLES = {"running": "bold", "stopped": "dim", "finished": None}
@@ -61,22 +61,29 @@ class ProgressDisplay(Callback):
         self._update(trial, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Show how a trial ended, unless it goes on when the search is run again."""
+        """Show how a trial ended, unless it goes on later."""
         report = TrialReport.of(trial.last_result)
+        if report.retry:
+            number = trial.config["number"]
+            line = f"warning: trial {number} ran out of memory beside others; it is tried once more at the end"
+            print(line, file=sys.stderr)
         if report.goes_on:
-            return  # the search ends, and says why
+            return  # otherwise the search ends, and says why
         pruned = (report.epoch or 0) < report.metrics.get("epochs", 0)
         self._ended(trial, report.trial_end(pruned=pruned))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Warn of a lost process; Tune starts the trial again."""
+        """Warn of an error or a lost process; Tune starts the trial again."""
         if self._row(trial)["state"] != "running":
             return
-        line = f"warning: the process of trial {trial.config['number']} was lost; it goes on from its checkpoint"
-        print(line, file=sys.stderr)
+        number, error = trial.config["number"], error_of(trial)
+        what = f"the process of trial {number} was lost" if error is None else f"trial {number}: {error}"
+        print(f"warning: {what}; it goes on from its checkpoint", file=sys.stderr)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Show a trial whose processes were lost too often."""
+        """Show a trial that failed too often, and say why."""
+        reason = error_of(trial) or "its processes were lost too often"
+        print(f"warning: trial {trial.config['number']} failed: {reason}", file=sys.stderr)
         self._ended(trial, "failed")
 
     def _row(self, trial: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The study and the folder are all the state there is: a search that is run again 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,8 +22,8 @@ from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.models import trained_model, with_resolved_width
-from mcrnn.search.budgets import stop_reason
-from mcrnn.search.confirmation import Retraining, planned_retrainings
+from mcrnn.search.budgets import stop_reason, time_limits
+from mcrnn.search.confirmation import Confirmation
 from mcrnn.search.journal import Journal
 from mcrnn.search.study import STUDY, finished_trials, open_study
 from mcrnn.search.trial_report import TrialEnd
@@ -44,6 +45,7 @@ MAY_CHANGE = (
     "search.gpus",
     "search.keep",
     "search.confirm",
+    "search.confirm.configurations",
     "search.confirm.seeds",
     "train.max_failures",
     "train.checkpoint_minutes",
@@ -85,12 +87,18 @@ class SearchRun:
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is spent, the winner registered, and as many seeds trained as `search.confirm` wants."""
-        summary = self.folder.read_summary()
-        if summary is None or stop_reason(self.study, self.search.search) is None:
+        """Whether the budget is spent, the winner registered, and confirmed as far as there was time for it."""
+        summary, config = self.folder.read_summary(), self.search.search
+        if summary is None or stop_reason(self.study, config) is None:
             return False
-        confirm = self.search.search.confirm
-        return confirm is None or summary.get("seeds", 0) >= confirm.seeds
+        if config.confirm is None:
+            return True
+        made = summary.get("confirmation") or {}
+        if made.get("unfinished") is not None:
+            return made["limits"] == time_limits(config)
+        # version 0.1.0 confirmed one configuration of each architecture, and did not write their number down
+        enough = made.get("configurations_asked", math.inf) >= config.confirm.configurations
+        return enough and summary.get("seeds", 0) >= config.confirm.seeds
 
     def ranked_trials(self) -> list[FrozenTrial]:
         """List the trials that ended well, the best first.
@@ -107,13 +115,13 @@ class SearchRun:
         with_model = (t for t in self.ranked_trials() if trained_model.exists(self.folder.trial(t.number).model))
         return next(with_model, None)
 
-    def planned_retrainings(self) -> list[Retraining]:
-        """List the trainings of the confirmation, as the trials that have ended by now determine them."""
-        return planned_retrainings(self.search, self.folder, self.ranked_trials())
+    def trained_seconds(self, number: int) -> float:
+        """Return the seconds that the epochs of a trial took so far, over all its starts."""
+        return sum(metrics.get("seconds", 0.0) for metrics in self.folder.trial(number).read_metrics())
 
-    def missing_retrainings(self) -> list[Retraining]:
-        """List the planned trainings of the confirmation that have not ended."""
-        return [retraining for retraining in self.planned_retrainings() if not retraining.finished]
+    def confirmation(self) -> Confirmation:
+        """Read how far the confirmation of the trials that have ended by now is."""
+        return Confirmation.of(self.search, self.folder, self.ranked_trials())
 
     def remove_superseded_files(self) -> None:
         """Delete the checkpoints of trials that ended, and the models of all but the best trials.
@@ -180,6 +188,8 @@ class ActiveSearch:
     """Sends the journal of the study to object storage."""
     lease: Lease
     console: Console
+    interrupted: bool = False
+    """Whether a stop was asked for."""
 
     def start_mlflow_run(self) -> str:
         """Create the search's own run in MLflow, or let it go on; returns its id."""
@@ -210,7 +220,7 @@ class ActiveSearch:
             search_run.folder.trial(t.number): TrialEnd(t.user_attrs.get("end", TrialEnd.FAILED))
             for t in finished_trials(search_run.study)
         }
-        ends |= {each.folder: TrialEnd.FINISHED for each in search_run.planned_retrainings() if each.finished}
+        ends |= {each.folder: TrialEnd.FINISHED for each in search_run.confirmation().started if each.finished}
         for folder, end in ends.items():
             if not is_synced(folder):
                 self.sync.update(folder, end.mlflow_status)

@@ -9,7 +9,7 @@ from typing import Any
 from mcrnn.training.run import mlflow_status
 from mcrnn.training.session import OBJECTIVE, PENALTY, End
 
-END_KEY, MISTAKE_KEY = "trial_end", "mistake"
+END_KEY, MISTAKE_KEY, RETRY_KEY = "trial_end", "mistake", "retry"
 """Keys of Tune's result dictionaries; all others are metrics."""
 
 KEPT_METRICS = (
@@ -34,7 +34,7 @@ class TrialEnd(StrEnum):
     DIVERGED = "diverged"
     OUT_OF_MEMORY = "out of memory"
     FAILED = "failed"
-    """Its processes were lost too often."""
+    """It raised an error, or its processes were lost, more often than `train.max_failures` allows."""
 
     @property
     def mlflow_status(self) -> str:
@@ -64,7 +64,9 @@ class TrialReport:
     end: End | None = None
     """How the training ended, where this report says so; None for an epoch that is like any other."""
     mistake: str | None = None
-    """What is wrong with the configuration or with our code, for the user. It ends the search at once."""
+    """What is wrong with the configuration, for the user. It ends the search at once."""
+    retry: bool = False
+    """Whether memory was not enough beside other trials, so that the trial is tried once more."""
 
     @classmethod
     def interrupted(cls) -> TrialReport:
@@ -72,9 +74,13 @@ class TrialReport:
         return cls(_worst(), End.INTERRUPTED)
 
     @classmethod
-    def out_of_memory(cls) -> TrialReport:
-        """Return the report of a trial for which memory was not enough."""
-        return cls(_worst() | {"epoch": 0}, End.OUT_OF_MEMORY)
+    def out_of_memory(cls, *, retry: bool = False) -> TrialReport:
+        """Return the report of a trial for which memory was not enough.
+
+        Args:
+            retry: whether the trial is tried once more.
+        """
+        return cls(_worst() | {"epoch": 0}, End.OUT_OF_MEMORY, retry=retry)
 
     @classmethod
     def of_mistake(cls, message: str) -> TrialReport:
@@ -86,9 +92,10 @@ class TrialReport:
         """Read a report from a result of Tune; None, for a trial that has not reported, is one without metrics."""
         metrics = dict(result or {})
         end, mistake = metrics.pop(END_KEY, None), metrics.pop(MISTAKE_KEY, None)
+        retry = metrics.pop(RETRY_KEY, False)
         if end is None and metrics.get("diverged"):
             end = End.DIVERGED
-        return cls(metrics, End(end) if end else None, mistake)
+        return cls(metrics, End(end) if end else None, mistake, retry)
 
     def as_result(self) -> dict[str, Any]:
         """Return the report as a result of Tune."""
@@ -97,6 +104,8 @@ class TrialReport:
             result[END_KEY] = str(self.end)
         if self.mistake is not None:
             result[MISTAKE_KEY] = self.mistake
+        if self.retry:
+            result[RETRY_KEY] = True
         return result
 
     @property
@@ -111,8 +120,8 @@ class TrialReport:
 
     @property
     def goes_on(self) -> bool:
-        """Whether the trial goes on when the search is run again: it was interrupted, or waits for a correction."""
-        return self.end == End.INTERRUPTED or self.mistake is not None
+        """Whether the trial goes on later: it was interrupted, waits for a correction, or is tried once more."""
+        return self.end == End.INTERRUPTED or self.mistake is not None or self.retry
 
     def trial_end(self, *, pruned: bool) -> TrialEnd:
         """Return how the trial ended whose last report this is. Not for a trial that goes on.
@@ -126,7 +135,24 @@ class TrialReport:
     @property
     def mlflow_status(self) -> str:
         """The status in MLflow of the run whose last report this is."""
-        return "FAILED" if self.mistake is not None else mlflow_status(self.end or End.FINISHED)
+        if self.mistake is not None:
+            return "FAILED"
+        return mlflow_status(End.INTERRUPTED if self.retry else self.end or End.FINISHED)
+
+
+class TrialFailedError(Exception):
+    """A trial has raised an error that another try may not meet again; its text is one line that names the file."""
+
+
+def error_of(trial: Any) -> str | None:
+    """Return in one line what error a trial of Tune has raised last; None if its processes were lost.
+
+    Args:
+        trial: the trial, as Tune's callbacks and schedulers get it.
+    """
+    error = trial.get_pickled_error()
+    cause = getattr(error, "cause", error)
+    return str(cause) if isinstance(cause, TrialFailedError) else None
 
 
 def _worst() -> dict[str, Any]:

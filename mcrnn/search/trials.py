@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import threading
 import traceback
 from dataclasses import dataclass
@@ -15,12 +17,12 @@ from ray import tune
 from mcrnn.config.paths import Values
 from mcrnn.config.space import Search
 from mcrnn.data.description import FieldDescription
-from mcrnn.errors import NotEnoughMemoryError, UserError
+from mcrnn.errors import DiskError, NotEnoughMemoryError, UserError
 from mcrnn.models import with_resolved_width
 from mcrnn.runners.ray_train import root_cause, run_distributed
 from mcrnn.runners.session import report_constants
 from mcrnn.runners.tune_trial import run_in_tune
-from mcrnn.search.trial_report import TrialReport
+from mcrnn.search.trial_report import TrialFailedError, TrialReport
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.retry import enable_retries
 from mcrnn.tracking.run_folder import RunFolder, SearchFolder
@@ -57,7 +59,7 @@ class TrialRunner:
             options: arguments of Tune's TuneConfig, such as `search_alg`.
         """
         tuner = tune.Tuner(
-            tune.with_resources(self.trainable, self.resources),
+            tune.with_resources(self.trainable, self._resources_of if self._share_gpus else self.resources),
             param_space={} if proposals is None else {"proposal": tune.grid_search(proposals)},
             tune_config=tune.TuneConfig(
                 num_samples=-1 if proposals is None else 1,
@@ -91,6 +93,16 @@ class TrialRunner:
         if failure:
             raise failure[0]
 
+    @property
+    def _share_gpus(self) -> bool:
+        return self.resources.get("GPU", 0) % 1 > 0
+
+    def _resources_of(self, proposal: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """Return what Tune reserves for one trial: for a second try whole GPUs, which no other trial then shares."""
+        proposal = proposal.get("proposal", proposal)
+        whole = {"GPU": math.ceil(self.resources["GPU"])} if proposal.get("second_try") else {}
+        return tune.PlacementGroupFactory([self.resources | whole])
+
 
 @dataclass(frozen=True)
 class TrialContext:
@@ -103,6 +115,8 @@ class TrialContext:
     """Reference to the `FieldData` in Ray's object store, so that all trials of a node share one copy."""
     gpus: float
     """GPUs for each worker; a fraction shares one."""
+    concurrency: int
+    """Trials at a time."""
     stop: Any
     """Handle of the search's `StopFlag`."""
 
@@ -132,13 +146,18 @@ class TrialContext:
 def run_trial(proposal: dict[str, Any], *, context: TrialContext) -> None:
     """Run one trial in a Tune actor: train there, or drive the workers of Ray Train.
 
-    An error of the configuration or of our code is reported instead of raised, so that Tune starts a trial again only
-    where processes were lost.
+    What every further try, or every other trial, would meet as well is reported: too little memory, and an error of the
+    configuration. Too little memory beside other trials, some of which may use the same device, is an exception: then
+    the trial is tried once more.
 
     Args:
         proposal: {"number": ..., "values": ...} of a trial, or {"proposal": {"retrain": (name, values)}} of a training
-            of the confirmation.
+            of the confirmation; with "second_try" where it is tried once more.
         context: what all trials have in common.
+
+    Raises:
+        TrialFailedError: any other error, such as that of a broken GPU or a full disk. Tune then starts the trial again
+            from its checkpoint, in a new process, as it does where processes were lost.
     """
     enable_retries()
     proposal = proposal.get("proposal", proposal)
@@ -148,26 +167,49 @@ def run_trial(proposal: dict[str, Any], *, context: TrialContext) -> None:
     else:
         name, values = trial_name(proposal["number"]), proposal["values"]
         kind, folder = "trial", context.folder.trial(proposal["number"])
+    second_try = proposal.get("second_try", False)
     try:
-        _train_and_report(context.training_run(name, kind, folder, values), context)
+        _train_and_report(context.training_run(name, kind, folder, values), context, alone=second_try)
     except NotEnoughMemoryError:
-        tune.report(TrialReport.out_of_memory().as_result())
+        retry = context.concurrency > 1 and not second_try
+        if retry:
+            folder.delete_end()
+        tune.report(TrialReport.out_of_memory(retry=retry).as_result())
     except Exception as error:
         if workers_were_lost(error):
             raise
-        file = folder.write_error(traceback.format_exc())
-        where = "" if isinstance(error, UserError) else f" ({type(error).__name__}; see {file})"
-        tune.report(TrialReport.of_mistake(f"{name}: {error}{where}").as_result())
+        file = _write_error(folder)
+        if isinstance(error, UserError) and not isinstance(error, DiskError):
+            tune.report(TrialReport.of_mistake(f"{name}: {error}").as_result())
+            return
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        raise TrialFailedError(f"{type(error).__name__}: {reason}{file}") from error
 
 
-def _train_and_report(run: TrainingRun, context: TrialContext) -> None:
-    """Train, or go on with what is in the folder, and report all epochs and an end that no epoch says."""
+def _write_error(folder: RunFolder) -> str:
+    """Keep the traceback of the current error; returns the end of a line that names the file, empty on a full disk."""
+    with contextlib.suppress(UserError):
+        return f" (see {folder.write_error(traceback.format_exc())})"
+    return ""
+
+
+def _train_and_report(run: TrainingRun, context: TrialContext, *, alone: bool) -> None:
+    """Train, or go on with what is in the folder, and report all epochs and an interruption, which no epoch says.
+
+    Args:
+        run: the training.
+        context: what all trials have in common.
+        alone: whether each worker is to have a GPU of its own, if there are any.
+
+    Raises:
+        NotEnoughMemoryError: memory was not enough.
+    """
     constants = report_constants(run)
     record = run.folder.read_record()
     if record is not None and record["tags"]["mcrnn.values"] != dict(run.tags)["mcrnn.values"]:
         run.folder.clear()  # it holds another proposal of this number, which was lost with its driver
     if run.folder.read_end() is None:
-        _train(run, context)
+        _train(run, context, alone=alone)
     else:  # the driver was lost before it got all reports
         for metrics in run.folder.read_metrics():
             tune.report(metrics | constants)
@@ -180,17 +222,18 @@ def _train_and_report(run: TrainingRun, context: TrialContext) -> None:
     elif ended is None:
         tune.report(TrialReport.interrupted().as_result())
     elif ended.end == End.OUT_OF_MEMORY:
-        tune.report(TrialReport.out_of_memory().as_result())
+        raise NotEnoughMemoryError(ended.message)
 
 
-def _train(run: TrainingRun, context: TrialContext) -> None:
+def _train(run: TrainingRun, context: TrialContext, *, alone: bool) -> None:
     if run.config.train.workers == 1:
         run_in_tune(run, ray.get(context.data), context.stop)
         return
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    gpus = math.ceil(context.gpus) if alone else context.gpus
     try:
-        run_distributed(run, context.data, gpus=context.gpus, stop=context.stop, callbacks=[TuneReportCallback()])
+        run_distributed(run, context.data, gpus=gpus, stop=context.stop, callbacks=[TuneReportCallback()])
     except Exception as error:
         if (cause := root_cause(run, error)) is error:
             raise

@@ -6,7 +6,6 @@ there before Tune learns of it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -16,14 +15,17 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from mcrnn.config.space import Search
-from mcrnn.search.budgets import budget, stop_reason
+from mcrnn.search.budgets import ERROR, Budgets, budget
 from mcrnn.search.sampling import sampler, suggest
-from mcrnn.search.study import finished_trials, search_trials
-from mcrnn.search.trial_report import TrialEnd, TrialReport
+from mcrnn.search.study import search_trials
+from mcrnn.search.trial_index import TrialIndex
+from mcrnn.search.trial_report import TrialEnd, TrialReport, error_of
 from mcrnn.training.session import OBJECTIVE, PENALTY
 
 CONSTRAINT = "ends well"
 """Name of the constraint that a trial violates which diverged or ran out of memory."""
+SECOND_TRY = "second try"
+"""User attribute of a trial that ran out of memory beside others and is tried once more, after all others."""
 
 
 class _StudyWithoutTrial:
@@ -58,7 +60,7 @@ class StudySearcher(Searcher):
         study: study of the search.
         search: what is searched.
         on_study_changed: called when the study should be uploaded.
-        clock: gives the time in seconds, for the budget of hours.
+        budgets: the budgets of the search; None for those of a search without concurrency.
     """
 
     def __init__(
@@ -66,12 +68,17 @@ class StudySearcher(Searcher):
         study: optuna.Study,
         search: Search,
         on_study_changed: Callable[[], None] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
+        budgets: Budgets | None = None,
     ) -> None:
         super().__init__(metric=OBJECTIVE, mode="min")
         self.study, self.search, self.on_study_changed = study, search, on_study_changed
-        self.interrupted_trials = [t for t in search_trials(study) if t.state == TrialState.RUNNING]
+        self.budgets = budgets or Budgets(study, search)
+        self.index: TrialIndex = self.budgets.index
+        unfinished = [t for t in search_trials(study) if t.state == TrialState.RUNNING]
+        self.interrupted_trials = [t for t in unfinished if SECOND_TRY not in t.user_attrs]
         """Trials that an interrupted search left unfinished; they are proposed first."""
+        self.second_tries = [t.number for t in unfinished if SECOND_TRY in t.user_attrs]
+        """Numbers of the trials that are tried once more; they are proposed last, when fewer others run."""
         self.running: dict[str, optuna.Trial] = {}
         """Trials that run now, by Tune's id."""
         self.pruned: set[str] = set()
@@ -82,10 +89,11 @@ class StudySearcher(Searcher):
         self.ending: str | None = None
         """Why no more trials are started; None while the search goes on."""
         self.mistake: str | None = None
-        """What is wrong with a configuration or with our code. It ends the search at once."""
-        self.clock, self.started_at = clock, clock()
-        self.hours_before = study.user_attrs.get("hours", 0.0)
-        """Hours that the search ran before it was started this time."""
+        """What is wrong with a configuration. It ends the search at once."""
+        self.errors: dict[str, str] = {}
+        """What ended trials that raised an error, by Tune's id."""
+        self.trained_seconds: Callable[[int], float] = lambda number: 0.0
+        """Callback (trial): the seconds that its epochs took, over all its starts."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Tune pickles a searcher for its own state, from which a search is never restored."""
@@ -98,16 +106,19 @@ class StudySearcher(Searcher):
             trial_id: Tune's id for it.
 
         Returns:
-            Its number and its values, or Searcher.FINISHED where no more trials are to be started.
+            Its number and its values; None where nothing is to be started until a running trial has ended; or
+            Searcher.FINISHED where no more trials are to be started.
         """
         config = self.search.search
-        started = len(finished_trials(self.study)) + len(self.running)
-        self.ending = self.ending or self.mistake or stop_reason(self.study, config, self._hours())
+        started = self.index.ended + len(self.running) + len(self.second_tries)
+        self.ending = self.ending or self.mistake or self.budgets.stop_reason(len(self.running))
         if self.ending:
-            self._remember_hours()
-        if self.ending or started >= budget(self.study, config):
             return Searcher.FINISHED
-        if self.interrupted_trials:
+        if started >= budget(self.index, config):
+            if not self.second_tries:
+                return None if self.running else Searcher.FINISHED  # a running one may have to be tried once more
+            number = self.second_tries.pop(0)
+        elif self.interrupted_trials:
             number = self.interrupted_trials.pop(0).number
         else:
             trials = self.study.get_trials(deepcopy=False)
@@ -122,17 +133,13 @@ class StudySearcher(Searcher):
             trial = self.study.ask()  # Optuna's word for starting a trial
         self.running[trial_id] = trial
         self.on_study_changed()
-        return {"number": trial.number, "values": suggest(trial, self.search)}
-
-    def _hours(self) -> float:
-        """Return the hours that the search has run, over all its starts."""
-        return self.hours_before + (self.clock() - self.started_at) / 3600
-
-    def _remember_hours(self) -> None:
-        self.study.set_user_attr("hours", self._hours())
+        proposal = {"number": trial.number, "values": suggest(trial, self.search)}
+        self.index.refresh(trial.number)
+        return proposal | ({"second_try": True} if SECOND_TRY in trial.user_attrs else {})
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Do nothing: `StudyScheduler` gets the result before the searcher does, and writes it into the study."""
+        """Count the hours. `StudyScheduler` gets the result before the searcher does, and writes it into the study."""
+        self.budgets.note_hours(every=60.0)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Write into the study how a trial ended, unless it goes on when the search is run again.
@@ -140,23 +147,35 @@ class StudySearcher(Searcher):
         Args:
             trial_id: Tune's id of the trial.
             result: its last report, as Tune passes it on.
-            error: whether its processes were lost too often.
+            error: whether it raised an error, or its processes were lost, too often.
         """
         trial = self.running.pop(trial_id, None)
         if trial is None:  # it has been written already; see `StudyScheduler.on_trial_result`
             return
-        self._remember_hours()
+        self.budgets.note_hours()
         report = TrialReport.of(result)
         self.mistake = report.mistake or self.mistake
-        if report.goes_on:
-            return
+        if report.retry:
+            trial.set_user_attr(SECOND_TRY, True)
+            self.second_tries.append(trial.number)
+            self.on_study_changed()
+        if not report.goes_on:
+            self._record_end(trial, trial_id, report, error=error)
+            self.on_study_changed()
+        self.index.refresh(trial.number)
+
+    def _record_end(self, trial: optuna.Trial, trial_id: str, report: TrialReport, *, error: bool) -> None:
+        """Write into the study how a trial ended and how long it took, also before interruptions."""
+        seconds = max(report.metrics.get("time_total_s", 0.0), self.trained_seconds(trial.number))
+        time = {"time_total_s": seconds} if seconds else {}
         if error or report.epoch is None:
+            trial.set_user_attr(ERROR, self.errors.get(trial_id, "its processes were lost too often"))
+            trial.set_user_attr("result", time)
             trial.set_user_attr("end", TrialEnd.FAILED)
             self.study.tell(trial, state=TrialState.FAIL)  # Optuna's word for writing down the result of a trial
-            self.on_study_changed()
             return
         end = report.trial_end(pruned=trial_id in self.pruned)
-        trial.set_user_attr("result", report.kept_metrics)
+        trial.set_user_attr("result", report.kept_metrics | time)
         trial.set_user_attr("end", end)
         if end == TrialEnd.STOPPED:
             self.study.tell(trial, state=TrialState.PRUNED)
@@ -167,7 +186,6 @@ class StudySearcher(Searcher):
                 # that violates a constraint is worse than all others.
                 trial.set_constraint(CONSTRAINT, 1.0)
             self.study.tell(trial, self._objectives(report.metrics, failed=failed))
-        self.on_study_changed()
 
     def _objectives(self, metrics: dict[str, Any], *, failed: bool) -> list[float]:
         values = {
@@ -198,6 +216,11 @@ class StudyScheduler(FIFOScheduler):
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing, for the reason that `StudySearcher` gives."""
         return {}
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Note what ended a trial; Tune tells the searcher only that it failed."""
+        if (message := error_of(trial)) is not None:
+            self.searcher.errors[trial.trial_id] = message
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Decide whether a trial goes on after a report."""

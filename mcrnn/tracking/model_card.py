@@ -22,8 +22,8 @@ def card(
         name: name of the registered model.
         version: version of that name.
         run_id: id of the run in which the model was trained.
-        found: how the model was found: `search`, `trial`, `best` (the validation error) and, where it was trained with
-            several seeds, `mean`, `std` and `seeds`.
+        found: how the model was found: `search`, `trial`, `best` (the validation error) and, where it was confirmed
+            with several seeds, `mean`, `std`, `seeds` and `statement`.
         test_metrics: metrics of the test split; None where the model could not be evaluated on it.
     """
     config, field = model.config, model.field
@@ -33,7 +33,7 @@ def card(
     quantity = ", ".join(field.channels)
     parameters = sum(weight.numel() for weight in model.network.parameters())
     lengths = f"{config.validation.warm_up} frames given, {config.validation.horizon} steps in closed loop"
-    several = f"; mean of {found['seeds']} seeds {found['mean']:.4f} ± {found['std']:.4f}" if "mean" in found else ""
+    several = f"; with this configuration {found['statement']}" if "mean" in found else ""
     lines = [
         f"**{config.model.architecture}**, hidden size {config.model.hidden_size}, {config.model.layers} layers, "
         f"{parameters:,} parameters; predicts the {'next frame' if config.model.prediction == 'frame' else 'increment'}"

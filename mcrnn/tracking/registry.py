@@ -56,8 +56,9 @@ def register(
         run: the run in which the model was trained.
         folder: its model directory.
         name: name of the registered model.
-        found: how the model was found: `search`, `trial`, `best` (the validation error) and, where it was trained with
-            several seeds, `mean`, `std` and `seeds`.
+        found: how the model was found: `search`, `trial`, `best` (the validation error) and, where it was confirmed
+            with several seeds, `mean`, `std`, `seeds`, `interval` (the bounds or None), `configurations` (how many of
+            them competed), `trials` and `statement` (all this in a sentence). They become tags of the version.
         test_metrics: metrics of the test split; None where the model could not be evaluated on it.
         origin: the command that registers it; see `mcrnn.tracking.provenance.origin`.
 
@@ -71,7 +72,7 @@ def register(
     model = trained_model.load(folder)
     text = card(model, name, number, run.run_id, found, test_metrics)
     client.update_model_version(name, str(number), description=text)
-    tags = {f"mcrnn.{key}": f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in found.items()}
+    tags = {f"mcrnn.{key}": _tag(value) for key, value in found.items() if value is not None}
     tags |= {f"test.{key}": f"{test_metrics[key]:.6g}" for key in TEST_METRICS} if test_metrics else {}
     tags |= {
         "mcrnn.architecture": model.config.model.architecture,
@@ -89,6 +90,13 @@ def register(
             return number, CHAMPION
         client.set_registered_model_alias(name, CANDIDATE, str(number))
         return number, CANDIDATE
+
+
+def _tag(value: Any) -> str:
+    """Return a value as the text of a tag; the bounds of an interval as `0.12 to 0.34`."""
+    if isinstance(value, tuple | list):
+        return " to ".join(map(_tag, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _log_and_register(run: Run, folder: Location, name: str) -> int:

@@ -321,21 +321,27 @@ def test_mistake_in_a_configuration_stops_the_search_with_its_message(
 def test_confirmation_trains_the_best_again_and_takes_the_best_seed(
     command: CommandRunner, root: Path, shared_ray: str
 ) -> None:
-    file = write(root, "s", search={"trials": 6, "confirm": {"seeds": 2}})
+    file = write(root, "s", search={"trials": 6, "confirm": {"configurations": 3, "seeds": 2}})
     result = command("mcrnn.tune", file)
     assert result.returncode == 0, result.stderr
     summary = json.loads((root / "searches/s/summary.json").read_text())
     assert len(summary["confirmed"]) == 3
-    means = [row["mean"] for row in summary["confirmed"]]
-    assert means == sorted(means)
-    assert summary["best"] == summary["confirmed"][0]["best"]
-    assert "trained again with other seeds" in result.stdout
-    assert "±" in result.stdout
+    assert [row["seeds"] for row in summary["confirmed"]] == [2, 2, 1]
+    winner, second, _ = summary["confirmed"]
+    assert winner["mean"] <= second["mean"]
+    assert winner["interval"][0] < winner["mean"] < winner["interval"][1]
+    assert summary["best"] == winner["best"]
+    assert "confirmation: 3 trainings of 3 configurations" in result.stdout
+    assert "confirmation: 2 trainings of 2 configurations" in result.stdout
+    assert "over 2 seeds; the best of 3 configurations that competed, of 6 trials" in result.stdout
     figures = {path.name for path in (root / "searches/s/figures").iterdir()}
     assert {"history.png", "slices.png", "parallel_coordinates.png"} <= figures
     more = command("mcrnn.tune", file, "--set", "search.confirm.seeds=3")
     assert more.returncode == 0, more.stderr
-    assert "confirmation: 3 trainings" in more.stdout
+    assert "confirmation: 2 trainings of 2 configurations" in more.stdout
+    again = command("mcrnn.tune", file, "--set", "search.confirm.seeds=3")
+    assert again.returncode == 0, again.stderr
+    assert "trials to run" not in again.stdout
 
 
 def test_preview_starts_and_writes_nothing(command: CommandRunner, root: Path, database: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search
-from mcrnn.search.budgets import stop_reason
+from mcrnn.search.budgets import Budgets, stop_reason
 from mcrnn.search.search_run import SearchRun
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
@@ -26,7 +26,8 @@ class Clock:
 def run(folder: Path, plan: Search, seconds: float, first: int) -> int:
     """Run trials of a given length until the budget is spent; returns the number of all trials so far."""
     clock = Clock()
-    searcher = StudySearcher(study_in(folder, plan), plan, clock=clock)
+    study = study_in(folder, plan)
+    searcher = StudySearcher(study, plan, budgets=Budgets(study, plan, clock=clock))
     number = first
     while isinstance(searcher.suggest(str(number)), dict):
         clock.now += seconds

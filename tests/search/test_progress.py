@@ -10,11 +10,14 @@ from rich.console import Console
 
 from mcrnn.config.loading import load_search
 from mcrnn.search.progress import ProgressDisplay
+from mcrnn.search.trial_report import TrialFailedError, TrialReport
 
 
-def trial(number: int, **result: Any) -> Any:
+def trial(number: int, error: Exception | None = None, **result: Any) -> Any:
     return SimpleNamespace(
-        config={"number": number, "values": {"train.learning_rate": 0.002}}, last_result=result or None
+        config={"number": number, "values": {"train.learning_rate": 0.002}},
+        last_result=result or None,
+        get_pickled_error=lambda: error,
     )
 
 
@@ -25,6 +28,27 @@ def test_process_lost_before_its_trial_has_begun_is_one_warning(capsys: pytest.C
         progress.on_trial_complete(3, [], trial(0, epoch=1, epochs=1, best=0.5))
         progress.on_trial_error(4, [], trial(1))
     said = capsys.readouterr()
-    assert said.err == "warning: the process of trial 0 was lost; it goes on from its checkpoint\n"
+    assert said.err.splitlines() == [
+        "warning: the process of trial 0 was lost; it goes on from its checkpoint",
+        "warning: trial 1 failed: its processes were lost too often",
+    ]
     assert "[1/2] trial 0 finished at epoch 1, error 0.5000" in said.out
     assert "[2/2] trial 1 failed at epoch 0, error -" in said.out
+
+
+def test_error_of_a_trial_is_one_warning_for_each_try_and_too_little_memory_beside_others_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    error = TrialFailedError("RuntimeError: the GPU is broken (see s/trials/0003/error.txt)")
+    with ProgressDisplay(load_search("search_spaces/demo.yaml"), "s", Console(), budget=2) as progress:
+        progress.on_trial_recover(1, [], trial(3, error))
+        progress.on_trial_error(2, [], trial(3, error))
+        progress.on_trial_complete(3, [], trial(4, **TrialReport.out_of_memory(retry=True).as_result()))
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
+        f"warning: trial 3: {error}; it goes on from its checkpoint",
+        f"warning: trial 3 failed: {error}",
+        "warning: trial 4 ran out of memory beside others; it is tried once more at the end",
+    ]
+    assert "[1/2] trial 3 failed" in said.out
+    assert "trial 4" not in said.out

@@ -277,9 +277,9 @@ def test_grid_has_every_combination_whose_conditions_hold_once(tmp_path: Path) -
     [
         ({"trials": 2}, "all trials are done"),
         ({"goal": 0.35}, "the goal of 0.35 is reached"),
-        ({"trial_hours": 0.05}, "its 0.05 trial hours are spent"),
+        ({"trial_hours": 0.05}, "its 0.05 trial hours leave no time for another trial"),
         ({"hours": 1e-9}, "its 1e-09 hours are spent"),
-        ({"failures": 1}, "1 trials failed"),
+        ({"failures": 1}, "1 trials failed; the last was trial 1: its processes were lost too often"),
     ],
     ids=str,
 )
