@@ -121,6 +121,10 @@ class Budgets:
         """Hours that all trials and all trainings of the confirmation took, added up."""
         return (self.index.trial_seconds + self.confirmation_seconds) / 3600
 
+    @property
+    def _limited(self) -> bool:
+        return self.config.hours is not None or self.config.trial_hours is not None
+
     def note_hours(self, every: float = 0.0) -> None:
         """Write the hours into the study, so that the next start of the search goes on from there.
 
@@ -149,9 +153,9 @@ class Budgets:
 
     def _time_is_up(self, running: int) -> str | None:
         config = self.config
-        if config.hours is None and config.trial_hours is None:
+        if not self._limited:
             return None
-        hours, trial_hours = self._expected_confirmation()
+        hours, trial_hours = self.expected_confirmation()
         trial = self.index.trial_seconds / 3600 / self.index.ended if self.index.ended else 0.0
         for limit, name, spent, needed in (
             (config.hours, "hours", self.hours, trial + hours),
@@ -166,7 +170,7 @@ class Budgets:
                 return f"its {limit:g} {name} leave no time for another trial{before}"
         return None
 
-    def _expected_confirmation(self) -> tuple[float, float]:
+    def expected_confirmation(self) -> tuple[float, float]:
         """Return the hours and the trial hours that a confirmation of the best trials so far would take."""
         if self.config.confirm is None:
             return 0.0, 0.0
@@ -186,11 +190,14 @@ class Budgets:
             confirmation: how far the confirmation is.
 
         Returns:
-            All of them, or those of the first seeds, so that all configurations of the round have as many seeds; empty
-            where there is no time for one seed of each.
+            All of them where there is no limit of time. Otherwise those of the first seeds, so that all configurations
+            of the round have as many: no more than run at a time, because how long they take says what there is time
+            for after them, and none where there is no time for one seed of each.
         """
-        spent = self.trial_hours
-        for count in range(len(confirmation.missing), 0, -1):
+        seeds, spent = len(confirmation.missing), self.trial_hours
+        if self._limited and seeds:
+            seeds = min(seeds, math.ceil(self.concurrency / confirmation.competing))
+        for count in range(seeds, 0, -1):
             trainings = list(itertools.chain.from_iterable(confirmation.missing[:count]))
             each = statistics.fmean(self._expected_seconds(confirmation, training) for training in trainings) / 3600
             needs = (

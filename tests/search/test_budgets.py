@@ -4,13 +4,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search
-from mcrnn.search.budgets import Budgets, stop_reason
+from mcrnn.search.budgets import Budgets, stop_reason, training_seconds
+from mcrnn.search.confirmation import Confirmation
 from mcrnn.search.search_run import SearchRun
-from mcrnn.search.tune_adapter import StudySearcher
+from mcrnn.search.trial_report import TrialFailedError
+from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.local import LocalFolder
 from mcrnn.tracking.run_folder import SearchFolder
+from tests.search.test_confirmation import confirmation, finish
 from tests.search.test_study import conditional, result, search, study_in
 
 
@@ -31,7 +36,7 @@ def run(folder: Path, plan: Search, seconds: float, first: int) -> int:
     number = first
     while isinstance(searcher.suggest(str(number)), dict):
         clock.now += seconds
-        searcher.on_trial_complete(str(number), result(0.5))
+        searcher.on_trial_complete(str(number), result(0.5) | {"time_total_s": seconds})
         number += 1
     return number
 
@@ -43,6 +48,142 @@ def test_hours_count_once_over_all_starts(tmp_path: Path) -> None:
     more = search(trials=1000, hours=1.5, sampler="random")
     assert run(tmp_path, more, seconds=300, first=12) == 18
     assert stop_reason(study_in(tmp_path, more), more.search) == "its 1.5 hours are spent"
+
+
+def confirm(folder: Path, plan: Search, clock: Clock, seconds: float, concurrency: int = 1) -> Confirmation:
+    """Run the trainings of the confirmation for which there is time, each as long as `seconds`."""
+    study = study_in(folder, plan)
+    budgets = Budgets(study, plan, clock=clock, concurrency=concurrency)
+    while True:
+        found = confirmation(folder, plan, study)
+        budgets.confirmation_seconds = found.seconds
+        trainings = budgets.affordable_trainings(found)
+        for number, training in enumerate(trainings):
+            finish(training, 0.1 * training.trial, seconds)
+            clock.now += seconds if number % concurrency == 0 else 0
+        budgets.note_hours()
+        if not trainings:
+            return found
+
+
+def hours_of(folder: Path, plan: Search) -> float:
+    return study_in(folder, plan).user_attrs["hours"]
+
+
+def test_search_leaves_the_time_that_its_confirmation_takes(tmp_path: Path) -> None:
+    """14 trainings of 5 minutes confirm 4 configurations with 5 seeds: 70 of 120 minutes, which leaves 10 trials."""
+    plan = search(trials=1000, hours=2.0, sampler="random", confirm={})
+    assert run(tmp_path, plan, seconds=300, first=0) == 10
+    study = study_in(tmp_path, plan)
+    why = "its 2 hours leave no time for another trial before the confirmation"
+    assert stop_reason(study, plan.search) == why
+    found = confirm(tmp_path, plan, Clock(), seconds=300)
+    assert found.missing == []
+    assert [row["seeds"] for row in found.rows(plan)] == [5, 5, 2, 2]
+    assert hours_of(tmp_path, plan) == pytest.approx(2.0)
+    # it stays at its end, and a larger budget lets it go on
+    assert run(tmp_path, plan, seconds=300, first=10) == 10
+    more = search(trials=1000, hours=3.5, sampler="random", confirm={})
+    assert run(tmp_path, more, seconds=300, first=10) == 14  # 20 minutes are left before another confirmation
+
+
+def test_trial_hours_count_all_trainings_however_many_run_at_a_time(tmp_path: Path) -> None:
+    plan = search(trials=1000, trial_hours=2.0, sampler="random", confirm={})
+    study, clock = study_in(tmp_path, plan), Clock()
+    searcher = StudySearcher(study, plan, budgets=Budgets(study, plan, clock=clock, concurrency=4))
+    started = ended = 0
+    while True:
+        while started < ended + 4 and isinstance(searcher.suggest(str(started)), dict):
+            started += 1
+        if ended == started:
+            break
+        searcher.on_trial_complete(str(ended), result(0.5) | {"time_total_s": 300.0})
+        ended += 1
+    # four trials were under way before the length of any was known, and 14 trainings are to come
+    assert ended == 10
+    found = confirm(tmp_path, plan, clock, seconds=300, concurrency=4)
+    assert found.missing == []
+    budgets = Budgets(study_in(tmp_path, plan), plan)
+    budgets.confirmation_seconds = found.seconds
+    assert budgets.trial_hours == pytest.approx(2.0)
+
+
+def test_trials_that_were_stopped_early_are_expected_to_be_trained_to_their_end(tmp_path: Path) -> None:
+    plan = search(trials=4, sampler="random", hours=10, confirm={"configurations": 1})
+    study = study_in(tmp_path, plan)
+    searcher = StudySearcher(study, plan)
+    searcher.suggest("a")
+    searcher.pruned.add("a")
+    searcher.on_trial_complete("a", result(0.5, epoch=1) | {"time_total_s": 100.0})
+    assert training_seconds(plan, searcher.index.trial(0)) == 400  # 4 epochs
+    hours, trial_hours = searcher.budgets.expected_confirmation()
+    assert hours == trial_hours == pytest.approx(5 * 400 / 3600)
+
+
+def test_time_of_a_trial_counts_over_its_interruptions_and_where_it_fails(tmp_path: Path) -> None:
+    plan = search(trials=3, sampler="random")
+    study = study_in(tmp_path, plan)
+    searcher = StudySearcher(study, plan)
+    searcher.trained_seconds = lambda number: 500.0  # its epochs of earlier starts with those of this one
+    for trial_id, error in (("a", False), ("b", True)):
+        searcher.suggest(trial_id)
+        searcher.on_trial_complete(trial_id, result(0.5) | {"time_total_s": 100.0}, error=error)
+    assert Budgets(study_in(tmp_path, plan), plan).trial_hours == pytest.approx(1000 / 3600)
+
+
+@pytest.mark.parametrize(("seconds", "seeds"), [(330, [4, 4, 2, 2]), (400, [3, 3, 2, 2]), (600, [1, 1, 1, 1])])
+def test_confirmation_that_takes_longer_than_expected_has_fewer_seeds(
+    tmp_path: Path, seconds: float, seeds: list[int]
+) -> None:
+    """70 minutes are left, as much as 14 trainings of 5 minutes would take."""
+    plan = search(trials=1000, hours=2.0, sampler="random", confirm={})
+    run(tmp_path, plan, seconds=300, first=0)
+    found = confirm(tmp_path, plan, Clock(), seconds=seconds)
+    assert found.missing
+    assert [row["seeds"] for row in found.rows(plan)] == seeds
+    assert hours_of(tmp_path, plan) <= 2.0
+
+
+def test_confirmation_for_which_nothing_is_left_confirms_nothing(tmp_path: Path) -> None:
+    plan = search(trials=1000, hours=2.0, sampler="random")
+    run(tmp_path, plan, seconds=300, first=0)
+    later = search(trials=1000, hours=2.0, sampler="random", confirm={})
+    found = confirm(tmp_path, later, Clock(), seconds=300)
+    assert not found.is_valid
+    assert found.rows(later) == []
+    assert not (tmp_path / "confirmation").exists()
+
+
+def test_goal_ends_the_search_and_the_confirmation_follows(tmp_path: Path) -> None:
+    plan = search(trials=1000, hours=9, goal=0.5, sampler="random", confirm={"seeds": 2})
+    assert run(tmp_path, plan, seconds=300, first=0) == 1
+    assert stop_reason(study_in(tmp_path, plan), plan.search) == "the goal of 0.5 is reached"
+    assert [row["seeds"] for row in confirm(tmp_path, plan, Clock(), seconds=300).rows(plan)] == [2]
+
+
+def test_hours_are_noted_while_a_long_trial_runs(tmp_path: Path) -> None:
+    plan = search(hours=9)
+    study, clock = study_in(tmp_path, plan), Clock()
+    searcher = StudySearcher(study, plan, budgets=Budgets(study, plan, clock=clock))
+    searcher.suggest("a")
+    for _ in range(4):
+        clock.now += 900
+        searcher.on_trial_result("a", result(0.5))
+    assert hours_of(tmp_path, plan) == pytest.approx(1.0)
+
+
+def test_search_that_failed_too_often_says_how_its_last_trial_failed(tmp_path: Path) -> None:
+    plan = search(failures=2)
+    searcher = StudySearcher(study_in(tmp_path, plan), plan)
+    for trial_id in "ab":
+        searcher.suggest(trial_id)
+        error = TrialFailedError(f"OSError: disk {trial_id} (see FILE-{trial_id})")
+        tune_trial = SimpleNamespace(trial_id=trial_id, get_pickled_error=lambda error=error: error)
+        StudyScheduler(searcher).on_trial_error(None, tune_trial)
+        searcher.on_trial_complete(trial_id, error=True)
+    assert searcher.suggest("c") == "FINISHED"
+    why = "2 trials failed; the last was trial 1: OSError: disk b (see FILE-b)"
+    assert stop_reason(study_in(tmp_path, plan), plan.search) == why
 
 
 def test_grid_whose_budget_is_raised_goes_on_with_the_combinations_that_are_left(tmp_path: Path) -> None:
