@@ -208,7 +208,7 @@ def statement(row: dict[str, Any], configurations: int, trials: int) -> str:
     seeds = "1 seed" if row["seeds"] == 1 else f"{row['seeds']} seeds"
     bounds = "no interval, as there is one value only"
     if row["interval"] is not None:
-        bounds = f"{CONFIDENCE:.0%} interval {row['interval'][0]:.4f} to {row['interval'][1]:.4f}"
+        bounds = f"{100 * CONFIDENCE:.0f} % interval {row['interval'][0]:.4f} to {row['interval'][1]:.4f}"
     best = "the only configuration" if configurations == 1 else f"the best of {configurations} configurations"
     return f"mean error {row['mean']:.4f}, {bounds}, over {seeds}; {best} that competed, of {trials} trials"
 

@@ -175,7 +175,7 @@ def test_interval_is_that_of_students_t_distribution() -> None:
 def test_statement_has_mean_interval_seeds_and_what_the_winner_was_chosen_from() -> None:
     row = {"mean": 0.5, "interval": (0.4, 0.6), "seeds": 5}
     assert statement(row, 4, 60) == (
-        "mean error 0.5000, 95% interval 0.4000 to 0.6000, over 5 seeds; "
+        "mean error 0.5000, 95 % interval 0.4000 to 0.6000, over 5 seeds; "
         "the best of 4 configurations that competed, of 60 trials"
     )
     assert "no interval, as there is one value only, over 1 seed" in statement(
