@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from mcrnn.training.run import mlflow_status
@@ -147,10 +149,14 @@ class TrialFailedError(Exception):
 def error_of(trial: Any) -> str | None:
     """Return in one line what error a trial of Tune has raised last; None if its processes were lost.
 
+    Tune's own method for this reads a copy of the file that is made a while after the error.
+
     Args:
         trial: the trial, as Tune's callbacks and schedulers get it.
     """
-    error = trial.get_pickled_error()
+    if trial.pickled_error_file is None:
+        return None
+    error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
     cause = getattr(error, "cause", error)
     return str(cause) if isinstance(cause, TrialFailedError) else None
 

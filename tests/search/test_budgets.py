@@ -16,6 +16,7 @@ from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.local import LocalFolder
 from mcrnn.tracking.run_folder import SearchFolder
 from tests.search.test_confirmation import confirmation, finish
+from tests.search.test_failed_trials import tune_trial
 from tests.search.test_study import conditional, result, search, study_in
 
 
@@ -178,8 +179,7 @@ def test_search_that_failed_too_often_says_how_its_last_trial_failed(tmp_path: P
     for trial_id in "ab":
         searcher.suggest(trial_id)
         error = TrialFailedError(f"OSError: disk {trial_id} (see FILE-{trial_id})")
-        tune_trial = SimpleNamespace(trial_id=trial_id, get_pickled_error=lambda error=error: error)
-        StudyScheduler(searcher).on_trial_error(None, tune_trial)
+        StudyScheduler(searcher).on_trial_error(None, tune_trial(tmp_path, error, trial_id=trial_id))
         searcher.on_trial_complete(trial_id, error=True)
     assert searcher.suggest("c") == "FINISHED"
     why = "2 trials failed; the last was trial 1: OSError: disk b (see FILE-b)"

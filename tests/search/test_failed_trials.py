@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 import ray
 from optuna.trial import TrialState
+from ray import cloudpickle
 
 from mcrnn.errors import NotEnoughMemoryError, UserError
 from mcrnn.search import trials
@@ -104,14 +105,23 @@ def test_second_try_has_whole_gpus_and_the_others_their_part() -> None:
         assert runner._resources_of({"proposal": proposal}).required_resources == {"CPU": 1, "GPU": gpus}
 
 
-def test_error_of_a_trial_is_found_in_what_tune_keeps_of_it() -> None:
+def tune_trial(folder: Path, error: Exception | None, **attributes: Any) -> Any:
+    """A trial of Tune as far as its error is looked at."""
+    if error is None:
+        return SimpleNamespace(pickled_error_file=None, **attributes)
+    file = folder / "error.pkl"
+    file.write_bytes(cloudpickle.dumps(error))
+    return SimpleNamespace(pickled_error_file=str(file), **attributes)
+
+
+def test_error_of_a_trial_is_found_in_what_tune_keeps_of_it(tmp_path: Path) -> None:
     cause = TrialFailedError("RuntimeError: broken (see FILE)")
     raised = ray.exceptions.RayTaskError("train", "Traceback ...", cause)
     for kept, expected in (
         (raised.as_instanceof_cause(), str(cause)), (raised, str(cause)),
         (ray.exceptions.ActorDiedError(), None), (None, None),
     ):  # fmt: skip
-        assert error_of(SimpleNamespace(get_pickled_error=lambda kept=kept: kept)) == expected
+        assert error_of(tune_trial(tmp_path, kept)) == expected
 
 
 OUT_OF_MEMORY = TrialReport.out_of_memory(retry=True).as_result()

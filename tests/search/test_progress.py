@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,14 +12,12 @@ from rich.console import Console
 from mcrnn.config.loading import load_search
 from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.trial_report import TrialFailedError, TrialReport
+from tests.search.test_failed_trials import tune_trial
 
 
-def trial(number: int, error: Exception | None = None, **result: Any) -> Any:
-    return SimpleNamespace(
-        config={"number": number, "values": {"train.learning_rate": 0.002}},
-        last_result=result or None,
-        get_pickled_error=lambda: error,
-    )
+def trial(number: int, **result: Any) -> Any:
+    config = {"number": number, "values": {"train.learning_rate": 0.002}}
+    return SimpleNamespace(config=config, last_result=result or None, pickled_error_file=None)
 
 
 def test_process_lost_before_its_trial_has_begun_is_one_warning(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,12 +36,13 @@ def test_process_lost_before_its_trial_has_begun_is_one_warning(capsys: pytest.C
 
 
 def test_error_of_a_trial_is_one_warning_for_each_try_and_too_little_memory_beside_others_one(
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = TrialFailedError("RuntimeError: the GPU is broken (see s/trials/0003/error.txt)")
     with ProgressDisplay(load_search("search_spaces/demo.yaml"), "s", Console(), budget=2) as progress:
-        progress.on_trial_recover(1, [], trial(3, error))
-        progress.on_trial_error(2, [], trial(3, error))
+        failed = tune_trial(tmp_path, error, config=trial(3).config, last_result=None)
+        progress.on_trial_recover(1, [], failed)
+        progress.on_trial_error(2, [], failed)
         progress.on_trial_complete(3, [], trial(4, **TrialReport.out_of_memory(retry=True).as_result()))
     said = capsys.readouterr()
     assert said.err.splitlines() == [

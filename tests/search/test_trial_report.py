@@ -15,15 +15,16 @@ from mcrnn.training.session import OBJECTIVE, PENALTY, End
         TrialReport({"epoch": 1, OBJECTIVE: PENALTY, "best": PENALTY, "diverged": 1.0}, End.DIVERGED),
         TrialReport.interrupted(),
         TrialReport.out_of_memory(),
+        TrialReport.out_of_memory(retry=True),
         TrialReport.of_mistake("trial-0: train.x is wrong"),
     ],
-    ids=["epoch", "diverged", "interrupted", "out of memory", "mistake"],
+    ids=["epoch", "diverged", "interrupted", "out of memory", "out of memory beside others", "mistake"],
 )
 def test_report_is_read_again_from_tunes_result(report: TrialReport) -> None:
     result = report.as_result() | {"time_total_s": 2.0}  # Tune adds entries of its own
     again = TrialReport.of(result)
     assert again.metrics == report.metrics | {"time_total_s": 2.0}
-    assert (again.end, again.mistake, again.goes_on) == (report.end, report.mistake, report.goes_on)
+    assert (again.end, again.mistake, again.retry) == (report.end, report.mistake, report.retry)
 
 
 def test_epoch_of_a_diverged_training_says_so_without_a_report_of_its_own() -> None:
@@ -58,5 +59,7 @@ def test_end_of_a_training_is_that_of_its_trial_and_run(
 def test_trial_that_goes_on_leaves_its_run_unfinished() -> None:
     assert TrialReport.interrupted().goes_on
     assert TrialReport.interrupted().mlflow_status == "KILLED"
+    assert TrialReport.out_of_memory(retry=True).goes_on
+    assert TrialReport.out_of_memory(retry=True).mlflow_status == "KILLED"
     assert TrialReport.of_mistake("wrong").goes_on
     assert TrialReport.of_mistake("wrong").mlflow_status == "FAILED"
