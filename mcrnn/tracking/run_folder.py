@@ -13,7 +13,9 @@ A run is a training, a baseline or an evaluation. The folder of a training holds
 and the folder of a search
 
     configuration.json, record.json, metrics.jsonl, run.json   as above
-    study.journal        the Optuna study, unless it is in a database
+    study.journal        the Optuna study, unless it is in a database; on object storage in parts, below journal/
+    study.journal.snapshot   what the journal says up to some line, from which a search is taken up quickly; on object
+                         storage in parts, below snapshot/
     lock.json            the lease of the process that drives the search
     trials/0000/ ...     one training for each trial
     confirmation/NAME/   trainings of the best configurations with other seeds
@@ -45,6 +47,10 @@ MODEL_FOLDER = "model"
 CHECKPOINT_FOLDER = "checkpoints"
 
 JOURNAL_FILE = "study.journal"
+SNAPSHOT_FILE = "study.journal.snapshot"
+JOURNAL_PARTS = "journal"
+SNAPSHOT_PARTS = "snapshot"
+"""Folders for the two files on object storage."""
 LEASE_FILE = "lock.json"
 SUMMARY_FILE = "summary.json"
 TRIALS_FOLDER = "trials"
