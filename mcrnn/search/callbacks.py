@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from ray import tune
 
+from mcrnn.errors import UserError
 from mcrnn.search.search_run import ActiveSearch
 from mcrnn.search.trial_report import TrialReport, error_of
 from mcrnn.search.tune_adapter import StudySearcher
@@ -26,7 +28,9 @@ class TrialCallback(tune.Callback):
     """
 
     def __init__(self, active: ActiveSearch, stop: Callable[[], None]) -> None:
-        self.search_run, self.sync, self.stop = active.search_run, active.sync, stop
+        self.search_run, self.sync, self.uploads, self.stop = active.search_run, active.sync, active.uploads, stop
+        self.superseded_files = self.search_run.superseded_files()
+        self.uploads.put("superseded files", self._sweep)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Tune pickles its callbacks for its own state, from which a search is never restored."""
@@ -45,11 +49,16 @@ class TrialCallback(tune.Callback):
         if report.mistake:
             self.stop()
         self._sync(trial, report.mlflow_status)
-        self.search_run.remove_superseded_files()
+        self.superseded_files.trial_ended(trial.config["number"], self.uploads.put)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Complete the run of a trial that failed too often."""
         self._sync(trial, "FAILED")
+
+    def _sweep(self) -> None:
+        """Delete what a killed search has left. It is tried again at the end of the search."""
+        with contextlib.suppress(UserError, OSError):
+            self.search_run.remove_superseded_files()
 
     def _sync(self, trial: Any, status: str) -> None:
         self.sync.update(self.search_run.folder.trial(trial.config["number"]), status)

@@ -26,13 +26,14 @@ from mcrnn.search.budgets import stop_reason, time_limits
 from mcrnn.search.confirmation import Confirmation
 from mcrnn.search.journal import Journal
 from mcrnn.search.study import STUDY, finished_trials, open_study
+from mcrnn.search.superseded_files import SupersededFiles
 from mcrnn.search.trial_report import TrialEnd
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
 from mcrnn.storage.outbox import Outbox
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.provenance import mask_passwords
-from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER, JOURNAL_FILE, MODEL_FOLDER, SearchFolder, free_name
+from mcrnn.tracking.run_folder import JOURNAL_FILE, JOURNAL_PARTS, SearchFolder, free_name
 from mcrnn.tracking.sync import RunSync, is_synced
 
 MAY_CHANGE = (
@@ -123,20 +124,13 @@ class SearchRun:
         """Read how far the confirmation of the trials that have ended by now is."""
         return Confirmation.of(self.search, self.folder, self.ranked_trials())
 
-    def remove_superseded_files(self) -> None:
-        """Delete the checkpoints of trials that ended, and the models of all but the best trials.
+    def superseded_files(self) -> SupersededFiles:
+        """Return what deletes the files of trials that nobody needs any more."""
+        return SupersededFiles(self.folder, self.study, self.search.search.keep)
 
-        The best `search.keep` trials keep theirs, and with several objectives the whole Pareto front does.
-        """
-        ended = {t.number for t in finished_trials(self.study)}
-        kept = {t.number for t in self.ranked_trials()[: self.search.search.keep]}
-        if len(self.search.search.objectives) > 1:
-            kept |= {t.number for t in self.study.best_trials}
-        trials = self.folder.trials
-        for number, part in {tuple(key.split("/")[:2]) for key in trials.sizes()}:
-            superseded = {CHECKPOINT_FOLDER: ended, MODEL_FOLDER: ended - kept}.get(part, set())
-            if int(number) in superseded:
-                trials.child(f"{number}/{part}").clear()
+    def remove_superseded_files(self) -> None:
+        """Delete the checkpoints of trials that ended, and the models of all but the best trials."""
+        self.superseded_files().sweep()
 
 
 def open_search(search: Search, storage: Storage, *, new: bool) -> SearchRun:
@@ -168,7 +162,8 @@ def _open_earlier(name: str, searches: Location) -> optuna.Study:
     """
     journal = Journal.open(searches.child(name))
     if not journal.file.exists():
-        known = [key.split("/")[0] for key in searches.sizes() if key.count("/") == 1 and key.endswith(JOURNAL_FILE)]
+        keys = [key.split("/") for key in searches.sizes()]
+        known = sorted({key[0] for key in keys if len(key) > 1 and key[1] in (JOURNAL_FILE, JOURNAL_PARTS)})
         raise UserError(
             f"search.warm_start: there is no search '{name}' with a journal here{did_you_mean(name, known)}"
         )
@@ -185,7 +180,7 @@ class ActiveSearch:
     sync: RunSync
     """Sends the runs to MLflow."""
     uploads: Outbox
-    """Sends the journal of the study to object storage."""
+    """Sends the journal of the study to object storage, and deletes files that are superseded."""
     lease: Lease
     console: Console
     interrupted: bool = False
@@ -208,8 +203,12 @@ class ActiveSearch:
         return self.sync.update_now(search_run.folder, "RUNNING").run_id
 
     def upload_journal(self) -> None:
-        """Upload the study to the folder of the search, without waiting for it, if the folder is on object storage."""
+        """Extend the snapshot of the study if it is time for it, and upload both if the folder is on object storage.
+
+        It does not wait for the upload.
+        """
         journal = self.search_run.journal
+        journal.checkpoint()
         if journal.is_remote:
             self.uploads.put("journal", journal.upload)
 
