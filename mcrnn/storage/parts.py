@@ -22,6 +22,8 @@ PARTS_OF_A_SIZE = 8
 LARGEST_MERGED = 4 * 2**20
 """Bytes, before compression, from which on a part is merged no more, so that no merge needs much memory or time."""
 READS_AT_ONCE = 8
+TRIES = 5
+"""Number of times that the parts are listed while another process merges them."""
 NAME = re.compile(r"(\d{15})-(\d{15})\.gz")
 
 Part = tuple[int, int]
@@ -80,17 +82,25 @@ class UploadedParts:
         Raises:
             UserError: A part is damaged, or cannot be read.
         """
-        needed = [part for part in self.parts if part[1] > start]
-        with self.file.open("wb") as file, ThreadPoolExecutor(READS_AT_ONCE) as threads:
-            file.truncate(self.end)
-            for part, content in zip(needed, threads.map(self._read, needed), strict=True):
-                file.seek(part[0])
-                file.write(content)
-        self._local_from = needed[0][0] if needed else self.end
+        for _ in range(TRIES):
+            needed = [part for part in self.parts if part[1] > start]
+            try:
+                with self.file.open("wb") as file, ThreadPoolExecutor(READS_AT_ONCE) as threads:
+                    file.truncate(self.end)
+                    for part, content in zip(needed, threads.map(self._read, needed), strict=True):
+                        file.seek(part[0])
+                        file.write(content)
+            except FileNotFoundError:  # another process has merged the part with others
+                self.find()
+            else:
+                self._local_from = needed[0][0] if needed else self.end
+                return
+        raise UserError(f"'{self.folder.url}' changes too fast to be read, or a part is missing")
 
     def _read(self, part: Part) -> bytes:
+        content = self.folder.read(part_name(part))
         try:
-            content = gzip.decompress(self.folder.read(part_name(part)))
+            content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"'{self.folder.url}/{part_name(part)}' is damaged: {error}") from None
         if len(content) != part[1] - part[0]:

@@ -15,6 +15,9 @@ import psycopg
 import pytest
 import yaml
 
+from mcrnn.errors import UserError
+from mcrnn.storage.parts import UploadedParts
+from mcrnn.storage.s3 import S3Prefix
 from tests.conftest import CommandRunner
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Start, wait_for
@@ -212,11 +215,13 @@ def kill_driver_on_s3(
     client = s3.client()
 
     def told() -> int:
+        parts = UploadedParts(root / f"{name}.journal", S3Prefix(f"lab/here/searches/{name}/journal"))
         try:
-            content = client.get_object(Bucket="lab", Key=f"here/searches/{name}/study.journal")["Body"].read()
-        except client.exceptions.NoSuchKey:
+            parts.find()
+            parts.download()
+        except UserError:  # the driver has just merged the parts that were found
             return 0
-        return content.count(b'"end"')
+        return parts.file.read_bytes().count(b'"end"')
 
     if seed == 0:
         for file in (root / "data/tiny.zarr").rglob("*"):

@@ -159,6 +159,17 @@ def test_parts_of_two_processes_do_not_hide_each_other(tmp_path: Path) -> None:
     assert parts.parts == [(0, 100), (100, 140), (140, 200)]
 
 
+def test_file_that_another_process_extends_can_be_read(tmp_path: Path) -> None:
+    draw, file, folder = random.Random(0), tmp_path / "file", LocalFolder(tmp_path / "parts")
+    writing, reading = UploadedParts(file, folder), UploadedParts(tmp_path / "again", folder)
+    for _ in range(7):
+        writing.upload(append(file, 1000, draw))
+    reading.find()
+    writing.upload(append(file, 1000, draw))  # merges all that was found
+    reading.download()
+    assert reading.file.read_bytes() == file.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
