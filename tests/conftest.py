@@ -38,6 +38,7 @@ pytest_plugins = ["tests.support.live_report"]
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin the session in which test processes share servers."""
+    config.addinivalue_line("markers", "long(seconds): takes about so many seconds of `make test`, and starts early")
     if not hasattr(config, "workerinput"):
         shared.open_folder()
 
@@ -49,13 +50,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests first, so that short ones fill the end.
+    """The longest tests first, then the others that start Ray and MLflow, then the short ones.
 
-    They start on one test process while another begins with short ones, and are not in each other's way.
+    With `--dist worksteal` each test process is given an equal part of this list, without gaps, and one that has done
+    its part takes over from the end of another's. So one process begins with the long tests, which wait a lot, while
+    the others compute, and at the end only short tests are left, which all processes share.
     """
-    long = [item for item in items if item.get_closest_marker("integration")]
-    short = [item for item in items if not item.get_closest_marker("integration")]
-    items[:] = long + short
+
+    def rank(item: pytest.Item) -> tuple[float, bool]:
+        mark = item.get_closest_marker("long")
+        return -mark.args[0] if mark is not None else 0.0, item.get_closest_marker("integration") is None
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(autouse=True)

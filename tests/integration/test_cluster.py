@@ -72,6 +72,7 @@ def assert_refusals(lab: Lab, cluster: TwoNodes) -> None:
     (lab.laptop / "s.yaml").unlink()
 
 
+@pytest.mark.long(150)
 @pytest.mark.timeout(600)
 def test_whole_path_from_data_to_promotion_on_a_cluster(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in lab.environment.items():

@@ -36,6 +36,7 @@ def write(root: Path, content: dict[str, Any]) -> str:
     return "small.yaml"
 
 
+@pytest.mark.long(40)
 def test_search_to_champion_to_evaluation_and_again(
     command: CommandRunner, root: Path, ray_folder: Path, request: pytest.FixtureRequest
 ) -> None:

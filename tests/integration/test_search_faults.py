@@ -146,6 +146,7 @@ def undisturbed(command: CommandRunner, root: Path, trials: int) -> list[dict[st
     return rows(root, "undisturbed")
 
 
+@pytest.mark.long(65)
 def test_killed_search_ends_as_the_undisturbed_one(
     command: CommandRunner, root: Path, start: Start, shared_ray: str
 ) -> None:
@@ -291,6 +292,7 @@ def test_study_in_postgresql_survives_the_kill_of_the_driver_and_its_password_is
     assert "secret" not in away.stderr
 
 
+@pytest.mark.long(20)
 def test_ctrl_c_stops_after_saving_and_a_second_driver_is_refused(
     command: CommandRunner, root: Path, start: Start, shared_ray: str
 ) -> None:
@@ -323,6 +325,7 @@ def test_mistake_in_a_configuration_stops_the_search_with_its_message(
     assert ended(root, "s") == 0
 
 
+@pytest.mark.long(40)
 def test_confirmation_trains_the_best_again_and_takes_the_best_seed(
     command: CommandRunner, root: Path, shared_ray: str
 ) -> None:

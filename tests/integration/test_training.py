@@ -49,6 +49,7 @@ def test_signal_writes_a_checkpoint_and_the_same_command_continues(
     assert "epoch" not in once_more.stdout
 
 
+@pytest.mark.long(20)
 def test_stop_signal_reaches_the_workers(
     command: CommandRunner, root: Path, file: str, start: Start, shared_ray: str
 ) -> None:
