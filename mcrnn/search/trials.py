@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -58,8 +59,10 @@ class TrialRunner:
             proposals: the trials to run; None lets the searcher propose them until it is finished.
             options: arguments of Tune's TuneConfig, such as `search_alg`.
         """
+        share_gpus = self.resources.get("GPU", 0) % 1 > 0
+        resources = functools.partial(_resources_of, self.resources) if share_gpus else self.resources
         tuner = tune.Tuner(
-            tune.with_resources(self.trainable, self._resources_of if self._share_gpus else self.resources),
+            tune.with_resources(self.trainable, resources),
             param_space={} if proposals is None else {"proposal": tune.grid_search(proposals)},
             tune_config=tune.TuneConfig(
                 num_samples=-1 if proposals is None else 1,
@@ -93,15 +96,17 @@ class TrialRunner:
         if failure:
             raise failure[0]
 
-    @property
-    def _share_gpus(self) -> bool:
-        return self.resources.get("GPU", 0) % 1 > 0
 
-    def _resources_of(self, proposal: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """Return what Tune reserves for one trial: for a second try whole GPUs, which no other trial then shares."""
-        proposal = proposal.get("proposal", proposal)
-        whole = {"GPU": math.ceil(self.resources["GPU"])} if proposal.get("second_try") else {}
-        return tune.PlacementGroupFactory([self.resources | whole])
+def _resources_of(resources: dict[str, float], proposal: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """Return what Tune reserves for one trial: for a second try whole GPUs, which no other trial then shares.
+
+    Args:
+        resources: what it reserves for other trials.
+        proposal: the proposal of the trial.
+    """
+    proposal = proposal.get("proposal", proposal)
+    whole = {"GPU": math.ceil(resources["GPU"])} if proposal.get("second_try") else {}
+    return tune.PlacementGroupFactory([resources | whole])
 
 
 @dataclass(frozen=True)

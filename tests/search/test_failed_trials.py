@@ -15,7 +15,7 @@ from ray import cloudpickle
 from mcrnn.errors import NotEnoughMemoryError, UserError
 from mcrnn.search import trials
 from mcrnn.search.trial_report import TrialFailedError, TrialReport, error_of
-from mcrnn.search.trials import TrialContext, TrialRunner, run_trial
+from mcrnn.search.trials import TrialContext, _resources_of, run_trial
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
 from mcrnn.tracking.run_folder import RunEnd, SearchFolder
@@ -99,10 +99,10 @@ def test_too_little_memory_is_final_only_without_neighbours(tmp_path: Path, monk
 
 
 def test_second_try_has_whole_gpus_and_the_others_their_part() -> None:
-    runner = TrialRunner(None, "", cast(Any, None), {"CPU": 1, "GPU": 0.25}, 4, 0)
+    resources = {"CPU": 1, "GPU": 0.25}
     for proposal, gpus in (({"number": 1}, 0.25), ({"number": 1, "second_try": True}, 1)):
-        assert runner._resources_of(proposal).required_resources == {"CPU": 1, "GPU": gpus}
-        assert runner._resources_of({"proposal": proposal}).required_resources == {"CPU": 1, "GPU": gpus}
+        assert _resources_of(resources, proposal).required_resources == {"CPU": 1, "GPU": gpus}
+        assert _resources_of(resources, {"proposal": proposal}).required_resources == {"CPU": 1, "GPU": gpus}
 
 
 def tune_trial(folder: Path, error: Exception | None, **attributes: Any) -> Any:

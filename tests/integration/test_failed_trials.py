@@ -1,0 +1,72 @@
+"""One broken trial of a search fails alone, and too many of them end the search with a line that says why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcrnn.search.driver import run
+from mcrnn.tracking.run_folder import RunEnd
+from mcrnn.training.session import End
+from tests.conftest import CommandRunner
+from tests.integration.test_search_faults import write
+from tests.integration.test_search_resources import opened, ray_of_two  # noqa: F401  a fixture
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+
+
+def break_disk_of(root: Path, trial: int) -> None:
+    """Let a trial be unable to write checkpoints: a file is in the place of their folder."""
+    folder = root / f"searches/s/trials/{trial:04d}"
+    folder.mkdir(parents=True)
+    (folder / "checkpoints").touch()
+
+
+def test_trial_with_a_broken_disk_fails_alone_until_too_many_did(
+    command: CommandRunner, root: Path, shared_ray: str
+) -> None:
+    import mlflow
+
+    for trial in (1, 3):
+        break_disk_of(root, trial)
+    settings = {"trials": 6, "failures": 2, "scheduler": "none"}
+    searched = command("mcrnn.tune", write(root, "s", train={"max_failures": 1, "epochs": 1}, search=settings))
+    assert searched.returncode == 0, searched.stderr
+    assert "Traceback" not in searched.stderr
+    for trial in (1, 3):
+        file = root / f"searches/s/trials/{trial:04d}/error.txt"
+        assert "Traceback" in file.read_text()
+        lines = [line for line in searched.stderr.splitlines() if str(file) in line]
+        assert [line.split(": ")[1] for line in lines] == [f"trial {trial}", f"trial {trial} failed"]
+    assert "s: 2 trials failed; the last was trial 3: DiskError: cannot write" in searched.stdout
+    summary = json.loads((root / "searches/s/summary.json").read_text())
+    assert [row["end"] for row in summary["trials"]] == ["finished", "failed", "finished", "failed"]
+    client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("mcrnn-s")
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.run_name for run in runs if run.info.status == "FAILED"} == {"trial-1", "trial-3"}
+    assert {run.info.status for run in runs} == {"FINISHED", "FAILED"}
+
+
+def test_trial_that_ran_out_of_memory_beside_others_is_tried_again_with_a_gpu_of_its_own(
+    root: Path,
+    ray_of_two: Any,  # noqa: F811
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The end of the first try is there before the search starts, as if the driver had been lost just after it."""
+    search = opened(
+        root,
+        train={"epochs": 1, "batch_size": 4, "teacher_forcing_steps": 4},
+        search={"trials": 4, "scheduler": "none", "gpus": 0.5},
+    )
+    search.folder.trial(0).write_end(RunEnd(End.OUT_OF_MEMORY, "out of memory on cuda:0"))
+    run(search)
+    trials = search.study.get_trials()
+    assert [trial.user_attrs["end"] for trial in trials] == ["finished"] * 4
+    started = [search.folder.trial(number).read_record()["time"] for number in range(4)]  # type: ignore[index]
+    assert started[0] == max(started)
+    warning = "warning: trial 0 ran out of memory beside others; it is tried once more at the end"
+    assert warning in capfd.readouterr().err
