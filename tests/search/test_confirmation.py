@@ -6,14 +6,16 @@ import itertools
 import math
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 import pytest
 
 from mcrnn.config.search import ConfirmConfig
 from mcrnn.config.space import Search
+from mcrnn.search.budgets import time_limits
 from mcrnn.search.confirmation import Confirmation, Retraining, confidence_interval, statement
+from mcrnn.search.search_run import SearchRun
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
@@ -181,3 +183,35 @@ def test_statement_has_mean_interval_seeds_and_what_the_winner_was_chosen_from()
     assert "no interval, as there is one value only, over 1 seed" in statement(
         row | {"interval": None, "seeds": 1}, 4, 9
     )
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "finished"),
+    [
+        ({"seeds": 5, "confirmed": []}, {"seeds": 5}, True),  # of version 0.1.0
+        ({"seeds": 3, "confirmed": []}, {"seeds": 5}, False),
+        ({"seeds": 5, "confirmation": {"configurations_asked": 4, "unfinished": None}}, {"configurations": 4}, True),
+        ({"seeds": 5, "confirmation": {"configurations_asked": 4, "unfinished": None}}, {"configurations": 8}, False),
+        ({"seeds": 0, "confirmation": None}, {"seeds": 5}, False),
+    ],
+)
+def test_search_whose_confirmation_is_enlarged_goes_on_and_another_one_is_finished(
+    tmp_path: Path, made: dict[str, Any], asked: dict[str, int], finished: bool
+) -> None:
+    plan, study = confirmed_search(tmp_path, [0.1], **asked)
+    folder = SearchFolder(LocalFolder(tmp_path))
+    folder.write_summary(made)
+    assert SearchRun(plan, cast(Any, None), folder, cast(Any, None), study, cast(Any, None)).finished == finished
+
+
+def test_confirmation_for_which_there_was_no_time_goes_on_with_another_limit(tmp_path: Path) -> None:
+    plan, study = confirmed_search(tmp_path, [0.1], seeds=5)
+    folder = SearchFolder(LocalFolder(tmp_path))
+    limited = Search(plan.space, plan.search.model_copy(update={"hours": 2.0}))
+    limits = time_limits(limited.search)
+    unfinished = {"configurations_asked": 4, "unfinished": "its 2 hours left no time", "limits": limits}
+    folder.write_summary({"seeds": 5, "confirmation": unfinished})
+    for hours, finished in ((2.0, True), (3.0, False)):
+        changed = Search(plan.space, plan.search.model_copy(update={"hours": hours}))
+        search_run = SearchRun(changed, cast(Any, None), folder, cast(Any, None), study, cast(Any, None))
+        assert search_run.finished == finished
