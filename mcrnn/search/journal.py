@@ -31,14 +31,11 @@ LOGS_BETWEEN_CHECKPOINTS = 10_000
 CHECKED_BYTES = 4096
 """Bytes of the journal before a position whose checksum tells whether a snapshot is of this journal. With their times
 and random ids they are in no other one."""
-NOT_FLUSHED = {
-    JournalOperation.CREATE_TRIAL,
-    JournalOperation.SET_TRIAL_PARAM,
-    JournalOperation.SET_TRIAL_INTERMEDIATE_VALUE,
-    JournalOperation.SET_TRIAL_SYSTEM_ATTR,
-}
-"""Changes after which Optuna need not wait for the disk. A power failure can lose them, as far as no other change came
-later; then the trial draws the same values again, and reports its epochs again. The death of a process loses none."""
+FLUSHED = {JournalOperation.CREATE_STUDY, JournalOperation.SET_TRIAL_STATE_VALUES}
+"""Changes after which Optuna waits for the disk, with all that came before: mainly the end of a trial.
+
+A power failure can lose other changes that came later; then a trial draws its values and reports its epochs again. The
+death of a process loses none."""
 
 
 class JournalFile(BaseJournalBackend):
@@ -94,7 +91,7 @@ class JournalFile(BaseJournalBackend):
         with self.locked(), self.file.open("ab") as file:
             file.write(lines.encode())
             file.flush()
-            if any(log["op_code"] not in NOT_FLUSHED for log in logs):
+            if any(log["op_code"] in FLUSHED for log in logs):
                 os.fsync(file.fileno())
 
     @contextlib.contextmanager
