@@ -45,6 +45,7 @@ def test_files_are_those_that_a_sweep_would_leave(tmp_path: Path, seed: int, mon
             patch.setattr(LocalFolder, "sizes", None)  # nothing is listed
             superseded.trial_ended(number, now)
         left = files_of(folder)
+        assert (f"{number:04d}/checkpoints" in left) == (how is None)
         SupersededFiles(folder, study, keep=3).sweep()
         assert files_of(folder) == left
     models = [int(part[:4]) for part in left if part.endswith("model")]
