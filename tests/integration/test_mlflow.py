@@ -26,7 +26,7 @@ from tests.integration.test_search import SEARCH
 from tests.integration.test_search_faults import ended
 from tests.support import shared
 from tests.support.commands import ForkedProcess
-from tests.support.processes import Start, free_port, wait_for
+from tests.support.processes import WITHOUT_JOBS, Start, free_port, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 
@@ -114,7 +114,11 @@ class Server:
         arguments = ["server", "--backend-store-uri", f"sqlite:///{self.root / 'server.db'}", "--host", "127.0.0.1"]
         arguments += ["--port", str(self.port), "--artifacts-destination", str(self.root / "server"), "--workers", "1"]
         self.process = ForkedProcess(
-            shared.command_server(), ["-m", "mlflow", *arguments], self.root, os.environ, with_output=False
+            shared.command_server(),
+            ["-m", "mlflow", *arguments],
+            self.root,
+            os.environ | WITHOUT_JOBS,
+            with_output=False,
         )
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
@@ -172,6 +176,7 @@ def run_with_outage(root: Path, server: Server, start: Start, seconds: float) ->
     assert_all_metrics_are_there(root, server.url, "s")
 
 
+@pytest.mark.long(35)
 def test_nothing_is_lost_while_the_server_is_away(
     root: Path,
     server: Server,

@@ -13,7 +13,7 @@ import yaml
 from tests.conftest import PROJECT
 from tests.support import shared
 from tests.support.commands import ForkedProcess
-from tests.support.processes import free_port
+from tests.support.processes import WITHOUT_JOBS, free_port
 from tests.support.ray_cluster import HEAD, TwoNodes
 from tests.support.s3_server import S3Server
 
@@ -60,7 +60,7 @@ class Lab:
             shared.command_server(),
             [str(PROJECT / "cluster/mlflow_server.py"), "--host", HEAD, "--port", str(self.port)],
             self.laptop,
-            os.environ | self.environment | settings | {"PATH": programs},
+            os.environ | self.environment | WITHOUT_JOBS | settings | {"PATH": programs},
             errors=self.folder / "mlflow.log",
         )
         said = []

@@ -14,6 +14,10 @@ from tests.support.commands import ForkedProcess
 Start = Callable[..., ForkedProcess]
 """starts `python -m MODULE ARGUMENTS...` without waiting for its end"""
 
+WITHOUT_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""With these variables an MLflow server starts no processes for jobs: eight that each import MLflow, and have no work
+here."""
+
 
 def free_port(host: str = "127.0.0.1") -> int:
     """A port for a server that starts later, or again: one that no process is given in between, since systems give
