@@ -16,6 +16,7 @@ from ray.tune.search import Searcher
 
 from mcrnn.config.space import Search
 from mcrnn.search.budgets import ERROR, Budgets, budget
+from mcrnn.search.learnable_study import LearnableStudy
 from mcrnn.search.sampling import sampler, suggest
 from mcrnn.search.study import search_trials
 from mcrnn.search.trial_index import TrialIndex
@@ -121,21 +122,33 @@ class StudySearcher(Searcher):
         elif self.interrupted_trials:
             number = self.interrupted_trials.pop(0).number
         else:
-            trials = self.study.get_trials(deepcopy=False)
-            number = min((t.number for t in trials if t.state == TrialState.WAITING), default=len(trials))
-        # `ask` may already draw, so the sampler, which depends on the number, is set before it
-        self.study.sampler = sampler(config, number)
-        interrupted = [t for t in search_trials(self.study) if t.number == number and t.state == TrialState.RUNNING]
-        if interrupted:  # it may have some of its values already, from which the sampler must not learn
-            others = cast("optuna.Study", _StudyWithoutTrial(self.study, interrupted[0]._trial_id))
-            trial = optuna.Trial(others, interrupted[0]._trial_id)
-        else:
-            trial = self.study.ask()  # Optuna's word for starting a trial
+            waiting = self.index.first_waiting
+            number = self.index.next_number if waiting is None else waiting
+        trial = self._start(number)
         self.running[trial_id] = trial
         self.on_study_changed()
         proposal = {"number": trial.number, "values": suggest(trial, self.search)}
         self.index.refresh(trial.number)
         return proposal | ({"second_try": True} if SECOND_TRY in trial.user_attrs else {})
+
+    def _start(self, number: int) -> optuna.Trial:
+        """Start a new trial, or one that waits or was interrupted.
+
+        It is what Optuna's `Study.ask` does, which looks at all trials for one that waits.
+        """
+        storage = self.study._storage
+        if number == self.index.next_number:
+            trial_id = storage.create_new_trial(self.study._study_id)
+            number = storage.get_trial(trial_id).number  # another process may have added trials meanwhile
+        else:
+            trial_id = self.index.trial(number)._trial_id
+            if number not in self.index.running:
+                storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+        limited = self.search.search.sampler == "tpe"
+        study = cast("optuna.Study", LearnableStudy(self.study, self.index, number, limited=limited))
+        # Optuna may already draw when it creates the trial, so the sampler, which depends on the number, is set before
+        study.sampler = sampler(self.search.search, number)
+        return optuna.Trial(study, trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Count the hours. `StudyScheduler` gets the result before the searcher does, and writes it into the study."""
