@@ -153,7 +153,7 @@ def test_search_outlives_every_service_that_goes_away(
     after(8)
     cluster.remove_worker()
     time.sleep(5)
-    cluster.worker = cluster.add_worker()
+    cluster.add_worker()
     out, _ = job.communicate(timeout=600)
     assert job.returncode == 0, out
     assert "Traceback" not in out, out

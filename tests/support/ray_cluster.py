@@ -41,8 +41,13 @@ class TwoNodes:
             *("--dashboard-host", HEAD, "--dashboard-port", str(self.dashboard)),
             *("--ray-client-server-port", str(free_port())),
         )
-        self._wait(self._serves_jobs)
-        self.worker = self.add_worker()
+        self.worker: subprocess.Popen[bytes] | None = None
+        try:
+            self._wait(self._serves_jobs)
+            self.add_worker()
+        except BaseException:
+            self.stop()
+            raise
 
     @property
     def address(self) -> str:
@@ -52,13 +57,13 @@ class TwoNodes:
     def jobs(self) -> str:
         return f"http://{HEAD}:{self.dashboard}"
 
-    def add_worker(self) -> subprocess.Popen[bytes]:
-        worker = self._start(WORKER, "--address", self.address, "--num-cpus", str(self.cpus))
+    def add_worker(self) -> None:
+        self.worker = self._start(WORKER, "--address", self.address, "--num-cpus", str(self.cpus))
         self._wait(lambda: self._nodes() == 2)
-        return worker
 
     def remove_worker(self) -> None:
         """As a spot machine vanishes: all of its processes at once."""
+        assert self.worker is not None
         os.killpg(self.worker.pid, signal.SIGKILL)
         self.worker.wait()
 
@@ -69,7 +74,7 @@ class TwoNodes:
 
     def stop(self) -> None:
         for process in (self.worker, self.head):
-            if process.poll() is None:
+            if process is not None and process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
@@ -107,7 +112,7 @@ class TwoNodes:
             return 0
 
     def _wait(self, condition: object) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not condition():  # type: ignore[operator]
             assert self.head.poll() is None, (self.folder / f"start-{HEAD}.log").read_text()
             assert time.monotonic() < deadline
