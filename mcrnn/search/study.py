@@ -60,7 +60,7 @@ def open_study(journal: Journal, search: Search, earlier: Iterable[optuna.Study]
     )
     if len(search.search.objectives) == 1:  # Optuna's pruners do not support several
         study.pruner = pruner(search.search)
-    is_new = not study.trials
+    is_new = not study.get_trials(deepcopy=False)
     if is_new or search.search.sampler == "grid":  # the budget of a grid may have been raised
         for values in _fixed_trials(search)[len(search_trials(study)) :]:
             study.enqueue_trial(values)
