@@ -78,7 +78,7 @@ def test_whole_path_from_data_to_promotion_on_a_cluster(lab: Lab, monkeypatch: p
     for name, value in lab.environment.items():
         monkeypatch.setenv(name, value)
     prepare(lab)
-    cluster = lab.start_cluster()
+    cluster = lab.start_cluster(forked=True)
     assert_refusals(lab, cluster)
     lab.start_mlflow()
     shipped = lab.laptop / "shipped"

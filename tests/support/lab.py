@@ -13,6 +13,7 @@ import yaml
 from tests.conftest import PROJECT
 from tests.support import shared
 from tests.support.commands import ForkedProcess
+from tests.support.fork_server import launcher
 from tests.support.processes import WITHOUT_JOBS, free_port
 from tests.support.ray_cluster import HEAD, TwoNodes
 from tests.support.s3_server import S3Server
@@ -76,8 +77,14 @@ class Lab:
             self.mlflow.wait(30)
             self.mlflow = None
 
-    def start_cluster(self) -> TwoNodes:
-        self.cluster = TwoNodes(self.folder, **self.environment)
+    def start_cluster(self, *, forked: bool = False) -> TwoNodes:
+        """Start two nodes.
+
+        Args:
+            forked: whether commands of jobs, and workers outside a job's folder, are forked with the imports done.
+        """
+        python = launcher(shared.command_server()) if forked else None
+        self.cluster = TwoNodes(self.folder, python=python, **self.environment)
         return self.cluster
 
     def run(self, module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

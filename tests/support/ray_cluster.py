@@ -16,13 +16,24 @@ from tests.support.processes import free_port
 
 RAY = str(Path(sys.executable).with_name("ray"))
 HEAD, WORKER = "127.0.0.1", "127.0.0.2"
+RAY_WITH_PYTHON = "import sys; from ray.scripts.scripts import main; sys.executable = sys.argv.pop(1); main()"
+"""Ray's program, which starts its workers with the Python that its first argument names."""
 
 
 class TwoNodes:
     """A head that trains nothing, and a worker, which sees itself as another machine."""
 
-    def __init__(self, folder: Path, cpus: int = 2, **environment: str) -> None:
-        self.folder, self.cpus = folder, cpus
+    def __init__(self, folder: Path, cpus: int = 2, python: Path | None = None, **environment: str) -> None:
+        """Start both nodes.
+
+        Args:
+            folder: where Ray's own files are.
+            cpus: of the worker.
+            python: the program that stands for Python where nodes start workers, and jobs start commands; by default
+                Python itself.
+            environment: what the nodes and jobs are told beside the environment of this process.
+        """
+        self.folder, self.cpus, self.python = folder, cpus, python
         self.port, self.dashboard = free_port(), free_port()
         self.token = secrets.token_hex(16)
         self.environment = os.environ | {
@@ -32,7 +43,8 @@ class TwoNodes:
             **environment,
         }
         # jobs find `python` there, as in an activated environment
-        self.environment["PATH"] = os.pathsep.join([str(Path(RAY).parent), self.environment["PATH"]])
+        programs = [str(path.parent) for path in (python, Path(RAY)) if path is not None]
+        self.environment["PATH"] = os.pathsep.join([*programs, self.environment["PATH"]])
         for name in ("RAY_ADDRESS", "RAY_TMPDIR"):
             self.environment.pop(name, None)
         self.head = self._start(
@@ -82,9 +94,10 @@ class TwoNodes:
         log = (self.folder / f"start-{host}.log").open("wb")
         place = self.folder / ("h" if host == HEAD else "w")  # two machines do not share it; sockets need it short
         ports = ("--dashboard-agent-listen-port", str(free_port(host)), "--min-worker-port", "0")
+        ray = [RAY] if self.python is None else [sys.executable, "-c", RAY_WITH_PYTHON, str(self.python)]
         return subprocess.Popen(
             [
-                *(RAY, "start", "--block", "--node-ip-address", host, "--temp-dir", str(place)),
+                *(*ray, "start", "--block", "--node-ip-address", host, "--temp-dir", str(place)),
                 *(*ports, "--max-worker-port", "0", *arguments),
             ],
             env=self.environment,

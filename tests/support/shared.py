@@ -25,6 +25,7 @@ from tests.support.commands import start_server
 from tests.support.fork_server import launcher
 from tests.support.postgres import PostgresServer
 from tests.support.processes import free_port
+from tests.support.ray_cluster import RAY_WITH_PYTHON
 
 FOLDER_VARIABLE = "MCRNN_TESTS_SHARED"
 """This environment variable leads test processes to the folder of their session."""
@@ -140,10 +141,10 @@ def _start_ray() -> dict[str, Any]:
     place.mkdir()
     port = free_port()
     log = (folder() / "ray.log").open("wb")
-    begin = "import sys; from ray.scripts.scripts import main; sys.executable = sys.argv.pop(1); main()"
     process = subprocess.Popen(
         [
-            *(sys.executable, "-c", begin, python, "start", "--head", "--block", "--node-ip-address", "127.0.0.1"),
+            *(sys.executable, "-c", RAY_WITH_PYTHON, python, "start", "--head", "--block"),
+            *("--node-ip-address", "127.0.0.1"),
             *("--port", str(port), "--num-cpus", str(RAY_CPUS), "--include-dashboard", "false"),
             *("--temp-dir", str(place), "--min-worker-port", "0", "--max-worker-port", "0"),
             *("--dashboard-agent-listen-port", str(free_port()), "--ray-client-server-port", str(free_port())),

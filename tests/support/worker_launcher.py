@@ -1,8 +1,8 @@
-"""Stands for Python where Ray starts a worker: asks the server of `fork_server` to fork it.
+"""Stands for Python where Ray starts a worker or a job's command: asks the server of `fork_server` to fork it.
 
 Ray starts a worker by `python default_worker.py OPTIONS...`, or with setup_worker.py before it, which sets the
-environment. All other programs are run by Python itself. This one needs nothing but the standard library, and starts in
-a few hundredths of a second.
+environment. A command is `python -m mcrnn.NAME`. All other programs are run by Python itself. This one needs nothing
+but the standard library, and starts in a few hundredths of a second.
 """
 
 import json
@@ -13,8 +13,10 @@ import sys
 ADDRESS, PYTHON, WORDS = sys.argv[1], sys.argv[2], sys.argv[3:]
 
 
-def worker() -> tuple[list[str], dict[str, str]] | None:
-    """Return the command of the worker that is to be started and its environment, None for any other program."""
+def forked() -> tuple[list[str], dict[str, str]] | None:
+    """Return the worker or command that is to be started and its environment, None for any other program."""
+    if WORDS[:1] == ["-m"] and WORDS[1].startswith("mcrnn."):
+        return WORDS, dict(os.environ)
     words = WORDS[1:] if WORDS and WORDS[0].endswith("/setup_worker.py") else WORDS
     if not words or not words[0].endswith("/default_worker.py"):
         return None
@@ -33,7 +35,7 @@ def worker() -> tuple[list[str], dict[str, str]] | None:
 
 def main() -> None:
     """Have the worker forked and end as it ends, or become Python."""
-    found = worker()
+    found = forked()
     if found is None:
         os.execv(PYTHON, [PYTHON, *WORDS])
     command, environment = found
