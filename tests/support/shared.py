@@ -156,8 +156,13 @@ def _start_ray() -> dict[str, Any]:
         start_new_session=True,
     )
     deadline = time.monotonic() + 120
-    while b"Ray runtime started" not in (folder() / "ray.log").read_bytes():
-        assert process.poll() is None, (folder() / "ray.log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    try:
+        while b"Ray runtime started" not in (folder() / "ray.log").read_bytes():
+            assert process.poll() is None, (folder() / "ray.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        raise
     return {"address": f"127.0.0.1:{port}", "group": process.pid}
