@@ -84,7 +84,7 @@ class RunSession:
             NotEnoughMemoryError: memory was not enough, which is written down, too.
         """
         try:
-            end = fit(self.run.config, data, self, device)
+            end = fit(self.run.config, data, self, device, self.run.target)
         except NotEnoughMemoryError as error:
             self.run.finish(End.OUT_OF_MEMORY, str(error))
             raise

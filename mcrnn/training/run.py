@@ -28,6 +28,8 @@ class TrainingRun:
     """The name of its run in MLflow."""
     tags: tuple[tuple[str, str], ...] = ()
     """Tags of its run in MLflow, as pairs of name and value."""
+    target: int | None = None
+    """Epoch after which the training is paused; None to train to the end."""
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -80,13 +82,13 @@ class TrainingRun:
         )
 
     def finish(self, end: End, message: str = "") -> None:
-        """Write down how the training ended; nothing for an interruption, after which it goes on.
+        """Write down how the training ended; nothing where it goes on after an interruption or a pause.
 
         Args:
             end: how it ended.
             message: the error, where memory was not enough.
         """
-        if end != End.INTERRUPTED:
+        if end not in (End.INTERRUPTED, End.PAUSED):
             self.folder.write_end(RunEnd(end, message))
 
 

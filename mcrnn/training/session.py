@@ -37,6 +37,8 @@ class End(enum.StrEnum):
     STOPPED_EARLY = "stopped early"
     DIVERGED = "diverged"
     INTERRUPTED = "interrupted"
+    PAUSED = "paused"
+    """It has reached the epoch that it was to be trained to, and goes on from its checkpoint if it is worth it."""
     OUT_OF_MEMORY = "out of memory"
 
 

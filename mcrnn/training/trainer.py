@@ -43,7 +43,13 @@ STEPS_BETWEEN_CHECKS = 32
 """Steps between checks for divergence on a GPU: nothing else within an epoch makes the host wait for it."""
 
 
-def fit(config: Configuration, data: FieldData, session: Session, device: torch.device | None = None) -> End:
+def fit(
+    config: Configuration,
+    data: FieldData,
+    session: Session,
+    device: torch.device | None = None,
+    target: int | None = None,
+) -> End:
     """Train as the configuration says, and report after each epoch.
 
     A loss that is not finite is no error: its step is skipped. After several skipped steps in a row the run reports
@@ -54,6 +60,7 @@ def fit(config: Configuration, data: FieldData, session: Session, device: torch.
         data: the training and validation splits.
         session: takes the reports and gives the checkpoint to start from.
         device: where to train; by default the processor.
+        target: epoch after which the training is paused; None to train to the end.
 
     Returns:
         How the training ended.
@@ -66,7 +73,7 @@ def fit(config: Configuration, data: FieldData, session: Session, device: torch.
     device = device or torch.device("cpu")
     with numeric_settings(config.train, device):
         try:
-            return Trainer(config, data, session, device).run()
+            return Trainer(config, data, session, device, target).run()
         except (RuntimeError, MemoryError) as error:
             # The processor says "can't allocate memory", CUDA outside of PyTorch's allocator "out of memory".
             said = any(words in str(error) for words in ("allocate memory", "out of memory"))
@@ -83,8 +90,15 @@ class Trainer:
     arguments.
     """
 
-    def __init__(self, config: Configuration, data: FieldData, session: Session, device: torch.device) -> None:
-        self.config, self.data, self.session, self.device = config, data, session, device
+    def __init__(
+        self,
+        config: Configuration,
+        data: FieldData,
+        session: Session,
+        device: torch.device,
+        target: int | None = None,
+    ) -> None:
+        self.config, self.data, self.session, self.device, self.target = config, data, session, device, target
         train, validation = config.train, config.validation
         torch.manual_seed(train.seed)  # for the initial weights
         dtype = torch.float64 if train.precision == "float64" else torch.float32
@@ -143,7 +157,7 @@ class Trainer:
         patience = self.config.train.early_stopping
         if patience is not None and epochs_without_improvement(self.history) >= patience:
             return End.STOPPED_EARLY
-        return None
+        return End.PAUSED if self.target is not None and self.epoch > self.target else None
 
     def _train_epoch(self) -> Request:
         """Take the remaining steps of the epoch; fewer where the session requests a stop, or on divergence.
