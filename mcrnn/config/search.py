@@ -36,8 +36,9 @@ They decide what trials are compared by, or how the search itself runs."""
 class AshaConfig(Section):
     """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934).
 
-    At rungs after `grace_epochs`, then `reduction_factor` times as many epochs, and so on, only the best of every
-    `reduction_factor` trials go on.
+    Trials are paused at rungs, after `grace_epochs`, then `reduction_factor` times as many epochs, and so on, and only
+    the best of every `reduction_factor` trials go on from there. A paused trial is taken up from its checkpoint when
+    enough others turn out to be worse.
     """
 
     grace_epochs: int = Field(3, ge=1, description="Epochs that every trial gets before the first rung.")
@@ -133,7 +134,10 @@ class SearchConfig(Section):
         "error more often than train.max_failures.",
     )
     concurrency: int | None = Field(
-        None, ge=1, description="Largest number of trials at a time; null for as many as the cluster has room for."
+        None,
+        ge=1,
+        description="Largest number of trials at a time. null for as many as the cluster has room for, but with a "
+        "sampler that learns no more than a quarter of the trials.",
     )
     gpus: float | None = Field(
         None,
@@ -142,10 +146,12 @@ class SearchConfig(Section):
         "enough for the workers of a trial, and none otherwise.",
     )
     seed: int = Field(0, ge=0, description="Seed of the sampler.")
-    sampler: Literal["tpe", "random", "grid", "nsga2"] = Field(
+    sampler: Literal["auto", "tpe", "gp", "cmaes", "random", "grid", "nsga2"] = Field(
         "tpe",
-        description="How the values of a trial are chosen: tpe (tree-structured Parzen estimator), random, grid (every "
-        "combination once) or nsga2 (genetic, for several objectives).",
+        description="How the values of a trial are chosen: tpe (tree-structured Parzen estimator), gp (Gaussian "
+        "process, slow above some hundred trials), cmaes (evolution strategy, for spaces of numbers), random, grid "
+        "(every combination once) or nsga2 (genetic, for several objectives). auto is tpe, or nsga2 with several "
+        "objectives.",
     )
     scheduler: Literal["asha", "median", "none"] | None = Field(
         None,
@@ -192,6 +198,8 @@ class SearchConfig(Section):
             raise ValueError("a single objective is the error")
         elif self.sampler == "nsga2":
             raise ValueError("nsga2 is for several objectives")
+        if len(self.objectives) > 1 and self.sampler == "cmaes":
+            raise ValueError("cmaes is for one objective")
         return self
 
     @property

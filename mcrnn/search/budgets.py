@@ -31,6 +31,8 @@ TIME_IS_UP = "time is up"
 """Attribute of the study: why no more trials are proposed where the reason is time, and for which limits that holds."""
 ERROR = "error"
 """User attribute of a failed trial: what ended it, in one line that names the file with the traceback."""
+FEWEST_AT_A_TIME = 8
+"""Trials at a time that are always allowed, however few trials a search has."""
 TOLERANCE = 1e-9
 """Hours by which a sum may exceed its limit, for rounding."""
 
@@ -43,6 +45,21 @@ def budget(index: TrialIndex, config: SearchConfig) -> int:
     if config.sampler == "grid":
         return len(index) if config.trials is None else min(config.trials, len(index))
     return 20 if config.trials is None else config.trials
+
+
+def useful_concurrency(config: SearchConfig, room: int) -> int:
+    """Return how many trials should run at a time, where the configuration does not say.
+
+    A sampler that learns proposes at random until the first trials have been compared. If all trials of a search ran at
+    the same time, it would never propose anything else. So no more than a quarter of the trials run at a time.
+
+    Args:
+        config: section `search` of the configuration.
+        room: trials at a time for which the cluster has room.
+    """
+    if config.concurrency is not None or config.sampler in ("random", "grid") or config.trials is None:
+        return min(config.concurrency or room, room)
+    return min(room, max(FEWEST_AT_A_TIME, config.trials // 4))
 
 
 def stop_reason(study: optuna.Study, config: SearchConfig, index: TrialIndex | None = None) -> str | None:
@@ -156,7 +173,8 @@ class Budgets:
         if not self._limited:
             return None
         hours, trial_hours = self.expected_confirmation()
-        trial = self.index.trial_seconds / 3600 / self.index.ended if self.index.ended else 0.0
+        tried = self.index.ended + len(self.index.having("result"))
+        trial = self.index.trial_seconds / 3600 / tried if tried else 0.0
         for limit, name, spent, needed in (
             (config.hours, "hours", self.hours, trial + hours),
             (config.trial_hours, "trial hours", self.trial_hours, trial * (running + 1) + trial_hours),

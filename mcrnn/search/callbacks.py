@@ -48,7 +48,8 @@ class TrialCallback(tune.Callback):
         report = TrialReport.of(trial.last_result)
         if report.mistake:
             self.stop()
-        self._sync(trial, report.mlflow_status)
+        paused = report.is_pause(trial.config.get("target"))
+        self._sync(trial, "SCHEDULED" if paused else report.mlflow_status)
         self.superseded_files.trial_ended(trial.config["number"], self.uploads.put)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:

@@ -14,7 +14,7 @@ from mcrnn.errors import UserError
 from mcrnn.runners.ray_cluster import connected, gpus_for
 from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
-from mcrnn.search.budgets import Budgets, budget, stop_reason
+from mcrnn.search.budgets import Budgets, budget, stop_reason, useful_concurrency
 from mcrnn.search.callbacks import ConfirmationCallback, TrialCallback
 from mcrnn.search.finalize import finalize
 from mcrnn.search.progress import ProgressDisplay
@@ -95,7 +95,16 @@ def _run_trials(active: ActiveSearch) -> None:
             raise UserError(f"train.workers {workers} needs as many CPUs, there are {resources.cpus}")
         gpus = gpus_for(config.train, resources.gpus, search.search.gpus)
         workers_at_once = min(resources.cpus, int(resources.gpus / gpus)) if gpus else resources.cpus
-        concurrency = min(search.search.concurrency or workers_at_once, max(1, workers_at_once // workers))
+        room = max(1, workers_at_once // workers)
+        concurrency = useful_concurrency(search.search, room)
+        if concurrency < room and search.search.concurrency is None:
+            console.print(
+                f"{search_run.name}: there is room for {room} trials at a time, but only {concurrency} run, so that "
+                "the sampler learns from some before it proposes the others; more trials use more, and "
+                "search.concurrency sets their number",
+                highlight=False,
+                soft_wrap=True,
+            )
         flag = new_stop_flag()
         budgets = Budgets(study, search, concurrency=concurrency)
         budgets.confirmation_seconds = search_run.confirmation().seconds
@@ -130,8 +139,14 @@ def _run_trials(active: ActiveSearch) -> None:
             config.train.max_failures if workers == 1 else 0,  # Ray Train itself replaces the workers that are lost
         )
         if stop_reason(study, search.search, searcher.index) is None:
-            trials = budget(searcher.index, search.search)
-            with ProgressDisplay(search, search_run.name, console, budget=trials, done=searcher.index.ended) as display:
+            with ProgressDisplay(
+                search,
+                search_run.name,
+                console,
+                budget=budget(searcher.index, search.search),
+                done=searcher.index.ended,
+                paused=searcher.progress.paused,
+            ) as display:
                 trial_runner.run(
                     "ray",
                     [TrialCallback(active, stop), display],
@@ -140,6 +155,8 @@ def _run_trials(active: ActiveSearch) -> None:
                 )
         if searcher.mistake:
             raise UserError(f"a trial cannot be trained, so the search has stopped: {searcher.mistake}")
+        if not active.interrupted:
+            searcher.conclude()
         reason = stop_reason(study, search.search, searcher.index)
         if reason is None or active.interrupted:
             raise KeyboardInterrupt

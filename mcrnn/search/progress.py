@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Collection
 from typing import Any
 
 from ray.tune import Callback
@@ -16,7 +17,7 @@ from mcrnn.console import field_label, format_value, new_table
 from mcrnn.search.trial_report import TrialReport, error_of
 from mcrnn.training.session import OBJECTIVE
 
-STYLES = {"running": "bold", "stopped": "dim", "finished": None}
+STYLES = {"running": "bold", "stopped": "dim", "paused": "dim", "finished": None}
 """How the row of a trial is printed by its state; others, such as failed, are red."""
 
 
@@ -29,11 +30,21 @@ class ProgressDisplay(Callback):
         console: takes the table or the lines.
         budget: number of trials of the search.
         done: number of trials that ended before.
+        paused: numbers of the trials that were paused before.
     """
 
-    def __init__(self, search: Search, name: str, console: Console, *, budget: int, done: int = 0) -> None:
+    def __init__(
+        self,
+        search: Search,
+        name: str,
+        console: Console,
+        *,
+        budget: int,
+        done: int = 0,
+        paused: Collection[int] = (),
+    ) -> None:
         self.search, self.name, self.console = search, name, console
-        self.budget, self.done = budget, done
+        self.budget, self.done, self.paused = budget, done + len(paused), set(paused)
         self.rows: dict[int, dict[str, Any]] = {}
         """State, values and last metrics of each trial by its number."""
         self.started = time.monotonic()
@@ -53,7 +64,8 @@ class ProgressDisplay(Callback):
             self.live.stop()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Show a new trial."""
+        """Show a new trial, or one that goes on after it was paused."""
+        self._row(trial)["state"] = "running"
         self._update(trial, {})
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
@@ -69,8 +81,11 @@ class ProgressDisplay(Callback):
             print(line, file=sys.stderr)
         if report.goes_on:
             return  # otherwise the search ends, and says why
+        if report.is_pause(trial.config.get("target")):
+            self._leaves(trial, "paused")
+            return
         pruned = (report.epoch or 0) < report.metrics.get("epochs", 0)
-        self._ended(trial, report.trial_end(pruned=pruned))
+        self._leaves(trial, report.trial_end(pruned=pruned))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Warn of an error or a lost process; Tune starts the trial again."""
@@ -84,7 +99,7 @@ class ProgressDisplay(Callback):
         """Show a trial that failed too often, and say why."""
         reason = error_of(trial) or "its processes were lost too often"
         print(f"warning: trial {trial.config['number']} failed: {reason}", file=sys.stderr)
-        self._ended(trial, "failed")
+        self._leaves(trial, "failed")
 
     def _row(self, trial: Any) -> dict[str, Any]:
         """Return the row of a trial; a new one if this is its first event, which may be the loss of its process."""
@@ -96,12 +111,13 @@ class ProgressDisplay(Callback):
         if self.live:
             self.live.update(self.table())
 
-    def _ended(self, trial: Any, state: str) -> None:
+    def _leaves(self, trial: Any, state: str) -> None:
+        """Show that a trial has ended or is paused. It counts as tried from its first pause on."""
         row = self._row(trial)
         if row["state"] != "running":
             return
-        self.done += 1
-        row["state"] = state
+        self.done += not row.get("tried", trial.config["number"] in self.paused)
+        row |= {"state": state, "tried": True}
         self._update(trial, trial.last_result or {})
         if not self.live:
             values = ", ".join(f"{field_label(k)} {format_value(v)}" for k, v in row["values"].items())

@@ -63,16 +63,20 @@ def sampler(config: SearchConfig, trial_number: int, position: int = 0) -> optun
         position: position of the value in the space, from 1; 0 for the values that are drawn together.
     """
     seed = ((config.seed * 1_000_003 + trial_number) * 1009 + position) % 2**32
-    if config.sampler in ("random", "grid"):
-        return optuna.samplers.RandomSampler(seed=seed)
-    if config.sampler == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed)
+    name = config.sampler
+    if name == "auto":
+        name = "nsga2" if len(config.objectives) > 1 else "tpe"
+    startup = min(10, (config.trials or 20) // 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name in ("random", "grid"):
+            return optuna.samplers.RandomSampler(seed=seed)
+        if name == "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=seed)
+        if name == "gp":
+            return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
+        if name == "cmaes":
+            return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
         return optuna.samplers.TPESampler(
-            seed=seed,
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-            n_startup_trials=min(10, (config.trials or 20) // 2),
+            seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=startup
         )

@@ -25,7 +25,7 @@ from mcrnn.models import trained_model, with_resolved_width
 from mcrnn.search.budgets import stop_reason, time_limits
 from mcrnn.search.confirmation import Confirmation
 from mcrnn.search.journal import Journal
-from mcrnn.search.study import STUDY, finished_trials, open_study
+from mcrnn.search.study import STUDY, finished_trials, open_study, study_in_database
 from mcrnn.search.superseded_files import SupersededFiles
 from mcrnn.search.trial_report import TrialEnd
 from mcrnn.storage.lease import Lease
@@ -104,7 +104,7 @@ class SearchRun:
     def ranked_trials(self) -> list[FrozenTrial]:
         """List the trials that ended well, the best first.
 
-        Trials that the pruner has stopped come after all that ran to their end.
+        Trials that were stopped early come after all that ran to their end.
         """
         good = [
             t for t in finished_trials(self.study) if t.user_attrs.get("end") in (TrialEnd.FINISHED, TrialEnd.STOPPED)
@@ -148,19 +148,28 @@ def open_search(search: Search, storage: Storage, *, new: bool) -> SearchRun:
     searches = storage.location("searches")
     folder = SearchFolder(searches.child(free_name(searches, search.name, new=new)))
     content = json.loads(mask_passwords(json.dumps(search.content())))
-    earlier = [_open_earlier(name, searches) for name in search.search.warm_start]
+    earlier = [_open_earlier(name, searches, search.search.storage) for name in search.search.warm_start]
     folder.claim(content | {"store_digest": store.digest}, MAY_CHANGE)
     journal = Journal.open(folder.location)
     return SearchRun(search, storage, folder, store, open_study(journal, search, earlier), journal)
 
 
-def _open_earlier(name: str, searches: Location) -> optuna.Study:
+def _open_earlier(name: str, searches: Location, database: str | None) -> optuna.Study:
     """Open the study of an earlier search, renamed to that search, so that its copied trials say where they are from.
 
+    Args:
+        name: name of the search's folder.
+        searches: the folder of all searches.
+        database: URL of the database in which the study may be, in place of the search's folder.
+
     Raises:
-        UserError: there is no such search, or its study is in a database.
+        UserError: there is no such search, or its study is in another database.
     """
-    journal = Journal.open(searches.child(name))
+    folder = searches.child(name)
+    if database is not None and (study := study_in_database(database, folder)) is not None:
+        study.study_name = name
+        return study
+    journal = Journal.open(folder)
     if not journal.file.exists():
         keys = [key.split("/") for key in searches.sizes()]
         known = sorted({key[0] for key in keys if len(key) > 1 and key[1] in (JOURNAL_FILE, JOURNAL_PARTS)})

@@ -1,14 +1,15 @@
 """The Optuna study of a search: the only record of what was tried and how it ended.
 
-Ray Tune gets its trials from the study and stops them as the study's pruner says; see `mcrnn.search.tune_adapter`. A
-search that is run again finds in the study which trials are done, and goes on with those that were running. The study
-is a journal file in the folder of the search, or in a database (`search.storage`). optuna-dashboard opens both.
+Ray Tune gets its trials from the study, which says how far each of them goes; see `mcrnn.search.tune_adapter`. A search
+that is run again finds in the study which trials are done, and goes on with those that were running. The study is a
+journal file in the folder of the search, or in a database (`search.storage`). optuna-dashboard opens both.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,10 @@ from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search
 from mcrnn.errors import UserError
 from mcrnn.search.journal import Journal
+from mcrnn.search.learning import ExpectedErrors
 from mcrnn.search.parameters import VALUES_ATTRIBUTE, distribution, parameter_name, parameters_of, values_of
+from mcrnn.storage.location import Location
+from mcrnn.training.session import PENALTY
 
 STUDY = "search"
 """Name of the study in the journal of a search, which holds no other."""
@@ -39,11 +43,11 @@ DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
 """Optuna's direction for each objective of `search.objectives`."""
 
 
-def open_study(journal: Journal, search: Search, earlier: Iterable[optuna.Study] = ()) -> optuna.Study:
+def open_study(journal: Journal | None, search: Search, earlier: Iterable[optuna.Study] = ()) -> optuna.Study:
     """Open the study of a search, or create it with the trials that come before the sampler decides.
 
     Args:
-        journal: journal of the search; not used where `search.storage` names a database.
+        journal: journal of the search; not used where `search.storage` names a database. None for a study in memory.
         search: what is searched.
         earlier: studies of other searches (`search.warm_start`), whose trials a new study learns from as far as this
             search could have drawn them.
@@ -51,10 +55,12 @@ def open_study(journal: Journal, search: Search, earlier: Iterable[optuna.Study]
     Raises:
         UserError: the database cannot be used, or a grid is too large.
     """
-    name = STUDY if search.search.storage is None else f"{search.name}:{journal.folder.url}"
+    name = STUDY
+    if journal is not None and search.search.storage is not None:
+        name = f"{search.name}:{journal.folder.url}"
     study = optuna.create_study(
         study_name=name,
-        storage=_storage(journal, search.search),
+        storage=None if journal is None else _storage(journal, search.search),
         directions=[DIRECTIONS[objective] for objective in search.search.objectives],
         load_if_exists=True,
     )
@@ -70,12 +76,29 @@ def open_study(journal: Journal, search: Search, earlier: Iterable[optuna.Study]
     return study
 
 
+def study_in_database(url: str, folder: Location) -> optuna.Study | None:
+    """Return the study of a search in a database, None where it is not there.
+
+    Args:
+        url: URL of the database.
+        folder: folder of the search.
+
+    Raises:
+        UserError: the database cannot be used.
+    """
+    storage = _database(url)
+    names = [each for each in optuna.get_all_study_names(storage) if each.endswith(f":{folder.url}")]
+    return optuna.load_study(study_name=names[0], storage=storage) if names else None
+
+
 def _storage(journal: Journal, config: SearchConfig) -> BaseStorage:
     """Return Optuna's storage: the journal, or the database that `search.storage` names."""
-    if config.storage is None:
-        return journal.storage()
+    return journal.storage() if config.storage is None else _database(config.storage)
+
+
+def _database(url: str) -> RDBStorage:
     try:
-        return RDBStorage(config.storage)
+        return RDBStorage(url)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"search.storage: the database cannot be used ({type(error).__name__}: {reason})") from None
@@ -95,10 +118,17 @@ def _fixed_trials(search: Search) -> list[Values]:
 
 
 def _fitting_trials(earlier: optuna.Study, search: Search) -> list[FrozenTrial]:
-    """Return copies of the trials of an earlier study that this space could have drawn, with its distributions."""
-    fitting = []
-    for trial in earlier.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        if earlier.directions != [optuna.study.StudyDirection.MINIMIZE] or "from" in trial.user_attrs:
+    """Return copies of the trials of an earlier study that this space could have drawn, with its distributions.
+
+    The value of a trial that was stopped early is the error that it was expected to end with.
+    """
+    fitting: list[FrozenTrial] = []
+    if earlier.directions != [optuna.study.StudyDirection.MINIMIZE]:
+        return fitting
+    trials = [t for t in earlier.get_trials(deepcopy=False) if "from" not in t.user_attrs]
+    errors = _expected_errors(trials)
+    for trial in trials:
+        if (error := errors.get(trial.number)) is None:
             continue
         values = values_of(trial)
         drawn = {path: search.space.active_index(path, values) for path in search.space}
@@ -113,7 +143,7 @@ def _fitting_trials(earlier: optuna.Study, search: Search) -> list[FrozenTrial]:
                         parameter_name(search, path, index): distribution(search.space.entries[path][index])
                         for path, index in active.items()
                     },
-                    value=trial.value,
+                    value=error,
                     user_attrs={
                         "from": earlier.study_name,
                         "end": trial.user_attrs.get("end", ""),
@@ -124,15 +154,27 @@ def _fitting_trials(earlier: optuna.Study, search: Search) -> list[FrozenTrial]:
     return fitting
 
 
+def _expected_errors(trials: list[FrozenTrial]) -> dict[int, float]:
+    """Return for each trial of a study the error with which it ended or, where it was stopped, was expected to end."""
+    last = max((step for trial in trials for step in trial.intermediate_values), default=1)
+    steps = sorted({last, *(step for trial in trials for step in trial.intermediate_values)})
+    known = ExpectedErrors()
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE and trial.value is not None:
+            failed = trial.value >= PENALTY
+            known.note(trial.number, steps, dict(trial.intermediate_values) | {last: trial.value}, failed=failed)
+        elif trial.state == TrialState.PRUNED:
+            known.note(trial.number, steps, trial.intermediate_values)
+    expected = {trial.number: known.expected(trial.number) for trial in trials}
+    stopped = {number: math.exp(error) for number, error in expected.items() if error is not None}
+    return stopped | {t.number: t.value for t in trials if t.state == TrialState.COMPLETE and t.value is not None}
+
+
 def pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
     """Return Optuna's pruner for `search.early_stopping`.
 
     It has no state but the study, so it decides in the same way after an interruption.
     """
-    if config.early_stopping == "asha":
-        return optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=config.asha.grace_epochs, reduction_factor=config.asha.reduction_factor
-        )
     if config.early_stopping == "median":
         return optuna.pruners.MedianPruner(
             n_startup_trials=config.median.grace_trials, n_warmup_steps=config.median.grace_epochs

@@ -27,7 +27,7 @@ LEARNABLE = (TrialState.COMPLETE, TrialState.PRUNED)
 def rank(trial: FrozenTrial) -> tuple[bool, float, int]:
     """Return the key by which trials that ended well are ordered, the best first.
 
-    Trials that the pruner has stopped come after all that ran to their end.
+    Trials that were stopped early come after all that ran to their end.
     """
     return trial.state != TrialState.COMPLETE, trial.user_attrs["result"]["best"], trial.number
 
@@ -47,7 +47,7 @@ class TrialIndex:
     """
 
     def __init__(self, study: optuna.Study) -> None:
-        self._storage, self._study_id, self._directions = study._storage, study._study_id, study.directions
+        self._storage, self._study_id, self.directions = study._storage, study._study_id, study.directions
         self._trials: list[FrozenTrial] = []
         """All trials; the index in the list is the number."""
         self._states: dict[TrialState, set[int]] = {state: set() for state in TrialState}
@@ -62,12 +62,15 @@ class TrialIndex:
         self._learnable: list[int] = []
         """Numbers of the trials that a sampler learns from, in the order in which they ended."""
         self._front: list[FrozenTrial] = []
+        self._seconds: dict[int, float] = {}
+        """Seconds that each trial took until it ended or was paused, by number."""
         self.failures = 0
         """Number of trials whose processes were lost too often."""
         self.trial_seconds = 0.0
-        """Seconds that the ended trials took together, as Tune has counted them."""
+        """Seconds that the trials took together that have ended or are paused."""
         self.best_value = math.inf
-        """Smallest value of an ended trial; infinite where there is none, and with several objectives."""
+        """Smallest error of a trial that has ended or is paused; infinite where there is none, and with several
+        objectives."""
         trials = study.get_trials(deepcopy=False)
         self._trials += trials
         for trial in trials:
@@ -101,28 +104,32 @@ class TrialIndex:
     def _leave(self, trial: FrozenTrial) -> None:
         """Forget what is known of a trial that has not ended."""
         self._states[trial.state].discard(trial.number)
+        self.trial_seconds -= self._seconds.pop(trial.number, 0.0)
         for key in trial.user_attrs:
             self._attributes.get(key, {}).pop(trial.number, None)
 
     def _enter(self, trial: FrozenTrial) -> None:
         """Take up what is to be known of a trial."""
         if trial.state in LEARNABLE:
-            bisect.insort(self._by_value, _value_order(trial, self._directions))
+            bisect.insort(self._by_value, _value_order(trial, self.directions))
         if "from" in trial.user_attrs:
             return
         self._states[trial.state].add(trial.number)
+        self._seconds[trial.number] = trial.user_attrs.get("result", {}).get("time_total_s", 0.0)
+        self.trial_seconds += self._seconds[trial.number]
         if trial.state not in ENDED:
             if trial.state == TrialState.WAITING:
                 heapq.heappush(self._waiting, trial.number)
             for key, value in trial.user_attrs.items():
                 self._attributes.setdefault(key, {})[trial.number] = value
+            if len(self.directions) == 1:
+                self.best_value = min([self.best_value, *trial.intermediate_values.values()])
             return
-        end, result = trial.user_attrs.get("end"), trial.user_attrs.get("result", {})
+        end = trial.user_attrs.get("end")
         self.failures += end == TrialEnd.FAILED
-        self.trial_seconds += result.get("time_total_s", 0.0)
         if end in (TrialEnd.FINISHED, TrialEnd.STOPPED):
             bisect.insort(self._ranked, rank(trial))
-        if len(self._directions) > 1:
+        if len(self.directions) > 1:
             self._extend_front(trial)
         elif trial.values is not None:
             self.best_value = min(self.best_value, trial.values[0])
@@ -140,7 +147,7 @@ class TrialIndex:
         self._front = [other for other in self._front if not self._dominates(trial, other)] + [trial]
 
     def _dominates(self, trial: FrozenTrial, other: FrozenTrial) -> bool:
-        ours, theirs = _losses(trial, self._directions), _losses(other, self._directions)
+        ours, theirs = _losses(trial, self.directions), _losses(other, self.directions)
         return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
 
     def __len__(self) -> int:

@@ -32,7 +32,7 @@ class TrialEnd(StrEnum):
 
     FINISHED = "finished"
     STOPPED = "stopped"
-    """The pruner stopped it."""
+    """It was not worth training further."""
     DIVERGED = "diverged"
     OUT_OF_MEMORY = "out of memory"
     FAILED = "failed"
@@ -124,6 +124,15 @@ class TrialReport:
     def goes_on(self) -> bool:
         """Whether the trial goes on later: it was interrupted, waits for a correction, or is tried once more."""
         return self.end == End.INTERRUPTED or self.mistake is not None or self.retry
+
+    def is_pause(self, target: int | None) -> bool:
+        """Return whether this is the last report of a trial that has been trained to a rung, and not to its end.
+
+        Args:
+            target: epoch to which the trial was trained; None where it runs to its end.
+        """
+        last = self.metrics.get("epochs")
+        return self.end is None and not self.goes_on and target is not None and self.epoch == target != last
 
     def trial_end(self, *, pruned: bool) -> TrialEnd:
         """Return how the trial ended whose last report this is. Not for a trial that goes on.

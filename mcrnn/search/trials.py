@@ -125,7 +125,9 @@ class TrialContext:
     stop: Any
     """Handle of the search's `StopFlag`."""
 
-    def training_run(self, name: str, kind: str, folder: RunFolder, values: Values) -> TrainingRun:
+    def training_run(
+        self, name: str, kind: str, folder: RunFolder, values: Values, target: int | None = None
+    ) -> TrainingRun:
         """Return the training of one trial.
 
         Args:
@@ -133,6 +135,7 @@ class TrialContext:
             kind: "trial" or "confirmation".
             folder: folder of its run.
             values: value of each searched field by dotted path.
+            target: epoch after which it is paused; None to train to the end.
         """
         return TrainingRun(
             config=with_resolved_width(self.search.configuration(values), self.field.frame_shape),
@@ -145,6 +148,7 @@ class TrialContext:
                 ("mcrnn.searched", ", ".join(values)),
                 ("mcrnn.values", json.dumps(values, sort_keys=True)),
             ),
+            target=target,
         )
 
 
@@ -156,8 +160,9 @@ def run_trial(proposal: dict[str, Any], *, context: TrialContext) -> None:
     the trial is tried once more.
 
     Args:
-        proposal: {"number": ..., "values": ...} of a trial, or {"proposal": {"retrain": (name, values)}} of a training
-            of the confirmation; with "second_try" where it is tried once more.
+        proposal: {"number": ..., "values": ...} of a trial, with "target" where it is paused after an epoch, or
+            {"proposal": {"retrain": (name, values)}} of a training of the confirmation; with "second_try" where it is
+            tried once more.
         context: what all trials have in common.
 
     Raises:
@@ -174,7 +179,9 @@ def run_trial(proposal: dict[str, Any], *, context: TrialContext) -> None:
         kind, folder = "trial", context.folder.trial(proposal["number"])
     second_try = proposal.get("second_try", False)
     try:
-        _train_and_report(context.training_run(name, kind, folder, values), context, alone=second_try)
+        _train_and_report(
+            context.training_run(name, kind, folder, values, proposal.get("target")), context, alone=second_try
+        )
     except NotEnoughMemoryError:
         retry = context.concurrency > 1 and not second_try
         if retry:
@@ -224,10 +231,16 @@ def _train_and_report(run: TrainingRun, context: TrialContext, *, alone: bool) -
     if pruned_at is not None:  # the workers trained a little further; the result is that of the epoch decided on
         metrics = next(each for each in run.folder.read_metrics() if each["epoch"] == pruned_at)
         tune.report(metrics | constants)
-    elif ended is None:
+    elif ended is None and not _is_paused(run):
         tune.report(TrialReport.interrupted().as_result())
-    elif ended.end == End.OUT_OF_MEMORY:
+    elif ended is not None and ended.end == End.OUT_OF_MEMORY:
         raise NotEnoughMemoryError(ended.message)
+
+
+def _is_paused(run: TrainingRun) -> bool:
+    """Return whether a training has reached the epoch after which it is paused."""
+    metrics = run.folder.read_metrics()
+    return run.target is not None and bool(metrics) and metrics[-1]["epoch"] >= run.target
 
 
 def _train(run: TrainingRun, context: TrialContext, *, alone: bool) -> None:

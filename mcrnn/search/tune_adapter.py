@@ -14,12 +14,15 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from mcrnn.config.paths import Values
 from mcrnn.config.space import Search
 from mcrnn.search.budgets import ERROR, Budgets, budget
-from mcrnn.search.learnable_study import LearnableStudy
-from mcrnn.search.sampling import sampler, suggest
-from mcrnn.search.study import search_trials
+from mcrnn.search.halving import TARGET
+from mcrnn.search.learning import StudyView
+from mcrnn.search.parameters import VALUES_ATTRIBUTE
+from mcrnn.search.sampling import suggest
 from mcrnn.search.trial_index import TrialIndex
+from mcrnn.search.trial_progress import TrialProgress
 from mcrnn.search.trial_report import TrialEnd, TrialReport, error_of
 from mcrnn.training.session import OBJECTIVE, PENALTY
 
@@ -73,12 +76,14 @@ class StudySearcher(Searcher):
     ) -> None:
         super().__init__(metric=OBJECTIVE, mode="min")
         self.study, self.search, self.on_study_changed = study, search, on_study_changed
+        study.sampler = optuna.samplers.RandomSampler(seed=0)  # draws nothing: `suggest` sets one for each trial
         self.budgets = budgets or Budgets(study, search)
         self.index: TrialIndex = self.budgets.index
-        unfinished = [t for t in search_trials(study) if t.state == TrialState.RUNNING]
-        self.interrupted_trials = [t for t in unfinished if SECOND_TRY not in t.user_attrs]
-        """Trials that an interrupted search left unfinished; they are proposed first."""
-        self.second_tries = [t.number for t in unfinished if SECOND_TRY in t.user_attrs]
+        self.progress = TrialProgress(search, self.index)
+        unfinished = sorted(self.index.running - self.progress.paused.keys())
+        self.interrupted_trials = [n for n in unfinished if SECOND_TRY not in self.index.trial(n).user_attrs]
+        """Numbers of the trials that an interrupted search left unfinished; they are proposed first."""
+        self.second_tries = [n for n in unfinished if SECOND_TRY in self.index.trial(n).user_attrs]
         """Numbers of the trials that are tried once more; they are proposed last, when fewer others run."""
         self.running: dict[str, optuna.Trial] = {}
         """Trials that run now, by Tune's id."""
@@ -110,33 +115,44 @@ class StudySearcher(Searcher):
             Its number and its values; None where nothing is to be started until a running trial has ended; or
             Searcher.FINISHED where no more trials are to be started.
         """
-        config = self.search.search
-        started = self.index.ended + len(self.running) + len(self.second_tries)
         self.ending = self.ending or self.mistake or self.budgets.stop_reason(len(self.running))
         if self.ending:
             return Searcher.FINISHED
-        if started >= budget(self.index, config):
-            if not self.second_tries:
-                return None if self.running else Searcher.FINISHED  # a running one may have to be tried once more
-            number = self.second_tries.pop(0)
-        elif self.interrupted_trials:
-            number = self.interrupted_trials.pop(0).number
-        else:
-            waiting = self.index.first_waiting
-            number = self.index.next_number if waiting is None else waiting
-        trial = self._start(number)
+        number = self._next_number()
+        if number is None:  # a running trial may make a paused one worth going on, or may have to be tried once more
+            return None if self.running else Searcher.FINISHED
+        trial, values = self._start(number)
+        number = trial.number
         self.running[trial_id] = trial
         self.on_study_changed()
-        proposal = {"number": trial.number, "values": suggest(trial, self.search)}
-        self.index.refresh(trial.number)
+        self._refresh(number)
+        proposal = {"number": number, "values": values}
+        if (target := self.progress.target(number)) is not None:
+            proposal["target"] = target
         return proposal | ({"second_try": True} if SECOND_TRY in trial.user_attrs else {})
 
-    def _start(self, number: int) -> optuna.Trial:
-        """Start a new trial, or one that waits or was interrupted.
+    def _next_number(self) -> int | None:
+        """Return the number of the trial that is started or goes on next, None where there is none now."""
+        if self.interrupted_trials:
+            return self.interrupted_trials.pop(0)
+        if (promoted := self.progress.promotion()) is not None:
+            return promoted
+        started = self.index.ended + len(self.index.running)
+        if started < budget(self.index, self.search.search):
+            waiting = self.index.first_waiting
+            return self.index.next_number if waiting is None else waiting
+        if self.second_tries:
+            return self.second_tries.pop(0)
+        return None if self.running else self.progress.last_promotion()
 
-        It is what Optuna's `Study.ask` does, which looks at all trials for one that waits.
+    def _start(self, number: int) -> tuple[optuna.Trial, Values]:
+        """Start a trial in the study, or let it go on there; returns it with its values.
+
+        Args:
+            number: number of the trial, the next one of the study for a new trial.
         """
         storage = self.study._storage
+        # This is what Optuna's `Study.ask` does, which looks at all trials for one that waits.
         if number == self.index.next_number:
             trial_id = storage.create_new_trial(self.study._study_id)
             number = storage.get_trial(trial_id).number  # another process may have added trials meanwhile
@@ -144,11 +160,17 @@ class StudySearcher(Searcher):
             trial_id = self.index.trial(number)._trial_id
             if number not in self.index.running:
                 storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-        limited = self.search.search.sampler == "tpe"
-        study = cast("optuna.Study", LearnableStudy(self.study, self.index, number, limited=limited))
-        # Optuna may already draw when it creates the trial, so the sampler, which depends on the number, is set before
-        study.sampler = sampler(self.search.search, number)
-        return optuna.Trial(study, trial_id)
+        trial = optuna.Trial(self.study, trial_id)
+        if number in self.progress.paused:
+            trial.set_user_attr(TARGET, self.progress.paused[number])
+        if (values := trial.user_attrs.get(VALUES_ATTRIBUTE)) is not None:
+            return trial, values
+        view = cast("optuna.Study", StudyView(self.study, self.progress.shown(number)))
+        return trial, suggest(optuna.Trial(view, trial._trial_id), self.search)
+
+    def _refresh(self, number: int) -> None:
+        """Take up what has changed of a trial."""
+        self.progress.note(self.index.refresh(number))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Count the hours. `StudyScheduler` gets the result before the searcher does, and writes it into the study."""
@@ -171,16 +193,35 @@ class StudySearcher(Searcher):
         if report.retry:
             trial.set_user_attr(SECOND_TRY, True)
             self.second_tries.append(trial.number)
-            self.on_study_changed()
-        if not report.goes_on:
+        elif report.is_pause(self.progress.target(trial.number)) and not error:
+            self._record_pause(trial, report)
+        elif not report.goes_on:
             self._record_end(trial, trial_id, report, error=error)
-            self.on_study_changed()
-        self.index.refresh(trial.number)
+        self.on_study_changed()
+        self._refresh(trial.number)
+
+    def _record_pause(self, trial: optuna.Trial, report: TrialReport) -> None:
+        """Write into the study what a trial has reached at its rung."""
+        trial.set_user_attr("result", report.kept_metrics | self._seconds(trial, report))
+        trial.report(report.metrics["best"], step=cast("int", report.epoch))  # the last: now it is paused
+
+    def conclude(self) -> None:
+        """End the trials that are paused, when no more are to go on."""
+        for number in sorted(self.progress.paused):
+            trial = optuna.Trial(self.study, self.index.trial(number)._trial_id)
+            trial.set_user_attr("end", TrialEnd.STOPPED)
+            self.study.tell(trial, state=TrialState.PRUNED)
+            self._refresh(number)
+        self.on_study_changed()
+
+    def _seconds(self, trial: optuna.Trial, report: TrialReport) -> dict[str, float]:
+        """Return how long a trial took, also before it was paused or interrupted, as a metric."""
+        seconds = max(report.metrics.get("time_total_s", 0.0), self.trained_seconds(trial.number))
+        return {"time_total_s": seconds} if seconds else {}
 
     def _record_end(self, trial: optuna.Trial, trial_id: str, report: TrialReport, *, error: bool) -> None:
         """Write into the study how a trial ended and how long it took, also before interruptions."""
-        seconds = max(report.metrics.get("time_total_s", 0.0), self.trained_seconds(trial.number))
-        time = {"time_total_s": seconds} if seconds else {}
+        time = self._seconds(trial, report)
         if error or report.epoch is None:
             trial.set_user_attr(ERROR, self.errors.get(trial_id, "its processes were lost too often"))
             trial.set_user_attr("result", time)
@@ -239,8 +280,7 @@ class StudyScheduler(FIFOScheduler):
         """Decide whether a trial goes on after a report."""
         searcher = self.searcher
         report = TrialReport.of(result)
-        several_objectives = len(searcher.search.search.objectives) > 1  # which Optuna's pruners do not support
-        if report.epoch is None or several_objectives:
+        if report.epoch is None or searcher.search.search.early_stopping != "median":
             return TrialScheduler.CONTINUE
         running = searcher.running.get(trial.trial_id)
         if running is None:  # it has ended, but Tune has started it again because its process failed while stopping
@@ -274,14 +314,7 @@ class StudyScheduler(FIFOScheduler):
         return step if stop else None
 
     def _prunes(self, trial_id: int, step: int) -> bool:
-        """Ask the pruner about a step, so that it answers the same if it is asked again after a crash.
-
-        Successive halving writes that a trial has reached a rung before it decides. Rung entries written before a crash
-        are hidden from the pruner, or they would change its decision.
-        """
+        """Ask the pruner about a step. What the trial has written is hidden from it, for it may be asked again."""
         study = self.searcher.study
         trial = study._storage.get_trial(trial_id)
-        asha = self.searcher.search.search.asha
-        reached = {f"completed_rung_{r}" for r in range(64) if asha.grace_epochs * asha.reduction_factor**r >= step}
-        trial._system_attrs = {key: value for key, value in trial.system_attrs.items() if key not in reached}
         return bool(study.pruner.prune(cast("optuna.Study", _StudyWithoutTrial(study, trial_id)), trial))

@@ -159,7 +159,7 @@ class _SyncedRun:
             self._client.log_batch(self.state["run_id"], metrics=rows[start : start + METRICS_PER_CALL])
 
     def _set_status(self, status: str) -> None:
-        if status == "RUNNING":
+        if status in ("RUNNING", "SCHEDULED"):
             self._client.set_tag(self.state["run_id"], PROCESS_TAG, json.dumps(self.tracker.origin["process"]))
             self._client.update_run(self.state["run_id"], status=status)
         else:
@@ -186,7 +186,7 @@ class RunSync:
 
         Args:
             folder: folder of the run.
-            status: the run's status (RUNNING, FINISHED, FAILED or KILLED); None leaves it unchanged.
+            status: the run's status: RUNNING, SCHEDULED while it is paused, FINISHED, FAILED or KILLED; None leaves it.
         """
         run = self._run(folder)
         run.status = status or run.status
@@ -197,7 +197,7 @@ class RunSync:
 
         Args:
             folder: folder of the run.
-            status: the run's status (RUNNING, FINISHED, FAILED or KILLED); None leaves it unchanged.
+            status: the run's status: RUNNING, SCHEDULED while it is paused, FINISHED, FAILED or KILLED; None leaves it.
 
         Raises:
             UserError: MLflow does not answer, or the run was deleted there.

@@ -10,9 +10,9 @@ from optuna.trial import TrialState
 
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search, Space, SpaceEntry
-from mcrnn.search.budgets import stop_reason
+from mcrnn.search.budgets import stop_reason, useful_concurrency
 from mcrnn.search.journal import Journal
-from mcrnn.search.study import finished_trials, open_study
+from mcrnn.search.study import finished_trials, open_study, study_in_database
 from mcrnn.search.trial_report import TrialReport
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.local import LocalFolder
@@ -147,23 +147,28 @@ class Told:
         self.trial_id = trial_id
 
 
+def run_part(searcher: StudySearcher, proposal: dict[str, Any], error: float, done: int, epochs: int) -> int:
+    """Train a trial of a constant error as far as it was proposed, or until it is stopped; returns its last epoch."""
+    scheduler, epoch, last = StudyScheduler(searcher), done, {}
+    for epoch in range(done + 1, proposal.get("target", epochs) + 1):
+        last = result(error, epoch=epoch) | {"epochs": epochs}
+        if scheduler.on_trial_result(None, Told("t"), last) == "STOP":
+            break
+    searcher.on_trial_complete("t", last)
+    searcher.pruned.discard("t")
+    return epoch
+
+
 def epochs_of(folder: Path, plan: Search, errors: list[float], restart: bool) -> list[int]:
-    """How far trials of constant errors get; `restart` opens the study anew before each trial."""
-    lengths = []
+    """How far trials of constant errors get; `restart` opens the study anew before each part of a trial."""
+    reached = [0] * len(errors)
     searcher = StudySearcher(study_in(folder, plan), plan)
-    for number, error in enumerate(errors):
+    while isinstance(proposal := searcher.suggest("t"), dict):
+        number = proposal["number"]
+        reached[number] = run_part(searcher, proposal, errors[number], reached[number], 4)
         if restart:
             searcher = StudySearcher(study_in(folder, plan), plan)
-        scheduler, trial_id = StudyScheduler(searcher), str(number)
-        searcher.suggest(trial_id)
-        last: dict[str, float] = {}
-        for epoch in range(1, 10):
-            last = result(error, epoch=epoch) | {"epochs": 9}
-            if scheduler.on_trial_result(None, Told(trial_id), last) == "STOP":
-                break
-        searcher.on_trial_complete(trial_id, last)
-        lengths.append(int(last["epoch"]))
-    return lengths
+    return reached
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "median", "none"])
@@ -175,7 +180,7 @@ def test_early_stopping_goes_on_where_it_was(tmp_path: Path, scheduler: str) -> 
     plan = search(scheduler=scheduler, asha=asha, median=median)
     whole = epochs_of(tmp_path / "a", plan, errors, restart=False)
     assert epochs_of(tmp_path / "b", plan, errors, restart=True) == whole
-    expected = {"asha": [9, 1, 9, 1, 9, 1], "median": [9, 9, 9, 2, 9, 2], "none": [9] * 6}
+    expected = {"asha": [2, 1, 4, 1, 2, 1], "median": [4, 4, 4, 2, 4, 2], "none": [4] * 6}
     assert whole == expected[scheduler]
 
 
@@ -216,19 +221,16 @@ def test_kill_between_any_two_writes_changes_neither_values_nor_decisions(tmp_pa
 
     def run(folder: Path, write: int | None) -> tuple[list[tuple[Any, ...]], bool]:
         folder.mkdir()
-        killed = False
+        killed, reached = False, [0] * len(errors)
         while True:
             searcher = StudySearcher(study_in(folder, plan), plan)
             if write is not None and not killed:
                 kill_at(searcher.study, write)
             try:
                 while isinstance(proposal := searcher.suggest("t"), dict):
-                    for epoch in range(1, 6):
-                        last = result(errors[proposal["number"]], epoch=epoch) | {"epochs": 5}
-                        if StudyScheduler(searcher).on_trial_result(None, Told("t"), last) == "STOP":
-                            break
-                    searcher.on_trial_complete("t", last)
-                    searcher.pruned.discard("t")
+                    number = proposal["number"]
+                    reached[number] = run_part(searcher, proposal, errors[number], reached[number], 4)
+                searcher.conclude()
                 break
             except Killed:
                 killed = True
@@ -326,3 +328,49 @@ def test_earlier_trials_that_fit_are_learnt_from_and_do_not_count(tmp_path: Path
     narrow = Search(Space(plan.space.base, entries), plan.search)
     fitting = [t for t in before.get_trials() if t.params["model.hidden_size"] <= 8]
     assert len(study_in(tmp_path / "c", narrow, [before]).get_trials(states=[TrialState.COMPLETE])) == len(fitting)
+
+
+def test_earlier_trials_that_were_stopped_are_learnt_from(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    plan = search(asha={"grace_epochs": 1, "reduction_factor": 2})
+    lengths = epochs_of(tmp_path / "a", plan, [0.5, 0.6, 0.4, 0.7, 0.3, 0.8], restart=False)
+    before = study_in(tmp_path / "a", plan)
+    assert min(lengths) < max(lengths) == 4
+    StudySearcher(before, plan).conclude()
+    learnt = study_in(tmp_path / "b", search(), [before]).get_trials(states=[TrialState.COMPLETE])
+    assert sorted(round(t.value or 0, 6) for t in learnt) == [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
+
+
+def test_earlier_search_in_a_database_is_found_by_its_folder(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    url = f"sqlite:///{tmp_path}/studies.db"
+    plan = search(storage=url)
+    play(tmp_path / "a", plan)
+    found = study_in_database(url, LocalFolder(tmp_path / "a"))
+    assert found is not None
+    assert len(found.get_trials()) == plan.search.trials
+    assert study_in_database(url, LocalFolder(tmp_path / "b")) is None
+
+
+@pytest.mark.parametrize("sampler", ["gp", "cmaes", "auto"])
+def test_every_sampler_goes_on_after_a_kill(tmp_path: Path, sampler: str) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    plan = search(trials=8, sampler=sampler)
+    whole = play(tmp_path / "a", plan)
+    assert play(tmp_path / "b", plan, stop_after=6) + play(tmp_path / "b", plan) == whole
+    assert all(1e-4 <= values["train.learning_rate"] <= 1e-2 for values in whole)
+
+
+def test_no_more_than_a_quarter_of_the_trials_run_at_a_time() -> None:
+    def at_a_time(room: int, **options: Any) -> int:
+        return useful_concurrency(search(**options).search, room)
+
+    assert at_a_time(64, trials=60) == 15
+    assert at_a_time(4, trials=60) == 4
+    assert at_a_time(64, trials=8) == 8
+    assert at_a_time(64, trials=60, sampler="random") == 64
+    assert at_a_time(64, trials=60, concurrency=40) == 40
+    assert at_a_time(16, trials=60, concurrency=40) == 16

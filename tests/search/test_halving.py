@@ -1,0 +1,88 @@
+"""Asynchronous successive halving: which trials are paused, and which of them go on."""
+
+from __future__ import annotations
+
+from mcrnn.config.search import AshaConfig
+from mcrnn.search.halving import SuccessiveHalving, rungs
+
+STEPS = [2, 6, 18]
+
+
+def paused_at(halving: SuccessiveHalving, number: int, error: float, epoch: int = 2, **earlier: float) -> None:
+    errors = {int(step.removeprefix("at_")): value for step, value in earlier.items()} | {epoch: error}
+    halving.note(number, STEPS, errors, epoch, ended=False, failed=False)
+
+
+def goes_on(halving: SuccessiveHalving, number: int, error: float, target: int) -> None:
+    halving.note(number, STEPS, {2: error}, target, ended=False, failed=False)
+
+
+def test_rungs_end_with_the_last_epoch() -> None:
+    config = AshaConfig(grace_epochs=2, reduction_factor=3)
+    assert rungs(config, 18) == STEPS
+    assert rungs(config, 20) == [2, 6, 18, 20]
+    assert rungs(config, 2) == [2]
+    assert rungs(config, 1) == [1]
+
+
+def test_best_third_of_a_rung_goes_on() -> None:
+    halving = SuccessiveHalving(3)
+    paused_at(halving, 0, 0.5)
+    paused_at(halving, 1, 0.3)
+    assert halving.promotion() is None  # one third of two is none
+    paused_at(halving, 2, 0.4)
+    assert halving.promotion() == 1
+    assert halving.next_target[1] == 6
+    goes_on(halving, 1, 0.3, 6)
+    assert halving.promotion() is None
+
+
+def test_trial_that_was_not_good_enough_is_taken_up_when_others_are_worse() -> None:
+    halving = SuccessiveHalving(3)
+    for number, error in enumerate((0.3, 0.4, 0.5)):
+        paused_at(halving, number, error)
+    goes_on(halving, 0, 0.3, 6)
+    for number, error in ((3, 0.6), (4, 0.7)):
+        paused_at(halving, number, error)
+        assert halving.promotion() is None
+    paused_at(halving, 5, 0.8)
+    assert halving.promotion() == 1
+
+
+def test_no_more_than_a_third_goes_on_however_much_the_trials_improve() -> None:
+    halving = SuccessiveHalving(3)
+    promoted = 0
+    for number in range(30):
+        paused_at(halving, number, 1.0 - number / 100)
+        while (best := halving.promotion()) is not None:
+            goes_on(halving, best, 1.0 - best / 100, 6)
+            promoted += 1
+    assert promoted == 10
+
+
+def test_higher_rung_comes_first() -> None:
+    halving = SuccessiveHalving(3)
+    for number in range(3):
+        paused_at(halving, number, 0.1 * (number + 1), 6, at_2=0.1 * (number + 1))
+    for number in range(3, 9):
+        paused_at(halving, number, 0.05)
+    assert halving.promotion() == 0
+    assert halving.next_target[0] == 18
+
+
+def test_diverged_trial_counts_in_its_rung() -> None:
+    halving = SuccessiveHalving(3)
+    for number, error in enumerate((0.3, 0.4)):
+        paused_at(halving, number, error)
+    halving.note(2, STEPS, {}, 2, ended=True, failed=True)
+    assert halving.promotion() == 0
+    assert halving.next_target.keys() == {0, 1}
+
+
+def test_trials_on_their_way_to_the_last_epoch_are_known() -> None:
+    halving = SuccessiveHalving(3)
+    paused_at(halving, 0, 0.3, 6, at_2=0.4)
+    assert halving.next_target == {0: 18}
+    assert halving.complete == set()
+    halving.note(0, STEPS, {2: 0.4, 6: 0.3}, 18, ended=False, failed=False)
+    assert halving.complete == {0}
