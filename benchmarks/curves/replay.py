@@ -1,0 +1,165 @@
+"""Compare searches on recorded learning curves: mcrnn, plain Ray Tune, plain Optuna and random search.
+
+    python -m benchmarks.curves.replay [--tables navier-stokes turbulence] [--workers 2 8 32] [--seeds 50]
+    python -m benchmarks.curves.replay --set search.sampler=random --peers mcrnn
+
+Every search is replayed through its own classes on a simulated clock. Printed are the time to come within 5 % of the
+smallest validation error of the table (median, quartiles, and how many seeds did) and the regret, the smallest
+validation error so far over that of the table, after 20, 50 and 100 whole trainings' worth of processor time. The
+figure build/replay.png shows the regret over time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import optuna
+
+from benchmarks.curves.blackbox import Blackbox
+from benchmarks.curves.peers import PEERS
+from benchmarks.curves.simulation import History, simulate
+from mcrnn.config.loading import load_search
+
+SPACE = Path(__file__).parent.parent.parent / "search_spaces/ns.yaml"
+TRAININGS = 150
+"""Whole trainings of the processor time after which a search ends."""
+START_SECONDS = 0.3
+"""What the start of a trial, or of a part of one, costs in a live search: about one hundredth of a training here."""
+CLOSE = 1.05
+
+
+@cache
+def _blackbox(table: str) -> Blackbox:
+    return Blackbox.load(table)
+
+
+def whole_training(blackbox: Blackbox) -> float:
+    """Return the mean seconds of a whole training in the table."""
+    return float(np.mean([curve.seconds.sum() for curve in blackbox.curves]))
+
+
+def replay(table: str, peer: str, workers: int, seed: int, settings: tuple[str, ...]) -> History:
+    """Replay one search."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore")
+    blackbox = _blackbox(table)
+    search = load_search(str(SPACE), ["data.store=recorded", *settings])
+    return simulate(
+        PEERS[peer](search, seed, blackbox.epochs, workers),
+        blackbox,
+        workers=workers,
+        seconds=TRAININGS * whole_training(blackbox) / workers,
+        start_seconds=START_SECONDS,
+        enough=blackbox.best,
+    )
+
+
+def print_rows(table: str, workers: int, found: dict[str, list[History]]) -> None:
+    """Print a row for each search."""
+    blackbox = _blackbox(table)
+    one = whole_training(blackbox)
+    limit = TRAININGS * one / workers
+    times = {
+        peer: np.array([history.time_to(CLOSE * blackbox.best) for history in each]) for peer, each in found.items()
+    }
+    for peer, histories in found.items():
+        low, median, high = (np.percentile(np.minimum(times[peer], 2 * limit), q) for q in (25, 50, 75))
+        ratios = [
+            f"{median / np.median(np.minimum(times[other], 2 * limit)):5.2f}" if other in times else "    -"
+            for other in ("ray-tune", "random")
+        ]
+        regrets = []
+        for count in (20, 50, 100):
+            errors = [history.error_at(count * one / workers) / blackbox.best - 1 for history in histories]
+            regrets.append("/".join(f"{100 * value:.0f}" for value in np.nanpercentile(errors, [25, 50, 75])))
+        shown = [f"{value:7.0f}" if value < limit else f">{limit:6.0f}" for value in (low, median, high)]
+        print(
+            f"{workers:7d} {peer:9} {' '.join(shown)} {np.mean(times[peer] < limit):5.0%}   {'   '.join(ratios)}   "
+            f"{'  '.join(f'{each:>11}' for each in regrets)} {np.median([h.trials for h in histories]):6.0f} "
+            f"{np.median([h.busy for h in histories]):5.0%}",
+            flush=True,
+        )
+
+
+def draw(file: Path, results: dict[tuple[str, int], dict[str, list[History]]]) -> None:
+    """Draw the regret over time: a panel for each table and number of workers, medians with quartiles."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    tables = list(dict.fromkeys(table for table, _ in results))
+    counts = list(dict.fromkeys(workers for _, workers in results))
+    figure, panels = plt.subplots(
+        len(tables), len(counts), figsize=(4.2 * len(counts), 3.4 * len(tables)), squeeze=False, sharey="row"
+    )
+    for (table, workers), found in results.items():
+        panel = panels[tables.index(table)][counts.index(workers)]
+        blackbox = _blackbox(table)
+        trainings = np.linspace(1, TRAININGS, 300)
+        for number, (peer, histories) in enumerate(found.items()):
+            seconds = trainings * whole_training(blackbox) / workers
+            errors = np.array([[history.error_at(s) for s in seconds] for history in histories]) / blackbox.best - 1
+            low, median, high = np.nanpercentile(errors, [25, 50, 75], axis=0)
+            panel.plot(trainings, median, color=f"C{number}", label=peer)
+            panel.fill_between(trainings, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
+        panel.axhline(CLOSE - 1, color="0.5", linewidth=0.8, linestyle=":")
+        panel.set(yscale="log", ylim=(0.008, 2), title=f"{table}, {workers} workers")
+        panel.grid(alpha=0.2)
+    for panel in panels[-1]:
+        panel.set_xlabel("processor time in whole trainings")
+    for row in panels:
+        row[0].set_ylabel("regret: error / best of the table - 1")
+    panels[0][-1].legend(frameon=False)
+    figure.tight_layout()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=120)
+    print(f"figure: {file}")
+
+
+def main() -> None:
+    """Replay the searches and print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", nargs="+", default=["navier-stokes", "turbulence"])
+    parser.add_argument("--workers", nargs="+", type=int, default=[2, 8, 32], help="trainings at a time")
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--set", action="append", default=[], help="setting of ns.yaml, for mcrnn")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--figure", type=Path, default=Path("build/replay.png"))
+    options = parser.parse_args()
+    results: dict[tuple[str, int], dict[str, list[History]]] = {}
+    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
+        for table in options.tables:
+            blackbox = _blackbox(table)
+            print(
+                f"\n{table}: {len(blackbox.rows)} configurations, best validation error {blackbox.best:.4f}, a whole "
+                f"training takes {whole_training(blackbox):.0f} s\nsurrogate: {blackbox.accuracy()}\n"
+                "seconds to within 5 % of the best (quartiles, seeds that came there), median over that of ray-tune "
+                "and random; regret in % after 20, 50 and 100 trainings (quartiles); trials started; workers busy\n"
+                f"workers search     quarter  median quarter seeds  ray-tune random   {'20':>11}  {'50':>11}  "
+                f"{'100':>11} trials  busy",
+                flush=True,
+            )
+            for workers in options.workers:
+                futures = {
+                    peer: [
+                        pool.submit(replay, table, peer, workers, seed, tuple(options.set))
+                        for seed in range(options.seeds)
+                    ]
+                    for peer in options.peers
+                }
+                found = {peer: [future.result() for future in each] for peer, each in futures.items()}
+                results[table, workers] = found
+                print_rows(table, workers, found)
+    draw(options.figure, results)
+
+
+if __name__ == "__main__":
+    main()
