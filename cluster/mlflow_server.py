@@ -69,6 +69,7 @@ class Server:
             "MLFLOW_AUTH_CONFIG_PATH": str(self._write_configuration(database)),
             "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes for jobs that nobody sends
         }
         self.environment.pop("MLFLOW_TRACKING_URI", None)  # it may name this very server
         self.process: subprocess.Popen[bytes] | None = None

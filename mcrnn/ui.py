@@ -38,6 +38,7 @@ def ui(
     arguments = ["server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     if artifacts := artifact_root(root):
         arguments += ["--default-artifact-root", artifacts]
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # eight processes for jobs that nobody sends
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
 
 
