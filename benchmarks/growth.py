@@ -194,8 +194,6 @@ def rows(place: str, service: Any, lines: list[str], counts: list[int], folder: 
         if place == "postgresql":
             search = space(storage=service.url)
             fill_database(service.url, open_study(Journal.open(where), search), lines[1 : count + 1])
-            if hasattr(Journal, "database"):
-                take_up(where, search)  # leaves the snapshot
         else:
             fill_journal(where, lines, count)
         resumed = statistics.median(take_up(where, search) for _ in range(3))
