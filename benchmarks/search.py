@@ -177,7 +177,7 @@ def navier_stokes(root: Path, epochs: int, trials: int) -> None:
             "data": shipped["data"] | {"windows_per_epoch": 200},
             "train": shipped["train"] | {"epochs": epochs, "seed": SEEDS[0]},
             "search": shipped["search"]
-            | {"trials": trials, "asha": {"grace_epochs": max(1, epochs // 5), "reduction_factor": 3}, "confirm": None},
+            | {"trials": trials, "asha": {"grace_epochs": max(1, epochs // 3), "reduction_factor": 3}, "confirm": None},
             "space": space,
         }
         seconds = command("mcrnn.tune", root, write(root, content))
