@@ -39,13 +39,15 @@ class TrialProgress:
         config = search.search
         self.halving = SuccessiveHalving(config.asha.reduction_factor) if config.early_stopping == "asha" else None
         self.expected_errors = ExpectedErrors()
+        self._epochs = None if "train.epochs" in search.space else search.first_configuration().train.epochs
+        """Number of epochs of every trial; None where it is searched."""
         for trial in index.trials:
             self.note(trial)
 
     def steps(self, trial: FrozenTrial) -> list[int]:
         """Return the epochs at which a trial is compared with others, the last of which is its last epoch."""
         config = self.search.search
-        epochs = self.search.configuration(values_of(trial)).train.epochs
+        epochs = self._epochs or self.search.configuration(values_of(trial)).train.epochs
         if config.early_stopping == "asha":
             return rungs(config.asha, epochs)
         return list(range(1, epochs + 1)) if config.early_stopping == "median" else [epochs]
