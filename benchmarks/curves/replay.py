@@ -5,7 +5,7 @@
 
 Every search is replayed through its own classes on a simulated clock. Printed are the time to come within 5 % of the
 smallest validation error of the table (median, quartiles, and how many seeds did) and the regret, the smallest
-validation error so far over that of the table, after 20, 50 and 100 whole trainings' worth of processor time. The
+validation error so far over that of the table, after 10, 20 and 50 whole trainings' worth of processor time. The
 figure build/replay.png shows the regret over time.
 """
 
@@ -27,8 +27,6 @@ from benchmarks.curves.simulation import History, simulate
 from mcrnn.config.loading import load_search
 
 SPACE = Path(__file__).parent.parent.parent / "search_spaces/ns.yaml"
-TRAININGS = 150
-"""Whole trainings of the processor time after which a search ends."""
 START_SECONDS = 0.3
 """What the start of a trial, or of a part of one, costs in a live search: about one hundredth of a training here."""
 CLOSE = 1.05
@@ -44,8 +42,8 @@ def whole_training(blackbox: Blackbox) -> float:
     return float(np.mean([curve.seconds.sum() for curve in blackbox.curves]))
 
 
-def replay(table: str, peer: str, workers: int, seed: int, settings: tuple[str, ...]) -> History:
-    """Replay one search."""
+def replay(table: str, peer: str, workers: int, seed: int, settings: tuple[str, ...], trainings: float) -> History:
+    """Replay one search for the processor time of so many whole trainings."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     blackbox = _blackbox(table)
@@ -54,17 +52,17 @@ def replay(table: str, peer: str, workers: int, seed: int, settings: tuple[str, 
         PEERS[peer](search, seed, blackbox.epochs, workers),
         blackbox,
         workers=workers,
-        seconds=TRAININGS * whole_training(blackbox) / workers,
+        seconds=trainings * whole_training(blackbox) / workers,
         start_seconds=START_SECONDS,
         enough=blackbox.best,
     )
 
 
-def print_rows(table: str, workers: int, found: dict[str, list[History]]) -> None:
+def print_rows(table: str, workers: int, found: dict[str, list[History]], trainings: float) -> None:
     """Print a row for each search."""
     blackbox = _blackbox(table)
     one = whole_training(blackbox)
-    limit = TRAININGS * one / workers
+    limit = trainings * one / workers
     times = {
         peer: np.array([history.time_to(CLOSE * blackbox.best) for history in each]) for peer, each in found.items()
     }
@@ -75,7 +73,7 @@ def print_rows(table: str, workers: int, found: dict[str, list[History]]) -> Non
             for other in ("ray-tune", "random")
         ]
         regrets = []
-        for count in (20, 50, 100):
+        for count in (10, 20, 50):
             errors = [history.error_at(count * one / workers) / blackbox.best - 1 for history in histories]
             regrets.append("/".join(f"{100 * value:.0f}" for value in np.nanpercentile(errors, [25, 50, 75])))
         shown = [f"{value:7.0f}" if value < limit else f">{limit:6.0f}" for value in (low, median, high)]
@@ -87,7 +85,7 @@ def print_rows(table: str, workers: int, found: dict[str, list[History]]) -> Non
         )
 
 
-def draw(file: Path, results: dict[tuple[str, int], dict[str, list[History]]]) -> None:
+def draw(file: Path, results: dict[tuple[str, int], dict[str, list[History]]], last: float) -> None:
     """Draw the regret over time: a panel for each table and number of workers, medians with quartiles."""
     import matplotlib
 
@@ -102,7 +100,7 @@ def draw(file: Path, results: dict[tuple[str, int], dict[str, list[History]]]) -
     for (table, workers), found in results.items():
         panel = panels[tables.index(table)][counts.index(workers)]
         blackbox = _blackbox(table)
-        trainings = np.linspace(1, TRAININGS, 300)
+        trainings = np.linspace(1, last, 300)
         for number, (peer, histories) in enumerate(found.items()):
             seconds = trainings * whole_training(blackbox) / workers
             errors = np.array([[history.error_at(s) for s in seconds] for history in histories]) / blackbox.best - 1
@@ -129,6 +127,7 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", default=["navier-stokes", "turbulence"])
     parser.add_argument("--workers", nargs="+", type=int, default=[2, 8, 32], help="trainings at a time")
     parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--trainings", type=float, default=100, help="processor time of a search, in whole trainings")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--set", action="append", default=[], help="setting of ns.yaml, for mcrnn")
     parser.add_argument("--processes", type=int, default=2)
@@ -142,23 +141,23 @@ def main() -> None:
                 f"\n{table}: {len(blackbox.rows)} configurations, best validation error {blackbox.best:.4f}, a whole "
                 f"training takes {whole_training(blackbox):.0f} s\nsurrogate: {blackbox.accuracy()}\n"
                 "seconds to within 5 % of the best (quartiles, seeds that came there), median over that of ray-tune "
-                "and random; regret in % after 20, 50 and 100 trainings (quartiles); trials started; workers busy\n"
-                f"workers search     quarter  median quarter seeds  ray-tune random   {'20':>11}  {'50':>11}  "
-                f"{'100':>11} trials  busy",
+                "and random; regret in % after 10, 20 and 50 trainings (quartiles); trials started; workers busy\n"
+                f"workers search     quarter  median quarter seeds  ray-tune random   {'10':>11}  {'20':>11}  "
+                f"{'50':>11} trials  busy",
                 flush=True,
             )
             for workers in options.workers:
                 futures = {
                     peer: [
-                        pool.submit(replay, table, peer, workers, seed, tuple(options.set))
+                        pool.submit(replay, table, peer, workers, seed, tuple(options.set), options.trainings)
                         for seed in range(options.seeds)
                     ]
                     for peer in options.peers
                 }
                 found = {peer: [future.result() for future in each] for peer, each in futures.items()}
                 results[table, workers] = found
-                print_rows(table, workers, found)
-    draw(options.figure, results)
+                print_rows(table, workers, found, options.trainings)
+    draw(options.figure, results, options.trainings)
 
 
 if __name__ == "__main__":
