@@ -80,4 +80,4 @@ def sampler(config: SearchConfig, trial_number: int, position: int = 0) -> optun
         # Each value by itself: drawn together, as with `multivariate`, they keep to the first good region. On recorded
         # learning curves that left the regret at 13 %, where values drawn by themselves came to 2 %
         # (`python -m benchmarks.curves.replay`).
-        return optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=startup)
+        return optuna.samplers.TPESampler(seed=seed, multivariate=False, constant_liar=True, n_startup_trials=startup)
