@@ -77,7 +77,9 @@ def sampler(config: SearchConfig, trial_number: int, position: int = 0) -> optun
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
         if name == "cmaes":
             return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
-        # Each value by itself: drawn together, as with `multivariate`, they keep to the first good region. On recorded
-        # learning curves that left the regret at 13 %, where values drawn by themselves came to 2 %
-        # (`python -m benchmarks.curves.replay`).
-        return optuna.samplers.TPESampler(seed=seed, multivariate=False, constant_liar=True, n_startup_trials=startup)
+        # Every other trial has its values drawn together, which learns what goes well together but keeps to the first
+        # good region; the others have each value drawn by itself, which finds other regions.
+        together = trial_number % 2 == 0
+        return optuna.samplers.TPESampler(
+            seed=seed, multivariate=together, group=together, constant_liar=True, n_startup_trials=startup
+        )
