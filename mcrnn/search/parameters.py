@@ -2,8 +2,8 @@
 
 Each alternative of an entry is a parameter of its own, because it has a range of its own. Optuna's samplers learn what
 values of a parameter are good across trials, and those that draw values together keep the distribution of the first
-trial that ended. So a range that depends on another field cannot be a distribution. Such an entry is drawn as a share of
-its range instead, a number from 0 to 1 that is mapped to the range of the trial.
+trial that ended. So a range that depends on another field cannot be a distribution. Such an entry is drawn as a share
+of its range instead, a number from 0 to 1 that is mapped to the range of the trial.
 """
 
 from __future__ import annotations
