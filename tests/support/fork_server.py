@@ -27,7 +27,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 LIBRARIES = (
     "torch",
@@ -175,7 +175,7 @@ def import_all() -> None:
         at_exit.append((function, arguments, options))
         return function
 
-    atexit.register = note
+    atexit.register = cast("Any", note)
     gc.set_threshold(10_000)
     for name in LIBRARIES:
         importlib.import_module(name)
@@ -215,7 +215,7 @@ def run(request: dict[str, Any], descriptors: list[int]) -> None:
             register(each, *its_arguments, **its_options)
         return function
 
-    atexit.register = first
+    atexit.register = cast("Any", first)
     first_word, *words = request["command"]
     code = 1
     try:
