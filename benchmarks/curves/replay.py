@@ -67,9 +67,9 @@ def print_rows(table: str, workers: int, found: dict[str, list[History]], traini
         peer: np.array([history.time_to(CLOSE * blackbox.best) for history in each]) for peer, each in found.items()
     }
     for peer, histories in found.items():
-        low, median, high = (np.percentile(np.minimum(times[peer], 2 * limit), q) for q in (25, 50, 75))
+        low, median, high = (np.percentile(np.minimum(times[peer], limit), q) for q in (25, 50, 75))
         ratios = [
-            f"{median / np.median(np.minimum(times[other], 2 * limit)):5.2f}" if other in times else "    -"
+            f"{median / np.median(np.minimum(times[other], limit)):5.2f}" if other in times else "    -"
             for other in ("ray-tune", "random")
         ]
         regrets = []
