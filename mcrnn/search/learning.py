@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mcrnn.training.session import PENALTY
 
 Rungs = tuple[int, ...]
+"""Epochs at which a trial is compared."""
 PAIRS = 100
 """Number of trials from which the fall of the error between two rungs is estimated, the newest ones."""
 
@@ -41,6 +42,8 @@ class ExpectedErrors:
         self._group_of: dict[int, Rungs] = {}
         self._falls: dict[tuple[int, int], dict[int, float]] = defaultdict(dict)
         """For two rungs that follow each other, the change of the logarithm of the error in each trial."""
+        self._medians: dict[tuple[int, int], float] = {}
+        """Medians of these changes, as far as they were asked for since they last changed."""
 
     def note(self, number: int, steps: Sequence[int], errors: Mapping[int, float], *, failed: bool = False) -> None:
         """Take up what is new of a trial.
@@ -65,6 +68,7 @@ class ExpectedErrors:
             rest = tuple(steps[steps.index(reached[-1]) :])
             for pair, change in zip(pairwise(reached), (b - a for a, b in pairwise(curve)), strict=True):
                 self._falls[pair][number] = change
+                self._medians.pop(pair, None)
         if number not in self._curves:
             bisect.insort(self._numbers, number)
         self._curves[number], self._group_of[number] = curve, rest
@@ -92,14 +96,17 @@ class ExpectedErrors:
         return sum(self._median(pair) for pair in pairwise(rest))
 
     def _median(self, pair: tuple[int, int]) -> float:
-        changes = self._falls.get(pair)
-        return statistics.median([changes[number] for number in sorted(changes)[-PAIRS:]]) if changes else 0.0
+        if pair not in self._medians:
+            changes = self._falls.get(pair, {})
+            newest = [changes[number] for number in sorted(changes)[-PAIRS:]]
+            self._medians[pair] = statistics.median(newest) if newest else 0.0
+        return self._medians[pair]
 
 
 class StudyView:
-    """A study as a sampler shall see it: other trials in place of its own.
+    """A study as a sampler or a pruner shall see it: other trials in place of its own.
 
-    Where Optuna's samplers ask for trials, they get these; everything else goes to the study itself.
+    Where these ask for trials, they get the ones that are shown; everything else goes to the study itself.
 
     Args:
         study: the study.
