@@ -152,7 +152,7 @@ class _NoLogs(BaseJournalBackend):
         return ()
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        raise NotImplementedError
+        raise AssertionError("nothing may be written before the state of the storage is set")
 
 
 class SnapshotStorage(JournalStorage):
