@@ -20,9 +20,6 @@ from optuna.trial import FrozenTrial, TrialState
 from mcrnn.search.study import ENDED
 from mcrnn.search.trial_report import TrialEnd
 
-LEARNABLE = (TrialState.COMPLETE, TrialState.PRUNED)
-"""States of the trials that Optuna's samplers learn from."""
-
 
 def rank(trial: FrozenTrial) -> tuple[bool, float, int]:
     """Return the key by which trials that ended well are ordered, the best first.
@@ -39,8 +36,8 @@ class TrialIndex:
     told. Creating it reads all trials; `refresh` reads one, and costs the same however many there are, apart from an
     insertion into a sorted list. All other members only look up what is known.
 
-    Every member leaves out trials that were copied from an earlier search (`search.warm_start`), except `trial`,
-    `trials` and `learnable`, from which a sampler learns.
+    Every member leaves out trials that were copied from an earlier search (`search.warm_start`), except `trial` and
+    `trials`, from which a sampler learns.
 
     Args:
         study: the study of the search.
@@ -57,10 +54,6 @@ class TrialIndex:
         """Values of each user attribute of the trials that have not ended, by number."""
         self._ranked: list[tuple[bool, float, int]] = []
         """Keys of the trials that ended well, the best first."""
-        self._by_value: list[tuple[bool, float, int]] = []
-        """Keys of the trials that a sampler learns from, the best first; see `learnable`."""
-        self._learnable: list[int] = []
-        """Numbers of the trials that a sampler learns from, in the order in which they ended."""
         self._front: list[FrozenTrial] = []
         self._seconds: dict[int, float] = {}
         """Seconds that each trial took until it ended or was paused, by number."""
@@ -75,8 +68,6 @@ class TrialIndex:
         self._trials += trials
         for trial in trials:
             self._enter(trial)
-        ended = [t for t in trials if t.state in LEARNABLE]
-        self._learnable = [t.number for t in sorted(ended, key=_ending_order)]
 
     def refresh(self, number: int) -> FrozenTrial:
         """Read a trial that is new or has changed, and return it.
@@ -90,7 +81,6 @@ class TrialIndex:
             trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, len(self._trials))
             self._trials.append(self._storage.get_trial(trial_id))
             self._enter(self._trials[-1])
-            self._note_learnable(self._trials[-1])
         before = self._trials[number]
         trial = self._storage.get_trial(before._trial_id)
         if before.state in ENDED:  # nothing of an ended trial changes
@@ -98,7 +88,6 @@ class TrialIndex:
         self._leave(before)
         self._trials[number] = trial
         self._enter(trial)
-        self._note_learnable(trial)
         return trial
 
     def _leave(self, trial: FrozenTrial) -> None:
@@ -110,8 +99,6 @@ class TrialIndex:
 
     def _enter(self, trial: FrozenTrial) -> None:
         """Take up what is to be known of a trial."""
-        if trial.state in LEARNABLE:
-            bisect.insort(self._by_value, _value_order(trial, self.directions))
         if "from" in trial.user_attrs:
             return
         self._states[trial.state].add(trial.number)
@@ -133,10 +120,6 @@ class TrialIndex:
             self._extend_front(trial)
         elif trial.values is not None:
             self.best_value = min(self.best_value, trial.values[0])
-
-    def _note_learnable(self, trial: FrozenTrial) -> None:
-        if trial.state in LEARNABLE:
-            self._learnable.append(trial.number)
 
     def _extend_front(self, trial: FrozenTrial) -> None:
         """Add a trial to the Pareto front, unless another one is better in every objective."""
@@ -209,38 +192,8 @@ class TrialIndex:
         """The Pareto front with several objectives; empty with one."""
         return self._front
 
-    def learnable(self, best: int, newest: int) -> list[FrozenTrial]:
-        """Return the trials that a sampler may learn from, in the order of their numbers.
-
-        A sampler that is fitted to all trials takes longer with every trial. The best ones, and the newest of the
-        others, say nearly as much: TPE takes the best 25 at most for its good trials, and gives old ones among the
-        others little weight. Which trials are returned depends on the study only, so that a search that was
-        interrupted proposes what another one does.
-
-        Args:
-            best: number of the best trials.
-            newest: number of the trials that ended last, some of which may be among the best.
-        """
-        numbers = {number for *_, number in self._by_value[:best]}
-        numbers.update(self._learnable[-newest:] if newest else [])
-        return [self._trials[number] for number in sorted(numbers)]
-
 
 def _losses(trial: FrozenTrial, directions: list[StudyDirection]) -> list[float]:
     """Return the values of a trial with the signs that make smaller ones better."""
     signs = (-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in directions)
     return [sign * value for sign, value in zip(signs, trial.values or [], strict=True)]
-
-
-def _value_order(trial: FrozenTrial, directions: list[StudyDirection]) -> tuple[bool, float, int]:
-    """Return the key by which a sampler orders trials: those that violate a constraint come last, as for Optuna.
-
-    Stopped trials are ordered by their last value like the others. With several objectives, the first decides.
-    """
-    excess = sum(max(0.0, each) for each in trial.constraints.values())
-    value = _losses(trial, directions[: len(trial.values)])[0] if trial.values else math.inf
-    return excess > 0, value, trial.number
-
-
-def _ending_order(trial: FrozenTrial) -> tuple[float, int]:
-    return (trial.datetime_complete.timestamp() if trial.datetime_complete else math.inf), trial.number

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -30,31 +30,6 @@ CONSTRAINT = "ends well"
 """Name of the constraint that a trial violates which diverged or ran out of memory."""
 SECOND_TRY = "second try"
 """User attribute of a trial that ran out of memory beside others and is tried once more, after all others."""
-
-
-class _StudyWithoutTrial:
-    """A study with one trial hidden.
-
-    A sampler or pruner that decides on a trial after a restart must not learn from what this trial itself has written
-    before it. Where Optuna's samplers and pruners ask for all trials, they get the others; everything else goes to the
-    study itself.
-    """
-
-    def __init__(self, study: optuna.Study, trial_id: int) -> None:
-        self._study, self._hidden_id = study, trial_id
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
-
-    def get_trials(self, *arguments: Any, **options: Any) -> list[FrozenTrial]:
-        """Return the other trials; arguments as of `optuna.Study.get_trials`."""
-        return self._without_hidden(self._study.get_trials(*arguments, **options))
-
-    def _get_trials(self, *arguments: Any, **options: Any) -> list[FrozenTrial]:
-        return self._without_hidden(self._study._get_trials(*arguments, **options))
-
-    def _without_hidden(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        return [trial for trial in trials if trial._trial_id != self._hidden_id]
 
 
 class StudySearcher(Searcher):
@@ -317,4 +292,5 @@ class StudyScheduler(FIFOScheduler):
         """Ask the pruner about a step. What the trial has written is hidden from it, for it may be asked again."""
         study = self.searcher.study
         trial = study._storage.get_trial(trial_id)
-        return bool(study.pruner.prune(cast("optuna.Study", _StudyWithoutTrial(study, trial_id)), trial))
+        others = [each for each in study.get_trials(deepcopy=False) if each._trial_id != trial_id]
+        return bool(study.pruner.prune(cast("optuna.Study", StudyView(study, others)), trial))

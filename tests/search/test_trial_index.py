@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from mcrnn.search.study import finished_trials, search_trials
-from mcrnn.search.trial_index import LEARNABLE, TrialIndex, rank
+from mcrnn.search.trial_index import TrialIndex, rank
 from mcrnn.search.trial_report import TrialEnd
 
 ENDS = [TrialEnd.FINISHED, TrialEnd.STOPPED, TrialEnd.DIVERGED, TrialEnd.FAILED]
@@ -83,22 +83,10 @@ def test_index_that_is_told_of_each_change_knows_what_the_study_says(seed: int) 
 def test_index_of_a_resumed_search_is_that_of_the_one_before(seed: int) -> None:
     study, index = played(200, seed)
     resumed = TrialIndex(study)
-    for best, newest in ((0, 7), (7, 0), (10, 20), (1000, 1000)):
-        assert index.learnable(best, newest) == resumed.learnable(best, newest)
     assert index.ranked() == resumed.ranked()
     assert (index.ended, index.running, index.next_number) == (resumed.ended, resumed.running, resumed.next_number)
     assert index.having("paused") == resumed.having("paused")
     assert index.trial_seconds == pytest.approx(resumed.trial_seconds)
-
-
-def test_sampler_learns_from_the_best_and_the_newest_trials_only() -> None:
-    study, index = played(400, 0)
-    learnable = [t for t in study.trials if t.state in LEARNABLE]
-    feasible = [t for t in learnable if not t.constraints]
-    best = sorted(feasible, key=lambda t: (t.value, t.number))[:10]
-    newest = sorted(learnable, key=lambda t: t.datetime_complete or 0)[-20:]
-    assert numbers(index.learnable(10, 20)) == sorted({*numbers(best), *numbers(newest)})
-    assert 0 in numbers(index.learnable(1, 0))  # the copied trial, which is better than all others
 
 
 def test_waiting_trials_are_named_until_they_are_started() -> None:
@@ -122,7 +110,7 @@ def test_trials_that_came_beside_the_search_are_read_with_the_next_one() -> None
     other = study.ask()
     end(study, other, TrialEnd.FINISHED, 0.5)
     index.refresh(study.ask().number)
-    assert (len(index), index.ended, numbers(index.learnable(1, 1))) == (2, 1, [other.number])
+    assert (len(index), index.ended, index.trial(other.number).state) == (2, 1, TrialState.COMPLETE)
 
 
 def test_front_is_that_of_the_study() -> None:
@@ -151,4 +139,3 @@ def test_refresh_reads_one_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     index.refresh(trial.number)
     end(study, trial, TrialEnd.FINISHED, 0.5)
     index.refresh(trial.number)
-    index.learnable(10, 10)
