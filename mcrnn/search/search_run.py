@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from mcrnn.config.sections import Configuration
@@ -27,6 +27,7 @@ from mcrnn.search.confirmation import Confirmation
 from mcrnn.search.journal import Journal
 from mcrnn.search.study import STUDY, finished_trials, open_study, study_in_database
 from mcrnn.search.superseded_files import SupersededFiles
+from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trial_report import TrialEnd
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
@@ -106,10 +107,7 @@ class SearchRun:
 
         Trials that were stopped early come after all that ran to their end.
         """
-        good = [
-            t for t in finished_trials(self.study) if t.user_attrs.get("end") in (TrialEnd.FINISHED, TrialEnd.STOPPED)
-        ]
-        return sorted(good, key=lambda t: (t.state != TrialState.COMPLETE, t.user_attrs["result"]["best"], t.number))
+        return TrialIndex(self.study).ranked()
 
     def best_trial(self) -> FrozenTrial | None:
         """Return the best trial that has a model, None where no trial has one."""
