@@ -8,7 +8,7 @@ import pytest
 
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search
-from mcrnn.search.budgets import Budgets, stop_reason, training_seconds
+from mcrnn.search.budgets import Budgets, stop_reason, training_seconds, useful_concurrency
 from mcrnn.search.confirmation import Confirmation
 from mcrnn.search.search_run import SearchRun
 from mcrnn.search.trial_report import TrialFailedError
@@ -213,3 +213,15 @@ def test_models_of_the_whole_front_are_kept(tmp_path: Path) -> None:
     search_run = SearchRun(plan, cast(Any, None), folder, cast(Any, None), searcher.study, cast(Any, SimpleNamespace()))
     search_run.remove_superseded_files()
     assert sorted(key.split("/")[0] for key in folder.trials.sizes()) == [f"{number:04d}" for number in range(5)]
+
+
+def test_no_more_than_a_quarter_of_the_trials_run_at_a_time() -> None:
+    def at_a_time(room: int, **options: Any) -> int:
+        return useful_concurrency(search(**options).search, room)
+
+    assert at_a_time(64, trials=60) == 15
+    assert at_a_time(4, trials=60) == 4
+    assert at_a_time(64, trials=8) == 8
+    assert at_a_time(64, trials=60, sampler="random") == 64
+    assert at_a_time(64, trials=60, concurrency=40) == 40
+    assert at_a_time(16, trials=60, concurrency=40) == 16

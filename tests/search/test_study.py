@@ -10,9 +10,9 @@ from optuna.trial import TrialState
 
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search, Space, SpaceEntry
-from mcrnn.search.budgets import stop_reason, useful_concurrency
+from mcrnn.search.budgets import stop_reason
 from mcrnn.search.journal import Journal
-from mcrnn.search.study import finished_trials, open_study, study_in_database
+from mcrnn.search.study import finished_trials, open_study
 from mcrnn.search.trial_report import TrialReport
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.local import LocalFolder
@@ -311,49 +311,6 @@ def test_several_objectives_have_a_front(tmp_path: Path) -> None:
     assert front == {t.params["model.hidden_size"] for t in study.get_trials()}
 
 
-def test_earlier_trials_that_fit_are_learnt_from_and_do_not_count(tmp_path: Path) -> None:
-    for name in "abc":
-        (tmp_path / name).mkdir()
-    play(tmp_path / "a", search(trials=6))
-    before = study_in(tmp_path / "a", search(trials=6))
-    plan = search(trials=4)
-    study = study_in(tmp_path / "b", plan, [before])
-    learnt = [t for t in study.get_trials() if "from" in t.user_attrs]
-    assert len(learnt) == 6
-    assert {t.value for t in learnt} == {t.value for t in before.get_trials()}
-    assert finished_trials(study) == []
-    assert len(play(tmp_path / "b", plan)) == 4
-    # a space that is narrower takes what it could have drawn itself
-    entries = plan.space.entries | {"model.hidden_size": [SpaceEntry.model_validate({"int": [4, 8], "step": 4})]}
-    narrow = Search(Space(plan.space.base, entries), plan.search)
-    fitting = [t for t in before.get_trials() if t.params["model.hidden_size"] <= 8]
-    assert len(study_in(tmp_path / "c", narrow, [before]).get_trials(states=[TrialState.COMPLETE])) == len(fitting)
-
-
-def test_earlier_trials_that_were_stopped_are_learnt_from(tmp_path: Path) -> None:
-    for name in "ab":
-        (tmp_path / name).mkdir()
-    plan = search(asha={"grace_epochs": 1, "reduction_factor": 2})
-    lengths = epochs_of(tmp_path / "a", plan, [0.5, 0.6, 0.4, 0.7, 0.3, 0.8], restart=False)
-    before = study_in(tmp_path / "a", plan)
-    assert min(lengths) < max(lengths) == 4
-    StudySearcher(before, plan).conclude()
-    learnt = study_in(tmp_path / "b", search(), [before]).get_trials(states=[TrialState.COMPLETE])
-    assert sorted(round(t.value or 0, 6) for t in learnt) == [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
-
-
-def test_earlier_search_in_a_database_is_found_by_its_folder(tmp_path: Path) -> None:
-    for name in "ab":
-        (tmp_path / name).mkdir()
-    url = f"sqlite:///{tmp_path}/studies.db"
-    plan = search(storage=url)
-    play(tmp_path / "a", plan)
-    found = study_in_database(url, LocalFolder(tmp_path / "a"))
-    assert found is not None
-    assert len(found.get_trials()) == plan.search.trials
-    assert study_in_database(url, LocalFolder(tmp_path / "b")) is None
-
-
 @pytest.mark.parametrize("sampler", ["gp", "cmaes", "auto"])
 def test_every_sampler_goes_on_after_a_kill(tmp_path: Path, sampler: str) -> None:
     (tmp_path / "a").mkdir()
@@ -362,15 +319,3 @@ def test_every_sampler_goes_on_after_a_kill(tmp_path: Path, sampler: str) -> Non
     whole = play(tmp_path / "a", plan)
     assert play(tmp_path / "b", plan, stop_after=6) + play(tmp_path / "b", plan) == whole
     assert all(1e-4 <= values["train.learning_rate"] <= 1e-2 for values in whole)
-
-
-def test_no_more_than_a_quarter_of_the_trials_run_at_a_time() -> None:
-    def at_a_time(room: int, **options: Any) -> int:
-        return useful_concurrency(search(**options).search, room)
-
-    assert at_a_time(64, trials=60) == 15
-    assert at_a_time(4, trials=60) == 4
-    assert at_a_time(64, trials=8) == 8
-    assert at_a_time(64, trials=60, sampler="random") == 64
-    assert at_a_time(64, trials=60, concurrency=40) == 40
-    assert at_a_time(16, trials=60, concurrency=40) == 16

@@ -1,0 +1,56 @@
+"""What a search learns from the trials of earlier ones (`search.warm_start`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from optuna.trial import TrialState
+
+from mcrnn.config.space import Search, Space, SpaceEntry
+from mcrnn.search.study import finished_trials, study_in_database
+from mcrnn.search.tune_adapter import StudySearcher
+from mcrnn.storage.local import LocalFolder
+from tests.search.test_study import epochs_of, play, search, study_in
+
+
+def test_earlier_trials_that_fit_are_learnt_from_and_do_not_count(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    play(tmp_path / "a", search(trials=6))
+    before = study_in(tmp_path / "a", search(trials=6))
+    plan = search(trials=4)
+    study = study_in(tmp_path / "b", plan, [before])
+    learnt = [t for t in study.get_trials() if "from" in t.user_attrs]
+    assert len(learnt) == 6
+    assert {t.value for t in learnt} == {t.value for t in before.get_trials()}
+    assert finished_trials(study) == []
+    assert len(play(tmp_path / "b", plan)) == 4
+    # a space that is narrower takes what it could have drawn itself
+    entries = plan.space.entries | {"model.hidden_size": [SpaceEntry.model_validate({"int": [4, 8], "step": 4})]}
+    narrow = Search(Space(plan.space.base, entries), plan.search)
+    fitting = [t for t in before.get_trials() if t.params["model.hidden_size"] <= 8]
+    assert len(study_in(tmp_path / "c", narrow, [before]).get_trials(states=[TrialState.COMPLETE])) == len(fitting)
+
+
+def test_earlier_trials_that_were_stopped_are_learnt_from(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    plan = search(asha={"grace_epochs": 1, "reduction_factor": 2})
+    lengths = epochs_of(tmp_path / "a", plan, [0.5, 0.6, 0.4, 0.7, 0.3, 0.8], restart=False)
+    before = study_in(tmp_path / "a", plan)
+    assert min(lengths) < max(lengths) == 4
+    StudySearcher(before, plan).conclude()
+    learnt = study_in(tmp_path / "b", search(), [before]).get_trials(states=[TrialState.COMPLETE])
+    assert sorted(round(t.value or 0, 6) for t in learnt) == [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
+
+
+def test_earlier_search_in_a_database_is_found_by_its_folder(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    url = f"sqlite:///{tmp_path}/studies.db"
+    plan = search(storage=url)
+    play(tmp_path / "a", plan)
+    found = study_in_database(url, LocalFolder(tmp_path / "a"))
+    assert found is not None
+    assert len(found.get_trials()) == plan.search.trials
+    assert study_in_database(url, LocalFolder(tmp_path / "b")) is None
