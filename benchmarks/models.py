@@ -167,7 +167,7 @@ def memory() -> None:
 
 def accuracy() -> None:
     """Print the errors of the recurrence and of log space, both in float32, against log space in float64."""
-    from tests.models.test_minimal_recurrence import inputs, log_weights
+    from tests.support.log_space import inputs, log_weights
 
     def run(
         function: Callable[..., torch.Tensor], blocks: torch.Tensor, h0: torch.Tensor, dtype: torch.dtype

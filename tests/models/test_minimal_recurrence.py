@@ -8,40 +8,17 @@ import sys
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from mcrnn.models.minimal_recurrence import g, log_space_scan, minimal_recurrence, run_backward, run_forward
+from tests.support.log_space import inputs, log_weights
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run step by step in Python; read when they are defined
-
-
-def log_weights(gates: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """log a and log(1 - a) as the paper writes them (3.2 for one gate, 3.1 for two), of gates before activation."""
-    if len(gates) == 1:
-        return -F.softplus(gates[0]), -F.softplus(-gates[0])
-    difference = F.softplus(-gates[0]) - F.softplus(-gates[1])
-    return -F.softplus(difference), -F.softplus(-difference)
 
 
 def reference(blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor) -> torch.Tensor:
     """The paper's formulation of the same."""
     *gates, v = blocks_TBKHW.split(h0_BCHW.shape[1], dim=2)
     return log_space_scan(*log_weights(tuple(gates)), v, h0_BCHW)
-
-
-def inputs(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Blocks and initial state of random sizes and magnitudes up to 1e4."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(low: int, high: int) -> int:
-        return int(torch.randint(low, high + 1, (), generator=generator))
-
-    steps, batch, channels, blocks = draw(1, 12), draw(1, 3), draw(1, 5), draw(2, 3)
-    height, width = draw(1, 5), draw(1, 5)
-    scale = 10 ** float(4 * torch.rand((), generator=generator, dtype=torch.float64))
-    shape = (steps, batch, blocks * channels, height, width)
-    h0 = 0.1 + torch.rand(batch, channels, height, width, generator=generator)
-    return (scale * torch.randn(shape, generator=generator)).clamp(-1e4, 1e4), h0
 
 
 def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
