@@ -45,9 +45,7 @@ from tests.support.s3_server import S3Server
 CLOCK = [time.perf_counter]
 """What times are measured with: the time that passes, or with --processor-time that of this process."""
 PROPOSALS = 15
-"""Trials that are proposed and ended for each row."""
-TAIL = LOGS_BETWEEN_CHECKPOINTS // (2 * EPOCHS + 19) - 1
-"""Trials since the last checkpoint when a search is taken up: the most there can be."""
+"""New trials that are proposed for each row."""
 
 
 class ActiveStudy:
@@ -62,6 +60,8 @@ class ActiveStudy:
         self.seconds = CLOCK[0]() - started
         """How long it took."""
         self.scheduler, self.outbox = StudyScheduler(self.searcher), Outbox("S3")
+        self.epochs: dict[str, tuple[int, int]] = {}
+        """First and last epoch of the part of a trial that was proposed last, by Tune's id."""
 
     def _changed(self) -> None:
         self.journal.checkpoint()
@@ -72,8 +72,20 @@ class ActiveStudy:
         """Let a trial be proposed; returns the seconds."""
         started = CLOCK[0]()
         proposal = self.searcher.suggest(trial_id)
+        took = CLOCK[0]() - started
         assert isinstance(proposal, dict), proposal
-        return CLOCK[0]() - started
+        number, target = proposal["number"], proposal["target"]
+        reached = self.searcher.index.trial(number).intermediate_values
+        self.epochs[trial_id] = max(reached, default=0) + 1, target
+        return took
+
+    def first_epoch(self, trial_id: str) -> int:
+        """Return the epoch from which a trial is trained."""
+        return self.epochs[trial_id][0]
+
+    def last_epoch(self, trial_id: str) -> int:
+        """Return the epoch to which it is trained."""
+        return self.epochs[trial_id][1]
 
     def report(self, trial_id: str, epoch: int, error: float) -> float:
         """Let an epoch be reported; returns the seconds."""
@@ -82,10 +94,10 @@ class ActiveStudy:
         return CLOCK[0]() - started
 
     def end(self, trial_id: str, error: float) -> float:
-        """Let a trial end; returns the seconds."""
-        number = self.searcher.running[trial_id].number
+        """Let a trial end, or be paused; returns the seconds."""
+        number, last = self.searcher.running[trial_id].number, self.last_epoch(trial_id)
         started = CLOCK[0]()
-        self.searcher.on_trial_complete(trial_id, result(error, EPOCHS))
+        self.searcher.on_trial_complete(trial_id, result(error, last))
         self.superseded.trial_ended(number, self.outbox.put)
         return CLOCK[0]() - started
 
@@ -114,11 +126,16 @@ class CountingFolder(LocalFolder):
 
 
 def measure(active: ActiveStudy) -> tuple[float, float]:
-    """Return the median seconds of a proposal and of an ending."""
-    proposals, endings = [], []
-    for number in range(PROPOSALS):
-        proposals.append(active.propose(str(number)))
-        endings.append(active.end(str(number), 0.5))
+    """Return the median seconds of the proposal of a new trial, whose values are drawn, and of an ending or a pause."""
+    proposals: list[float] = []
+    endings: list[float] = []
+    for trial_id in map(str, itertools.count()):
+        seconds = active.propose(trial_id)
+        if active.first_epoch(trial_id) == 1:  # not a paused trial that goes on
+            proposals.append(seconds)
+        endings.append(active.end(trial_id, 0.5))
+        if len(proposals) == PROPOSALS:
+            break
     active.close()
     return statistics.median(proposals), statistics.median(endings)
 
@@ -128,15 +145,20 @@ def fill_journal(folder: Location, lines: list[str], count: int) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         local = LocalFolder(Path(temporary)) if isinstance(folder, S3Prefix) else folder
         journal = Journal.open(local)
-        journal.file.write_text("".join(lines[: count - TAIL + 1]))
+        each = sum(trial.count("\n") for trial in lines[1:]) / (len(lines) - 1)
+        tail = min(
+            count, int(LOGS_BETWEEN_CHECKPOINTS / each)
+        )  # the most trials there can be since the last checkpoint
+        journal.file.write_text("".join(lines[: count - tail + 1]))
         journal.storage()
         journal.checkpoint()
         with journal.file.open("a") as file:
-            file.write("".join(lines[count - TAIL + 1 : count + 1]))
+            file.write("".join(lines[count - tail + 1 : count + 1]))
         if isinstance(folder, S3Prefix):
             remote = Journal.open(folder)
             remote.file.write_bytes(journal.file.read_bytes())
-            remote._snapshot_file.write_bytes(journal._snapshot_file.read_bytes())
+            if journal._snapshot_file.exists():
+                remote._snapshot_file.write_bytes(journal._snapshot_file.read_bytes())
             remote.storage()
             remote.upload()
 
@@ -155,7 +177,7 @@ def bytes_sent(lines: list[str], count: int, folder: Path) -> int:
     journal._snapshot_parts = UploadedParts(journal._snapshot_file, Counting(folder / "snapshot"))
     journal._snapshot_restarts = False
     for trial in lines[1 : count + 1]:
-        start = trial.index('"step":1,')
+        start = trial.index('"result"')
         start = trial.rindex("\n", 0, start) + 1
         for part in (trial[:start], trial[start:]):
             with journal.file.open("a") as file:

@@ -21,12 +21,14 @@ from mcrnn.config.loading import load_search
 from mcrnn.config.space import Search
 from mcrnn.search.journal import Journal
 from mcrnn.search.study import open_study
-from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
+from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
 from mcrnn.training.session import OBJECTIVE
 
 SPACE = Path(__file__).parent.parent / "search_spaces/ns.yaml"
 EPOCHS = 30
+CREATE_TRIAL = 4
+"""Optuna's code for the line of a journal that creates a trial."""
 TEMPLATES = 30
 """Trials that are really proposed; all others are copies of them with other errors."""
 
@@ -46,11 +48,6 @@ def result(error: float, epoch: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class _Told:
-    def __init__(self, trial_id: str) -> None:
-        self.trial_id = trial_id
-
-
 def journal_lines(count: int, folder: Path) -> list[str]:
     """Return the lines of a journal: those before all trials, then the lines of each trial.
 
@@ -58,23 +55,22 @@ def journal_lines(count: int, folder: Path) -> list[str]:
         count: number of trials.
         folder: an empty folder for the search whose trials are copied.
     """
-    search = space(sampler="random", scheduler="none")
+    search = space(sampler="random", trials=TEMPLATES)
     journal = Journal.open(LocalFolder(folder))
     searcher = StudySearcher(open_study(journal, search), search)
-    scheduler, draw = StudyScheduler(searcher), random.Random(0)
-    for number in range(TEMPLATES):
-        searcher.suggest(str(number))
-        errors = [draw.random() + 1 / epoch for epoch in range(1, EPOCHS + 1)]
-        for epoch, error in enumerate(errors, start=1):
-            scheduler.on_trial_result(None, _Told(str(number)), result(error, epoch))
-        searcher.on_trial_complete(str(number), result(min(errors), EPOCHS))
+    draw = random.Random(0)
+    # most trials stay paused, the best are trained to the end
+    while isinstance(proposal := searcher.suggest("t"), dict):
+        epoch = proposal["target"]
+        searcher.on_trial_complete("t", result(draw.random() + 1 / epoch, epoch))
     logs = [json.loads(line) for line in journal.file.read_text().splitlines()]
-    first = next(index for index, log in enumerate(logs) if log["op_code"] == 4)
+    first = next(index for index, log in enumerate(logs) if log["op_code"] == CREATE_TRIAL)
     templates: list[list[dict[str, Any]]] = []
     for log in logs[first:]:
-        if log["op_code"] == 4:
+        if log["op_code"] == CREATE_TRIAL:
             templates.append([])
-        templates[-1].append(log)
+        number = log.get("trial_id", len(templates) - 1)
+        templates[number].append(log)
     lines = ["".join(_line(log) for log in logs[:first])]
     lines += ["".join(_copies(templates[number % TEMPLATES], number, draw)) for number in range(count)]
     return lines
@@ -136,10 +132,8 @@ def fill_database(url: str, study: optuna.Study, lines: list[str]) -> None:
                     | {"distribution_json": optuna.distributions.distribution_to_json(kind)}
                 )
             finite = models.TrialValueModel.TrialValueType.FINITE
-            assert trial.values is not None
-            tables[models.TrialValueModel].append(
-                trial_id | {"objective": 0, "value": trial.values[0], "value_type": finite}
-            )
+            for value in trial.values or []:
+                tables[models.TrialValueModel].append(trial_id | {"objective": 0, "value": value, "value_type": finite})
             for model, attributes in (
                 (models.TrialUserAttributeModel, trial.user_attrs),
                 (models.TrialSystemAttributeModel, trial.system_attrs),
@@ -160,13 +154,19 @@ class Timed(Protocol):
     """A search each of whose steps returns the seconds that it took."""
 
     def propose(self, trial_id: str) -> float:
-        """Propose a trial."""
+        """Propose a trial, or let one go on."""
+
+    def last_epoch(self, trial_id: str) -> int:
+        """Return the epoch to which a trial is trained that was proposed last."""
+
+    def first_epoch(self, trial_id: str) -> int:
+        """Return the epoch from which it is trained."""
 
     def report(self, trial_id: str, epoch: int, error: float) -> float:
         """Take the report of an epoch."""
 
     def end(self, trial_id: str, error: float) -> float:
-        """Take the end of a trial."""
+        """Take the end of a trial, or of the part of one up to a rung."""
 
 
 def simulated_workers(
@@ -198,14 +198,15 @@ def simulated_workers(
         if at > until:
             break
         now = max(at, free_at)  # the search is still busy with what came before
-        if name is not None and epoch < EPOCHS:
+        if name is not None and epoch < search.last_epoch(name):
             now += search.report(name, epoch, draw.random() + 1 / epoch)
             reports += 1
         else:
             if name is not None:
                 now += search.end(name, draw.random())
-            name, epoch, trials = f"simulated-{next(names)}", 0, trials + 1
+            name, trials = f"simulated-{next(names)}", trials + 1
             took = search.propose(name)
+            epoch = search.first_epoch(name) - 1
             now, proposing = now + took, proposing + took
         free_at = now
         seconds = trial_seconds / EPOCHS * draw.uniform(0.8, 1.2)
@@ -216,7 +217,7 @@ def simulated_workers(
         "workers": workers,
         "busy": round(min(1.0, trained / (workers * end)), 4),
         "simulated_seconds": round(end),
-        "trials": trials,
+        "parts_of_trials": trials,
         "reports": reports,
         "milliseconds_of_a_proposal": round(1000 * proposing / trials),
         "real_seconds": round(time.monotonic() - began),
