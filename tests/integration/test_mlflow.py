@@ -23,7 +23,7 @@ from mcrnn.tracking.mlflow_client import client_of, tracking_uri
 from tests.commands.test_commands import CONFIGURATION
 from tests.conftest import CommandRunner
 from tests.integration.test_search import SEARCH
-from tests.integration.test_search_faults import ended
+from tests.integration.test_search_faults import tried
 from tests.support import shared
 from tests.support.commands import ForkedProcess
 from tests.support.processes import WITHOUT_JOBS, Start, free_port, wait_for
@@ -162,7 +162,7 @@ def run_with_outage(root: Path, server: Server, start: Start, seconds: float) ->
     os.environ["MLFLOW_TRACKING_URI"] = server.url
     try:
         process = start("mcrnn.tune", "s.yaml")
-        wait_for(lambda: ended(root, "s") >= 2, process)
+        wait_for(lambda: tried(root, "s") >= 2, process)
         server.kill()
         time.sleep(seconds)
         server.start()

@@ -141,3 +141,14 @@ def test_trials_of_two_workers_run_on_ray_train(command: CommandRunner, root: Pa
     assert result.returncode == 0, result.stderr + result.stdout
     summary = json.loads((root / "searches/small/summary.json").read_text())
     assert [row["end"] for row in summary["trials"]] == ["finished", "finished"]
+
+
+@pytest.mark.soak
+def test_trials_of_two_workers_are_paused_and_go_on(command: CommandRunner, root: Path, ray_folder: Path) -> None:
+    content = SEARCH | {"train": SEARCH["train"] | {"workers": 2}, "search": SEARCH["search"] | {"trials": 4}}
+    result = command("mcrnn.tune", write(root, content))
+    assert result.returncode == 0, result.stderr + result.stdout
+    assert "paused at epoch 1" in result.stdout
+    rows = json.loads((root / "searches/small/summary.json").read_text())["trials"]
+    assert sorted(row["epoch"] for row in rows) == [1, 1, 2, 3]
+    assert [row["end"] for row in rows if row["epoch"] == 3] == ["finished"]
