@@ -36,13 +36,15 @@ They decide what trials are compared by, or how the search itself runs."""
 class AshaConfig(Section):
     """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934).
 
-    Trials are paused at rungs, after `grace_epochs`, then `reduction_factor` times as many epochs, and so on, and only
-    the best of every `reduction_factor` trials go on from there. A paused trial is taken up from its checkpoint when
-    enough others turn out to be worse.
+    Trials are paused at rungs, and only the best of every `reduction_factor` trials go on from there. The first rung is
+    `grace_epochs`, the last the number of epochs, and between the others there is the factor `reduction_factor`. A
+    paused trial is taken up from its checkpoint when enough others turn out to be worse.
     """
 
     grace_epochs: int = Field(3, ge=1, description="Epochs that every trial gets before the first rung.")
-    reduction_factor: int = Field(3, ge=2, description="One in this many trials goes on at each rung.")
+    reduction_factor: int = Field(
+        3, ge=2, description="One in this many trials goes on at each rung; the factor between two rungs."
+    )
 
 
 class MedianConfig(Section):

@@ -24,18 +24,24 @@ TARGET = "target"
 """User attribute of a trial: the epoch to which it is trained before it is compared with others."""
 
 
-def rungs(config: AshaConfig, epochs: int) -> list[int]:
+def rungs(config: AshaConfig, epochs: int, longest: int | None = None) -> list[int]:
     """Return the epochs at which a trial is compared, the last of which is its last epoch.
+
+    The first is `grace_epochs`. The others are counted from the end of the longest training, so that none is just
+    before it, where little is saved by pausing: of 30 epochs, with a factor of 3, they are 3, 10 and 30.
 
     Args:
         config: the first rung, and the factor between two rungs.
-        epochs: number of epochs of the whole training.
+        epochs: number of epochs of the trial.
+        longest: number of epochs of the longest trial of the search, so that all trials are compared at the same
+            epochs; None where all are as long.
     """
-    epoch, found = config.grace_epochs, []
-    while epoch < epochs:
-        found.append(epoch)
-        epoch *= config.reduction_factor
-    return [*found, epochs]
+    factor, epoch, found = config.reduction_factor, longest or epochs, {config.grace_epochs, epochs}
+    while (
+        epoch := epoch // factor
+    ) ** 2 > config.grace_epochs**2 * factor:  # nearer to `grace_epochs` they are the same
+        found.add(epoch)
+    return sorted(epoch for epoch in found if epoch <= epochs)
 
 
 @dataclass

@@ -41,6 +41,7 @@ class TrialProgress:
         self.expected_errors = ExpectedErrors()
         self._epochs = None if "train.epochs" in search.space else search.first_configuration().train.epochs
         """Number of epochs of every trial; None where it is searched."""
+        self._longest = max(search.space.value("train.epochs", values) for values in search.space.corners())
         for trial in index.trials:
             self.note(trial)
 
@@ -49,7 +50,7 @@ class TrialProgress:
         config = self.search.search
         epochs = self._epochs or self.search.configuration(values_of(trial)).train.epochs
         if config.early_stopping == "asha":
-            return rungs(config.asha, epochs)
+            return rungs(config.asha, epochs, self._longest)
         return list(range(1, epochs + 1)) if config.early_stopping == "median" else [epochs]
 
     def note(self, trial: FrozenTrial) -> None:

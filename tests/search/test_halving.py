@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mcrnn.config.search import AshaConfig
 from mcrnn.search.halving import SuccessiveHalving, rungs
 
@@ -17,12 +19,28 @@ def goes_on(halving: SuccessiveHalving, number: int, error: float, target: int) 
     halving.note(number, STEPS, {2: error}, target, ended=False, failed=False)
 
 
-def test_rungs_end_with_the_last_epoch() -> None:
-    config = AshaConfig(grace_epochs=2, reduction_factor=3)
-    assert rungs(config, 18) == STEPS
-    assert rungs(config, 20) == [2, 6, 18, 20]
-    assert rungs(config, 2) == [2]
-    assert rungs(config, 1) == [1]
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        (18, [2, 6, 18]),
+        (20, [2, 6, 20]),
+        (30, [2, 10, 30]),
+        (54, [2, 6, 18, 54]),
+        (6, [2, 6]),
+        (3, [2, 3]),
+        (2, [2]),
+        (1, [1]),
+    ],
+)
+def test_rungs_are_counted_from_the_last_epoch(epochs: int, expected: list[int]) -> None:
+    assert rungs(AshaConfig(grace_epochs=2, reduction_factor=3), epochs) == expected
+
+
+def test_rungs_of_shorter_trainings_are_those_of_the_longest() -> None:
+    config = AshaConfig(grace_epochs=3, reduction_factor=3)
+    assert [rungs(config, epochs, 30) for epochs in (30, 20, 10, 5, 3, 2)] == [
+        [3, 10, 30], [3, 10, 20], [3, 10], [3, 5], [3], [2]
+    ]  # fmt: skip
 
 
 def test_best_third_of_a_rung_goes_on() -> None:
