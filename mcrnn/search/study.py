@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from typing import Literal
 
 import optuna
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from mcrnn.config.paths import Values
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search
 from mcrnn.errors import UserError
+from mcrnn.search.database import Database
 from mcrnn.search.journal import Journal
 from mcrnn.search.learning import ExpectedErrors
 from mcrnn.search.parameters import VALUES_ATTRIBUTE, distribution, parameter_name, parameters_of, values_of
@@ -33,6 +34,8 @@ STUDY = "search"
 """Name of the study in the journal of a search, which holds no other."""
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 """Optuna's states of the trials that do not go on."""
+NUMBER_BEFORE = "number before"
+"""User attribute of a trial that was copied from an earlier study: its number there."""
 LARGEST_GRID = 10_000
 """Most trials of a grid. All of them are written into the study before the first one starts."""
 DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
@@ -66,13 +69,14 @@ def open_study(journal: Journal | None, search: Search, earlier: Iterable[optuna
     )
     if len(search.search.objectives) == 1:  # Optuna's pruners do not support several
         study.pruner = pruner(search.search)
-    is_new = not study.get_trials(deepcopy=False)
-    if is_new or search.search.sampler == "grid":  # the budget of a grid may have been raised
+    # Until the first trial starts, a process that was killed may have left some of these out.
+    has_started = any(t.state != TrialState.WAITING for t in search_trials(study))
+    if not has_started or search.search.sampler == "grid":  # the budget of a grid may have been raised
         for values in _fixed_trials(search)[len(search_trials(study)) :]:
             study.enqueue_trial(values)
-    if is_new:
+    if not has_started:
         for other in earlier:
-            study.add_trials(_fitting_trials(other, search))
+            study.add_trials(_missing_copies(study, other, search))
     return study
 
 
@@ -96,9 +100,9 @@ def _storage(journal: Journal, config: SearchConfig) -> BaseStorage:
     return journal.storage() if config.storage is None else _database(config.storage)
 
 
-def _database(url: str) -> RDBStorage:
+def _database(url: str) -> Database:
     try:
-        return RDBStorage(url)
+        return Database(url)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"search.storage: the database cannot be used ({type(error).__name__}: {reason})") from None
@@ -115,6 +119,16 @@ def _fixed_trials(search: Search) -> list[Values]:
     if config.cover is None or config.cover not in space:
         return []
     return [{parameter_name(search, config.cover, 0): choice} for choice in space.entries[config.cover][0].choice or []]
+
+
+def _missing_copies(study: optuna.Study, earlier: optuna.Study, search: Search) -> list[FrozenTrial]:
+    """Return copies of the fitting trials of an earlier study that are not in this one yet."""
+    copied = {
+        t.user_attrs.get(NUMBER_BEFORE)
+        for t in study.get_trials(deepcopy=False)
+        if t.user_attrs.get("from") == earlier.study_name
+    }
+    return [trial for trial in _fitting_trials(earlier, search) if trial.user_attrs[NUMBER_BEFORE] not in copied]
 
 
 def _fitting_trials(earlier: optuna.Study, search: Search) -> list[FrozenTrial]:
@@ -146,6 +160,7 @@ def _fitting_trials(earlier: optuna.Study, search: Search) -> list[FrozenTrial]:
                     value=error,
                     user_attrs={
                         "from": earlier.study_name,
+                        NUMBER_BEFORE: trial.number,
                         "end": trial.user_attrs.get("end", ""),
                         VALUES_ATTRIBUTE: values,
                     },

@@ -184,69 +184,6 @@ def test_early_stopping_goes_on_where_it_was(tmp_path: Path, scheduler: str) -> 
     assert whole == expected[scheduler]
 
 
-class Killed(BaseException):
-    """What a test's storage raises in place of a write."""
-
-
-def kill_at(study: optuna.Study, write: int) -> None:
-    """Let a write of a study, counted from 1, and none after it, never happen."""
-    done = [0]
-
-    def counted(method: Any) -> Any:
-        def call(*arguments: Any, **options: Any) -> Any:
-            done[0] += 1
-            if done[0] >= write:
-                raise Killed
-            return method(*arguments, **options)
-
-        return call
-
-    storage = study._storage
-    for name in (
-        "create_new_trial",
-        "set_trial_param",
-        "set_trial_user_attr",
-        "set_trial_system_attr",
-        "set_trial_intermediate_value",
-        "set_trial_state_values",
-    ):
-        setattr(storage, name, counted(getattr(storage, name)))
-
-
-@pytest.mark.parametrize("scheduler", ["asha", pytest.param("median", marks=pytest.mark.soak)])
-def test_kill_between_any_two_writes_changes_neither_values_nor_decisions(tmp_path: Path, scheduler: str) -> None:
-    errors = [0.5, 0.6, 0.4, 0.45]
-    asha, median = {"grace_epochs": 1, "reduction_factor": 2}, {"grace_epochs": 2, "grace_trials": 1}
-    plan = search(scheduler=scheduler, trials=len(errors), asha=asha, median=median)
-
-    def run(folder: Path, write: int | None) -> tuple[list[tuple[Any, ...]], bool]:
-        folder.mkdir()
-        killed, reached = False, [0] * len(errors)
-        while True:
-            searcher = StudySearcher(study_in(folder, plan), plan)
-            if write is not None and not killed:
-                kill_at(searcher.study, write)
-            try:
-                while isinstance(proposal := searcher.suggest("t"), dict):
-                    number = proposal["number"]
-                    reached[number] = run_part(searcher, proposal, errors[number], reached[number], 4)
-                searcher.conclude()
-                break
-            except Killed:
-                killed = True
-        trials = study_in(folder, plan).get_trials()
-        return [(t.number, t.state, t.params, t.last_step, t.value) for t in trials], killed
-
-    expected, _ = run(tmp_path / "undisturbed", None)
-    assert {state.name for _, state, *_ in expected} == {"COMPLETE", "PRUNED"}
-    write, killed = 0, True
-    while killed:
-        write += 1
-        found, killed = run(tmp_path / str(write), write)
-        assert found == expected, f"killed at write {write}"
-    assert write > 40
-
-
 def conditional() -> Search:
     entries = {
         "model.architecture": [SpaceEntry(choice=["convgru", "convlstm"])],
