@@ -232,7 +232,10 @@ def _row(search: Search, competitor: Competitor) -> dict[str, Any]:
 
 
 def confidence_interval(mean: float, std: float, count: int) -> tuple[float, float] | None:
-    """Return the confidence interval of the mean of normally distributed values, by Student's t distribution.
+    """Return the confidence interval of the mean of positive values, by Student's t distribution of its logarithm.
+
+    The standard error of the logarithm is that of the mean divided by the mean (delta method). So the bounds are the
+    mean divided and multiplied by the same factor, and the lower one is positive for any sample.
 
     Args:
         mean: mean of the sample.
@@ -244,7 +247,9 @@ def confidence_interval(mean: float, std: float, count: int) -> tuple[float, flo
     """
     if count < 2:
         return None
+    if std == 0:
+        return mean, mean
     from scipy.special import stdtrit
 
-    half = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * std / math.sqrt(count)
-    return mean - half, mean + half
+    factor = math.exp(float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * std / mean / math.sqrt(count))
+    return mean / factor, mean * factor
