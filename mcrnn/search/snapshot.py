@@ -81,7 +81,7 @@ class StudySnapshot:
             is_current: whether a position is one of the journal that is there.
         """
         for start, end, checkpoint in self.checkpoints():
-            with _without_garbage_collection(), contextlib.suppress(ValueError, LookupError, TypeError):
+            with without_garbage_collection(), contextlib.suppress(ValueError, LookupError, TypeError):
                 if zlib.crc32(self._content[:start]) != checkpoint["checksum"] or not is_current(
                     checkpoint["position"]
                 ):
@@ -174,7 +174,7 @@ def _json(content: object) -> str:
 
 
 @contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Keep Python from looking for cycles among many new objects, which takes longer than making them."""
     enabled = gc.isenabled()
     gc.disable()
