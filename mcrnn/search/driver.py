@@ -155,12 +155,12 @@ def _run_trials(active: ActiveSearch) -> None:
                 )
         if searcher.mistake:
             raise UserError(f"a trial cannot be trained, so the search has stopped: {searcher.mistake}")
-        if not active.interrupted:
-            searcher.conclude()
+        stopped = 0 if active.interrupted else searcher.conclude()
         reason = stop_reason(study, search.search, searcher.index)
         if reason is None or active.interrupted:
             raise KeyboardInterrupt
-        console.print(f"{search_run.name}: {reason}", highlight=False, soft_wrap=True)
+        paused = f"; {stopped} paused trials are stopped, and go on if the budget is raised" if stopped else ""
+        console.print(f"{search_run.name}: {reason}{paused}", highlight=False, soft_wrap=True)
         _confirm(active, trial_runner, searcher)
 
 

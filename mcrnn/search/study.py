@@ -34,6 +34,8 @@ STUDY = "search"
 """Name of the study in the journal of a search, which holds no other."""
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 """Optuna's states of the trials that do not go on."""
+STOPPED_PAUSED = "stopped while paused"
+"""User attribute of a paused trial that the end of the search has stopped; None once a larger budget let it go on."""
 NUMBER_BEFORE = "number before"
 """User attribute of a trial that was copied from an earlier study: its number there."""
 LARGEST_GRID = 10_000
@@ -178,7 +180,7 @@ def _expected_errors(trials: list[FrozenTrial]) -> dict[int, float]:
         if trial.state == TrialState.COMPLETE and trial.value is not None:
             failed = trial.value >= PENALTY
             known.note(trial.number, steps, dict(trial.intermediate_values) | {last: trial.value}, failed=failed)
-        elif trial.state == TrialState.PRUNED:
+        elif state_of(trial) == TrialState.PRUNED:
             known.note(trial.number, steps, trial.intermediate_values)
     expected = {trial.number: known.expected(trial.number) for trial in trials}
     stopped = {number: math.exp(error) for number, error in expected.items() if error is not None}
@@ -197,6 +199,15 @@ def pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
     return optuna.pruners.NopPruner()
 
 
+def state_of(trial: FrozenTrial) -> TrialState:
+    """Return the state of a trial; that of a pruned one if it was paused and the end of the search has stopped it.
+
+    In the study such a trial still runs, because Optuna lets no trial go on that has ended.
+    """
+    stopped = trial.state == TrialState.RUNNING and trial.user_attrs.get(STOPPED_PAUSED)
+    return TrialState.PRUNED if stopped else trial.state
+
+
 def search_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials of this search, without those that were copied from an earlier one."""
     return [t for t in study.get_trials(deepcopy=False) if "from" not in t.user_attrs]
@@ -204,7 +215,7 @@ def search_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials of this search that ended, in the order of their numbers."""
-    return [t for t in search_trials(study) if t.state in ENDED]
+    return [t for t in search_trials(study) if state_of(t) in ENDED]
 
 
 @contextmanager

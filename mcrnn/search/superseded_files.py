@@ -13,7 +13,7 @@ from functools import partial
 import optuna
 
 from mcrnn.errors import UserError
-from mcrnn.search.study import ENDED
+from mcrnn.search.study import ENDED, state_of
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.storage.location import Location
 from mcrnn.tracking.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER, SearchFolder
@@ -40,7 +40,7 @@ class SupersededFiles:
 
     def sweep(self) -> None:
         """List the folders of all trials and delete what is superseded, such as what a killed process has left."""
-        ended = {trial.number for trial in self._index.trials if trial.state in ENDED}
+        ended = {trial.number for trial in self._index.trials if state_of(trial) in ENDED}
         superseded = {CHECKPOINT_FOLDER: ended, MODEL_FOLDER: ended - self._kept}
         for number, part in {tuple(key.split("/")[:2]) for key in self.folder.trials.sizes()}:
             if int(number) in superseded.get(part, set()):
@@ -53,7 +53,7 @@ class SupersededFiles:
             number: number of the trial.
             put: takes the key of a deletion and the deletion, which may be made later, as by an `Outbox`.
         """
-        if self._index.refresh(number).state not in ENDED:
+        if state_of(self._index.refresh(number)) not in ENDED:
             return
         before, self._kept = self._kept, self._best()
         put(f"checkpoints of {number}", partial(_delete, self.folder.trial(number).checkpoints))

@@ -17,7 +17,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from mcrnn.search.study import ENDED
+from mcrnn.search.study import ENDED, state_of
 from mcrnn.search.trial_report import TrialEnd
 
 
@@ -54,6 +54,8 @@ class TrialIndex:
         """Values of each user attribute of the trials that have not ended, by number."""
         self._ranked: list[tuple[bool, float, int]] = []
         """Keys of the trials that ended well, the best first."""
+        self._stopped: dict[int, tuple[bool, float, int]] = {}
+        """The same keys of those that were stopped while they were paused, by number."""
         self._front: list[FrozenTrial] = []
         self._seconds: dict[int, float] = {}
         """Seconds that each trial took until it ended or was paused, by number."""
@@ -72,7 +74,8 @@ class TrialIndex:
     def refresh(self, number: int) -> FrozenTrial:
         """Read a trial that is new or has changed, and return it.
 
-        It has to be called when a trial was created, has got its values or an attribute, was paused, and has ended.
+        It has to be called when a trial was created, has got its values or an attribute, was paused, has ended, and was
+        taken up after the end of the search had stopped it.
 
         Args:
             number: number of the trial.
@@ -91,8 +94,11 @@ class TrialIndex:
         return trial
 
     def _leave(self, trial: FrozenTrial) -> None:
-        """Forget what is known of a trial that has not ended."""
-        self._states[trial.state].discard(trial.number)
+        """Forget what is known of a trial that has not ended, or was only stopped while it was paused."""
+        for of_state in self._states.values():  # the trial may be the same object as before, with new attributes
+            of_state.discard(trial.number)
+        if (rank_before := self._stopped.pop(trial.number, None)) is not None:
+            self._ranked.pop(bisect.bisect_left(self._ranked, rank_before))
         self.trial_seconds -= self._seconds.pop(trial.number, 0.0)
         for key in trial.user_attrs:
             self._attributes.get(key, {}).pop(trial.number, None)
@@ -101,21 +107,24 @@ class TrialIndex:
         """Take up what is to be known of a trial."""
         if "from" in trial.user_attrs:
             return
-        self._states[trial.state].add(trial.number)
+        state = state_of(trial)
+        self._states[state].add(trial.number)
         self._seconds[trial.number] = trial.user_attrs.get("result", {}).get("time_total_s", 0.0)
         self.trial_seconds += self._seconds[trial.number]
-        if trial.state not in ENDED:
-            if trial.state == TrialState.WAITING:
+        if trial.state not in ENDED and len(self.directions) == 1:
+            self.best_value = min([self.best_value, *trial.intermediate_values.values()])
+        if state not in ENDED:
+            if state == TrialState.WAITING:
                 heapq.heappush(self._waiting, trial.number)
             for key, value in trial.user_attrs.items():
                 self._attributes.setdefault(key, {})[trial.number] = value
-            if len(self.directions) == 1:
-                self.best_value = min([self.best_value, *trial.intermediate_values.values()])
             return
         end = trial.user_attrs.get("end")
         self.failures += end == TrialEnd.FAILED
         if end in (TrialEnd.FINISHED, TrialEnd.STOPPED):
             bisect.insort(self._ranked, rank(trial))
+        if trial.state not in ENDED:
+            self._stopped[trial.number] = rank(trial)
         if len(self.directions) > 1:
             self._extend_front(trial)
         elif trial.values is not None:

@@ -13,6 +13,7 @@ from mcrnn.config.space import Search
 from mcrnn.search.halving import TARGET, SuccessiveHalving, rungs
 from mcrnn.search.learning import ExpectedErrors, as_shown
 from mcrnn.search.parameters import VALUES_ATTRIBUTE, values_of
+from mcrnn.search.study import ENDED, state_of
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trial_report import TrialEnd
 
@@ -69,7 +70,7 @@ class TrialProgress:
         self.expected_errors.note(trial.number, steps, errors, failed=failed)
         if self.halving is not None and "from" not in trial.user_attrs:
             target = _target(trial, steps)
-            self.halving.note(trial.number, steps, errors, target, ended=trial.state.is_finished(), failed=failed)
+            self.halving.note(trial.number, steps, errors, target, ended=state_of(trial) in ENDED, failed=failed)
 
     @property
     def paused(self) -> Mapping[int, int]:

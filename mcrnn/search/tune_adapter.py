@@ -16,11 +16,13 @@ from ray.tune.search import Searcher
 
 from mcrnn.config.paths import Values
 from mcrnn.config.space import Search
-from mcrnn.search.budgets import ERROR, Budgets, budget
+from mcrnn.search.budgets import ERROR, Budgets, budget, stop_reason
+from mcrnn.search.database import written_together
 from mcrnn.search.halving import TARGET
 from mcrnn.search.learning import StudyView
 from mcrnn.search.parameters import VALUES_ATTRIBUTE
 from mcrnn.search.sampling import suggest
+from mcrnn.search.study import STOPPED_PAUSED
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trial_progress import TrialProgress
 from mcrnn.search.trial_report import TrialEnd, TrialReport, error_of
@@ -54,6 +56,7 @@ class StudySearcher(Searcher):
         study.sampler = optuna.samplers.RandomSampler(seed=0)  # draws nothing: `suggest` sets one for each trial
         self.budgets = budgets or Budgets(study, search)
         self.index: TrialIndex = self.budgets.index
+        self._take_up_stopped()
         self.progress = TrialProgress(search, self.index)
         unfinished = sorted(self.index.running - self.progress.paused.keys())
         self.interrupted_trials = [n for n in unfinished if SECOND_TRY not in self.index.trial(n).user_attrs]
@@ -180,14 +183,29 @@ class StudySearcher(Searcher):
         trial.set_user_attr("result", report.kept_metrics | self._seconds(trial, report))
         trial.report(report.metrics["best"], step=cast("int", report.epoch))  # the last: now it is paused
 
-    def conclude(self) -> None:
-        """End the trials that are paused, when no more are to go on."""
-        for number in sorted(self.progress.paused):
-            trial = optuna.Trial(self.study, self.index.trial(number)._trial_id)
-            trial.set_user_attr("end", TrialEnd.STOPPED)
-            self.study.tell(trial, state=TrialState.PRUNED)
+    def conclude(self) -> int:
+        """Stop the trials that are paused, when no more are to go on; returns their number."""
+        paused, storage = sorted(self.progress.paused), self.study._storage
+        with written_together(self.study):
+            for number in paused:
+                trial_id = self.index.trial(number)._trial_id
+                storage.set_trial_user_attr(trial_id, "end", TrialEnd.STOPPED)
+                storage.set_trial_user_attr(trial_id, STOPPED_PAUSED, True)
+        for number in paused:
             self._refresh(number)
         self.on_study_changed()
+        return len(paused)
+
+    def _take_up_stopped(self) -> None:
+        """Let trials be paused again that an earlier end of the search has stopped, if its budget was raised since."""
+        if stop_reason(self.study, self.search.search, self.index) is not None:
+            return
+        stopped = [trial for trial in self.index.trials if trial.user_attrs.get(STOPPED_PAUSED)]
+        with written_together(self.study):
+            for trial in stopped:
+                self.study._storage.set_trial_user_attr(trial._trial_id, STOPPED_PAUSED, None)
+        for trial in stopped:
+            self.index.refresh(trial.number)
 
     def _seconds(self, trial: optuna.Trial, report: TrialReport) -> dict[str, float]:
         """Return how long a trial took, also before it was paused or interrupted, as a metric."""

@@ -10,6 +10,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages._cached_storage import _CachedStorage
 
+from mcrnn.search.study import state_of
 from mcrnn.search.tune_adapter import StudySearcher
 from tests.search.test_study import epochs_of, run_part, search, study_in
 
@@ -78,7 +79,7 @@ def earlier_study(folder: Path) -> optuna.Study:
 def content_of(study: optuna.Study) -> list[tuple[Any, ...]]:
     """All that a search learns from its trials, in their order."""
     return [
-        (t.number, t.state, t.params, t.distributions, t.last_step, t.value, t.user_attrs.get("from"), t.system_attrs)
+        (t.number, state_of(t), t.params, t.distributions, t.last_step, t.value, t.user_attrs.get("from"))
         for t in study.get_trials()
     ]
 
@@ -87,25 +88,26 @@ def content_of(study: optuna.Study) -> list[tuple[Any, ...]]:
 def test_kill_between_any_two_writes_changes_neither_values_nor_decisions(
     tmp_path: Path, kill: Kill, scheduler: str
 ) -> None:
-    errors, median = [0.5, 0.6, 0.4, 0.45], {"grace_epochs": 2, "grace_trials": 1}
-    plan = search(scheduler=scheduler, trials=len(errors), asha=ASHA, median=median)
+    errors, median = [0.5, 0.6, 0.4, 0.9], {"grace_epochs": 2, "grace_trials": 1}
+    budgets = [3, 4]  # the second one lets a trial go on that the end of the first one has stopped
     earlier = earlier_study(tmp_path / "earlier")
     copies = len(EARLIER)
 
     def run(folder: Path, write: int | None) -> tuple[list[tuple[Any, ...]], bool]:
         folder.mkdir()
         killed, reached, kill.left = False, [0] * (copies + len(errors)), write
-        while True:
-            try:
-                searcher = StudySearcher(study_in(folder, plan, [earlier]), plan)
-                while isinstance(proposal := searcher.suggest("t"), dict):
-                    number = proposal["number"]
-                    error = errors[number if number < copies else number - copies]
-                    reached[number] = run_part(searcher, proposal, error, reached[number], 4)
-                searcher.conclude()
-                break
-            except Killed:
-                killed, kill.left = True, None
+        for trials in budgets:
+            plan, ended = search(scheduler=scheduler, trials=trials, asha=ASHA, median=median), False
+            while not ended:
+                try:
+                    searcher = StudySearcher(study_in(folder, plan, [earlier]), plan)
+                    while isinstance(proposal := searcher.suggest("t"), dict):
+                        number = proposal["number"]
+                        error = errors[number if number < copies else number - copies]
+                        reached[number] = run_part(searcher, proposal, error, reached[number], 4)
+                    ended = searcher.conclude() >= 0
+                except Killed:
+                    killed, kill.left = True, None
         kill.left = None
         return content_of(study_in(folder, plan)), killed
 

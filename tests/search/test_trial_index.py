@@ -6,7 +6,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from mcrnn.search.study import finished_trials, search_trials
+from mcrnn.search.study import STOPPED_PAUSED, finished_trials, search_trials, state_of
 from mcrnn.search.trial_index import TrialIndex, rank
 from mcrnn.search.trial_report import TrialEnd
 
@@ -30,20 +30,35 @@ def end(study: optuna.Study, trial: optuna.Trial, how: TrialEnd, error: float, s
 
 
 def played(events: int, seed: int) -> tuple[optuna.Study, TrialIndex]:
-    """A study after random events, and the index that was told of each."""
+    """A study after random events, and the index that was told of each.
+
+    Some trials are stopped while they are paused, and some of these are taken up again.
+    """
     draw, study = random.Random(seed), optuna.create_study()
     study.add_trial(optuna.trial.create_trial(value=1e-9, user_attrs={"from": "earlier"}))
     for _ in range(3):
         study.enqueue_trial({})
     index = TrialIndex(study)
     running: list[optuna.Trial] = []
+    stopped: list[optuna.Trial] = []
     for _ in range(events):
-        if not running or draw.random() < 0.5:
+        if stopped and draw.random() < 0.1:
+            trial = stopped.pop(draw.randrange(len(stopped)))
+            trial.set_user_attr(STOPPED_PAUSED, None)
+            running.append(trial)
+        elif not running or draw.random() < 0.5:
             trial = study.ask()
             running.append(trial)
         else:
             trial = running[draw.randrange(len(running))]
-            if draw.random() < 0.3:
+            chosen = draw.random()
+            if chosen < 0.2:
+                running.remove(trial)
+                stopped.append(trial)
+                trial.set_user_attr("result", {"best": draw.random(), "time_total_s": draw.random()})
+                trial.set_user_attr("end", TrialEnd.STOPPED)
+                trial.set_user_attr(STOPPED_PAUSED, True)
+            elif chosen < 0.4:
                 trial.set_user_attr("paused", draw.choice([None, 3, 9]))
             else:
                 running.remove(trial)
@@ -64,14 +79,14 @@ def test_index_that_is_told_of_each_change_knows_what_the_study_says(seed: int) 
     assert len(index) == len(all_trials)
     assert index.failures == sum(trial.user_attrs["end"] == TrialEnd.FAILED for trial in ended)
     assert index.trial_seconds == pytest.approx(
-        sum(trial.user_attrs.get("result", {}).get("time_total_s", 0.0) for trial in ended)
+        sum(trial.user_attrs.get("result", {}).get("time_total_s", 0.0) for trial in all_trials)
     )
     assert index.best_value == min(trial.value for trial in ended if trial.value is not None)
-    assert index.running == set(numbers([t for t in all_trials if t.state == TrialState.RUNNING]))
+    assert index.running == set(numbers([t for t in all_trials if state_of(t) == TrialState.RUNNING]))
     assert index.having("paused") == {
         t.number: t.user_attrs["paused"]
         for t in all_trials
-        if t.state == TrialState.RUNNING and "paused" in t.user_attrs
+        if state_of(t) == TrialState.RUNNING and "paused" in t.user_attrs
     }
     good = [t for t in ended if t.user_attrs["end"] in (TrialEnd.FINISHED, TrialEnd.STOPPED)]
     assert index.ranked() == sorted(good, key=rank)
