@@ -152,3 +152,33 @@ def test_trials_of_two_workers_are_paused_and_go_on(command: CommandRunner, root
     rows = json.loads((root / "searches/small/summary.json").read_text())["trials"]
     assert sorted(row["epoch"] for row in rows) == [1, 1, 2, 3]
     assert [row["end"] for row in rows if row["epoch"] == 3] == ["finished"]
+
+
+@pytest.mark.soak
+def test_stopped_trials_go_on_with_a_larger_budget_though_their_checkpoints_are_deleted(
+    command: CommandRunner, root: Path, ray_folder: Path
+) -> None:
+    import mlflow
+
+    def run(trials: int) -> tuple[str, dict[int, dict[str, Any]]]:
+        budget = {"trials": trials, "cover": None, "sampler": "random", "keep": 1}
+        result = command("mcrnn.tune", write(root, SEARCH | {"search": SEARCH["search"] | budget}))
+        assert result.returncode == 0, result.stderr + result.stdout
+        summary = json.loads((root / "searches/small/summary.json").read_text())
+        return result.stdout, {row["trial"]: row for row in summary["trials"]}
+
+    said, before = run(4)
+    stopped = {number for number, row in before.items() if row["end"] == "stopped"}
+    assert f"{len(stopped)} paused trials are stopped, and go on if the budget is raised" in said
+    folders = {number: root / "searches/small/trials" / f"{number:04d}" for number in range(12)}
+    assert not any((folders[number] / "checkpoints").exists() for number in stopped)
+    _, after = run(12)
+    assert len(after) == 12
+    further = {number for number in stopped if after[number]["epoch"] > before[number]["epoch"]}
+    assert further
+    for number in further:
+        lines = (folders[number] / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in lines] == list(range(1, after[number]["epoch"] + 1))
+        assert after[number]["best"] <= before[number]["best"]
+    runs = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}").search_runs(["1"])
+    assert {run.info.status for run in runs} == {"FINISHED"}
