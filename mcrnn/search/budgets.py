@@ -8,6 +8,7 @@ trainings, so that it is counted once, however often a search is started.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 import statistics
@@ -22,13 +23,13 @@ from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search
 from mcrnn.search.confirmation import Confirmation, Retraining, competitors
 from mcrnn.search.parameters import values_of
-from mcrnn.search.trial_index import TrialIndex
+from mcrnn.search.trial_index import TrialIndex, rank
 from mcrnn.search.trial_report import TrialEnd
 
 HOURS = "hours"
 """Attribute of the study: hours that the search and its confirmation have run, over all their starts."""
 TIME_IS_UP = "time is up"
-"""Attribute of the study: why no more trials are proposed where the reason is time, and for which limits that holds."""
+"""Attribute of the study: that no time is left for another trial, as a sentence and the limits for which it holds."""
 ERROR = "error"
 """User attribute of a failed trial: what ended it, in one line that names the file with the traceback."""
 FEWEST_AT_A_TIME = 8
@@ -189,11 +190,20 @@ class Budgets:
         return None
 
     def expected_confirmation(self) -> tuple[float, float]:
-        """Return the hours and the trial hours that a confirmation of the best trials so far would take."""
+        """Return the hours and the trial hours that a confirmation of the best trials so far would take.
+
+        Paused trials count as far as they are needed: the end of the search stops them, and they compete where too few
+        trials were trained to their end.
+        """
         if self.config.confirm is None:
             return 0.0, 0.0
         # among a few more trials than configurations there are enough that differ
-        best = self.index.ranked(2 * self.config.confirm.configurations)
+        enough = 2 * self.config.confirm.configurations
+        best = self.index.ranked(enough)
+        if len(best) < enough:
+            results = self.index.having("result")
+            paused = [self.index.trial(number) for number, result in results.items() if "best" in result]
+            best += heapq.nsmallest(enough - len(best), paused, key=rank)
         trials = competitors(self.search, self.config.confirm, best)
         if not trials:
             return 0.0, 0.0
@@ -208,9 +218,9 @@ class Budgets:
             confirmation: how far the confirmation is.
 
         Returns:
-            All of them where there is no limit of time. Otherwise those of the first seeds, so that all configurations
-            of the round have as many: no more than run at a time, because how long they take says what there is time
-            for after them, and none where there is no time for one seed of each.
+            All of them where there is no limit of time. Otherwise those of the first seeds, each for all configurations
+            of the round: only about as many trainings as run at a time, because how long these take tells what there
+            is time for afterwards. Empty where there is no time for one seed of each.
         """
         seeds, spent = len(confirmation.missing), self.trial_hours
         if self._limited and seeds:

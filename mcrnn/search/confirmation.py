@@ -93,7 +93,7 @@ class Competitor:
     """Value of each searched field by dotted path."""
     retrainings: list[Retraining]
     errors: list[float | None] = field(default_factory=list)
-    """Errors of the first trainings, as many in a row as have ended; None for one that has failed."""
+    """Errors of the trainings before the first one that has not ended; None for one that has failed."""
 
     def rank(self, seeds: int) -> tuple[int, float]:
         """Return a key by which competitors are sorted, the best first: failed seeds, then the mean error.
@@ -210,7 +210,8 @@ def statement(row: dict[str, Any], configurations: int, trials: int) -> str:
     if row["interval"] is not None:
         bounds = f"{100 * CONFIDENCE:.0f} % interval {row['interval'][0]:.4f} to {row['interval'][1]:.4f}"
     best = "the only configuration" if configurations == 1 else f"the best of {configurations} configurations"
-    return f"mean error {row['mean']:.4f}, {bounds}, over {seeds}; {best} that competed, of {trials} trials"
+    of = "1 trial" if trials == 1 else f"{trials} trials"
+    return f"mean error {row['mean']:.4f}, {bounds}, over {seeds}; {best} that competed, of {of}"
 
 
 def _row(search: Search, competitor: Competitor) -> dict[str, Any]:

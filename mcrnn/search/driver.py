@@ -159,7 +159,7 @@ def _run_trials(active: ActiveSearch) -> None:
         reason = stop_reason(study, search.search, searcher.index)
         if reason is None or active.interrupted:
             raise KeyboardInterrupt
-        paused = f"; {stopped} paused trials are stopped, and go on if the budget is raised" if stopped else ""
+        paused = f"; {stopped} paused trials have been stopped, and a larger budget lets them go on" if stopped else ""
         console.print(f"{search_run.name}: {reason}{paused}", highlight=False, soft_wrap=True)
         _confirm(active, trial_runner, searcher)
 

@@ -169,7 +169,7 @@ def test_stopped_trials_go_on_with_a_larger_budget_though_their_checkpoints_are_
 
     said, before = run(4)
     stopped = {number for number, row in before.items() if row["end"] == "stopped"}
-    assert f"{len(stopped)} paused trials are stopped, and go on if the budget is raised" in said
+    assert f"{len(stopped)} paused trials have been stopped, and a larger budget lets them go on" in said
     folders = {number: root / "searches/small/trials" / f"{number:04d}" for number in range(12)}
     assert not any((folders[number] / "checkpoints").exists() for number in stopped)
     _, after = run(12)

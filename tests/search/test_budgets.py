@@ -121,6 +121,22 @@ def test_trials_that_were_stopped_early_are_expected_to_be_trained_to_their_end(
     assert hours == trial_hours == pytest.approx(5 * 400 / 3600)
 
 
+def test_paused_trials_are_expected_to_be_confirmed_where_none_was_trained_to_its_end(tmp_path: Path) -> None:
+    plan = search(trials=90, cover=None, hours=10, confirm={}, asha={"grace_epochs": 1, "reduction_factor": 4})
+    searcher = StudySearcher(study_in(tmp_path, plan), plan)
+    trainings = []
+    for number in range(5):
+        _, expected = searcher.budgets.expected_confirmation()
+        trainings.append(round(expected * 3600 / 400))  # 4 epochs of 100 s
+        if number < 4:
+            assert searcher.suggest("t")["number"] == number
+            paused = result(1.0 - number / 10, epoch=1) | {"epochs": 4, "time_total_s": 100.0}
+            searcher.on_trial_complete("t", paused)
+    assert trainings == [0, 5, 10, 12, 14]  # of 0 to 4 configurations, with 5 seeds at most
+    searcher.conclude()
+    assert searcher.budgets.expected_confirmation() == pytest.approx((14 * 400 / 3600,) * 2)
+
+
 def test_time_of_a_trial_counts_over_its_interruptions_and_where_it_fails(tmp_path: Path) -> None:
     plan = search(trials=3, sampler="random")
     study = study_in(tmp_path, plan)

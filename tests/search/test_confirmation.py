@@ -199,6 +199,7 @@ def test_statement_has_mean_interval_seeds_and_what_the_winner_was_chosen_from()
         "mean error 0.5000, 95 % interval 0.4000 to 0.6000, over 5 seeds; "
         "the best of 4 configurations that competed, of 60 trials"
     )
+    assert statement(row, 1, 1).endswith("; the only configuration that competed, of 1 trial")
     assert "no interval, as there is one value only, over 1 seed" in statement(
         row | {"interval": None, "seeds": 1}, 4, 9
     )
