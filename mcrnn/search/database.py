@@ -85,10 +85,12 @@ class Database(RDBStorage):
         ]
 
     def _read(self, queries: TrialQueries, **parameters: Any) -> list[FrozenTrial]:
-        with without_garbage_collection(), _create_scoped_session(self.scoped_session) as session:
-            # Without transactions: beginning and ending one would double the number of answers to wait for.
-            connection = session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
-            return queries.read(connection, **parameters)
+        try:
+            with without_garbage_collection(), self.engine.connect() as connection:
+                # Without transactions: beginning and ending one would double the number of answers to wait for.
+                return queries.read(connection.execution_options(isolation_level="AUTOCOMMIT"), **parameters)
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            raise optuna.exceptions.StorageInternalError("the database cannot be read") from error
 
     @contextlib.contextmanager
     def written_together(self) -> Iterator[None]:

@@ -72,7 +72,7 @@ def open_study(journal: Journal | None, search: Search, earlier: Iterable[optuna
     if len(search.search.objectives) == 1:  # Optuna's pruners do not support several
         study.pruner = pruner(search.search)
     # Until the first trial starts, a process that was killed may have left some of these out.
-    has_started = any(t.state != TrialState.WAITING for t in search_trials(study))
+    has_started = _has_started(study)
     if not has_started or search.search.sampler == "grid":  # the budget of a grid may have been raised
         for values in _fixed_trials(search)[len(search_trials(study)) :]:
             study.enqueue_trial(values)
@@ -80,6 +80,21 @@ def open_study(journal: Journal | None, search: Search, earlier: Iterable[optuna
         for other in earlier:
             study.add_trials(_missing_copies(study, other, search))
     return study
+
+
+def _has_started(study: optuna.Study) -> bool:
+    """Return whether a trial of the search has been started.
+
+    The trials that come before the sampler decides are the first ones, and are started in their order. So where the
+    first trial is one of the search's own, it tells, and no other has to be read.
+    """
+    try:
+        first = study._storage.get_trial(study._storage.get_trial_id_from_study_id_trial_number(study._study_id, 0))
+    except KeyError:
+        return False
+    if "from" in first.user_attrs:
+        return any(t.state != TrialState.WAITING for t in search_trials(study))
+    return first.state != TrialState.WAITING
 
 
 def study_in_database(url: str, folder: Location) -> optuna.Study | None:

@@ -28,11 +28,12 @@ class SupersededFiles:
         folder: folder of the search.
         study: its study.
         keep: number of the best trials whose models are kept.
+        index: the trials of the study, kept up to date by whoever changes them; None to read them.
     """
 
-    def __init__(self, folder: SearchFolder, study: optuna.Study, keep: int) -> None:
+    def __init__(self, folder: SearchFolder, study: optuna.Study, keep: int, index: TrialIndex | None = None) -> None:
         self.folder, self.keep = folder, keep
-        self._index = TrialIndex(study)
+        self._index = index or TrialIndex(study)
         self._kept = self._best()
 
     def _best(self) -> set[int]:

@@ -80,14 +80,15 @@ class TrialIndex:
         Args:
             number: number of the trial.
         """
+        known = len(self._trials)
         while len(self._trials) <= number:  # trials that were enqueued meanwhile come before a new one
             trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, len(self._trials))
             self._trials.append(self._storage.get_trial(trial_id))
             self._enter(self._trials[-1])
         before = self._trials[number]
-        trial = self._storage.get_trial(before._trial_id)
-        if before.state in ENDED:  # nothing of an ended trial changes
+        if number >= known or before.state in ENDED:  # it was just read, or nothing of it changes any more
             return before
+        trial = self._storage.get_trial(before._trial_id)
         self._leave(before)
         self._trials[number] = trial
         self._enter(trial)

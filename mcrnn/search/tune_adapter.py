@@ -133,7 +133,6 @@ class StudySearcher(Searcher):
         # This is what Optuna's `Study.ask` does, which looks at all trials for one that waits.
         if number == self.index.next_number:
             trial_id = storage.create_new_trial(self.study._study_id)
-            number = storage.get_trial(trial_id).number  # another process may have added trials meanwhile
         else:
             trial_id = self.index.trial(number)._trial_id
             if number not in self.index.running:
@@ -143,8 +142,12 @@ class StudySearcher(Searcher):
             trial.set_user_attr(TARGET, self.progress.paused[number])
         if (values := trial.user_attrs.get(VALUES_ATTRIBUTE)) is not None:
             return trial, values
-        view = cast("optuna.Study", StudyView(self.study, self.progress.shown(number)))
-        return trial, suggest(optuna.Trial(view, trial._trial_id), self.search)
+        # another process may have added trials meanwhile, so that the number is another one
+        trial.study = cast("optuna.Study", StudyView(self.study, self.progress.shown(trial.number)))
+        with written_together(self.study):
+            values = suggest(trial, self.search)
+        trial.study = self.study
+        return trial, values
 
     def _refresh(self, number: int) -> None:
         """Take up what has changed of a trial."""
@@ -180,8 +183,9 @@ class StudySearcher(Searcher):
 
     def _record_pause(self, trial: optuna.Trial, report: TrialReport) -> None:
         """Write into the study what a trial has reached at its rung."""
-        trial.set_user_attr("result", report.kept_metrics | self._seconds(trial, report))
-        trial.report(report.metrics["best"], step=cast("int", report.epoch))  # the last: now it is paused
+        with written_together(self.study):
+            trial.set_user_attr("result", report.kept_metrics | self._seconds(trial, report))
+            trial.report(report.metrics["best"], step=cast("int", report.epoch))  # the last: now it is paused
 
     def conclude(self) -> int:
         """Stop the trials that are paused, when no more are to go on; returns their number."""
@@ -216,14 +220,16 @@ class StudySearcher(Searcher):
         """Write into the study how a trial ended and how long it took, also before interruptions."""
         time = self._seconds(trial, report)
         if error or report.epoch is None:
-            trial.set_user_attr(ERROR, self.errors.get(trial_id, "its processes were lost too often"))
-            trial.set_user_attr("result", time)
-            trial.set_user_attr("end", TrialEnd.FAILED)
+            with written_together(self.study):
+                trial.set_user_attr(ERROR, self.errors.get(trial_id, "its processes were lost too often"))
+                trial.set_user_attr("result", time)
+                trial.set_user_attr("end", TrialEnd.FAILED)
             self.study.tell(trial, state=TrialState.FAIL)  # Optuna's word for writing down the result of a trial
             return
         end = report.trial_end(pruned=trial_id in self.pruned)
-        trial.set_user_attr("result", report.kept_metrics | time)
-        trial.set_user_attr("end", end)
+        with written_together(self.study):
+            trial.set_user_attr("result", report.kept_metrics | time)
+            trial.set_user_attr("end", end)
         if end == TrialEnd.STOPPED:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
