@@ -3,6 +3,7 @@
 random: random configurations, all trained to the end.
 ray-tune: plain Ray Tune as its documentation has it, `OptunaSearch` with `ASHAScheduler`.
 optuna: plain Optuna, `TPESampler` with `HyperbandPruner`.
+bohb, mobster: BOHB and MOBSTER as the documentation of Syne Tune has them, where it is installed.
 mcrnn: the searcher of this version, with its defaults.
 """
 
@@ -10,12 +11,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import optuna
 
 from benchmarks.curves.simulation import Job, Player
+from benchmarks.curves.syne_tune_peers import SyneTune
 from mcrnn.config.paths import Values
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search, Space
@@ -162,6 +165,8 @@ PEERS: dict[str, Callable[..., Player]] = {
     "random": lambda *arguments: PlainOptuna(*arguments, random=True),
     "ray-tune": RayTune,
     "optuna": PlainOptuna,
+    "bohb": partial(SyneTune, baseline="BOHB"),
+    "mobster": partial(SyneTune, baseline="MOBSTER"),
     "mcrnn": Ours,
 }
 """Makes the searcher of each name from the search, a seed, the number of epochs and the number of workers."""

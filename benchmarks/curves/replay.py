@@ -1,4 +1,4 @@
-"""Compare searches on recorded learning curves: mcrnn, plain Ray Tune, plain Optuna and random search.
+"""Compare searches on recorded learning curves: mcrnn, plain Ray Tune, plain Optuna, Syne Tune and random search.
 
     python -m benchmarks.curves.replay [--tables navier-stokes turbulence] [--workers 2 8 32] [--seeds 50]
     python -m benchmarks.curves.replay --set search.sampler=random --peers mcrnn
@@ -24,6 +24,7 @@ import optuna
 from benchmarks.curves.blackbox import Blackbox
 from benchmarks.curves.peers import PEERS
 from benchmarks.curves.simulation import History, simulate
+from benchmarks.curves.syne_tune_peers import INSTALL, missing_peers
 from mcrnn.config.loading import load_search
 
 SPACE = Path(__file__).parent.parent.parent / "search_spaces/ns.yaml"
@@ -128,11 +129,17 @@ def main() -> None:
     parser.add_argument("--workers", nargs="+", type=int, default=[2, 8, 32], help="trainings at a time")
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--trainings", type=float, default=100, help="processor time of a search, in whole trainings")
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--peers", nargs="+", choices=PEERS, help="all that are installed if not given")
     parser.add_argument("--set", action="append", default=[], help="setting of ns.yaml, for mcrnn")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--figure", type=Path, default=Path("build/replay.png"))
     options = parser.parse_args()
+    missing = [peer for peer in missing_peers() if peer in (options.peers or PEERS)]
+    if missing and options.peers:
+        parser.error(f"{' and '.join(missing)} not installed. {INSTALL}")
+    if missing:
+        print(f"without {' and '.join(missing)}. {INSTALL}")
+    peers = options.peers or [peer for peer in PEERS if peer not in missing]
     results: dict[tuple[str, int], dict[str, list[History]]] = {}
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
         for table in options.tables:
@@ -152,7 +159,7 @@ def main() -> None:
                         pool.submit(replay, table, peer, workers, seed, tuple(options.set), options.trainings)
                         for seed in range(options.seeds)
                     ]
-                    for peer in options.peers
+                    for peer in peers
                 }
                 found = {peer: [future.result() for future in each] for peer, each in futures.items()}
                 results[table, workers] = found
