@@ -19,12 +19,15 @@ import itertools
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import optuna
 
 from benchmarks.growth_filling import EPOCHS, fill_database, journal_lines, result, simulated_workers, space
@@ -40,7 +43,6 @@ from mcrnn.storage.parts import UploadedParts
 from mcrnn.storage.s3 import S3Prefix
 from mcrnn.tracking.run_folder import SearchFolder
 from tests.support.postgres import PostgresServer, programs
-from tests.support.s3_server import S3Server
 
 CLOCK = [time.perf_counter]
 """What times are measured with: the time that passes, or with --processor-time that of this process."""
@@ -56,7 +58,7 @@ class ActiveStudy:
         self.journal = Journal.open(folder)
         self.study = open_study(self.journal, search)
         self.searcher = StudySearcher(self.study, search, self._changed)
-        self.superseded = SupersededFiles(SearchFolder(folder), self.study, keep=3)
+        self.superseded = SupersededFiles(SearchFolder(folder), self.study, 3, self.searcher.index)
         self.seconds = CLOCK[0]() - started
         """How long it took."""
         self.scheduler, self.outbox = StudyScheduler(self.searcher), Outbox("S3")
@@ -194,10 +196,14 @@ def places(names: list[str], folder: Path) -> Iterator[dict[str, Any]]:
     with contextlib.ExitStack() as stack:
         found: dict[str, Any] = {"disk": folder} if "disk" in names else {}
         if "s3" in names:
-            server = S3Server()
-            stack.callback(server.stop)
-            os.environ.update(server.environment)
-            server.client().create_bucket(Bucket="lab")
+            # It has a process of its own, as a real one has: its work is not the search's.
+            command = [sys.executable, "-m", "tests.support.s3_server"]
+            server = stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            assert server.stdout is not None
+            os.environ.update(json.loads(server.stdout.readline()))
+            boto3.client("s3").create_bucket(Bucket="lab")
             found["s3"] = server
         if "postgresql" in names and (here := programs()) is not None:
             postgres = PostgresServer(here)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterable
 from threading import Thread
 from typing import Any
@@ -76,3 +78,8 @@ def error(status: str, code: str, message: str = "told to", **headers: str) -> A
     """An error as S3 words it."""
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
     return status, [("Content-Type", "application/xml"), *((k.replace("_", "-"), v) for k, v in headers.items())], body
+
+
+if __name__ == "__main__":  # in a process of its own, until its input ends
+    print(json.dumps(S3Server().environment), flush=True)
+    sys.stdin.read()
