@@ -14,6 +14,9 @@ from mcrnn.search.parameters import VALUES_ATTRIBUTE, is_relative, parameter_nam
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+STARTUP = 20
+"""Most trials that are drawn at random before a sampler learns. Fewer leave some searches in the first good region."""
+
 
 def suggest(trial: optuna.Trial, search: Search) -> Values:
     """Draw a value for every entry of the space whose conditions hold.
@@ -66,7 +69,8 @@ def sampler(config: SearchConfig, trial_number: int, position: int = 0) -> optun
     name = config.sampler
     if name == "auto":
         name = "nsga2" if len(config.objectives) > 1 else "tpe"
-    startup = min(10, (config.trials or 20) // 2)
+    trials = config.trials or 20
+    startup = min(STARTUP, max(trials // 4, min(10, trials // 2)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name in ("random", "grid"):
