@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mcrnn.search.study import state_of
 from tests.compatibility.make_files import EPOCHS, FILES, ROOT
 from tests.conftest import CommandRunner
 
@@ -113,7 +114,7 @@ def test_half_finished_search_of_before_is_finished_without_its_trials_run_again
     asked = FILES["half"]["search"]["trials"]
     after = trials_of(root, "half")
     assert len(after) == asked
-    assert all(trial.state.is_finished() for trial in after)
+    assert all(state_of(trial).is_finished() for trial in after)
     assert after[:2] == trials[:2]
     assert after[2].params == trials[2].params
     # times are among the metrics, so that an epoch trained again would differ

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import yaml
 
+from mcrnn.search.study import state_of
 from tests.conftest import CommandRunner
 from tests.support.processes import Start, wait_for
 
@@ -78,7 +79,7 @@ def assert_whole(root: Path, name: str, trials: int) -> None:
     """All trials once, none left running anywhere."""
     import mlflow
 
-    states = [t.state.name for t in journal(root, name).get_trials(deepcopy=False)]
+    states = [state_of(t).name for t in journal(root, name).get_trials(deepcopy=False)]
     assert len(states) == trials
     assert set(states) <= {"COMPLETE", "PRUNED"}
     client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
