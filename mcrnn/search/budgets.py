@@ -1,8 +1,8 @@
 """The budgets of a search: how many trials it runs, and how much time they and the confirmation may take.
 
 `search.hours` and `search.trial_hours` are budgets of the search and of its confirmation together. So no more trials
-are proposed once what is left is what the confirmation is expected to take, and trainings of the confirmation start
-only if they are expected to end in time. Everything that is spent is written down in the study or in the folders of
+are proposed once what is left is what the confirmation is expected to take, or a third of the budget if that is less,
+and trainings of the confirmation start only if they are expected to end in time. Everything that is spent is written down in the study or in the folders of
 trainings, so that it is counted once, however often a search is started.
 """
 
@@ -34,6 +34,9 @@ ERROR = "error"
 """User attribute of a failed trial: what ended it, in one line that names the file with the traceback."""
 FEWEST_AT_A_TIME = 8
 """Trials at a time that are always allowed, however few trials a search has."""
+CONFIRMATION_SHARE = 1 / 3
+"""Largest share of a limit of time that trials leave to the confirmation. Where the confirmation would take more, it has
+as many seeds as there is time for."""
 TOLERANCE = 1e-9
 """Hours by which a sum may exceed its limit, for rounding."""
 
@@ -176,15 +179,15 @@ class Budgets:
         hours, trial_hours = self.expected_confirmation()
         tried = self.index.ended + len(self.index.having("result"))
         trial = self.index.trial_seconds / 3600 / tried if tried else 0.0
-        for limit, name, spent, needed in (
-            (config.hours, "hours", self.hours, trial + hours),
-            (config.trial_hours, "trial hours", self.trial_hours, trial * (running + 1) + trial_hours),
+        for limit, name, spent, trials, confirmation in (
+            (config.hours, "hours", self.hours, trial, hours),
+            (config.trial_hours, "trial hours", self.trial_hours, trial * (running + 1), trial_hours),
         ):
             if limit is None:
                 continue
             if spent >= limit:
                 return f"its {limit:g} {name} are spent"
-            if spent + needed > limit + TOLERANCE:
+            if spent + trials + min(confirmation, CONFIRMATION_SHARE * limit) > limit + TOLERANCE:
                 before = " before the confirmation" if config.confirm else ""
                 return f"its {limit:g} {name} leave no time for another trial{before}"
         return None

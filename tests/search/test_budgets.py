@@ -72,24 +72,32 @@ def hours_of(folder: Path, plan: Search) -> float:
 
 
 def test_search_leaves_the_time_that_its_confirmation_takes(tmp_path: Path) -> None:
-    """14 trainings of 5 minutes confirm 4 configurations with 5 seeds: 70 of 120 minutes, which leaves 10 trials."""
-    plan = search(trials=1000, hours=2.0, sampler="random", confirm={})
-    assert run(tmp_path, plan, seconds=300, first=0) == 10
+    """14 trainings of 5 minutes confirm 4 configurations with 5 seeds: 70 of 240 minutes, which leaves 34 trials."""
+    plan = search(trials=1000, hours=4.0, sampler="random", confirm={})
+    assert run(tmp_path, plan, seconds=300, first=0) == 34
     study = study_in(tmp_path, plan)
-    why = "its 2 hours leave no time for another trial before the confirmation"
+    why = "its 4 hours leave no time for another trial before the confirmation"
     assert stop_reason(study, plan.search) == why
     found = confirm(tmp_path, plan, Clock(), seconds=300)
     assert found.missing == []
     assert [row["seeds"] for row in found.rows(plan)] == [5, 5, 2, 2]
-    assert hours_of(tmp_path, plan) == pytest.approx(2.0)
+    assert hours_of(tmp_path, plan) == pytest.approx(4.0)
     # it stays at its end, and a larger budget lets it go on
-    assert run(tmp_path, plan, seconds=300, first=10) == 10
-    more = search(trials=1000, hours=3.5, sampler="random", confirm={})
-    assert run(tmp_path, more, seconds=300, first=10) == 14  # 20 minutes are left before another confirmation
+    assert run(tmp_path, plan, seconds=300, first=34) == 34
+    more = search(trials=1000, hours=5.5, sampler="random", confirm={})
+    assert run(tmp_path, more, seconds=300, first=34) == 38  # 20 minutes are left before another confirmation
+
+
+def test_confirmation_gets_a_third_of_a_small_budget(tmp_path: Path) -> None:
+    plan = search(trials=1000, hours=2.0, sampler="random", confirm={})
+    assert run(tmp_path, plan, seconds=300, first=0) == 16
+    found = confirm(tmp_path, plan, Clock(), seconds=300)
+    assert [row["seeds"] for row in found.rows(plan)] == [2, 2, 2, 2]
+    assert hours_of(tmp_path, plan) == pytest.approx(2.0)
 
 
 def test_trial_hours_count_all_trainings_however_many_run_at_a_time(tmp_path: Path) -> None:
-    plan = search(trials=1000, trial_hours=2.0, sampler="random", confirm={})
+    plan = search(trials=1000, trial_hours=4.0, sampler="random", confirm={})
     study, clock = study_in(tmp_path, plan), Clock()
     searcher = StudySearcher(study, plan, budgets=Budgets(study, plan, clock=clock, concurrency=4))
     started = ended = 0
@@ -101,12 +109,12 @@ def test_trial_hours_count_all_trainings_however_many_run_at_a_time(tmp_path: Pa
         searcher.on_trial_complete(str(ended), result(0.5) | {"time_total_s": 300.0})
         ended += 1
     # four trials were under way before the length of any was known, and 14 trainings are to come
-    assert ended == 10
+    assert ended == 34
     found = confirm(tmp_path, plan, clock, seconds=300, concurrency=4)
     assert found.missing == []
     budgets = Budgets(study_in(tmp_path, plan), plan)
     budgets.confirmation_seconds = found.seconds
-    assert budgets.trial_hours == pytest.approx(2.0)
+    assert budgets.trial_hours == pytest.approx(4.0)
 
 
 def test_trials_that_were_stopped_early_are_expected_to_be_trained_to_their_end(tmp_path: Path) -> None:
@@ -153,12 +161,12 @@ def test_confirmation_that_takes_longer_than_expected_has_fewer_seeds(
     tmp_path: Path, seconds: float, seeds: list[int]
 ) -> None:
     """70 minutes are left, as much as 14 trainings of 5 minutes would take."""
-    plan = search(trials=1000, hours=2.0, sampler="random", confirm={})
+    plan = search(trials=1000, hours=4.0, sampler="random", confirm={})
     run(tmp_path, plan, seconds=300, first=0)
     found = confirm(tmp_path, plan, Clock(), seconds=seconds)
     assert found.missing
     assert [row["seeds"] for row in found.rows(plan)] == seeds
-    assert hours_of(tmp_path, plan) <= 2.0
+    assert hours_of(tmp_path, plan) <= 4.0
 
 
 def test_confirmation_for_which_nothing_is_left_confirms_nothing(tmp_path: Path) -> None:
