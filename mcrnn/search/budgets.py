@@ -2,8 +2,8 @@
 
 `search.hours` and `search.trial_hours` are budgets of the search and of its confirmation together. So no more trials
 are proposed once what is left is what the confirmation is expected to take, or a third of the budget if that is less,
-and trainings of the confirmation start only if they are expected to end in time. Everything that is spent is written down in the study or in the folders of
-trainings, so that it is counted once, however often a search is started.
+and trainings of the confirmation start only if they are expected to end in time. Everything that is spent is written
+down in the study or in the folders of trainings, so that it is counted once, however often a search is started.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ ERROR = "error"
 FEWEST_AT_A_TIME = 8
 """Trials at a time that are always allowed, however few trials a search has."""
 CONFIRMATION_SHARE = 1 / 3
-"""Largest share of a limit of time that trials leave to the confirmation. Where the confirmation would take more, it has
-as many seeds as there is time for."""
+"""Largest share of a limit of time that trials leave to the confirmation. Where that is not enough for all of its
+seeds, it has fewer. Where it is not enough for one seed of each configuration, trials get all the time."""
 TOLERANCE = 1e-9
 """Hours by which a sum may exceed its limit, for rounding."""
 
@@ -177,23 +177,36 @@ class Budgets:
         if not self._limited:
             return None
         hours, trial_hours = self.expected_confirmation()
+        least_hours, least_trial_hours = self.expected_confirmation(seeds=1)
         tried = self.index.ended + len(self.index.having("result"))
         trial = self.index.trial_seconds / 3600 / tried if tried else 0.0
-        for limit, name, spent, trials, confirmation in (
-            (config.hours, "hours", self.hours, trial, hours),
-            (config.trial_hours, "trial hours", self.trial_hours, trial * (running + 1), trial_hours),
+        for limit, name, spent, trials, confirmation, least in (
+            (config.hours, "hours", self.hours, trial, hours, least_hours),
+            (
+                config.trial_hours,
+                "trial hours",
+                self.trial_hours,
+                trial * (running + 1),
+                trial_hours,
+                least_trial_hours,
+            ),
         ):
             if limit is None:
                 continue
+            share = CONFIRMATION_SHARE * limit
+            reserved = min(confirmation, share) if least <= share else 0.0
             if spent >= limit:
                 return f"its {limit:g} {name} are spent"
-            if spent + trials + min(confirmation, CONFIRMATION_SHARE * limit) > limit + TOLERANCE:
-                before = " before the confirmation" if config.confirm else ""
+            if spent + trials + reserved > limit + TOLERANCE:
+                before = " before the confirmation" if reserved else ""
                 return f"its {limit:g} {name} leave no time for another trial{before}"
         return None
 
-    def expected_confirmation(self) -> tuple[float, float]:
+    def expected_confirmation(self, seeds: int | None = None) -> tuple[float, float]:
         """Return the hours and the trial hours that a confirmation of the best trials so far would take.
+
+        Args:
+            seeds: seeds of each configuration; None for those of all rounds.
 
         Paused trials count as far as they are needed: the end of the search stops them, and they compete where too few
         trials were trained to their end.
@@ -211,7 +224,8 @@ class Budgets:
         if not trials:
             return 0.0, 0.0
         each = statistics.fmean(training_seconds(self.search, trial) for trial in trials) / 3600
-        trainings = [each.trainings for each in self.config.confirm.rounds(len(trials))]
+        rounds = [each.trainings for each in self.config.confirm.rounds(len(trials))]
+        trainings = rounds if seeds is None else [seeds * len(trials)]
         return each * sum(math.ceil(count / self.concurrency) for count in trainings), each * sum(trainings)
 
     def affordable_trainings(self, confirmation: Confirmation) -> list[Retraining]:

@@ -96,6 +96,13 @@ def test_confirmation_gets_a_third_of_a_small_budget(tmp_path: Path) -> None:
     assert hours_of(tmp_path, plan) == pytest.approx(2.0)
 
 
+def test_trials_get_all_the_time_where_a_third_is_not_enough_for_one_seed_of_each(tmp_path: Path) -> None:
+    plan = search(trials=1000, hours=0.9, sampler="random", confirm={})  # a third is 18 minutes, 4 trainings take 20
+    assert run(tmp_path, plan, seconds=300, first=0) == 10
+    assert stop_reason(study_in(tmp_path, plan), plan.search) == "its 0.9 hours leave no time for another trial"
+    assert confirm(tmp_path, plan, Clock(), seconds=300).rows(plan) == []
+
+
 def test_trial_hours_count_all_trainings_however_many_run_at_a_time(tmp_path: Path) -> None:
     plan = search(trials=1000, trial_hours=4.0, sampler="random", confirm={})
     study, clock = study_in(tmp_path, plan), Clock()
