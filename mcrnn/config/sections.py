@@ -194,8 +194,9 @@ class TrainConfig(Section):
         None,
         gt=0,
         lt=1,
-        description="Decay per step of an exponential moving average of the weights, such as 0.999. The averaged "
-        "weights are then validated and kept. null for no averaging.",
+        description="Largest decay per step of an exponential moving average of the weights, such as 0.999. After n "
+        "steps the decay is (1 + n) / (10 + n) while that is smaller, so that the average spans a tenth of the steps "
+        "so far. The averaged weights are validated and kept. null for no averaging.",
     )
     teacher_forcing_steps: int = Field(
         10,

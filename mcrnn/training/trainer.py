@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import Scaling
@@ -30,6 +30,7 @@ from mcrnn.data.windows import Batch, TrainingWindows, evaluation_windows, prefe
 from mcrnn.errors import NotEnoughMemoryError
 from mcrnn.models import Forecaster
 from mcrnn.models.forecaster import build_model
+from mcrnn.training.averaging import averaged_model
 from mcrnn.training.batch_loss import BatchLoss
 from mcrnn.training.epoch_sums import EpochSums
 from mcrnn.training.lr_schedule import epochs_without_improvement, learning_rate
@@ -111,7 +112,7 @@ class Trainer:
                 self.group = dist.new_group(backend="gloo")
         self.average: AveragedModel | None = None
         if train.ema is not None:
-            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(train.ema), use_buffers=True)
+            self.average = averaged_model(self.model, train.ema)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         kind = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
         self.optimizer = kind(self.parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
