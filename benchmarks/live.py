@@ -1,6 +1,7 @@
 """Compare the default search of ns.yaml with the same search written with plain Ray Tune, both trained for real.
 
     python -m benchmarks.live [--seeds 0 1 2] [--minutes 10] [--epochs 10] [--windows 200] [--root FOLDER]
+                             [--set search.sampler=random] [--figure build/live.png]
 
 200 training samples, 10 epochs of 200 windows, 10 minutes on two cores each, one after the other: `mcrnn.tune` with
 `ns.yaml`, and `benchmarks.plain_ray_tune`, which runs for as long as the first command took in all, with confirmation,
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -83,6 +85,7 @@ def ours(root: Path, seed: int, options: argparse.Namespace) -> Found:
             "search.hours": options.minutes / 60, "search.seed": seed, "name": name,
         }  # fmt: skip
         arguments = [f"--set={path}={json.dumps(value)}" for path, value in (settings | _set(options.set)).items()]
+        shutil.rmtree(folder, ignore_errors=True)  # of a search that was interrupted, whose times are not known
         times = run(["mcrnn.tune", str(SPACE), "--storage", str(root), *arguments], root / f"{name}.log")
         times_file.write_text(json.dumps(times))
     began, ended = json.loads(times_file.read_text())

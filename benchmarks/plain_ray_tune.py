@@ -99,12 +99,19 @@ def train(values: dict[str, Any], *, store: str, out: str, epochs: int, windows:
         model.eval()
         error = closed_loop_error(model, val_NTCHW) / std
         error = error if np.isfinite(error) else 1e6
+        line = {
+            "seconds": time.time() - began,
+            "trial": tune.get_context().get_trial_id(),
+            "epoch": epoch,
+            "error": error,
+        }
+        with (Path(out) / "epochs.jsonl").open(
+            "a"
+        ) as file:  # before the report, at which the scheduler may end the trial
+            file.write(json.dumps(line) + "\n")
         with tempfile.TemporaryDirectory() as folder:
             torch.save({"values": values, "weights": model.state_dict()}, Path(folder) / "model.pt")
             tune.report({"error": error}, checkpoint=tune.Checkpoint.from_directory(folder))
-        with (Path(out) / "epochs.jsonl").open("a") as file:
-            line = {"seconds": time.time() - began, "trial": tune.get_context().get_trial_id(), "epoch": epoch}
-            file.write(json.dumps(line | {"error": error}) + "\n")
 
 
 def main() -> None:
