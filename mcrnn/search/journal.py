@@ -45,10 +45,11 @@ class JournalFile(BaseJournalBackend):
 
     Args:
         file: the file; it is created where there is none.
+        folder: the temporary folder that it is in, if it is in one; it is deleted when nothing refers to it.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, folder: object = None) -> None:
+        self.file, self._folder = file, folder
         self.file.touch()
         self._lock = JournalFileSymlinkLock(str(file))
         self.logs = self.offset = self.trials = 0
@@ -221,6 +222,7 @@ class Journal:
         self.folder = folder
         self._storage: SnapshotStorage | None = None
         self._parts: UploadedParts | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if isinstance(folder, LocalFolder):
             folder.path.mkdir(parents=True, exist_ok=True)
             local = folder.path
@@ -267,7 +269,7 @@ class Journal:
 
     def storage(self) -> JournalStorage:
         """Return the journal as a storage of Optuna, after repairing an end that was cut off."""
-        journal_file = JournalFile(self.file)
+        journal_file = JournalFile(self.file, self._temporary)
         journal_file.repair()
         self._snapshot = StudySnapshot(self._snapshot_file)
         state = self._snapshot.load(journal_file.holds)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 from optuna.trial import TrialState
 
 from mcrnn.config.space import Search, Space, SpaceEntry
-from mcrnn.search.study import finished_trials, study_in_database
+from mcrnn.search.journal import Journal
+from mcrnn.search.search_run import _open_earlier
+from mcrnn.search.study import finished_trials, open_study, study_in_database
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
-from tests.search.test_study import epochs_of, play, search, study_in
+from mcrnn.storage.root import Storage
+from tests.search.test_study import epochs_of, play, result, search, study_in
+from tests.support.s3_server import S3Server
 
 
 def test_earlier_trials_that_fit_are_learnt_from_and_do_not_count(tmp_path: Path) -> None:
@@ -54,3 +59,21 @@ def test_earlier_search_in_a_database_is_found_by_its_folder(tmp_path: Path) -> 
     assert found is not None
     assert len(found.get_trials()) == plan.search.trials
     assert study_in_database(url, LocalFolder(tmp_path / "b")) is None
+
+
+def test_earlier_search_on_object_storage_is_learnt_from(s3: S3Server, tmp_path: Path) -> None:
+    """What was downloaded of the earlier search must be there for as long as its study is read."""
+    (tmp_path / "data").mkdir()
+    storage = Storage.open("s3://lab/root")
+    plan = search(trials=4)
+    folder = storage.location("searches/earlier")
+    journal = Journal.open(folder)
+    searcher = StudySearcher(open_study(journal, plan), plan)
+    while isinstance(searcher.suggest("t"), dict):
+        searcher.on_trial_complete("t", result(0.5))
+    journal.upload()
+    del journal, searcher
+    before = _open_earlier("earlier", storage.location("searches"), None)
+    gc.collect()
+    study = study_in(tmp_path, search(trials=4), [before])
+    assert len([t for t in study.get_trials() if "from" in t.user_attrs]) == 4
