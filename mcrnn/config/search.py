@@ -33,6 +33,10 @@ NOT_SEARCHED = (
 They decide what trials are compared by, or how the search itself runs."""
 
 
+DEFAULT_TRIALS = 20
+"""Number of trials where the configuration names none and the sampler is not `grid`."""
+
+
 class AshaConfig(Section):
     """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934).
 
@@ -139,7 +143,7 @@ class SearchConfig(Section):
         None,
         ge=1,
         description="Largest number of trials at a time. null for as many as the cluster has room for, but with a "
-        "sampler that learns no more than a quarter of the trials.",
+        "sampler that learns no more than a quarter of the trials, but at least 8.",
     )
     gpus: float | None = Field(
         None,

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mcrnn.config.paths import ARCHITECTURE
+from mcrnn.config.search import DEFAULT_TRIALS
 from mcrnn.config.sections import Configuration
 from mcrnn.config.space import Search
 from mcrnn.console import field_label, format_value, new_table
@@ -44,7 +45,7 @@ def preview(search: Search, store: FieldStore) -> None:
     if config.sampler == "grid":
         grid_size = sum(1 for _ in space.grid())
         trials = min(grid_size, trials or grid_size)
-    trials = trials or 20
+    trials = trials or DEFAULT_TRIALS
     retrainings = sum(each.trainings for each in config.confirm.rounds(trials)) if config.confirm else 0
     costs = [_training_cost(search.configuration(values), store, field) for values in space.corners()]
     (fewest, most), (least, largest) = ((min(column), max(column)) for column in zip(*costs, strict=True))
@@ -55,9 +56,13 @@ def preview(search: Search, store: FieldStore) -> None:
     ]
     stopping = "no early stopping" if config.early_stopping == "none" else f"early stopping by {config.early_stopping}"
     all_operations = largest * (trials + retrainings)
-    models = config.keep + retrainings
-    checkpoints = (config.concurrency or 2) * CHECKPOINTS_PER_TRIAL
-    megabytes = most * BYTES_PER_PARAMETER * (models + checkpoints * COPIES_PER_CHECKPOINT) / 1e6
+    paused = trials if config.early_stopping == "asha" else 0  # each keeps its model and its checkpoints until the end
+    models = config.keep + retrainings + paused
+    checkpoints = ((config.concurrency or 2) + paused) * CHECKPOINTS_PER_TRIAL
+    copies = COPIES_PER_CHECKPOINT + (
+        first.train.ema is not None
+    )  # the average of the weights is in the checkpoint, too
+    megabytes = most * BYTES_PER_PARAMETER * (models + checkpoints * copies) / 1e6
     lines = [
         f"{trials} trials by {config.sampler}, {stopping}"
         + (f"; {retrainings} trainings to confirm" if retrainings else "")

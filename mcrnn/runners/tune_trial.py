@@ -37,12 +37,16 @@ class TuneSession(RunSession):
             tune.report(metrics | self.constants)
 
     def load_checkpoint(self) -> State | None:
-        """Return the newest state, and report its epochs again: the driver may have been lost before it got them."""
+        """Return the newest state, and report its epochs again: the driver may have been lost before it got them.
+
+        Epochs beyond the target are not reported: a trial whose last report is not of its target would have ended.
+        """
         from ray import tune
 
         state = super().load_checkpoint()
         for metrics in state["history"] if state else []:
-            tune.report(metrics | self.constants)
+            if self.run.target is None or metrics["epoch"] <= self.run.target:
+                tune.report(metrics | self.constants)
         return state
 
     def advance(self, epoch: int, batch: int, batches: int) -> Request:

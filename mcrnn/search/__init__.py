@@ -6,4 +6,7 @@ there is (`search_run`), and hands it to Tune by way of `tune_adapter`. That sta
 Tune runs each trial in an actor (`trials`), which reports its epochs and its end (`trial_report`); `progress` shows
 them and `callbacks` sends them to MLflow. When one of the `budgets` is spent, the best configurations are trained again
 with other seeds (`confirmation`), and `finalize` registers the best model and writes the summary.
+
+No step reads the whole study: `trial_index` and `trial_progress` keep in memory what the steps ask for. The study is
+in a `journal`, which is taken up from a `snapshot`, or in a `database`. `superseded_files` deletes what nobody needs.
 """

@@ -19,7 +19,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from mcrnn.config.search import SearchConfig
+from mcrnn.config.search import DEFAULT_TRIALS, SearchConfig
 from mcrnn.config.space import Search
 from mcrnn.search.confirmation import Confirmation, Retraining, competitors
 from mcrnn.search.parameters import values_of
@@ -42,28 +42,29 @@ TOLERANCE = 1e-9
 
 
 def budget(index: TrialIndex, config: SearchConfig) -> int:
-    """Return the number of trials of a search: `search.trials`, by default a whole grid, or 20.
+    """Return the number of trials of a search: `search.trials`, by default a whole grid, or `DEFAULT_TRIALS`.
 
     A grid has no more trials than combinations: they are all in the study when it is opened.
     """
     if config.sampler == "grid":
         return len(index) if config.trials is None else min(config.trials, len(index))
-    return 20 if config.trials is None else config.trials
+    return DEFAULT_TRIALS if config.trials is None else config.trials
 
 
 def useful_concurrency(config: SearchConfig, room: int) -> int:
     """Return how many trials should run at a time, where the configuration does not say.
 
     A sampler that learns proposes at random until the first trials have been compared. If all trials of a search ran at
-    the same time, it would never propose anything else. So no more than a quarter of the trials run at a time.
+    the same time, it would never propose anything else. So no more than a quarter of the trials run at a time, but at
+    least `FEWEST_AT_A_TIME`.
 
     Args:
         config: section `search` of the configuration.
         room: trials at a time for which the cluster has room.
     """
-    if config.concurrency is not None or config.sampler in ("random", "grid") or config.trials is None:
+    if config.concurrency is not None or config.sampler in ("random", "grid"):
         return min(config.concurrency or room, room)
-    return min(room, max(FEWEST_AT_A_TIME, config.trials // 4))
+    return min(room, max(FEWEST_AT_A_TIME, (config.trials or DEFAULT_TRIALS) // 4))
 
 
 def stop_reason(study: optuna.Study, config: SearchConfig, index: TrialIndex | None = None) -> str | None:
@@ -74,7 +75,7 @@ def stop_reason(study: optuna.Study, config: SearchConfig, index: TrialIndex | N
         config: section `search` of the configuration, with the budgets.
         index: the trials of the study; None to read them.
     """
-    index = index or TrialIndex(study)
+    index = TrialIndex(study) if index is None else index
     if index.ended >= budget(index, config):
         return "all trials are done"
     attributes = study.user_attrs
@@ -125,7 +126,7 @@ class Budgets:
         concurrency: int = 1,
     ) -> None:
         self.study, self.search, self.config = study, search, search.search
-        self.index = index or TrialIndex(study)
+        self.index = TrialIndex(study) if index is None else index
         self.clock, self.concurrency = clock, concurrency
         self.confirmation_seconds = 0.0
         """Seconds that the trainings of the confirmation took together."""

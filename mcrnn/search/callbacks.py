@@ -29,7 +29,7 @@ class TrialCallback(tune.Callback):
 
     def __init__(self, active: ActiveSearch, stop: Callable[[], None]) -> None:
         self.search_run, self.sync, self.uploads, self.stop = active.search_run, active.sync, active.uploads, stop
-        self.superseded_files = self.search_run.superseded_files()
+        self.superseded_files = self.search_run.superseded_files(active.index)
         self.uploads.put("superseded files", self._sweep)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class ConfirmationCallback(tune.Callback):
 
     def __init__(self, active: ActiveSearch, searcher: StudySearcher) -> None:
         self.search_run, self.sync, self.console = active.search_run, active.sync, active.console
-        self.searcher = searcher
+        self.searcher, self.upload_journal = searcher, active.upload_journal
         self.last_error: str | None = None
         """What a training has raised last; None where no training failed, or all were lost with their processes."""
 
@@ -115,6 +115,7 @@ class ConfirmationCallback(tune.Callback):
         self.sync.update(folder, report.mlflow_status)
         if report.retry:
             self.search_run.study.set_user_attr(SECOND_TRIES, [*self.second_tries, name])
+        self.upload_journal()
         if report.goes_on:
             return
         folder.checkpoints.clear()

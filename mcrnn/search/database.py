@@ -94,10 +94,10 @@ class Database(RDBStorage):
 
     @contextlib.contextmanager
     def written_together(self) -> Iterator[None]:
-        """Write what is set of trials inside the block in one transaction at its end; nothing if the block raises.
+        """Write what is set inside the block in one transaction at its end; nothing if the block raises.
 
-        That are parameters, user attributes and intermediate values. What is read inside the block is without them.
-        Only one thread may write into the storage at that time.
+        It holds for parameters, user attributes and intermediate values of trials. Reads inside the block do not see
+        them. Only one thread may write into the storage at that time.
         """
         self._changes, self._params = [], []
         try:
@@ -175,7 +175,7 @@ class Database(RDBStorage):
 def written_together(study: optuna.Study) -> contextlib.AbstractContextManager[None]:
     """Write what is set of trials inside the block in one transaction, where the study is in a database.
 
-    A journal is written as ever, for it is a file that this process appends to.
+    For a journal this changes nothing: each change is appended at once.
     """
     storage = getattr(study._storage, "_backend", None)
     return storage.written_together() if isinstance(storage, Database) else contextlib.nullcontext()

@@ -54,11 +54,14 @@ def run(search_run: SearchRun) -> None:
         at_end.callback(sync.close)
         uploads = Outbox(f"'{folder.url}'")
         at_end.callback(uploads.close)
-        active = ActiveSearch(search_run, sync, uploads, lease, console)
+        active = ActiveSearch(search_run, sync, uploads, lease, console, index)
         sync.parent = active.start_mlflow_run()
         status = "KILLED"
         try:
-            if stop_reason(study, search.search) is None or search_run.confirmation().missing:
+            unfinished = (
+                stop_reason(study, search.search, index) is None or index.running
+            )  # paused ones are to be stopped
+            if unfinished or search_run.confirmation(index).missing:
                 _run_trials(active)
             active.finish_mlflow_runs()
             best = search_run.best_trial()
@@ -106,10 +109,12 @@ def _run_trials(active: ActiveSearch) -> None:
                 soft_wrap=True,
             )
         flag = new_stop_flag()
-        budgets = Budgets(study, search, concurrency=concurrency)
-        budgets.confirmation_seconds = search_run.confirmation().seconds
+        budgets = Budgets(study, search, active.index, concurrency=concurrency)
+        budgets.confirmation_seconds = search_run.confirmation_seconds()
         searcher = StudySearcher(study, search, active.upload_journal, budgets)
         searcher.trained_seconds = search_run.trained_seconds
+        for number in searcher.progress.paused:  # an earlier end of the search has completed their runs
+            active.sync.update(search_run.folder.trial(number), "SCHEDULED")
         if workers > 1:
             searcher.end_training = lambda number, epoch: flag.end.remote(trial_name(number), epoch)
         tune_folder = until_end.enter_context(tempfile.TemporaryDirectory(prefix="mcrnn-tune-"))
@@ -138,7 +143,8 @@ def _run_trials(active: ActiveSearch) -> None:
             concurrency,
             config.train.max_failures if workers == 1 else 0,  # Ray Train itself replaces the workers that are lost
         )
-        if stop_reason(study, search.search, searcher.index) is None:
+        if stop_reason(study, search.search, searcher.index) is None or searcher.interrupted_trials:
+            search_run.folder.delete_summary()  # what it says will not hold any more
             with ProgressDisplay(
                 search,
                 search_run.name,
@@ -172,8 +178,8 @@ def _confirm(active: ActiveSearch, trial_runner: TrialRunner, searcher: StudySea
         KeyboardInterrupt: a stop was asked for.
     """
     search_run, budgets = active.search_run, searcher.budgets
-    while (confirmation := search_run.confirmation()).missing:
-        budgets.confirmation_seconds = confirmation.seconds
+    while (confirmation := search_run.confirmation(active.index)).missing:
+        budgets.confirmation_seconds = search_run.confirmation_seconds()
         trainings = budgets.affordable_trainings(confirmation)
         if not trainings:
             active.console.print("confirmation: no time is left for more of it", highlight=False)

@@ -89,6 +89,7 @@ class SuccessiveHalving:
         """
         if failed:
             errors = {**errors, target: PENALTY}
+            self.complete.discard(number)
         elif target == steps[-1]:
             self.complete.add(number)
         known = self._known.get(number, 0)

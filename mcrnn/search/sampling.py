@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 
 from mcrnn.config.paths import Values
-from mcrnn.config.search import SearchConfig
+from mcrnn.config.search import DEFAULT_TRIALS, SearchConfig
 from mcrnn.config.space import Search
 from mcrnn.search.parameters import VALUES_ATTRIBUTE, is_relative, parameter_name, value_at
 
@@ -69,7 +69,7 @@ def sampler(config: SearchConfig, trial_number: int, position: int = 0) -> optun
     name = config.sampler
     if name == "auto":
         name = "nsga2" if len(config.objectives) > 1 else "tpe"
-    trials = config.trials or 20
+    trials = config.trials or DEFAULT_TRIALS
     startup = min(STARTUP, max(trials // 4, min(10, trials // 2)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

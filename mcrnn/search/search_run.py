@@ -34,7 +34,7 @@ from mcrnn.storage.location import Location
 from mcrnn.storage.outbox import Outbox
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.provenance import mask_passwords
-from mcrnn.tracking.run_folder import JOURNAL_FILE, JOURNAL_PARTS, SearchFolder, free_name
+from mcrnn.tracking.run_folder import CONFIRMATION_FOLDER, JOURNAL_FILE, JOURNAL_PARTS, SearchFolder, free_name
 from mcrnn.tracking.sync import RunSync, is_synced
 
 MAY_CHANGE = (
@@ -102,12 +102,15 @@ class SearchRun:
         enough = made.get("configurations_asked", math.inf) >= config.confirm.configurations
         return enough and summary.get("seeds", 0) >= config.confirm.seeds
 
-    def ranked_trials(self) -> list[FrozenTrial]:
+    def ranked_trials(self, index: TrialIndex | None = None) -> list[FrozenTrial]:
         """List the trials that ended well, the best first.
 
         Trials that were stopped early come after all that ran to their end.
+
+        Args:
+            index: the trials of the study; None to read them.
         """
-        return TrialIndex(self.study).ranked()
+        return (TrialIndex(self.study) if index is None else index).ranked()
 
     def best_trial(self) -> FrozenTrial | None:
         """Return the best trial that has a model, None where no trial has one."""
@@ -118,13 +121,29 @@ class SearchRun:
         """Return the seconds that the epochs of a trial took so far, over all its starts."""
         return sum(metrics.get("seconds", 0.0) for metrics in self.folder.trial(number).read_metrics())
 
-    def confirmation(self) -> Confirmation:
-        """Read how far the confirmation of the trials that have ended by now is."""
-        return Confirmation.of(self.search, self.folder, self.ranked_trials())
+    def confirmation(self, index: TrialIndex | None = None) -> Confirmation:
+        """Read how far the confirmation of the trials that have ended by now is.
 
-    def superseded_files(self) -> SupersededFiles:
-        """Return what deletes the files of trials that nobody needs any more."""
-        return SupersededFiles(self.folder, self.study, self.search.search.keep)
+        Args:
+            index: the trials of the study; None to read them.
+        """
+        return Confirmation.of(self.search, self.folder, self.ranked_trials(index))
+
+    def confirmation_seconds(self) -> float:
+        """Return the seconds that all trainings with other seeds took, also of configurations that compete no more."""
+        trainings = self.folder.location.child(CONFIRMATION_FOLDER)
+        names = {key.split("/")[0] for key in trainings.sizes() if "/" in key}
+        return sum(
+            metrics.get("seconds", 0.0) for name in names for metrics in self.folder.retraining(name).read_metrics()
+        )
+
+    def superseded_files(self, index: TrialIndex | None = None) -> SupersededFiles:
+        """Return what deletes the files of trials that nobody needs any more.
+
+        Args:
+            index: the trials of the study, kept up to date by whoever changes them; None to read them.
+        """
+        return SupersededFiles(self.folder, self.study, self.search.search.keep, index)
 
     def remove_superseded_files(self) -> None:
         """Delete the checkpoints of trials that ended, and the models of all but the best trials."""
@@ -190,6 +209,8 @@ class ActiveSearch:
     """Sends the journal of the study to object storage, and deletes files that are superseded."""
     lease: Lease
     console: Console
+    index: TrialIndex
+    """The trials of the study, kept up to date while they run."""
     interrupted: bool = False
     """Whether a stop was asked for."""
 
@@ -214,6 +235,8 @@ class ActiveSearch:
 
         It does not wait for the upload.
         """
+        if self.lease.lost:  # another process writes the study now
+            return
         journal = self.search_run.journal
         journal.checkpoint()
         if journal.is_remote:
@@ -226,7 +249,9 @@ class ActiveSearch:
             search_run.folder.trial(t.number): TrialEnd(t.user_attrs.get("end", TrialEnd.FAILED))
             for t in finished_trials(search_run.study)
         }
-        ends |= {each.folder: TrialEnd.FINISHED for each in search_run.confirmation().started if each.finished}
+        ends |= {
+            each.folder: TrialEnd.FINISHED for each in search_run.confirmation(self.index).started if each.finished
+        }
         for folder, end in ends.items():
             if not is_synced(folder):
                 self.sync.update(folder, end.mlflow_status)

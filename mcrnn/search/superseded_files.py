@@ -33,7 +33,7 @@ class SupersededFiles:
 
     def __init__(self, folder: SearchFolder, study: optuna.Study, keep: int, index: TrialIndex | None = None) -> None:
         self.folder, self.keep = folder, keep
-        self._index = index or TrialIndex(study)
+        self._index = TrialIndex(study) if index is None else index
         self._kept = self._best()
 
     def _best(self) -> set[int]:

@@ -64,8 +64,7 @@ class TrialIndex:
         self.trial_seconds = 0.0
         """Seconds that the trials took together that have ended or are paused."""
         self.best_value = math.inf
-        """Smallest error of a trial that has ended or is paused; infinite where there is none, and with several
-        objectives."""
+        """Smallest error of a trial that has ended; infinite where there is none, and with several objectives."""
         trials = study.get_trials(deepcopy=False)
         self._trials += trials
         for trial in trials:
@@ -112,8 +111,6 @@ class TrialIndex:
         self._states[state].add(trial.number)
         self._seconds[trial.number] = trial.user_attrs.get("result", {}).get("time_total_s", 0.0)
         self.trial_seconds += self._seconds[trial.number]
-        if trial.state not in ENDED and len(self.directions) == 1:
-            self.best_value = min([self.best_value, *trial.intermediate_values.values()])
         if state not in ENDED:
             if state == TrialState.WAITING:
                 heapq.heappush(self._waiting, trial.number)

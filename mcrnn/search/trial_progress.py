@@ -52,7 +52,7 @@ class TrialProgress:
         epochs = self._epochs or self.search.configuration(values_of(trial)).train.epochs
         if config.early_stopping == "asha":
             return rungs(config.asha, epochs, self._longest)
-        return list(range(1, epochs + 1)) if config.early_stopping == "median" else [epochs]
+        return [epochs] if config.early_stopping == "none" else list(range(1, epochs + 1))
 
     def note(self, trial: FrozenTrial) -> None:
         """Take up what is new of a trial, after the index has.
@@ -60,6 +60,8 @@ class TrialProgress:
         Args:
             trial: the trial as it is in the study.
         """
+        if trial.state == TrialState.FAIL and self.halving is not None:
+            self.halving.complete.discard(trial.number)
         if VALUES_ATTRIBUTE not in trial.user_attrs or trial.state == TrialState.FAIL or len(self.index.directions) > 1:
             return
         steps = self.steps(trial)

@@ -235,6 +235,10 @@ def _train_and_report(run: TrainingRun, context: TrialContext, *, alone: bool) -
         tune.report(TrialReport.interrupted().as_result())
     elif ended is not None and ended.end == End.OUT_OF_MEMORY:
         raise NotEnoughMemoryError(ended.message)
+    elif distributed:  # workers that find nothing left to train report nothing
+        epochs = [each for each in run.folder.read_metrics() if run.target is None or each["epoch"] <= run.target]
+        if epochs:
+            tune.report(epochs[-1] | constants)
 
 
 def _is_paused(run: TrainingRun) -> bool:

@@ -41,7 +41,7 @@ class StudySearcher(Searcher):
         study: study of the search.
         search: what is searched.
         on_study_changed: called when the study should be uploaded.
-        budgets: the budgets of the search; None for those of a search without concurrency.
+        budgets: the budgets of the search; None for those of a search that runs one trial at a time.
     """
 
     def __init__(
@@ -93,8 +93,11 @@ class StudySearcher(Searcher):
             Its number and its values; None where nothing is to be started until a running trial has ended; or
             Searcher.FINISHED where no more trials are to be started.
         """
-        self.ending = self.ending or self.mistake or self.budgets.stop_reason(len(self.running))
-        if self.ending:
+        if self.ending or self.mistake:
+            return Searcher.FINISHED
+        # What an interrupted search has begun goes on, as it would have done without the interruption.
+        if not self.interrupted_trials and (reason := self.budgets.stop_reason(len(self.running))) is not None:
+            self.ending = reason
             return Searcher.FINISHED
         number = self._next_number()
         if number is None:  # a running trial may make a paused one worth going on, or may have to be tried once more
@@ -121,7 +124,12 @@ class StudySearcher(Searcher):
             return self.index.next_number if waiting is None else waiting
         if self.second_tries:
             return self.second_tries.pop(0)
-        return None if self.running else self.progress.last_promotion()
+        return None if self._may_be_promoted() else self.progress.last_promotion()
+
+    def _may_be_promoted(self) -> bool:
+        """Return whether a trial runs that is compared with others before its last epoch, so that one may go on."""
+        halving = self.progress.halving
+        return halving is None or any(trial.number not in halving.complete for trial in self.running.values())
 
     def _start(self, number: int) -> tuple[optuna.Trial, Values]:
         """Start a trial in the study, or let it go on there; returns it with its values.
@@ -279,7 +287,7 @@ class StudyScheduler(FIFOScheduler):
         """Decide whether a trial goes on after a report."""
         searcher = self.searcher
         report = TrialReport.of(result)
-        if report.epoch is None or searcher.search.search.early_stopping != "median":
+        if report.epoch is None or searcher.search.search.early_stopping in ("asha", "none"):
             return TrialScheduler.CONTINUE
         running = searcher.running.get(trial.trial_id)
         if running is None:  # it has ended, but Tune has started it again because its process failed while stopping

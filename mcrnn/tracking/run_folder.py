@@ -239,6 +239,10 @@ class SearchFolder(RunFolder):
         """Write the result of the search."""
         self._write_json(SUMMARY_FILE, summary, indent=1)
 
+    def delete_summary(self) -> None:
+        """Delete the result of a search that goes on."""
+        self.location.delete(SUMMARY_FILE)
+
     def write_figure(self, name: str, picture: bytes) -> None:
         """Keep a picture of the result."""
         self.location.write(f"figures/{name}", picture)

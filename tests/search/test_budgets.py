@@ -5,12 +5,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from ray.tune.search import Searcher
 
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search
 from mcrnn.search.budgets import Budgets, stop_reason, training_seconds, useful_concurrency
 from mcrnn.search.confirmation import Confirmation
 from mcrnn.search.search_run import SearchRun
+from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trial_report import TrialFailedError
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.local import LocalFolder
@@ -253,6 +255,45 @@ def test_no_more_than_a_quarter_of_the_trials_run_at_a_time() -> None:
     assert at_a_time(64, trials=60) == 15
     assert at_a_time(4, trials=60) == 4
     assert at_a_time(64, trials=8) == 8
+    assert at_a_time(64, trials=None) == 8  # of 20
     assert at_a_time(64, trials=60, sampler="random") == 64
     assert at_a_time(64, trials=60, concurrency=40) == 40
     assert at_a_time(16, trials=60, concurrency=40) == 16
+
+
+def test_trials_that_ran_when_the_time_was_up_go_on_after_an_interruption(tmp_path: Path) -> None:
+    plan, clock = search(trials=1000, hours=1.0, sampler="random"), Clock()
+    study = study_in(tmp_path, plan)
+    searcher = StudySearcher(study, plan, budgets=Budgets(study, plan, clock=clock, concurrency=2))
+    assert [searcher.suggest(name)["number"] for name in "ab"] == [0, 1]
+    clock.now = 3600.0
+    searcher.on_trial_complete("a", result(0.5) | {"time_total_s": 3600.0})
+    assert searcher.suggest("c") == Searcher.FINISHED
+    again = StudySearcher(study_in(tmp_path, plan), plan)
+    assert stop_reason(again.study, plan.search) == "its 1 hours are spent"
+    assert again.suggest("b")["number"] == 1
+    again.on_trial_complete("b", result(0.4))
+    assert again.suggest("c") == Searcher.FINISHED
+    assert not again.index.running
+
+
+def test_stop_that_is_asked_for_during_a_proposal_holds(tmp_path: Path) -> None:
+    plan = search(trials=9, sampler="random")
+    study = study_in(tmp_path, plan)
+
+    class Interrupting(Budgets):
+        def stop_reason(self, running: int = 0) -> str | None:
+            searcher.ending = "it was interrupted"  # as the handler of a signal does, in another thread
+            return super().stop_reason(running)
+
+    searcher = StudySearcher(study, plan, budgets=Interrupting(study, plan))
+    assert searcher.suggest("a")["number"] == 0
+    assert searcher.suggest("b") == Searcher.FINISHED
+
+
+def test_budgets_keep_the_index_that_they_are_given_also_an_empty_one(tmp_path: Path) -> None:
+    plan = search(trials=9, cover=None)
+    study = study_in(tmp_path, plan)
+    index = TrialIndex(study)
+    assert len(index) == 0
+    assert Budgets(study, plan, index).index is index

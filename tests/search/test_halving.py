@@ -104,3 +104,10 @@ def test_trials_on_their_way_to_the_last_epoch_are_known() -> None:
     assert halving.complete == set()
     halving.note(0, STEPS, {2: 0.4, 6: 0.3}, 18, ended=False, failed=False)
     assert halving.complete == {0}
+
+
+def test_trial_that_fails_on_its_way_to_the_last_epoch_is_not_counted_as_complete() -> None:
+    halving = SuccessiveHalving(3)
+    halving.note(0, STEPS, {2: 0.4, 6: 0.3}, 18, ended=False, failed=False)
+    halving.note(0, STEPS, {2: 0.4, 6: 0.3}, 18, ended=True, failed=True)
+    assert halving.complete == set()

@@ -33,7 +33,7 @@ def run(folder: Path, **budget: Any) -> tuple[StudySearcher, list[int]]:
     return searcher, started
 
 
-@pytest.mark.parametrize("small", [{"trials": 4}, {"goal": 0.5}], ids=str)
+@pytest.mark.parametrize("small", [{"trials": 4}, {"goal": 0.45}], ids=str)
 def test_stopped_trials_go_on_if_they_are_among_the_best_of_a_larger_search(
     tmp_path: Path, small: dict[str, Any]
 ) -> None:

@@ -154,3 +154,15 @@ def test_refresh_reads_one_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     index.refresh(trial.number)
     end(study, trial, TrialEnd.FINISHED, 0.5)
     index.refresh(trial.number)
+
+
+def test_best_value_is_that_of_a_trial_that_has_ended() -> None:
+    """A paused trial cannot win yet, so a search may not end because its error has reached the goal."""
+    study = optuna.create_study()
+    index, trial = TrialIndex(study), study.ask()
+    trial.report(0.1, 3)
+    index.refresh(0)
+    assert index.best_value == float("inf")
+    end(study, trial, TrialEnd.FINISHED, 0.1)
+    index.refresh(0)
+    assert index.best_value == 0.1
