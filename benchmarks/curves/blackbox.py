@@ -1,9 +1,10 @@
-"""The learning curve of any configuration of a space, from a table of recorded ones.
+"""The learning curve of any configuration of a space, as a forest predicts it from a table of recorded ones.
 
-A configuration of the table has its own curve. Any other has the curve that a forest fitted to the table predicts
-(extremely randomised trees, Geurts et al. 2006), plus what the forest misses of the curve of the nearest configuration
-of the table. Without the latter the errors of the forest, which are means, would hardly ever come near those of the
-best configurations, so that random configurations were much worse than those that were recorded at random.
+The forest (extremely randomised trees, Geurts et al. 2006) is fitted to the logarithms of the recorded curves. It stands
+for the landscape in which searches are compared, and its own smallest error for the best that a search can find: the
+errors of a forest are means, which do not come down to that of the best recorded configuration. Of what was tried it
+predicts configurations best that are left out of its fit; adding what it misses at the nearest recorded configuration,
+and Gaussian processes, predict them worse.
 """
 
 from __future__ import annotations
@@ -68,17 +69,17 @@ class Blackbox:
         self.targets = np.log(
             np.array([np.concatenate([c.validation, c.test, [c.seconds.mean()]]) for c in self.curves])
         )
-        self._known = {self._key(row): curve for row, curve in zip(self.rows, self.curves, strict=True)}
+        self._known: dict[tuple, Curve] = {}
 
     @classmethod
     def load(cls, name: str) -> Blackbox:
         """Load the table of a field, such as `navier-stokes`."""
         return cls(parquet.read_table(HERE / f"{name}.parquet").to_pylist())
 
-    @cached_property
-    def best(self) -> float:
-        """The smallest validation error of the table at any epoch."""
-        return float(min(curve.validation.min() for curve in self.curves))
+    def best_of(self, configurations: list[Values]) -> float:
+        """Return the smallest validation error at any epoch that is predicted for some configurations."""
+        predicted = self.forest.predict(np.array([self._features(values) for values in configurations]))
+        return float(np.exp(predicted[:, : self.epochs].min()))
 
     @cached_property
     def forest(self) -> ExtraTreesRegressor:
@@ -86,7 +87,7 @@ class Blackbox:
         return self._new_forest().fit(self.features, self.targets)
 
     def curve(self, values: Values) -> Curve:
-        """Return the curve of a configuration.
+        """Return the curve that is predicted for a configuration.
 
         Args:
             values: value of each searched field by its dotted path.
@@ -97,21 +98,10 @@ class Blackbox:
         return self._known[key]
 
     def _predict(self, features: list[float]) -> np.ndarray:
-        """Return the prediction of the forest, which `forest.predict` takes twenty times as long for, and the rest."""
+        """Return the prediction of the forest, for which its own method takes twenty times as long."""
         row = np.array([features], dtype=np.float32)
         trees = [tree.tree_ for tree in self.forest.estimators_]
-        mean = np.mean([tree.value[tree.apply(row)[0], :, 0] for tree in trees], axis=0)
-        return mean + self._missed[np.argmin(((self.features - row) ** 2 / self._ranges**2).sum(1))]
-
-    @cached_property
-    def _ranges(self) -> np.ndarray:
-        """Range of each feature in the table."""
-        return np.ptp(self.features, axis=0)
-
-    @cached_property
-    def _missed(self) -> np.ndarray:
-        """What the forest misses of the curve of each recorded configuration."""
-        return self.targets - self.forest.predict(self.features)
+        return np.mean([tree.value[tree.apply(row)[0], :, 0] for tree in trees], axis=0)
 
     def accuracy(self) -> str:
         """Say how well the forest predicts the configurations that are left out of its fit, in ten folds."""
