@@ -1,6 +1,6 @@
 """The learning curve of any configuration of a space, as a forest predicts it from a table of recorded ones.
 
-The forest (extremely randomised trees, Geurts et al. 2006) is fitted to the logarithms of the recorded curves. It stands
+The forest (extremely randomised trees, Geurts et al. 2006) is fitted to the logarithms of recorded curves. It stands
 for the landscape in which searches are compared, and its own smallest error for the best that a search can find: the
 errors of a forest are means, which do not come down to that of the best recorded configuration. Of what was tried it
 predicts configurations best that are left out of its fit; adding what it misses at the nearest recorded configuration,

@@ -5,8 +5,8 @@
 
 Every search is replayed through its own classes on a simulated clock, on the landscape that is fitted to a table.
 Printed are the time to come within 5 % of its best validation error, the smallest of 10,000 random configurations
-(median, quartiles, and how many seeds did), and the regret, the smallest validation error so far over the best, after 5,
-10, 20 and 40 whole trainings' worth of processor time. The figure build/replay.png shows the regret over time.
+(median, quartiles, and how many seeds did), and the regret, the smallest validation error so far over the best, after
+5, 10, 20 and 40 whole trainings' worth of processor time. The figure build/replay.png shows the regret over time.
 """
 
 from __future__ import annotations
