@@ -5,7 +5,6 @@ The study and the folder are all the state there is: a search that is run again 
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +32,6 @@ from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
 from mcrnn.storage.outbox import Outbox
 from mcrnn.storage.root import Storage
-from mcrnn.tracking.provenance import mask_passwords
 from mcrnn.tracking.run_folder import JOURNAL_FILE, JOURNAL_PARTS, SearchFolder, free_name
 from mcrnn.tracking.sync import RunSync, is_synced
 
@@ -145,9 +143,8 @@ def open_search(search: Search, storage: Storage, *, new: bool) -> SearchRun:
     store = check(search, storage)
     searches = storage.location("searches")
     folder = SearchFolder(searches.child(free_name(searches, search.name, new=new)))
-    content = json.loads(mask_passwords(json.dumps(search.content())))
     earlier = [_open_earlier(name, searches, search.search.storage) for name in search.search.warm_start]
-    folder.claim(content | {"store_digest": store.digest}, MAY_CHANGE)
+    folder.claim(search.content() | {"store_digest": store.digest}, MAY_CHANGE)
     journal = Journal.open(folder.location)
     return SearchRun(search, storage, folder, store, open_study(journal, search, earlier), journal)
 

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mcrnn.errors import UserError
+from mcrnn.passwords import mask_passwords
 from mcrnn.storage.lease import is_gone
 from mcrnn.storage.retry import PATIENCE, Outage, ServiceUnavailableError, with_retries
 from mcrnn.storage.root import Storage
 from mcrnn.storage.s3_errors import translate_errors
-from mcrnn.tracking.provenance import mask_passwords, origin
+from mcrnn.tracking.provenance import origin
 from mcrnn.tracking.run_folder import CONFIGURATION_FILE
 
 if TYPE_CHECKING:
