@@ -28,6 +28,7 @@ from mcrnn.tracking.provenance import origin
 from mcrnn.tracking.run_folder import CONFIGURATION_FILE
 
 if TYPE_CHECKING:
+    from mlflow.store.entities import PagedList
     from mlflow.tracking import MlflowClient
 
 
@@ -241,11 +242,11 @@ def end_abandoned(uri: str) -> None:
     quiet_mlflow()
     with reachable(uri):
         client = client_of(uri)
-        _end_abandoned(client, [experiment.experiment_id for experiment in client.search_experiments()])
+        _end_abandoned(client, [experiment.experiment_id for experiment in all_pages(client.search_experiments)])
 
 
 def _end_abandoned(client: MlflowClient, experiments: list[str]) -> None:
-    for run in client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000):
+    for run in all_pages(client.search_runs, experiments, "attributes.status = 'RUNNING'"):
         process = run.data.tags.get(PROCESS_TAG)
         if process and is_gone(json.loads(process)):
             client.set_terminated(run.info.run_id, "KILLED")
@@ -311,6 +312,21 @@ def client_of(uri: str) -> MlflowClient:
         quiet_mlflow()
         _clients[uri] = MlflowClient(tracking_uri=uri, registry_uri=uri)
     return _clients[uri]
+
+
+def all_pages(search: Callable[..., PagedList[Result]], *arguments: Any) -> list[Result]:
+    """Return everything that a search of MLflow's client finds: one call of it returns a page, such as 100 models.
+
+    Args:
+        search: a method of the client, such as `search_registered_models`.
+        arguments: its arguments.
+    """
+    page = search(*arguments)
+    found = list(page)
+    while page.token:
+        page = search(*arguments, page_token=page.token)
+        found += page
+    return found
 
 
 @contextlib.contextmanager
