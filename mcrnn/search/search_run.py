@@ -25,7 +25,7 @@ from mcrnn.search.budgets import stop_reason, time_limits
 from mcrnn.search.confirmation import Confirmation
 from mcrnn.search.journal import Journal
 from mcrnn.search.study import STUDY, finished_trials, open_study, study_in_database
-from mcrnn.search.superseded_files import SupersededFiles
+from mcrnn.search.superseded_files import Deletion, SupersededFiles
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trial_report import TrialEnd
 from mcrnn.storage.lease import Lease
@@ -125,8 +125,12 @@ class SearchRun:
         return SupersededFiles(self.folder, self.study, self.search.search.keep)
 
     def remove_superseded_files(self) -> None:
-        """Delete the checkpoints of trials that ended, and the models of all but the best trials."""
-        self.superseded_files().sweep()
+        """Delete the checkpoints of trials that ended, and the models of all but the best trials.
+
+        What cannot be deleted stays, with a warning.
+        """
+        with Deletion(self.folder.url).tolerated():  # also the trials may not be readable
+            self.superseded_files().sweep()
 
 
 def open_search(search: Search, storage: Storage, *, new: bool) -> SearchRun:
