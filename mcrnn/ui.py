@@ -27,7 +27,8 @@ def ui(
     root = Storage.open(storage)
 
     from mcrnn.passwords import mask_passwords
-    from mcrnn.tracking.mlflow_client import artifact_root, end_abandoned, tracking_uri
+    from mcrnn.tracking.experiment import end_abandoned
+    from mcrnn.tracking.mlflow_client import artifact_root, tracking_uri
 
     uri = tracking_uri(root)
     if uri.startswith("http"):

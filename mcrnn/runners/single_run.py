@@ -24,7 +24,7 @@ from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
 from mcrnn.storage.retry import retries_enabled
 from mcrnn.storage.root import Storage
-from mcrnn.tracking.mlflow_client import Tracker
+from mcrnn.tracking.experiment import Tracker
 from mcrnn.tracking.run_folder import RunFolder, free_name
 from mcrnn.tracking.sync import RunSync, is_synced
 from mcrnn.training.run import TrainingRun, mlflow_status

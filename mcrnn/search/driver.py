@@ -25,7 +25,8 @@ from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.outbox import Outbox
 from mcrnn.storage.retry import retries_enabled
-from mcrnn.tracking.mlflow_client import Tracker
+from mcrnn.tracking.experiment import Tracker
+from mcrnn.tracking.mlflow_client import refusals_explained
 from mcrnn.tracking.run_folder import LEASE_FILE
 from mcrnn.tracking.sync import RunSync
 
@@ -55,7 +56,7 @@ def run(search_run: SearchRun) -> None:
         uploads = Outbox(f"'{folder.url}'")
         at_end.callback(uploads.close)
         active = ActiveSearch(search_run, sync, uploads, lease, console)
-        sync.parent = active.start_mlflow_run()
+        active.start_mlflow_run()
         status = "KILLED"
         try:
             if stop_reason(study, search.search) is None or search_run.confirmation().missing:
@@ -66,7 +67,8 @@ def run(search_run: SearchRun) -> None:
                 raise UserError(
                     f"no trial of '{search_run.name}' has produced a model; see {shown_folder}/trials for their errors"
                 )
-            finalize(search_run, sync, best)
+            with refusals_explained():
+                finalize(search_run, sync, best)
             status = "FINISHED"
         except Exception:
             status = "FAILED"

@@ -58,7 +58,7 @@ def finalize(search_run: SearchRun, sync: RunSync, best: FrozenTrial) -> None:
         found |= {key: winner[key] for key in ("best", "trial", "mean", "std", "seeds", "interval")}
         found |= {key: confirmation_summary[key] for key in ("configurations", "trials", "statement")}
     _record_baselines(search_run, sync)
-    run = sync.update_now(folder)
+    run = sync.update_now(folder, "FINISHED")
     model = trained_model.load(folder.model)
     test_metrics = _evaluate_on_test_split(model, run, search_run.storage)
     version, alias = mlflow_request(

@@ -194,8 +194,8 @@ class ActiveSearch:
     interrupted: bool = False
     """Whether a stop was asked for."""
 
-    def start_mlflow_run(self) -> str:
-        """Create the search's own run in MLflow, or let it go on; returns its id."""
+    def start_mlflow_run(self) -> None:
+        """Create the search's own run in MLflow, or let it go on. The runs of its trainings will be below it."""
         search_run = self.search_run
         content = search_run.folder.read_configuration()
         assert content is not None
@@ -208,7 +208,8 @@ class ActiveSearch:
             params=fixed,
             files={"search.json": content},
         )
-        return self.sync.update_now(search_run.folder, "RUNNING").run_id
+        self.sync.update_now(search_run.folder, "RUNNING")
+        self.sync.parent = search_run.folder
 
     def upload_journal(self) -> None:
         """Extend the snapshot of the study if it is time for it, and upload both if the folder is on object storage.

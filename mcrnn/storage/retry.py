@@ -33,6 +33,10 @@ class ServiceUnavailableError(UserError):
     """A service does not answer or is overloaded: the same request may succeed later."""
 
 
+class RefusedError(UserError):
+    """A service refuses what is sent to it, and would refuse it again."""
+
+
 def print_warning(line: str) -> None:
     """Print a warning to stderr, without passwords."""
     print(f"warning: {mask_passwords(line)}", file=sys.stderr)
