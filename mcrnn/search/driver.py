@@ -19,6 +19,7 @@ from mcrnn.search.callbacks import ConfirmationCallback, TrialCallback
 from mcrnn.search.finalize import finalize
 from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.search_run import ActiveSearch, SearchRun
+from mcrnn.search.training_list import TrainingList
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trials import TrialContext, TrialRunner, run_trial, trial_name
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
@@ -188,7 +189,8 @@ def _confirm(active: ActiveSearch, trial_runner: TrialRunner, searcher: StudySea
         proposals = [
             {"retrain": (each.name, each.values), "second_try": each.name in second_tries} for each in trainings
         ]
-        trial_runner.run("ray-confirmation", [callback], proposals=proposals)
+        trainings_to_run = TrainingList(proposals, lambda: active.interrupted or searcher.mistake is not None)
+        trial_runner.run("ray-confirmation", [callback], search_alg=trainings_to_run)
         budgets.note_hours()
         if searcher.mistake:
             raise UserError(f"a configuration cannot be trained again: {searcher.mistake}")
