@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from mcrnn.search.search_run import ActiveSearch
 from mcrnn.search.superseded_files import Deletion
 from mcrnn.search.trial_report import TrialReport, error_of
 from mcrnn.search.tune_adapter import StudySearcher
+from mcrnn.storage.retry import print_warning
 from mcrnn.training.session import PENALTY
 
 SECOND_TRIES = "second tries"
@@ -93,7 +93,7 @@ class ConfirmationCallback(tune.Callback):
         """Warn of an error or a lost process; Tune starts the training again."""
         name, _values = trial.config["proposal"]["retrain"]
         reason = error_of(trial) or "its process was lost"
-        print(f"warning: {name}: {reason}; it goes on from its checkpoint", file=sys.stderr)
+        print_warning(f"{name}: {reason}; it goes on from its checkpoint")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Complete the run of a training that failed too often."""

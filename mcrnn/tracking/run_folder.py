@@ -34,7 +34,7 @@ from typing import Any
 
 from mcrnn.config.paths import flatten
 from mcrnn.errors import UserError
-from mcrnn.passwords import without_passwords
+from mcrnn.passwords import mask_passwords, without_passwords
 from mcrnn.storage.location import Location
 
 CONFIGURATION_FILE = "configuration.json"
@@ -198,7 +198,7 @@ class RunFolder:
 
     def write_error(self, traceback: str) -> str:
         """Keep a traceback in the folder; returns the URL of the file."""
-        self.location.write(ERROR_FILE, traceback.encode())
+        self.location.write(ERROR_FILE, mask_passwords(traceback).encode())
         return f"{self.url}/{ERROR_FILE}"
 
     def _read_json(self, name: str) -> Any:
