@@ -26,7 +26,8 @@ import psutil
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import provenance
-from mcrnn.tracking.mlflow_client import Tracker, client_of, tracking_uri
+from mcrnn.tracking.experiment import Tracker
+from mcrnn.tracking.mlflow_client import client_of, tracking_uri
 from mcrnn.tracking.run_folder import RunFolder
 from mcrnn.tracking.sync import RunSync
 

@@ -32,7 +32,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the file is run by its 
 from cluster.backup import Backup, first_line
 from mcrnn.cli import StorageOption, main
 from mcrnn.errors import UserError
+from mcrnn.passwords import mask_passwords
 from mcrnn.storage.location import check
+from mcrnn.storage.retry import print_warning
 from mcrnn.storage.root import Storage
 
 DATABASE = "MCRNN_MLFLOW_DATABASE"
@@ -207,8 +209,6 @@ def _check_database(database: str) -> None:
             pass
         engine.dispose()
     except Exception as error:
-        from mcrnn.tracking.provenance import mask_passwords
-
         reason = mask_passwords(first_line(error))
         raise UserError(f"the database cannot be used: {reason}; it is postgresql://USER:PASSWORD@HOST/NAME") from None
 
@@ -226,12 +226,12 @@ def _watch(server: Server, backup: Backup | None, seconds: float, signals: list[
     while not signals:
         time.sleep(0.2)
         if server.process is not None and server.process.poll() is not None and not signals:
-            print("warning: the tracking server died and is started again", file=sys.stderr, flush=True)
+            print_warning("the tracking server died and is started again")
             time.sleep(SECONDS_BEFORE_RESTART)
             try:
                 server.start()
             except UserError as error:
-                print(f"warning: {error}", file=sys.stderr, flush=True)
+                print_warning(str(error))
         if backup is not None and time.monotonic() - dumped >= seconds:
             _dump(backup)
             dumped = time.monotonic()
@@ -242,7 +242,7 @@ def _dump(backup: Backup) -> None:
     try:
         backup.dump()
     except UserError as error:
-        print(f"warning: the database was not dumped: {error}; tried again later", file=sys.stderr, flush=True)
+        print_warning(f"the database was not dumped: {error}; tried again later")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from mcrnn.errors import UserError
+from mcrnn.passwords import mask_passwords
 
 StorageOption = Annotated[
     str | None,
@@ -90,7 +91,7 @@ def _report_mistakes(app: Callable[[], Any]) -> None:
     try:
         app()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {mask_passwords(str(error))}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         # the reader (head, less) has closed the pipe; the interpreter would report it once more at exit

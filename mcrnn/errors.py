@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_LISTED = 50
+"""Most known words that a message lists."""
+
 
 class UserError(ValueError):
     """An error in the input or the environment that the user can correct.
@@ -24,10 +27,12 @@ class DiskError(UserError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of an error message about an unknown word.
 
-    It is `; did you mean 'x'?` with the nearest known word, or the list of all known words if none is near.
+    It is `; did you mean 'x'?` with the nearest known word, or a list of the known words if none is near, of at most
+    `MOST_LISTED`.
     """
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{near[0]}'?"
-    return f"; known: {', '.join(known)}" if known else ""
+    more = f" and {len(known) - MOST_LISTED} more" if len(known) > MOST_LISTED else ""
+    return f"; known: {', '.join(known[:MOST_LISTED])}{more}" if known else ""

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from mcrnn.cli import StorageOption, main
+from mcrnn.passwords import mask_passwords
 from mcrnn.storage.root import Storage
 
 
@@ -72,7 +73,7 @@ def evaluate(
     options = evaluation_report.Options(store, warm_up, horizon, starts, other_data, save_forecasts, device, out)
     failures = evaluation_report.make(models, root, options)
     for failure in failures:
-        print(f"error: {failure}", file=sys.stderr)
+        print(f"error: {mask_passwords(failure)}", file=sys.stderr)
     if failures:
         sys.exit(2)
 

@@ -26,11 +26,13 @@ def ui(
     """
     root = Storage.open(storage)
 
-    from mcrnn.tracking.mlflow_client import artifact_root, end_abandoned, tracking_uri
+    from mcrnn.passwords import mask_passwords
+    from mcrnn.tracking.experiment import end_abandoned
+    from mcrnn.tracking.mlflow_client import artifact_root, tracking_uri
 
     uri = tracking_uri(root)
     if uri.startswith("http"):
-        print(f"the runs are on a tracking server: open {uri} in a browser")
+        print(f"the runs are on a tracking server: open {mask_passwords(uri)} in a browser")
         return
 
     end_abandoned(uri)

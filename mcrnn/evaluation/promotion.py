@@ -19,7 +19,7 @@ from mcrnn.evaluation.scoring import score
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import model_loading, registry
-from mcrnn.tracking.mlflow_client import client_of, quiet_mlflow, reachable, summarize_error, tracking_uri
+from mcrnn.tracking.mlflow_client import all_pages, client_of, quiet_mlflow, reachable, summarize_error, tracking_uri
 from mcrnn.tracking.provenance import origin
 from mcrnn.tracking.registry import CANDIDATE, CHAMPION, PREVIOUS
 
@@ -101,7 +101,7 @@ def open_registry(storage: Storage, name: str) -> MlflowClient:
     quiet_mlflow()
     with reachable(tracking_uri(storage)):
         client = client_of(tracking_uri(storage))
-        names = [model.name for model in client.search_registered_models()]
+        names = [model.name for model in all_pages(client.search_registered_models)]
     if name not in names:
         known = did_you_mean(name, names) if names else "; the registry is empty"
         raise UserError(f"there is no model '{name}' in the registry{known}")
@@ -120,9 +120,11 @@ def candidate_of(client: MlflowClient, name: str, version: int | None) -> int | 
         The version; None where it is the champion already, unless it was asked for.
 
     Raises:
-        UserError: there is no such version.
+        UserError: there is no such version, or none at all.
     """
-    known = sorted(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
+    known = sorted(int(v.version) for v in all_pages(client.search_model_versions, f"name = '{name}'"))
+    if not known:
+        raise UserError(f"the model '{name}' has no version yet: a search registers its best model as the first one")
     if version is not None:
         if version not in known:
             raise UserError(f"'{name}' has no version {version}; it has {', '.join(map(str, known))}")

@@ -13,7 +13,7 @@ from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import model_loading
-from mcrnn.tracking.mlflow_client import client_of, quiet_mlflow, reachable, tracking_uri
+from mcrnn.tracking.mlflow_client import all_pages, client_of, quiet_mlflow, reachable, tracking_uri
 from mcrnn.tracking.run_folder import RunFolder
 
 WILDCARDS = "*?["
@@ -98,7 +98,7 @@ def _registered(pattern: str, storage: Storage) -> list[str]:
     name, sign, rest = pattern.removeprefix("models:/").partition("@" if "@" in pattern else "/")
     quiet_mlflow()
     with reachable(tracking_uri(storage)):
-        models = client_of(tracking_uri(storage)).search_registered_models()
+        models = all_pages(client_of(tracking_uri(storage)).search_registered_models)
     found = []
     for model in sorted(models, key=lambda model: model.name):
         if fnmatch.fnmatchcase(model.name, name) and (sign != "@" or rest in model.aliases):

@@ -25,8 +25,10 @@ from mcrnn.reports.evaluation_tables import Group, as_csv, as_latex, as_markdown
 from mcrnn.reports.forecasts import Forecasts, write_forecasts
 from mcrnn.reports.html_page import write_page
 from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.retry import print_warning
 from mcrnn.storage.root import Storage
-from mcrnn.tracking.mlflow_client import Run, Tracker, tracking_uri
+from mcrnn.tracking.experiment import Tracker
+from mcrnn.tracking.mlflow_client import Run, tracking_uri
 from mcrnn.tracking.registry import TEST_METRICS
 from mcrnn.tracking.run_folder import RunFolder
 from mcrnn.tracking.sync import RunSync
@@ -285,8 +287,13 @@ def _record(groups: list[Group], folder: Path, written: list[Path], name: str, s
     for group in groups:
         for selected, result in zip(group.selected, group.members, strict=True):
             if selected.run_id is not None and result.as_configured:
-                metrics = {f"test_{name}": result.metrics[name] for name in TEST_METRICS}
-                Run(tracking_uri(storage), selected.run_id).log_metrics(metrics)
+                training = Run(tracking_uri(storage), selected.run_id)
+                if training.is_deleted():
+                    print_warning(
+                        f"the run of '{selected.uri}' was deleted in MLflow, so that its test errors are not there"
+                    )
+                else:
+                    training.log_metrics({f"test_{name}": result.metrics[name] for name in TEST_METRICS})
     sync.close()
 
 

@@ -22,9 +22,9 @@ from mcrnn.runners.ray_train import root_cause, run_distributed
 from mcrnn.runners.session import RunSession
 from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
-from mcrnn.storage.retry import retries_enabled
+from mcrnn.storage.retry import print_warning, retries_enabled
 from mcrnn.storage.root import Storage
-from mcrnn.tracking.mlflow_client import Tracker
+from mcrnn.tracking.experiment import Tracker
 from mcrnn.tracking.run_folder import RunFolder, free_name
 from mcrnn.tracking.sync import RunSync, is_synced
 from mcrnn.training.run import TrainingRun, mlflow_status
@@ -207,7 +207,7 @@ class RunDisplay:
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        print(f"warning: {text}", file=sys.stderr)
+        print_warning(text)
 
 
 def _line(metrics: Metrics, epochs: int, seconds_left: float) -> str:

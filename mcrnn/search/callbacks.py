@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from ray import tune
 
-from mcrnn.errors import UserError
 from mcrnn.search.search_run import ActiveSearch
+from mcrnn.search.superseded_files import Deletion
 from mcrnn.search.trial_report import TrialReport, error_of
 from mcrnn.search.tune_adapter import StudySearcher
+from mcrnn.storage.retry import print_warning
 from mcrnn.training.session import PENALTY
 
 SECOND_TRIES = "second tries"
@@ -30,7 +29,7 @@ class TrialCallback(tune.Callback):
     def __init__(self, active: ActiveSearch, stop: Callable[[], None]) -> None:
         self.search_run, self.sync, self.uploads, self.stop = active.search_run, active.sync, active.uploads, stop
         self.superseded_files = self.search_run.superseded_files(active.index)
-        self.uploads.put("superseded files", self._sweep)
+        self.uploads.put("superseded files", self.search_run.remove_superseded_files)  # those of a killed search
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Tune pickles its callbacks for its own state, from which a search is never restored."""
@@ -56,11 +55,6 @@ class TrialCallback(tune.Callback):
         """Complete the run of a trial that failed too often."""
         self._sync(trial, "FAILED")
 
-    def _sweep(self) -> None:
-        """Delete what a killed search has left. It is tried again at the end of the search."""
-        with contextlib.suppress(UserError, OSError):
-            self.search_run.remove_superseded_files()
-
     def _sync(self, trial: Any, status: str) -> None:
         self.sync.update(self.search_run.folder.trial(trial.config["number"]), status)
 
@@ -75,7 +69,8 @@ class ConfirmationCallback(tune.Callback):
 
     def __init__(self, active: ActiveSearch, searcher: StudySearcher) -> None:
         self.search_run, self.sync, self.console = active.search_run, active.sync, active.console
-        self.searcher, self.upload_journal = searcher, active.upload_journal
+        self.searcher, self.uploads, self.upload_journal = searcher, active.uploads, active.upload_journal
+        self.deletion = Deletion(self.search_run.folder.url)
         self.last_error: str | None = None
         """What a training has raised last; None where no training failed, or all were lost with their processes."""
 
@@ -98,7 +93,7 @@ class ConfirmationCallback(tune.Callback):
         """Warn of an error or a lost process; Tune starts the training again."""
         name, _values = trial.config["proposal"]["retrain"]
         reason = error_of(trial) or "its process was lost"
-        print(f"warning: {name}: {reason}; it goes on from its checkpoint", file=sys.stderr)
+        print_warning(f"{name}: {reason}; it goes on from its checkpoint")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Complete the run of a training that failed too often."""
@@ -118,7 +113,7 @@ class ConfirmationCallback(tune.Callback):
         self.upload_journal()
         if report.goes_on:
             return
-        folder.checkpoints.clear()
+        self.uploads.put(f"checkpoints of {name}", lambda: self.deletion.delete(folder.checkpoints))
         architecture = self.search_run.search.configuration(values).model.architecture
         self.console.print(
             f"{architecture}, {name}: error {report.metrics.get('best', PENALTY):.4f}", highlight=False, soft_wrap=True

@@ -19,13 +19,15 @@ from mcrnn.search.callbacks import ConfirmationCallback, TrialCallback
 from mcrnn.search.finalize import finalize
 from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.search_run import ActiveSearch, SearchRun
+from mcrnn.search.training_list import TrainingList
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trials import TrialContext, TrialRunner, run_trial, trial_name
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.outbox import Outbox
 from mcrnn.storage.retry import retries_enabled
-from mcrnn.tracking.mlflow_client import Tracker
+from mcrnn.tracking.experiment import Tracker
+from mcrnn.tracking.mlflow_client import refusals_explained
 from mcrnn.tracking.run_folder import LEASE_FILE
 from mcrnn.tracking.sync import RunSync
 
@@ -55,12 +57,11 @@ def run(search_run: SearchRun) -> None:
         uploads = Outbox(f"'{folder.url}'")
         at_end.callback(uploads.close)
         active = ActiveSearch(search_run, sync, uploads, lease, console, index)
-        sync.parent = active.start_mlflow_run()
+        active.start_mlflow_run()
         status = "KILLED"
         try:
-            unfinished = (
-                stop_reason(study, search.search, index) is None or index.running
-            )  # paused ones are to be stopped
+            # also where nothing more is to be started, what runs is completed and what is paused is stopped
+            unfinished = stop_reason(study, search.search, index) is None or index.running
             if unfinished or search_run.confirmation(index).missing:
                 _run_trials(active)
             active.finish_mlflow_runs()
@@ -69,7 +70,8 @@ def run(search_run: SearchRun) -> None:
                 raise UserError(
                     f"no trial of '{search_run.name}' has produced a model; see {shown_folder}/trials for their errors"
                 )
-            finalize(search_run, sync, best)
+            with refusals_explained():
+                finalize(search_run, sync, best)
             status = "FINISHED"
         except Exception:
             status = "FAILED"
@@ -192,7 +194,8 @@ def _confirm(active: ActiveSearch, trial_runner: TrialRunner, searcher: StudySea
         proposals = [
             {"retrain": (each.name, each.values), "second_try": each.name in second_tries} for each in trainings
         ]
-        trial_runner.run("ray-confirmation", [callback], proposals=proposals)
+        trainings_to_run = TrainingList(proposals, lambda: active.interrupted or searcher.mistake is not None)
+        trial_runner.run("ray-confirmation", [callback], search_alg=trainings_to_run)
         budgets.note_hours()
         if searcher.mistake:
             raise UserError(f"a configuration cannot be trained again: {searcher.mistake}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from mcrnn.search.parameters import SHARE_SUFFIX, values_of
 from mcrnn.search.search_run import SearchRun
 from mcrnn.search.study import finished_trials, optuna_quiet
 from mcrnn.search.trial_report import TrialEnd
+from mcrnn.storage.retry import print_warning
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import registry
 from mcrnn.tracking.mlflow_client import Run, mlflow_request
@@ -58,7 +58,7 @@ def finalize(search_run: SearchRun, sync: RunSync, best: FrozenTrial) -> None:
         found |= {key: winner[key] for key in ("best", "trial", "mean", "std", "seeds", "interval")}
         found |= {key: confirmation_summary[key] for key in ("configurations", "trials", "statement")}
     _record_baselines(search_run, sync)
-    run = sync.update_now(folder)
+    run = sync.update_now(folder, "FINISHED")
     model = trained_model.load(folder.model)
     test_metrics = _evaluate_on_test_split(model, run, search_run.storage)
     version, alias = mlflow_request(
@@ -155,7 +155,7 @@ def _evaluate_on_test_split(model: TrainedModel, run: Run, storage: Storage) -> 
     try:
         result = evaluate_model(run.run_id, model, storage)
     except UserError as error:
-        print(f"warning: the model was not evaluated on the test split: {error}", file=sys.stderr)
+        print_warning(f"the model was not evaluated on the test split: {error}")
         return None
     run.log_metrics({f"test_{name}": result.metrics[name] for name in TEST_METRICS})
     with tempfile.TemporaryDirectory(prefix="mcrnn-report-") as folder:

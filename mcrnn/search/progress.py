@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Collection
 from typing import Any
@@ -15,6 +14,7 @@ from rich.table import Table
 from mcrnn.config.space import Search
 from mcrnn.console import field_label, format_value, new_table
 from mcrnn.search.trial_report import TrialReport, error_of
+from mcrnn.storage.retry import print_warning
 from mcrnn.training.session import OBJECTIVE
 
 STYLES = {"running": "bold", "stopped": "dim", "paused": "dim", "finished": None}
@@ -77,8 +77,7 @@ class ProgressDisplay(Callback):
         report = TrialReport.of(trial.last_result)
         if report.retry:
             number = trial.config["number"]
-            line = f"warning: trial {number} ran out of memory beside others; it is tried once more at the end"
-            print(line, file=sys.stderr)
+            print_warning(f"trial {number} ran out of memory beside others; it is tried once more at the end")
         if report.goes_on:
             return  # otherwise the search ends, and says why
         if report.is_pause(trial.config.get("target")):
@@ -93,12 +92,12 @@ class ProgressDisplay(Callback):
             return
         number, error = trial.config["number"], error_of(trial)
         what = f"the process of trial {number} was lost" if error is None else f"trial {number}: {error}"
-        print(f"warning: {what}; it goes on from its checkpoint", file=sys.stderr)
+        print_warning(f"{what}; it goes on from its checkpoint")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Show a trial that failed too often, and say why."""
         reason = error_of(trial) or "its processes were lost too often"
-        print(f"warning: trial {trial.config['number']} failed: {reason}", file=sys.stderr)
+        print_warning(f"trial {trial.config['number']} failed: {reason}")
         self._leaves(trial, "failed")
 
     def _row(self, trial: Any) -> dict[str, Any]:

@@ -5,7 +5,6 @@ The study and the folder are all the state there is: a search that is run again 
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,14 +25,13 @@ from mcrnn.search.budgets import stop_reason, time_limits
 from mcrnn.search.confirmation import Confirmation
 from mcrnn.search.journal import Journal
 from mcrnn.search.study import STUDY, finished_trials, open_study, study_in_database
-from mcrnn.search.superseded_files import SupersededFiles
+from mcrnn.search.superseded_files import Deletion, SupersededFiles
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trial_report import TrialEnd
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
 from mcrnn.storage.outbox import Outbox
 from mcrnn.storage.root import Storage
-from mcrnn.tracking.provenance import mask_passwords
 from mcrnn.tracking.run_folder import CONFIRMATION_FOLDER, JOURNAL_FILE, JOURNAL_PARTS, SearchFolder, free_name
 from mcrnn.tracking.sync import RunSync, is_synced
 
@@ -146,8 +144,12 @@ class SearchRun:
         return SupersededFiles(self.folder, self.study, self.search.search.keep, index)
 
     def remove_superseded_files(self) -> None:
-        """Delete the checkpoints of trials that ended, and the models of all but the best trials."""
-        self.superseded_files().sweep()
+        """Delete the checkpoints of trials that ended, and the models of all but the best trials.
+
+        What cannot be deleted stays, with a warning.
+        """
+        with Deletion(self.folder.url).tolerated():  # also the trials may not be readable
+            self.superseded_files().sweep()
 
 
 def open_search(search: Search, storage: Storage, *, new: bool) -> SearchRun:
@@ -164,9 +166,8 @@ def open_search(search: Search, storage: Storage, *, new: bool) -> SearchRun:
     store = check(search, storage)
     searches = storage.location("searches")
     folder = SearchFolder(searches.child(free_name(searches, search.name, new=new)))
-    content = json.loads(mask_passwords(json.dumps(search.content())))
     earlier = [_open_earlier(name, searches, search.search.storage) for name in search.search.warm_start]
-    folder.claim(content | {"store_digest": store.digest}, MAY_CHANGE)
+    folder.claim(search.content() | {"store_digest": store.digest}, MAY_CHANGE)
     journal = Journal.open(folder.location)
     return SearchRun(search, storage, folder, store, open_study(journal, search, earlier), journal)
 
@@ -214,8 +215,8 @@ class ActiveSearch:
     interrupted: bool = False
     """Whether a stop was asked for."""
 
-    def start_mlflow_run(self) -> str:
-        """Create the search's own run in MLflow, or let it go on; returns its id."""
+    def start_mlflow_run(self) -> None:
+        """Create the search's own run in MLflow, or let it go on. The runs of its trainings will be below it."""
         search_run = self.search_run
         content = search_run.folder.read_configuration()
         assert content is not None
@@ -228,7 +229,8 @@ class ActiveSearch:
             params=fixed,
             files={"search.json": content},
         )
-        return self.sync.update_now(search_run.folder, "RUNNING").run_id
+        self.sync.update_now(search_run.folder, "RUNNING")
+        self.sync.parent = search_run.folder
 
     def upload_journal(self) -> None:
         """Extend the snapshot of the study if it is time for it, and upload both if the folder is on object storage.

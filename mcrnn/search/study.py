@@ -23,6 +23,7 @@ from mcrnn.config.paths import Values
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search
 from mcrnn.errors import UserError
+from mcrnn.passwords import mask_passwords
 from mcrnn.search.database import Database
 from mcrnn.search.journal import Journal
 from mcrnn.search.learning import ExpectedErrors
@@ -121,7 +122,7 @@ def _database(url: str) -> Database:
     try:
         return Database(url)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = mask_passwords(str(error).strip().splitlines()[0])
         raise UserError(f"search.storage: the database cannot be used ({type(error).__name__}: {reason})") from None
 
 

@@ -30,10 +30,33 @@ from mcrnn.tracking.run_folder import RunFolder, SearchFolder
 from mcrnn.training.run import TrainingRun
 from mcrnn.training.session import End
 
+SECONDS_TO_END = 10.0
+"""Time that Tune's thread gets to end when its trials are given up. A step of Tune takes a tenth of a second or so."""
+
+
+class EndOfTune(tune.Callback):
+    """Ends Tune's thread at its next step.
+
+    Args:
+        given_up: is set when the trials are given up.
+    """
+
+    def __init__(self, given_up: threading.Event) -> None:
+        self.given_up = given_up
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune pickles its callbacks for its own state, from which a search is never restored."""
+        return {}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Raise what Tune does not handle; the processes of the trials end with their handles."""
+        if self.given_up.is_set():
+            raise KeyboardInterrupt
+
 
 @dataclass(frozen=True)
 class TrialRunner:
-    """Runs trials on Tune, those of a study or those of a fixed list."""
+    """Runs on Tune the trials that a searcher proposes."""
 
     trainable: Any
     """The function that Tune calls with the proposal of a trial."""
@@ -48,24 +71,25 @@ class TrialRunner:
     max_failures: int
     """How often Tune starts a trial again whose process was lost."""
 
-    def run(self, name: str, callbacks: list[Any], *, proposals: list[Any] | None = None, **options: Any) -> None:
-        """Run trials to the end.
+    def run(self, name: str, callbacks: list[Any], **options: Any) -> None:
+        """Run trials until the searcher has finished and all of them have ended.
 
-        Tune runs in a thread, because in the main thread it would handle the signals itself.
+        Tune runs in a thread, because in the main thread it would handle the signals itself. The thread ends before an
+        error in the main thread, such as a KeyboardInterrupt, is passed on.
 
         Args:
             name: name of Tune's state below the folder.
             callbacks: callbacks of Tune.
-            proposals: the trials to run; None lets the searcher propose them until it is finished.
             options: arguments of Tune's TuneConfig, such as `search_alg`.
         """
+        given_up = threading.Event()
         share_gpus = self.resources.get("GPU", 0) % 1 > 0
         resources = functools.partial(_resources_of, self.resources) if share_gpus else self.resources
         tuner = tune.Tuner(
             tune.with_resources(self.trainable, resources),
-            param_space={} if proposals is None else {"proposal": tune.grid_search(proposals)},
+            param_space={},
             tune_config=tune.TuneConfig(
-                num_samples=-1 if proposals is None else 1,
+                num_samples=-1,
                 max_concurrent_trials=self.concurrency,
                 reuse_actors="CPU" in self.resources,
                 **options,
@@ -73,7 +97,7 @@ class TrialRunner:
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=self.tune_folder,
-                callbacks=callbacks,
+                callbacks=[*callbacks, EndOfTune(given_up)],
                 failure_config=tune.FailureConfig(max_failures=self.max_failures),
                 verbose=0,
             ),
@@ -88,11 +112,16 @@ class TrialRunner:
 
         for logger in ("ray.tune", "ray.air"):  # their tracebacks of lost processes say less than our own lines
             logging.getLogger(logger).setLevel(logging.CRITICAL)
-        thread = threading.Thread(target=fit, daemon=True)
+        thread = threading.Thread(target=fit, daemon=True, name="Tune")
         thread.start()
-        while thread.is_alive():
-            thread.join(0.2)  # Python handles signals in the main thread between two joins
-            self.lease.renew()
+        try:
+            while thread.is_alive():
+                thread.join(0.2)  # Python handles signals in the main thread between two joins
+                self.lease.renew()
+        except BaseException:
+            given_up.set()
+            thread.join(SECONDS_TO_END)
+            raise
         if failure:
             raise failure[0]
 
@@ -221,7 +250,8 @@ def _train_and_report(run: TrainingRun, context: TrialContext, *, alone: bool) -
     if record is not None and record["tags"]["mcrnn.values"] != dict(run.tags)["mcrnn.values"]:
         run.folder.clear()  # it holds another proposal of this number, which was lost with its driver
     if run.folder.read_end() is None:
-        _train(run, context, alone=alone)
+        if not ray.get(context.stop.requested.remote(run.run_name)):  # it may have waited since before the request
+            _train(run, context, alone=alone)
     else:  # the driver was lost before it got all reports
         for metrics in run.folder.read_metrics():
             tune.report(metrics | constants)

@@ -1,6 +1,7 @@
 """The outbox pattern: a thread sends what a service is to receive, and repeats it while the service is away.
 
-The work that puts something into the outbox never waits for the service, and nothing is lost when it is away.
+The work that puts something into the outbox never waits for the service, and nothing is lost when it is away. What the
+service refuses is left out, with a warning, so that it does not keep back what comes after it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from mcrnn.errors import UserError
-from mcrnn.storage.retry import PATIENCE, Outage, ServiceUnavailableError, with_retries
+from mcrnn.storage.retry import PATIENCE, Outage, RefusedError, ServiceUnavailableError, with_retries
 
 LONG_WAIT = 60.0
 """Seconds of patience from which on a user is told that the end of a command waits."""
@@ -23,8 +24,8 @@ class Outbox:
 
     Args:
         service: Name of the service, for messages.
-        warn: Called with a line when the service goes away, when it is back, and when a command waits for it; by
-            default the line is printed to stderr.
+        warn: Called with a line when the service goes away, when it is back, when it refuses something, and when a
+            command waits for it; by default the line is printed to stderr.
     """
 
     def __init__(self, service: str, warn: Callable[[str], None] | None = None) -> None:
@@ -37,6 +38,8 @@ class Outbox:
         )
         self._pending: dict[str, Callable[[], object]] = {}
         """What is still to be sent, by key, in order; an entry stays in it until it has been sent."""
+        self._refused: set[str] = set()
+        """Keys of the entries of which something was refused."""
         self._changed = threading.Condition()
         self._closed = threading.Event()
         self._bug: BaseException | None = None
@@ -49,7 +52,8 @@ class Outbox:
 
         Args:
             key: Name of the entry. An entry of the same name that has not been sent yet is replaced.
-            send: Sends it; raises ServiceUnavailableError if it is to be tried again.
+            send: Sends it; raises ServiceUnavailableError if it is to be tried again, and RefusedError, which says what
+                is refused and why, if there is no use in that.
         """
         with self._changed:
             self._pending.pop(key, None)
@@ -83,8 +87,17 @@ class Outbox:
         """Send the first entry and return it; the next try after an outage sends the one that is first by then."""
         with self._changed:
             key, send = next(iter(self._pending.items()))
-        send()
+        try:
+            send()
+        except RefusedError as error:
+            if key not in self._refused:
+                self.warn(f"{self.service} refuses {error}; it is left out")
+            self._refused.add(key)
         return key, send
+
+    def warn(self, line: str) -> None:
+        """Give a line to whoever takes the warnings."""
+        self._outage.warn(line)
 
     def wait(self, patience: float = PATIENCE) -> None:
         """Wait until everything is sent.
@@ -101,9 +114,7 @@ class Outbox:
         with self._changed:
             while self._pending and self._bug is None:
                 if self._outage.reason and not is_told and patience >= LONG_WAIT:
-                    self._outage.warn(
-                        f"waiting for {self.service}, at most {patience / 60:.0f} min; Ctrl-C loses nothing"
-                    )
+                    self.warn(f"waiting for {self.service}, at most {patience / 60:.0f} min; Ctrl-C loses nothing")
                     is_told = True
                 if time.monotonic() > deadline:
                     raise UserError(

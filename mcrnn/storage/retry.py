@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from mcrnn.errors import UserError
+from mcrnn.passwords import mask_passwords
 
 Result = TypeVar("Result")
 
@@ -32,8 +33,13 @@ class ServiceUnavailableError(UserError):
     """A service does not answer or is overloaded: the same request may succeed later."""
 
 
-def _print_warning(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr)
+class RefusedError(UserError):
+    """A service refuses what is sent to it, and would refuse it again."""
+
+
+def print_warning(line: str) -> None:
+    """Print a warning to stderr, without passwords."""
+    print(f"warning: {mask_passwords(line)}", file=sys.stderr)
 
 
 class Outage:
@@ -54,7 +60,7 @@ class Outage:
         self.service, self.meanwhile, self.afterwards = service, meanwhile, afterwards
         self.reason: str | None = None
         """Why the last request failed; None while the service answers."""
-        self.warn = warn or _print_warning
+        self.warn = warn or print_warning
         self._mutex = threading.Lock()
 
     def record_failure(self, reason: str) -> None:

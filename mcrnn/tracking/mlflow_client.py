@@ -14,31 +14,35 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from mcrnn.errors import UserError
-from mcrnn.storage.lease import is_gone
+from mcrnn.passwords import mask_passwords
 from mcrnn.storage.retry import PATIENCE, Outage, ServiceUnavailableError, with_retries
 from mcrnn.storage.root import Storage
 from mcrnn.storage.s3_errors import translate_errors
-from mcrnn.tracking.provenance import mask_passwords, origin
 from mcrnn.tracking.run_folder import CONFIGURATION_FILE
 
 if TYPE_CHECKING:
+    from mlflow.store.entities import PagedList
     from mlflow.tracking import MlflowClient
 
 
 Result = TypeVar("Result")
 
-KEY_TAG = "mcrnn.key"
-"""Tag with the key of the run's record on disk, by which the run is found again."""
-PROCESS_TAG = "mcrnn.process"
-"""Tag with the process that keeps a run up to date: host, pid and start time."""
-
 UNAVAILABLE = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
 """MLflow error codes that mean "temporarily unavailable"; its client uses them where there is no answer at all."""
+REFUSALS = (
+    "INVALID_PARAMETER_VALUE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+    "INVALID_STATE",
+    "BAD_REQUEST",
+    "MALFORMED_REQUEST",
+)
+"""MLflow error codes that mean "never": what the request is about was deleted, or something is wrong with it."""
 
 for _name, _value in (
     ("MLFLOW_DISABLE_TELEMETRY", "true"),
@@ -74,50 +78,6 @@ def artifact_root(storage: Storage) -> str | None:
 def artifact_folder(storage: Storage) -> str:
     """Return the URI of the folder `mlartifacts` under the storage root."""
     return (Path(storage.name) / "mlartifacts").as_uri() if storage.is_local else f"{storage.name}/mlartifacts"
-
-
-@dataclass(frozen=True)
-class Tracker:
-    """An experiment in MLflow, in which a command records its runs."""
-
-    tracking_uri: str
-    experiment_id: str
-    origin: dict[str, Any] = field(default_factory=dict)
-    """The command that records the runs; see `mcrnn.tracking.provenance.origin`."""
-
-    @classmethod
-    def open(cls, storage: Storage, experiment: str) -> Tracker:
-        """Find the experiment or create it, and MLflow's database with it.
-
-        Runs of the experiment whose process is gone get the status KILLED.
-
-        Args:
-            storage: the storage root.
-            experiment: name of the experiment.
-
-        Raises:
-            UserError: the tracking server cannot be used; the message says why.
-        """
-        quiet_mlflow()
-        uri = tracking_uri(storage)
-        with reachable(uri):
-            client = client_of(uri)
-            found = client.get_experiment_by_name(experiment)
-            if found is None:
-                identifier = client.create_experiment(experiment, artifact_location=artifact_root(storage))
-            else:
-                identifier = found.experiment_id
-                _end_abandoned(client, [identifier])
-        return cls(uri, identifier, origin())
-
-    def run(self, run_id: str, patience: float = PATIENCE) -> Run:
-        """Return a run of the experiment.
-
-        Args:
-            run_id: id of the run.
-            patience: seconds that its requests wait for an MLflow that does not answer.
-        """
-        return Run(self.tracking_uri, run_id, patience)
 
 
 @contextlib.contextmanager
@@ -186,6 +146,53 @@ def mlflow_request(request: Callable[[], Result], patience: float = PATIENCE) ->
         ) from None
 
 
+@contextlib.contextmanager
+def refusals_explained() -> Iterator[None]:
+    """Turn a refusal of MLflow into one line: what a user deletes there is made anew when the command is given again.
+
+    Raises:
+        UserError: MLflow refuses a request made within the context.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in REFUSALS:
+            raise
+        raise UserError(
+            f"MLflow refuses a request ({summarize_error(str(error))}). What was deleted there meanwhile is recorded "
+            "anew by the same command"
+        ) from None
+
+
+def find_deletion(client: MlflowClient, run_id: str) -> Literal["run", "experiment"] | None:
+    """Return what was deleted in MLflow: a run, or its whole experiment and the run with it; None where neither was."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        info = client.get_run(run_id).info
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return "run"
+    if info.lifecycle_stage == "active":
+        return None
+    return "experiment" if is_experiment_deleted(client, info.experiment_id) else "run"
+
+
+def is_experiment_deleted(client: MlflowClient, experiment_id: str) -> bool:
+    """Return whether an experiment was deleted in MLflow, for good or not."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_experiment(experiment_id).lifecycle_stage != "active"
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return True
+
+
 def summarize_error(message: str) -> str:
     """Return what a user needs to read of an error of MLflow: one line of at most 200 characters, no passwords."""
     line = mask_passwords(message.strip().splitlines()[0]) if message.strip() else "no reason given"
@@ -226,30 +233,6 @@ def read_training(storage: Storage, run_id: str) -> tuple[dict[str, Any], str]:
         raise UserError(f"there is no run {run_id} with a configuration: {summarize_error(str(error))}") from None
 
 
-def end_abandoned(uri: str) -> None:
-    """Set the status of runs whose process was killed to KILLED, in all experiments.
-
-    They go on when their command is given again.
-
-    Args:
-        uri: tracking URI.
-
-    Raises:
-        UserError: the tracking server cannot be used.
-    """
-    quiet_mlflow()
-    with reachable(uri):
-        client = client_of(uri)
-        _end_abandoned(client, [experiment.experiment_id for experiment in client.search_experiments()])
-
-
-def _end_abandoned(client: MlflowClient, experiments: list[str]) -> None:
-    for run in client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000):
-        process = run.data.tags.get(PROCESS_TAG)
-        if process and is_gone(json.loads(process)):
-            client.set_terminated(run.info.run_id, "KILLED")
-
-
 @dataclass(frozen=True)
 class Run:
     """One run in MLflow, and what is added to it beyond the content of its folder."""
@@ -258,6 +241,10 @@ class Run:
     run_id: str
     patience: float = PATIENCE
     """Seconds that a request waits for an MLflow that does not answer."""
+
+    def is_deleted(self) -> bool:
+        """Return whether the run was deleted in MLflow, so that nothing can be added to it."""
+        return self._request(lambda client: find_deletion(client, self.run_id)) is not None
 
     def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
         """Add metrics in one call."""
@@ -310,6 +297,21 @@ def client_of(uri: str) -> MlflowClient:
         quiet_mlflow()
         _clients[uri] = MlflowClient(tracking_uri=uri, registry_uri=uri)
     return _clients[uri]
+
+
+def all_pages(search: Callable[..., PagedList[Result]], *arguments: Any) -> list[Result]:
+    """Return everything that a search of MLflow's client finds: one call of it returns a page, such as 100 models.
+
+    Args:
+        search: a method of the client, such as `search_registered_models`.
+        arguments: its arguments.
+    """
+    page = search(*arguments)
+    found = list(page)
+    while page.token:
+        page = search(*arguments, page_token=page.token)
+        found += page
+    return found
 
 
 @contextlib.contextmanager

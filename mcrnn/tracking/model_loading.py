@@ -12,7 +12,7 @@ from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
-from mcrnn.tracking.mlflow_client import client_of, quiet_mlflow, reachable, silenced, tracking_uri
+from mcrnn.tracking.mlflow_client import all_pages, client_of, quiet_mlflow, reachable, silenced, tracking_uri
 from mcrnn.tracking.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _explain(client: MlflowClient, uri: str, error: Exception) -> str:
     message = str(error).splitlines()[0]
     if uri.startswith("models:/"):
         name = uri.removeprefix("models:/").replace("@", "/").split("/")[0]
-        names = [m.name for m in client.search_registered_models()]
+        names = [m.name for m in all_pages(client.search_registered_models)]
         if name not in names:
             known = did_you_mean(name, names) if names else "; the registry is empty"
             return f"there is no model '{name}' in the registry{known}"

@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 
+from mcrnn.passwords import mask_passwords
+
 PACKAGES = ("mcrnn", "torch", "ray", "optuna", "mlflow", "numpy", "xarray", "zarr", "s3fs", "pydantic", "safetensors")
 """Packages that have an influence on results."""
 
@@ -111,8 +113,3 @@ def system_metrics() -> dict[str, float]:
         free, total = torch.cuda.mem_get_info()
         found["system/gpu_0_memory_usage_percentage"] = 100 * (1 - free / total)
     return found
-
-
-def mask_passwords(text: str) -> str:
-    """Replace the passwords of the URLs in a text by ***."""
-    return re.sub(r"(\w+://[^\s:/@]*):[^\s@]+@", r"\1:***@", text)

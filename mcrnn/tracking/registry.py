@@ -22,7 +22,7 @@ import numpy as np
 from mcrnn.errors import UserError
 from mcrnn.models import trained_model
 from mcrnn.storage.location import Location
-from mcrnn.tracking.mlflow_client import Run, client_of, quiet_mlflow, silenced
+from mcrnn.tracking.mlflow_client import Run, all_pages, client_of, quiet_mlflow, silenced
 from mcrnn.tracking.model_card import card
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def register(
     """
     quiet_mlflow()
     client = client_of(run.tracking_uri)
-    earlier = [v for v in client.search_model_versions(f"run_id = '{run.run_id}'") if v.name == name]
+    earlier = [v for v in all_pages(client.search_model_versions, f"run_id = '{run.run_id}'") if v.name == name]
     number = int(earlier[0].version) if earlier else _log_and_register(run, folder, name)
     model = trained_model.load(folder)
     text = card(model, name, number, run.run_id, found, test_metrics)

@@ -34,6 +34,7 @@ from typing import Any
 
 from mcrnn.config.paths import flatten
 from mcrnn.errors import UserError
+from mcrnn.passwords import mask_passwords, without_passwords
 from mcrnn.storage.location import Location
 
 CONFIGURATION_FILE = "configuration.json"
@@ -105,13 +106,13 @@ class RunFolder:
         """Write the configuration down, or check that the folder belongs to the same one.
 
         Args:
-            configuration: everything that determines the results.
+            configuration: everything that determines the results. Its passwords are neither written nor compared.
             may_change: dotted paths of the values that may differ from those in the folder.
 
         Raises:
             UserError: the folder belongs to another configuration; the message names what differs.
         """
-        before = self.read_configuration()
+        before, configuration = without_passwords(self.read_configuration()), without_passwords(configuration)
         if before is not None:
             old, new = flatten(before), flatten(json.loads(json.dumps(configuration)))
             missing = object()
@@ -160,7 +161,7 @@ class RunFolder:
             "dataset": dataset,
             "time": time.time(),
         }
-        self._write_json(RECORD_FILE, record, indent=1)
+        self._write_json(RECORD_FILE, without_passwords(record), indent=1)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the metrics of the epochs so far, the first epoch first."""
@@ -197,7 +198,7 @@ class RunFolder:
 
     def write_error(self, traceback: str) -> str:
         """Keep a traceback in the folder; returns the URL of the file."""
-        self.location.write(ERROR_FILE, traceback.encode())
+        self.location.write(ERROR_FILE, mask_passwords(traceback).encode())
         return f"{self.url}/{ERROR_FILE}"
 
     def _read_json(self, name: str) -> Any:

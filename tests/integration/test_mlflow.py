@@ -18,7 +18,7 @@ import yaml
 from mcrnn.data.store import FieldStore
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
-from mcrnn.tracking import mlflow_client
+from mcrnn.tracking.experiment import end_abandoned
 from mcrnn.tracking.mlflow_client import client_of, tracking_uri
 from tests.commands.test_commands import CONFIGURATION
 from tests.conftest import CommandRunner
@@ -91,7 +91,7 @@ def test_run_of_a_killed_process_does_not_stay_running(
     experiment = client.get_experiment_by_name("mcrnn-runs").experiment_id
     (run,) = client.search_runs([experiment])
     assert run.info.status == "RUNNING"
-    mlflow_client.end_abandoned(tracking_uri(storage))
+    end_abandoned(tracking_uri(storage))
     assert client.get_run(run.info.run_id).info.status == "KILLED"
     epochs = len((root / "runs/long/metrics.jsonl").read_text().splitlines())
     again = command("mcrnn.train", "long.yaml", f"--set=train.epochs={epochs + 2}", "--set=train.schedule=constant")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mcrnn.errors import UserError
 from mcrnn.evaluation import promotion
+from mcrnn.evaluation.selection import expand
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import registry
-from mcrnn.tracking.mlflow_client import client_of, tracking_uri
+from mcrnn.tracking.mlflow_client import all_pages, client_of, tracking_uri
+from mcrnn.tracking.model_loading import load_model
 from tests.conftest import CommandRunner
 from tests.support.registered_models import describe, register, save
 
@@ -100,6 +104,52 @@ def test_versions_of_other_data_are_refused_with_all_reasons(
         wrong = command("mcrnn.promote", *arguments)
         assert wrong.returncode == 2
         assert message in wrong.stderr
+
+
+@pytest.mark.parametrize("count", [101, 1001])
+def test_last_of_many_registered_models_is_found_and_promoted(
+    command: CommandRunner, root: Path, storage: Storage, count: int
+) -> None:
+    client = client_of(tracking_uri(storage))
+    for number in range(count - 1):  # MLflow lists the models by their names
+        client.create_registered_model(f"a-{number:04d}")
+    versions(root, storage, 3.0, 0.0)
+    assert expand("models:/[m]*@champion", storage) == ["models:/m@champion"]
+    with pytest.raises(UserError, match="there is no model 'mm' in the registry; did you mean 'm'"):
+        promotion.open_registry(storage, "mm")
+    with pytest.raises(UserError, match=f"known: a-0000, .* and {count - 50} more"):
+        promotion.open_registry(storage, "unknown")
+    with pytest.raises(UserError, match="the model 'm' has no such version or alias"):
+        load_model("models:/m@other", storage)
+    promoted = command("mcrnn.promote", "m")
+    assert promoted.returncode == 0, promoted.stderr
+    assert registry.champion(client, "m") == 2
+
+
+def test_all_pages_of_runs_and_versions_are_read(storage: Storage) -> None:
+    client = client_of(tracking_uri(storage))
+    experiment = client.create_experiment("many")
+    for _ in range(7):
+        client.create_run(experiment)
+    two_a_page = functools.partial(client.search_runs, max_results=2)
+    assert len(two_a_page([experiment])) == 2
+    assert len({run.info.run_id for run in all_pages(two_a_page, [experiment])}) == 7
+    assert all_pages(two_a_page, [experiment], "attributes.status = 'FAILED'") == []
+
+
+def test_model_without_versions_is_refused_in_one_sentence(command: CommandRunner, storage: Storage) -> None:
+    client_of(tracking_uri(storage)).create_registered_model("empty")
+    for arguments in ([], ["--version=1"]):
+        refused = command("mcrnn.promote", "empty", *arguments)
+        assert refused.returncode == 2
+        assert refused.stderr == (
+            "error: the model 'empty' has no version yet: a search registers its best model as the first one\n"
+        )
+    assert command("mcrnn.promote", "empty", "--rollback").returncode == 2
+    assert command("mcrnn.promote", "empty", "--history").returncode == 0
+    loaded = command("mcrnn.evaluate", "models:/empty@champion")
+    assert loaded.returncode == 2
+    assert "has no such version or alias" in loaded.stderr
 
 
 def test_two_promotions_at_once_leave_the_better_champion_and_a_full_record(

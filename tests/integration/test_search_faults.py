@@ -240,8 +240,14 @@ def test_confirmation_trains_the_best_again_and_takes_the_best_seed(
     command: CommandRunner, root: Path, shared_ray: str
 ) -> None:
     file = write(root, "s", search={"trials": 6, "confirm": {"configurations": 3, "seeds": 2}})
+    for stranger in (".DS_Store", "notes/model/a"):
+        (root / "searches/s/trials" / stranger).parent.mkdir(parents=True, exist_ok=True)
+        (root / "searches/s/trials" / stranger).touch()
     result = command("mcrnn.tune", file)
     assert result.returncode == 0, result.stderr
+    assert "warning" not in result.stderr
+    assert not [path for path in (root / "searches/s").rglob("checkpoints") if path.is_dir()]
+    assert (root / "searches/s/trials/notes/model/a").exists()
     summary = json.loads((root / "searches/s/summary.json").read_text())
     assert len(summary["confirmed"]) == 3
     assert [row["seeds"] for row in summary["confirmed"]] == [2, 2, 1]

@@ -9,7 +9,7 @@ import pytest
 
 from mcrnn.errors import UserError
 from mcrnn.storage.outbox import Outbox
-from mcrnn.storage.retry import ServiceUnavailableError
+from mcrnn.storage.retry import RefusedError, ServiceUnavailableError
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +57,23 @@ def test_of_two_under_one_key_only_the_later_is_sent() -> None:
     service.away.clear()
     box.wait(5)
     assert service.got == ["new"]
+
+
+def test_what_is_refused_is_left_out_with_one_warning_and_the_rest_is_sent() -> None:
+    def refuse() -> None:
+        raise RefusedError("a (too long)")
+
+    service, lines = Service(), []
+    box = Outbox("the service", lines.append)
+    for i in range(2):
+        box.put("a", refuse)
+        box.put("b", lambda i=i: service.take(f"b{i}"))
+        box.wait(5)
+    assert service.got == ["b0", "b1"]
+    assert lines == ["the service refuses a (too long); it is left out"]
+    box.put("a", lambda: service.take("a"))
+    box.wait(5)
+    assert service.got == ["b0", "b1", "a"]
 
 
 def test_end_waits_only_so_long_and_says_what_to_do() -> None:

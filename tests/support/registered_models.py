@@ -15,7 +15,7 @@ from mcrnn.models.forecaster import build_model
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import registry
-from mcrnn.tracking.mlflow_client import Tracker
+from mcrnn.tracking.experiment import Tracker
 from mcrnn.tracking.provenance import origin
 from mcrnn.tracking.run_folder import RunFolder
 from mcrnn.tracking.sync import RunSync

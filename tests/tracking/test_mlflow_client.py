@@ -11,7 +11,8 @@ from mlflow.exceptions import MlflowException
 
 from mcrnn.errors import UserError
 from mcrnn.storage.root import Storage
-from mcrnn.tracking.mlflow_client import Run, Tracker, artifact_root, client_of
+from mcrnn.tracking.experiment import Tracker
+from mcrnn.tracking.mlflow_client import Run, artifact_root, client_of
 from tests.support.processes import free_port
 from tests.support.s3_server import S3Server, error
 

@@ -60,6 +60,18 @@ def test_another_configuration_is_refused_unless_only_its_budget_differs(folder:
     assert folder.read_configuration() == {"name": "run", "train": {"epochs": 2, "workers": 2}}
 
 
+def test_passwords_are_neither_recorded_nor_compared(folder: RunFolder, tmp_path: Path) -> None:
+    url = "postgresql://lab@db/mcrnn?password="
+    # an earlier version has recorded the password
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/configuration.json").write_text(json.dumps({"search": {"storage": f"{url}geheim"}}))
+    folder.claim({"search": {"storage": f"{url}another-geheim"}})
+    folder.write_record("run", tags={"a": f"{url}geheim"}, files={"search.json": {"storage": f"{url}geheim"}})
+    assert folder.read_configuration() == {"search": {"storage": f"{url}***"}}
+    for file in (tmp_path / "run").iterdir():
+        assert "geheim" not in file.read_text(), file
+
+
 def test_new_takes_the_first_name_that_is_free(tmp_path: Path) -> None:
     parent = LocalFolder(tmp_path)
     assert free_name(parent, "run", new=True) == "run"
