@@ -63,42 +63,6 @@ def test_no_file_holds_a_secret(path: Path) -> None:
             assert not value or "$" in value, line
 
 
-def test_kubernetes_manifests_fit_together() -> None:
-    documents = {
-        (each["kind"], each["metadata"]["name"]): each
-        for each in yaml.safe_load_all((CLUSTER / "kuberay.yaml").read_text())
-    }
-    cluster = documents["RayCluster", "mcrnn"]
-    job = documents["RayJob", "mcrnn-ns"]
-    assert cluster["apiVersion"] == job["apiVersion"] == "ray.io/v1"
-    spec = cluster["spec"]
-    assert set(spec) <= {
-        *("rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions"),
-        *("headGroupSpec", "workerGroupSpecs"),
-    }
-    pinned = (PROJECT / "constraints.txt").read_text()
-    assert f"\nray=={spec['rayVersion']}\n" in pinned
-    assert f"rayproject/ray:{spec['rayVersion']}-" in (CLUSTER / "Dockerfile").read_text()
-    assert spec["authOptions"] == {"mode": "token"}
-    assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
-    assert job["spec"]["entrypoint"] == "python -m mcrnn.tune search_spaces/ns.yaml"
-    (workers,) = spec["workerGroupSpecs"]
-    assert workers["minReplicas"] == 0 < workers["maxReplicas"]
-    (worker,) = workers["template"]["spec"]["containers"]
-    assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    assert [each["configMapRef"]["name"] for each in worker["envFrom"]] == ["mcrnn"]  # and not the secret
-    (head,) = spec["headGroupSpec"]["template"]["spec"]["containers"]
-    server = documents["Deployment", "mlflow"]["spec"]
-    (mlflow,) = server["template"]["spec"]["containers"]
-    for container in (head, mlflow):
-        assert {"secretRef": {"name": "mcrnn"}} in container["envFrom"]
-    assert head["image"] == worker["image"] == mlflow["image"]
-    service = documents["Service", "mlflow"]["spec"]
-    assert service["selector"] == server["template"]["metadata"]["labels"] == server["selector"]["matchLabels"]
-    (port,) = service["ports"]
-    assert documents["ConfigMap", "mcrnn"]["data"]["MLFLOW_TRACKING_URI"] == f"http://mlflow:{port['port']}"
-
-
 @pytest.mark.soak
 def test_aws_provider_launches_the_machines_of_gpu_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import boto3
