@@ -7,6 +7,7 @@ set -a
 . ~/.mcrnn.env
 if [ -f ~/.mcrnn-postgres.env ]; then . ~/.mcrnn-postgres.env; fi
 RAY_AUTH_MODE=token
+RAY_JOB_STOP_WAIT_TIME_S=${RAY_JOB_STOP_WAIT_TIME_S:-120} # for a search that is stopped to save in; by default 3
 set +a
 : "${MCRNN_STORAGE:?~/.mcrnn.env does not set it}"
 address=$(python -c 'from ray.util import get_node_ip_address; print(get_node_ip_address())')
