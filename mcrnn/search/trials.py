@@ -82,7 +82,7 @@ class TrialRunner:
             callbacks: callbacks of Tune.
             options: arguments of Tune's TuneConfig, such as `search_alg`.
         """
-        given_up = threading.Event()
+        given_up, ended = threading.Event(), threading.Event()
         share_gpus = self.resources.get("GPU", 0) % 1 > 0
         resources = functools.partial(_resources_of, self.resources) if share_gpus else self.resources
         tuner = tune.Tuner(
@@ -109,18 +109,20 @@ class TrialRunner:
                 tuner.fit()
             except BaseException as error:
                 failure.append(error)
+            finally:
+                ended.set()
 
         for logger in ("ray.tune", "ray.air"):  # their tracebacks of lost processes say less than our own lines
             logging.getLogger(logger).setLevel(logging.CRITICAL)
-        thread = threading.Thread(target=fit, daemon=True, name="Tune")
-        thread.start()
+        threading.Thread(target=fit, daemon=True, name="Tune").start()
         try:
-            while thread.is_alive():
-                thread.join(0.2)  # Python handles signals in the main thread between two joins
+            # Python handles signals in the main thread between two waits. An event is waited for because Python 3.11
+            # takes a thread to be dead whose `join` a signal has interrupted.
+            while not ended.wait(0.2):
                 self.lease.renew()
         except BaseException:
             given_up.set()
-            thread.join(SECONDS_TO_END)
+            ended.wait(SECONDS_TO_END)
             raise
         if failure:
             raise failure[0]

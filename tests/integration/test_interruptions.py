@@ -73,10 +73,12 @@ def test_tune_ends_with_the_error_that_ends_the_command(tmp_path: Path, shared_r
         os.kill(os.getpid(), signal.SIGINT)
 
     with connected():
-        threading.Thread(target=interrupt).start()
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # processes of the tests ignore it
+        threading.Thread(target=interrupt, daemon=True).start()
         runner = TrialRunner(sleep, str(tmp_path / "tune"), lease, {"CPU": 1}, 1, 0)
         with pytest.raises(KeyboardInterrupt):
             runner.run("ray", [], search_alg=trainings)
-        assert "Tune" not in {thread.name for thread in threading.enumerate()}
+        signal.signal(signal.SIGINT, before)
+        wait_for(lambda: "Tune" not in {thread.name for thread in threading.enumerate()}, seconds=1)
     assert [file.exists() for file in files] == [True, False, False]
     lease.release()

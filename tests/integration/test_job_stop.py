@@ -33,7 +33,7 @@ def slow(_: Any) -> None:
     time.sleep(1)
 
 
-@pytest.mark.long(50)
+@pytest.mark.soak
 @pytest.mark.timeout(400)
 def test_stopped_job_has_time_to_save(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in lab.environment.items():
