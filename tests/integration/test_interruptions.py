@@ -54,6 +54,7 @@ def test_second_signal_ends_a_search_at_once(root: Path, start: Start, shared_ra
     assert tried(root, "s") == 0
 
 
+@pytest.mark.soak  # it sends a signal to the process of the tests itself, which must have run nothing else before
 def test_tune_ends_with_the_error_that_ends_the_command(tmp_path: Path, shared_ray: str) -> None:
     from mcrnn.runners.ray_cluster import connected
     from mcrnn.search.training_list import TrainingList
