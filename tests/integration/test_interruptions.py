@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-import threading
+import subprocess
+import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mcrnn.storage.lease import Lease
-from mcrnn.storage.local import LocalFolder
-from tests.conftest import CommandRunner
+from tests.conftest import PROJECT, CommandRunner
 from tests.integration.test_search_faults import tried, write
 from tests.support.processes import Start, wait_for
 
@@ -54,32 +53,50 @@ def test_second_signal_ends_a_search_at_once(root: Path, start: Start, shared_ra
     assert tried(root, "s") == 0
 
 
-@pytest.mark.soak  # it sends a signal to the process of the tests itself, which must have run nothing else before
+INTERRUPTED = """
+import json, sys, threading, time
+from pathlib import Path
+
+from mcrnn.runners.ray_cluster import connected
+from mcrnn.search.training_list import TrainingList
+from mcrnn.search.trials import TrialRunner
+from mcrnn.storage.lease import Lease
+from mcrnn.storage.local import LocalFolder
+
+
+def sleep(proposal):
+    Path(proposal["proposal"]["file"]).touch()
+    time.sleep(600)
+
+
+folder = Path(sys.argv[1])
+trainings = TrainingList([{"file": str(folder / f"{number}.started")} for number in range(3)], lambda: False)
+lease = Lease(LocalFolder(folder), "lock.json", "search")
+lease.acquire()
+with connected():
+    try:
+        TrialRunner(sleep, str(folder / "tune"), lease, {"CPU": 1}, 1, 0).run("ray", [], search_alg=trainings)
+    except KeyboardInterrupt:
+        deadline = time.monotonic() + 1  # the thread has said that it has ended, and may take a moment for it
+        while "Tune" in (left := [each.name for each in threading.enumerate()]) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        print(json.dumps(left))
+lease.release()
+"""
+
+
 def test_tune_ends_with_the_error_that_ends_the_command(tmp_path: Path, shared_ray: str) -> None:
-    from mcrnn.runners.ray_cluster import connected
-    from mcrnn.search.training_list import TrainingList
-    from mcrnn.search.trials import TrialRunner
-
-    def sleep(proposal: dict[str, Any]) -> None:
-        Path(proposal["proposal"]["file"]).touch()
-        time.sleep(600)
-
-    files = [tmp_path / f"{number}.started" for number in range(3)]
-    lease = Lease(LocalFolder(tmp_path), "lock.json", "search")
-    lease.acquire()
-    trainings = TrainingList([{"file": str(file)} for file in files], lambda: False)
-
-    def interrupt() -> None:
-        wait_for(files[0].exists)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    with connected():
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # processes of the tests ignore it
-        threading.Thread(target=interrupt, daemon=True).start()
-        runner = TrialRunner(sleep, str(tmp_path / "tune"), lease, {"CPU": 1}, 1, 0)
-        with pytest.raises(KeyboardInterrupt):
-            runner.run("ray", [], search_alg=trainings)
-        signal.signal(signal.SIGINT, before)
-        wait_for(lambda: "Tune" not in {thread.name for thread in threading.enumerate()}, seconds=1)
-    assert [file.exists() for file in files] == [True, False, False]
-    lease.release()
+    """In a process of its own: a signal to the process of the tests would reach whatever else runs there."""
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
+        wait_for((tmp_path / "0.started").exists, process)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "MainThread" in json.loads(out.splitlines()[-1])
+    assert "Tune" not in json.loads(out.splitlines()[-1])
+    assert [(tmp_path / f"{number}.started").exists() for number in range(3)] == [True, False, False]
