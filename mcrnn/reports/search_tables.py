@@ -59,9 +59,7 @@ def preview(search: Search, store: FieldStore) -> None:
     paused = trials if config.early_stopping == "asha" else 0  # each keeps its model and its checkpoints until the end
     models = config.keep + retrainings + paused
     checkpoints = ((config.concurrency or 2) + paused) * CHECKPOINTS_PER_TRIAL
-    copies = COPIES_PER_CHECKPOINT + (
-        first.train.ema is not None
-    )  # the average of the weights is in the checkpoint, too
+    copies = COPIES_PER_CHECKPOINT + (first.train.ema is not None)  # a checkpoint also has the average of the weights
     megabytes = most * BYTES_PER_PARAMETER * (models + checkpoints * copies) / 1e6
     lines = [
         f"{trials} trials by {config.sampler}, {stopping}"

@@ -14,7 +14,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -106,6 +106,15 @@ def time_limits(config: SearchConfig) -> dict[str, Any]:
     return {"hours": config.hours, "trial_hours": config.trial_hours, "confirm": confirm}
 
 
+class ConfirmationTime(NamedTuple):
+    """The time that trainings of a confirmation take."""
+
+    hours: float
+    """Hours, with as many of them at a time as the search runs."""
+    trial_hours: float
+    """Hours that they take together."""
+
+
 class Budgets:
     """Counts what a search and its confirmation have spent, and says what they still may start.
 
@@ -174,60 +183,46 @@ class Budgets:
         return reason
 
     def _time_is_up(self, running: int) -> str | None:
-        config = self.config
         if not self._limited:
             return None
-        hours, trial_hours = self.expected_confirmation()
-        least_hours, least_trial_hours = self.expected_confirmation(seeds=1)
         tried = self.index.ended + len(self.index.having("result"))
         trial = self.index.trial_seconds / 3600 / tried if tried else 0.0
-        for limit, name, spent, trials, confirmation, least in (
-            (config.hours, "hours", self.hours, trial, hours, least_hours),
-            (
-                config.trial_hours,
-                "trial hours",
-                self.trial_hours,
-                trial * (running + 1),
-                trial_hours,
-                least_trial_hours,
-            ),
-        ):
-            if limit is None:
-                continue
-            share = CONFIRMATION_SHARE * limit
-            reserved = min(confirmation, share) if least <= share else 0.0
-            if spent >= limit:
-                return f"its {limit:g} {name} are spent"
-            if spent + trials + reserved > limit + TOLERANCE:
-                before = " before the confirmation" if reserved else ""
-                return f"its {limit:g} {name} leave no time for another trial{before}"
-        return None
+        whole, least = self.expected_confirmation()
+        return _over(self.config.hours, "hours", self.hours, trial, whole.hours, least.hours) or _over(
+            self.config.trial_hours,
+            "trial hours",
+            self.trial_hours,
+            trial * (running + 1),
+            whole.trial_hours,
+            least.trial_hours,
+        )
 
-    def expected_confirmation(self, seeds: int | None = None) -> tuple[float, float]:
-        """Return the hours and the trial hours that a confirmation of the best trials so far would take.
-
-        Args:
-            seeds: seeds of each configuration; None for those of all rounds.
+    def expected_confirmation(self) -> tuple[ConfirmationTime, ConfirmationTime]:
+        """Return the time that a confirmation of the best trials so far would take: in all, and with one seed of each.
 
         Paused trials count as far as they are needed: the end of the search stops them, and they compete where too few
         trials were trained to their end.
         """
-        if self.config.confirm is None:
-            return 0.0, 0.0
+        confirm, nothing = self.config.confirm, ConfirmationTime(0.0, 0.0)
+        if confirm is None:
+            return nothing, nothing
         # among a few more trials than configurations there are enough that differ
-        enough = 2 * self.config.confirm.configurations
+        enough = 2 * confirm.configurations
         best = self.index.ranked(enough)
         if len(best) < enough:
             results = self.index.having("result")
             paused = [self.index.trial(number) for number, result in results.items() if "best" in result]
             best += heapq.nsmallest(enough - len(best), paused, key=rank)
-        trials = competitors(self.search, self.config.confirm, best)
+        trials = competitors(self.search, confirm, best)
         if not trials:
-            return 0.0, 0.0
-        each = statistics.fmean(training_seconds(self.search, trial) for trial in trials) / 3600
-        rounds = [each.trainings for each in self.config.confirm.rounds(len(trials))]
-        trainings = rounds if seeds is None else [seeds * len(trials)]
-        return each * sum(math.ceil(count / self.concurrency) for count in trainings), each * sum(trainings)
+            return nothing, nothing
+        training = statistics.fmean(training_seconds(self.search, trial) for trial in trials) / 3600
+
+        def time_of(rounds: list[int]) -> ConfirmationTime:
+            in_turn = sum(math.ceil(trainings / self.concurrency) for trainings in rounds)
+            return ConfirmationTime(training * in_turn, training * sum(rounds))
+
+        return time_of([each.trainings for each in confirm.rounds(len(trials))]), time_of([len(trials)])
 
     def affordable_trainings(self, confirmation: Confirmation) -> list[Retraining]:
         """Return the missing trainings of the confirmation's current round for which there is time.
@@ -261,6 +256,31 @@ class Budgets:
         if measured:
             return statistics.fmean(measured)
         return training_seconds(self.search, self.index.trial(training.trial))
+
+
+def _over(
+    limit: float | None, name: str, spent: float, trials: float, confirmation: float, least_confirmation: float
+) -> str | None:
+    """Return why one more trial would exceed a limit of time; None where it would not. All times are in hours.
+
+    Args:
+        limit: the limit; None for none.
+        name: its name.
+        spent: what is spent.
+        trials: what the trials that run and one more are expected to take.
+        confirmation: what the confirmation is expected to take.
+        least_confirmation: what it would take with one seed of each configuration.
+    """
+    if limit is None:
+        return None
+    if spent >= limit:
+        return f"its {limit:g} {name} are spent"
+    share = CONFIRMATION_SHARE * limit
+    reserved = min(confirmation, share) if least_confirmation <= share else 0.0
+    if spent + trials + reserved <= limit + TOLERANCE:
+        return None
+    before = " before the confirmation" if reserved else ""
+    return f"its {limit:g} {name} leave no time for another trial{before}"
 
 
 def training_seconds(search: Search, trial: FrozenTrial) -> float:

@@ -155,11 +155,6 @@ class Confirmation:
         return cls(all_of_them, left + out, missing, len(left), started)
 
     @property
-    def seconds(self) -> float:
-        """The seconds that all trainings took so far."""
-        return sum(retraining.seconds for retraining in self.started)
-
-    @property
     def is_valid(self) -> bool:
         """Whether each configuration has had one seed, because the best of some of them would say nothing."""
         return bool(self.competitors) and all(competitor.errors for competitor in self.competitors)

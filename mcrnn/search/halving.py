@@ -37,9 +37,8 @@ def rungs(config: AshaConfig, epochs: int, longest: int | None = None) -> list[i
             epochs; None where all are as long.
     """
     factor, epoch, found = config.reduction_factor, longest or epochs, {config.grace_epochs, epochs}
-    while (
-        epoch := epoch // factor
-    ) ** 2 > config.grace_epochs**2 * factor:  # nearer to `grace_epochs` they are the same
+    # A rung nearer to the first one than half of the factor, on a logarithmic scale, would only repeat it.
+    while (epoch := epoch // factor) ** 2 > config.grace_epochs**2 * factor:
         found.add(epoch)
     return sorted(epoch for epoch in found if epoch <= epochs)
 

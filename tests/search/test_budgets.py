@@ -59,7 +59,7 @@ def confirm(folder: Path, plan: Search, clock: Clock, seconds: float, concurrenc
     budgets = Budgets(study, plan, clock=clock, concurrency=concurrency)
     while True:
         found = confirmation(folder, plan, study)
-        budgets.confirmation_seconds = found.seconds
+        budgets.confirmation_seconds = sum(training.seconds for training in found.started)
         trainings = budgets.affordable_trainings(found)
         for number, training in enumerate(trainings):
             finish(training, 0.1 * training.trial, seconds)
@@ -122,7 +122,7 @@ def test_trial_hours_count_all_trainings_however_many_run_at_a_time(tmp_path: Pa
     found = confirm(tmp_path, plan, clock, seconds=300, concurrency=4)
     assert found.missing == []
     budgets = Budgets(study_in(tmp_path, plan), plan)
-    budgets.confirmation_seconds = found.seconds
+    budgets.confirmation_seconds = sum(training.seconds for training in found.started)
     assert budgets.trial_hours == pytest.approx(4.0)
 
 
@@ -134,7 +134,7 @@ def test_trials_that_were_stopped_early_are_expected_to_be_trained_to_their_end(
     searcher.pruned.add("a")
     searcher.on_trial_complete("a", result(0.5, epoch=1) | {"time_total_s": 100.0})
     assert training_seconds(plan, searcher.index.trial(0)) == 400  # 4 epochs
-    hours, trial_hours = searcher.budgets.expected_confirmation()
+    hours, trial_hours = searcher.budgets.expected_confirmation()[0]
     assert hours == trial_hours == pytest.approx(5 * 400 / 3600)
 
 
@@ -143,7 +143,7 @@ def test_paused_trials_are_expected_to_be_confirmed_where_none_was_trained_to_it
     searcher = StudySearcher(study_in(tmp_path, plan), plan)
     trainings = []
     for number in range(5):
-        _, expected = searcher.budgets.expected_confirmation()
+        _, expected = searcher.budgets.expected_confirmation()[0]
         trainings.append(round(expected * 3600 / 400))  # 4 epochs of 100 s
         if number < 4:
             assert searcher.suggest("t")["number"] == number
@@ -151,7 +151,7 @@ def test_paused_trials_are_expected_to_be_confirmed_where_none_was_trained_to_it
             searcher.on_trial_complete("t", paused)
     assert trainings == [0, 5, 10, 12, 14]  # of 0 to 4 configurations, with 5 seeds at most
     searcher.conclude()
-    assert searcher.budgets.expected_confirmation() == pytest.approx((14 * 400 / 3600,) * 2)
+    assert searcher.budgets.expected_confirmation()[0] == pytest.approx((14 * 400 / 3600,) * 2)
 
 
 def test_time_of_a_trial_counts_over_its_interruptions_and_where_it_fails(tmp_path: Path) -> None:
