@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -23,7 +22,7 @@ from mcrnn.search.snapshot import StudySnapshot, StudyState
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.parts import UploadedParts
-from mcrnn.storage.retry import ServiceUnavailableError
+from mcrnn.storage.retry import ServiceUnavailableError, print_warning
 from mcrnn.tracking.run_folder import JOURNAL_FILE, JOURNAL_PARTS, SNAPSHOT_FILE, SNAPSHOT_PARTS
 
 LOGS_BETWEEN_CHECKPOINTS = 10_000
@@ -124,10 +123,7 @@ class JournalFile(BaseJournalBackend):
                 file.write(b"\n")
                 return
             file.truncate(complete)
-        print(
-            f"warning: the last line of '{self.file}' was cut off, as by a full disk; it has been removed",
-            file=sys.stderr,
-        )
+        print_warning(f"the last line of '{self.file}' was cut off, as by a full disk; it has been removed")
 
     @property
     def position(self) -> dict[str, Any]:
