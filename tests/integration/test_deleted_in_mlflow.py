@@ -61,7 +61,7 @@ def test_search_registers_its_champion_whatever_is_deleted_in_mlflow(
     command: CommandRunner, root: Path, start: Start, shared_ray: str, what: str
 ) -> None:
     client = client_of(tracking_uri(Storage.open(str(root))))
-    process = start("mcrnn.tune", write(root, "s", search={"trials": 6}))
+    process = start("mcrnn.tune", write(root, "s", search={"trials": 4}))
     wait_for(lambda: tried(root, "s") >= 2, process)
     delete(client, what)
     _, err = process.communicate(timeout=200)
@@ -71,7 +71,7 @@ def test_search_registers_its_champion_whatever_is_deleted_in_mlflow(
     assert len(err.splitlines()) <= 4
     assert_champion_is_registered(client, root)
     delete(client, what)
-    again = command("mcrnn.tune", "s.yaml", "--set", "search.trials=8")
+    again = command("mcrnn.tune", "s.yaml", "--set", "search.trials=5")
     assert again.returncode == 0, again.stderr
     assert "Traceback" not in again.stderr
     assert_champion_is_registered(client, root)

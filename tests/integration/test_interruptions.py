@@ -24,7 +24,7 @@ def test_after_a_stop_no_training_of_the_confirmation_starts(
     command: CommandRunner, root: Path, start: Start, shared_ray: str
 ) -> None:
     confirm = {"trials": 3, "confirm": {"configurations": 3, "seeds": 2}, "scheduler": "none"}
-    file = write(root, "s", search=confirm, train={"epochs": 30})
+    file = write(root, "s", search=confirm, train={"epochs": 12})
     process = start("mcrnn.tune", file)
     folder = root / "searches/s/confirmation"
     wait_for(lambda: list(folder.glob("*/metrics.jsonl")), process)
