@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,6 @@ from mcrnn.storage.local import LocalFolder
 from mcrnn.training.checkpoints import deserialize, serialize
 from mcrnn.training.session import CallbackSession, Metrics, Request, State
 from mcrnn.training.trainer import Trainer, fit
-from tests.support.processes import free_port
 from tests.training.test_trainer import configuration
 
 
@@ -29,11 +30,12 @@ def noisy(**train: Any) -> Any:
     return config.model_copy(update={"data": config.data.model_copy(update={"noise": 0.1, "windows_per_epoch": 48})})
 
 
-def on_worker(rank: int, world: int, port: int, kind: str, store: str, out: str) -> None:
+def on_worker(rank: int, world: int, kind: str, store: str, out: str) -> None:
+    faulthandler.dump_traceback_later(120, exit=True)  # a worker that waits for ever says where
     torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     if world > 1:
-        dist.init_process_group("gloo", rank=rank, world_size=world)
+        dist.init_process_group("gloo", f"file://{out}.store", timedelta(seconds=60), world, rank)
     config = noisy(precision=kind) if kind.startswith("float") else noisy(epochs=3 if kind == "resume" else 9)
     data = FieldData.load(FieldStore.open(LocalFolder(Path(store))), config.data)
     reports: list[Metrics] = []
@@ -93,7 +95,7 @@ class Keeping(CallbackSession):
 def run(world: int, kind: str, store_path: Path, out: Path) -> list[dict[str, Any]]:
     # These modules are imported once, in the process from which all workers are forked.
     multiprocessing.set_forkserver_preload([__name__, "torch._dynamo", "torch._inductor.standalone_compile"])
-    arguments = (world, free_port(), kind, str(store_path), str(out))
+    arguments = (world, kind, str(store_path), str(out))
     mp.start_processes(on_worker, arguments, world, start_method="forkserver")
     return [torch.load(f"{out}-{rank}") for rank in range(world)]
 
