@@ -16,7 +16,7 @@ from mcrnn.config.document import Document, is_nested
 from mcrnn.config.paths import Values, known_fields, value_at, with_values
 from mcrnn.config.search import NOT_SEARCHED, SearchConfig
 from mcrnn.config.sections import Configuration, Section
-from mcrnn.config.space import NOT_FINITE, Entries, Search, Space, SpaceEntry
+from mcrnn.config.space import NOT_FINITE, Entries, Search, Space, SpaceEntry, read_number
 from mcrnn.errors import UserError, did_you_mean
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -120,9 +120,45 @@ def _read_search(document: Document) -> Search:
             document.add_error(("space", path), NOT_FINITE)
         if path == cover and not all(entry.choice for entry in entries):
             document.add_error(("search", "cover"), f"'{cover}' is no choice, of which each is to be tried")
+    if search is not None:
+        search = search.model_copy(update={"first": _possible(document, space, search.first)})
+        for number, values in enumerate([] if document.errors else search.first):
+            if (text := _mistake(space, values)) is not None:
+                document.add_error(("search", "first", number), text)
     document.raise_errors()
     assert search is not None
     return Search(space, search)
+
+
+def _mistake(space: Space, values: Values) -> str | None:
+    """Say what keeps some values from being part of a point of the space; None if nothing does."""
+    for path, value in values.items():
+        if path not in space:
+            return f"'{path}' is no entry of the space{did_you_mean(path, list(space))}"
+        needed = {name for entry in space.entries[path] for name in entry.needs if name in space}
+        if missing := sorted(needed - values.keys()):
+            return f"a value of {path} needs one of {missing[0]}, too"
+        entry = space.active_entry(path, values)
+        if entry is None:
+            return f"{path} is not searched where the other values hold"
+        if not entry.contains(value):
+            return f"{path} is {entry}, not {value!r}"
+    return None
+
+
+def _possible(document: Document, space: Space, first: list[Values]) -> list[Values]:
+    """Return the configurations that are tried first, as far as the settings leave them possible.
+
+    A field that is set is not searched: configurations with another value are left out, and it is left out of the
+    others.
+    """
+    settings = document.settings
+    fitting = [values for values in first if all(values[path] == settings[path] for path in values if path in settings)]
+
+    def read(path: str, value: Any) -> Any:
+        return read_number(value) if any(entry.bounds for entry in space.entries.get(path, [])) else value
+
+    return [{path: read(path, value) for path, value in values.items() if path not in settings} for values in fitting]
 
 
 def _read_entries(document: Document, raw_space: dict[Any, Any]) -> Entries:

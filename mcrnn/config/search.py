@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -176,6 +176,11 @@ class SearchConfig(Section):
         "model.architecture",
         description="Entry of the space each of whose choices is tried once before the sampler decides; null for none.",
     )
+    first: list[dict[str, Any]] = Field(
+        [],
+        description="Configurations that a new search tries first, such as those that were good on other data: for "
+        "each a map from fields of the space to values. The sampler draws the values of fields that are not named.",
+    )
     warm_start: list[str] = Field(
         [], description="Names of earlier searches from whose trials the sampler learns, as far as they fit the space."
     )
@@ -204,6 +209,8 @@ class SearchConfig(Section):
             raise ValueError("a single objective is the error")
         elif self.sampler == "nsga2":
             raise ValueError("nsga2 is for several objectives")
+        if self.sampler == "grid" and self.first:
+            raise ValueError("a grid tries every combination once: leave first empty")
         if len(self.objectives) > 1 and self.sampler == "cmaes":
             raise ValueError("cmaes is for one objective")
         return self

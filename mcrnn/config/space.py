@@ -55,8 +55,8 @@ class SpaceEntry(Section):
     @field_validator("int_range", "float_range", mode="before")
     @classmethod
     def _read_numbers(cls, value: Any) -> Any:
-        # YAML 1.1 reads 1e-4, which has no point, as a string, and a string would name a field
-        return [_number(bound) for bound in value] if isinstance(value, list) else value
+        # a text that is no number names a field
+        return [read_number(bound) for bound in value] if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _one_kind(self) -> SpaceEntry:
@@ -118,6 +118,20 @@ class SpaceEntry(Section):
         kind = "int" if self.int_range else "float"
         return SpaceEntry.model_validate({kind: numbers, "log": self.log, "step": self.step, "when": self.when})
 
+    def contains(self, value: Any) -> bool:
+        """Return whether an entry whose bounds are numbers has a value."""
+        if self.choice is not None:
+            return any(value == each and type(value) is type(each) for each in self.choice)
+        assert self.bounds is not None
+        low, high = self.bounds
+        assert not isinstance(low, str)
+        assert not isinstance(high, str)
+        if isinstance(value, bool) or not isinstance(value, int if self.int_range else (int, float)):
+            return False
+        if not low <= value <= high:
+            return False
+        return self.step is None or abs((steps := (value - low) / self.step) - round(steps)) < 1e-9
+
     @property
     def is_finite(self) -> bool:
         """Whether the entry has a finite number of values, as a grid needs."""
@@ -151,8 +165,8 @@ class SpaceEntry(Section):
         return f"from {low} to {high}{scale}"
 
 
-def _number(bound: Any) -> Any:
-    """Return the number that a text spells, and anything else as it is."""
+def read_number(bound: Any) -> Any:
+    """Return the number that a text spells, such as 1e-4 in YAML 1.1, and anything else as it is."""
     try:
         return float(bound) if isinstance(bound, str) else bound
     except ValueError:

@@ -63,6 +63,7 @@ def preview(search: Search, store: FieldStore) -> None:
     megabytes = most * BYTES_PER_PARAMETER * (models + checkpoints * copies) / 1e6
     lines = [
         f"{trials} trials by {config.sampler}, {stopping}"
+        + (f"; search.first gives {min(len(config.first), trials)} of them" if config.first else "")
         + (f"; {retrainings} trainings to confirm" if retrainings else "")
         + (f"; at most {', '.join(limits)}" if limits else ""),
         f"a trial: {first.train.epochs} epochs, {fewest:,} to {most:,} parameters, {_operations(least)} to "

@@ -44,6 +44,7 @@ MAY_CHANGE = (
     "search.concurrency",
     "search.gpus",
     "search.keep",
+    "search.first",
     "search.confirm",
     "search.confirm.configurations",
     "search.confirm.seeds",

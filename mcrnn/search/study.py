@@ -127,16 +127,22 @@ def _database(url: str) -> Database:
 
 
 def _fixed_trials(search: Search) -> list[Values]:
-    """Return the parameters of the trials that come before the sampler decides: a whole grid, or one of each choice."""
+    """Return the parameters of the trials that come before the sampler decides.
+
+    They are a whole grid; or those of `search.first`, and one of each choice of `search.cover` that these lack.
+    """
     config, space = search.search, search.space
     if config.sampler == "grid":
         grid = list(itertools.islice(space.grid(), LARGEST_GRID + 1))
         if len(grid) > LARGEST_GRID:
             raise UserError(f"the grid of '{search.name}' has more than {LARGEST_GRID} trials; use another sampler")
         return [parameters_of(search, values) for values in grid[: config.trials]]
+    first = [parameters_of(search, values) for values in config.first]
     if config.cover is None or config.cover not in space:
-        return []
-    return [{parameter_name(search, config.cover, 0): choice} for choice in space.entries[config.cover][0].choice or []]
+        return first
+    tried = [values.get(config.cover) for values in config.first]
+    name, choices = parameter_name(search, config.cover, 0), space.entries[config.cover][0].choice or []
+    return first + [{name: choice} for choice in choices if choice not in tried]
 
 
 def _missing_copies(study: optuna.Study, earlier: optuna.Study, search: Search) -> list[FrozenTrial]:

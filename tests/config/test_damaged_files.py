@@ -136,6 +136,22 @@ def contradiction(rng: random.Random, content: Content) -> str:
     return "search"
 
 
+def impossible_first(rng: random.Random, content: Content) -> str:
+    content["search"]["first"] = rng.choice(
+        [
+            [{"model.layers": 9}],
+            [{}, {"model.depth": 3}],
+            [{"model.architecture": "gru"}],
+            [{"train.teacher_forcing_steps": 6}],
+            [{"train.teacher_forcing_steps": 12, "data.sequence_length": 8}],
+            [{"train.learning_rate": "fast"}],
+            [["model.layers", 3]],
+            {"model.layers": 3},
+        ]
+    )
+    return "search.first"
+
+
 MUTATIONS: list[Callable[[random.Random, Content], str]] = [
     typo,
     wrong_type,
@@ -147,6 +163,7 @@ MUTATIONS: list[Callable[[random.Random, Content], str]] = [
     missing_section,
     section_of_another_kind,
     contradiction,
+    impossible_first,
 ]
 
 TEXTS: list[tuple[str, bytes]] = [
@@ -192,6 +209,8 @@ def test_three_hundred_damaged_files_are_refused_by_place(root: Path) -> None:
     whole["data"] |= {"store": "data/tiny.zarr", "coarsen": 1}
     whole["validation"] = {"warm_up": 4, "horizon": 5}
     whole["space"]["data.sequence_length"] = {"int": [5, 13]}
+    for values in whole["search"]["first"]:
+        values |= {"data.sequence_length": 13, "train.teacher_forcing_steps": 9}
     cases = []
 
     def add(name: str, content: bytes, place: str) -> None:

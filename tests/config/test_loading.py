@@ -90,6 +90,32 @@ def test_numbers_in_exponent_notation_without_a_point_are_numbers(write: Any) ->
     assert load_search(write(text)).space.entries["train.learning_rate"][0].float_range == (1e-4, 1e-2)
 
 
+def test_what_is_tried_first_is_possible(write: Any) -> None:
+    entries = {
+        "data.sequence_length": {"int": [4, 20]},
+        "train.teacher_forcing_steps": {"int": [1, "data.sequence_length"]},
+    }
+    content = changed("space", MINIMAL["space"] | entries)
+
+    def first_of(first: list[dict[str, Any]], *settings: str) -> list[dict[str, Any]]:
+        return load_search(write(content | {"search": {"first": first}}), settings).search.first
+
+    both = {"data.sequence_length": 8, "train.teacher_forcing_steps": 8}
+    assert first_of([both]) == [both]
+    with pytest.raises(UserError, match=r"teacher_forcing_steps is from 1 to 8, not 9"):
+        first_of([both | {"train.teacher_forcing_steps": 9}])
+    with pytest.raises(
+        UserError, match=r"a value of train\.teacher_forcing_steps needs one of data\.sequence_length, too"
+    ):
+        first_of([{"train.teacher_forcing_steps": 8}])
+    with pytest.raises(UserError, match=r"a grid tries every combination once: leave first empty"):
+        first_of([both], "search.sampler=grid")
+    # a text in YAML 1.1, because it has no point
+    assert first_of([{"train.learning_rate": "1e-3"}]) == [{"train.learning_rate": 1e-3}]
+    convgru, other = {"model.architecture": "convgru"}, {"model.architecture": "minconvgru"}
+    assert first_of([convgru | both, other], "model.architecture=convgru") == [both]
+
+
 @pytest.mark.parametrize("name", sorted(str(p.relative_to(PROJECT)) for p in PROJECT.glob("search_spaces/**/*.yaml")))
 def test_shipped_files_are_valid_and_found_from_anywhere(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -140,6 +166,16 @@ def test_shipped_files_are_valid_and_found_from_anywhere(
         ("space/search.trials", {"int": [1, 9]}, "cannot be searched"),
         ("search/cover", "model.layers", "search.cover: 'model.layers' is no entry of the space"),
         ("search/cover", "model.hidden_size", "search.cover: 'model.hidden_size' is no choice"),
+        (
+            "search/first",
+            [{"model.hidden_sise": 4}],
+            "first.0: 'model.hidden_sise' is no entry of the space; did you mean",
+        ),
+        ("search/first", [{}, {"model.hidden_size": 99}], "search.first.1: model.hidden_size is from "),
+        ("search/first", [{"model.hidden_size": 4.5}], "not 4.5"),
+        ("search/first", [{"model.architecture": "gru"}], "not 'gru'"),
+        ("search/first", {"model.hidden_size": 4}, "search.first: input should be a valid list"),
+        ("search/first", [4], "search.first.0: must be a mapping of keys to values"),
         ("search/sampler", "grid", "space.train.learning_rate: a grid needs choice, int without log"),
     ],
 )

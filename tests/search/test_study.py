@@ -8,6 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from mcrnn.config.loading import load_search
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search, Space, SpaceEntry
 from mcrnn.search.budgets import stop_reason
@@ -56,6 +57,27 @@ def test_every_choice_of_the_covered_entry_comes_first(tmp_path: Path) -> None:
     assert [v["model.architecture"] for v in values[:3]] == ARCHITECTURES
     assert len(values) == 6
     assert len({v["train.learning_rate"] for v in values}) == 6
+
+
+def test_given_configurations_come_first_and_then_the_choices_that_they_lack(tmp_path: Path) -> None:
+    first = [{"model.architecture": "minconvgru", "model.hidden_size": 12}, {"train.learning_rate": 2e-3}]
+    plan = search(trials=8, first=first)
+    values = play(tmp_path, plan, stop_after=1) + play(tmp_path, plan)
+    assert len(values) == 8
+    assert {**values[0], **first[0]} == values[0]
+    assert values[1]["train.learning_rate"] == 2e-3
+    assert [v["model.architecture"] for v in values[2:4]] == ["convgru", "convlstm"]
+    assert values[0]["train.learning_rate"] != 2e-3  # was drawn
+    assert [t.user_attrs["values"] for t in finished_trials(study_in(tmp_path, plan))] == values
+
+
+def test_given_share_of_a_range_is_the_value(tmp_path: Path) -> None:
+    plan = load_search("search_spaces/ns.yaml", ["data.store=s"])
+    searcher = StudySearcher(study_in(tmp_path, plan), plan)
+    for number, expected in enumerate(plan.search.first):
+        proposal = searcher.suggest(str(number))
+        assert isinstance(proposal, dict)
+        assert proposal["values"] == expected
 
 
 def test_values_are_within_the_space(tmp_path: Path) -> None:
