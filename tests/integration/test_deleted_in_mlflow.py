@@ -56,7 +56,7 @@ def assert_champion_is_registered(client: MlflowClient, root: Path) -> None:
 
 
 @pytest.mark.long(50)
-@pytest.mark.parametrize("what", ["runs", "experiment"])
+@pytest.mark.parametrize("what", [pytest.param("runs", marks=pytest.mark.soak), "experiment"])
 def test_search_registers_its_champion_whatever_is_deleted_in_mlflow(
     command: CommandRunner, root: Path, start: Start, shared_ray: str, what: str
 ) -> None:

@@ -77,7 +77,7 @@ def test_a_grid_over_a_relative_range_has_every_combination_once(tmp_path: Path)
     assert sorted(proposed) == [(length, n) for length in range(15, 41, 5) for n in range(5, length + 1)]
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(3, 10))])
 def test_sampler_learns_a_range_that_another_field_bounds(tmp_path: Path, seed: int) -> None:
     """An error that falls with the teacher-forced steps up to 40, in the space of `search_spaces/ns.yaml`."""
     from mcrnn.config.loading import load_search
