@@ -122,7 +122,7 @@ def _run_trials(active: ActiveSearch) -> None:
 
         until_end.enter_context(on_stop(stop))
         context = TrialContext(
-            search,
+            search.without_database(),
             search_run.field,
             search_run.folder,
             data=ray.put(FieldData.load(search_run.store, config.data)),
