@@ -171,7 +171,7 @@ class Lease:
     def _keep(self) -> None:
         """Renew the lease until it is released or lost; runs in a thread.
 
-        Errors are ignored here: the next try may succeed, and the work itself meets them when it calls `renew`.
+        Errors are ignored here: the next try may succeed, and the work meets them itself when it writes.
         """
         while not self._ended.wait(RENEWAL / 2):
             with contextlib.suppress(Exception):
@@ -179,17 +179,27 @@ class Lease:
             if self.lost:
                 return
 
-    def renew(self) -> None:
-        """Write down that the work goes on, at most once in `RENEWAL` seconds, so that it can be called often.
+    def check(self) -> None:
+        """Check that this process still has the lease, as far as is known. It takes no time and may be called often.
+
+        A storage that is away, or full, for a while is no reason to stop: the thread tries again to renew the lease.
 
         Raises:
             UserError: Another process has taken the lease, because this one was suspended for too long.
         """
+        if self.lost:
+            raise UserError(f"another {self.work} has taken over '{self.location.url}'; this one stops")
+
+    def renew(self) -> None:
+        """Write down that the work goes on, at most once in `RENEWAL` seconds.
+
+        Raises:
+            UserError: Another process has taken the lease, or the storage cannot be used.
+        """
         with self._mutex:
             if not self.lost and time.monotonic() - self.renewed >= RENEWAL:
                 self._renew()
-        if self.lost:
-            raise UserError(f"another {self.work} has taken over '{self.location.url}'; this one stops")
+        self.check()
 
     def _renew(self) -> None:
         now = time.monotonic()
