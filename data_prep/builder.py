@@ -37,8 +37,8 @@ Marker = dict[str, Any]
 LEASE = f"{BUILD_FOLDER}/lock.json"
 """Key of the lease that keeps two builds from writing one store."""
 
-SECONDS_BETWEEN_RENEWALS = 5.0
-"""Longest time between two renewals of the lease while workers compute."""
+SECONDS_BETWEEN_CHECKS = 5.0
+"""Longest time between two checks of the lease while workers compute."""
 
 
 class Source(Protocol):
@@ -238,7 +238,7 @@ def _build_shards(
     groups = [missing[i : i + at_once] for i in range(0, len(missing), at_once)]
     if workers == 1 or len(groups) < 2 or at_once > 1:
         for group in groups:
-            lease.renew()
+            lease.check()
             yield from zip(group, _build_group(location, plan, source, group), strict=True)
         return
 
@@ -259,8 +259,8 @@ def _build_shards(
                         break
                 if not running:
                     return
-                done, _ = ray.wait(list(running), timeout=SECONDS_BETWEEN_RENEWALS)
-                lease.renew()
+                done, _ = ray.wait(list(running), timeout=SECONDS_BETWEEN_CHECKS)
+                lease.check()
                 for reference in done:
                     yield from zip(running.pop(reference), ray.get(reference), strict=True)
         except ray.exceptions.RayTaskError as error:

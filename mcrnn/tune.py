@@ -47,10 +47,10 @@ def tune(
     from mcrnn.search.search_run import open_search
 
     check_reach(root.location("searches"))
-    search_run = open_search(search, root, new=new)
-    if not search_run.finished:
-        run(search_run)
-    summary = search_run.folder.read_summary()
+    with open_search(search, root, new=new) as search_run:
+        if not search_run.finished:
+            run(search_run)
+        summary = search_run.folder.read_summary()
     assert summary is not None
     print_summary(summary, search, root)
 

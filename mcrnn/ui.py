@@ -37,7 +37,8 @@ def ui(
 
     end_abandoned(uri)
     print(f"the MLflow UI is at http://127.0.0.1:{port} until Ctrl-C", flush=True)
-    arguments = ["server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    arguments = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # no argument, because every user of the machine sees arguments
     if artifacts := artifact_root(root):
         arguments += ["--default-artifact-root", artifacts]
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # eight processes for jobs that nobody sends

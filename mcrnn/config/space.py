@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
@@ -324,6 +324,10 @@ class Search:
     def first_configuration(self) -> Configuration:
         """Return one configuration of the space, for whatever is the same in all of them."""
         return self.configuration(self.space.completed({}))
+
+    def without_database(self) -> Search:
+        """Return the search without the URL of its database, which may hold a password, for those who need none."""
+        return replace(self, search=self.search.model_copy(update={"storage": None}))
 
     def content(self) -> dict[str, Any]:
         """Return the whole search as plain data, as the file would have it."""

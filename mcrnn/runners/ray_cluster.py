@@ -11,11 +11,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from mcrnn.config.sections import TrainConfig
 from mcrnn.errors import UserError
+from mcrnn.runners.own_ray import closed_to_others
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 
@@ -62,15 +63,23 @@ def connected() -> Iterator[Resources]:
         yield _resources()
         return
     address = os.environ.get("RAY_ADDRESS")
-    if address:
-        _connect(address)
-    else:
-        os.environ.update(WORKER_ENVIRONMENT)  # a Ray started here hands its environment on to its workers
-        ray.init("local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False, namespace="mcrnn")
-    try:
+    with ExitStack() as until_end:
+        if not address:
+            until_end.enter_context(closed_to_others())
+        until_end.callback(ray.shutdown)
+        if address:
+            _connect(address)
+        else:
+            _start()
         yield _resources()
-    finally:
-        ray.shutdown()
+
+
+def _start() -> None:
+    """Start a Ray on this machine."""
+    import ray
+
+    os.environ.update(WORKER_ENVIRONMENT)  # a Ray started here hands its environment on to its workers
+    ray.init("local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False, namespace="mcrnn")
 
 
 def _connect(address: str) -> None:

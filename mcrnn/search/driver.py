@@ -23,12 +23,10 @@ from mcrnn.search.training_list import TrainingList
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trials import TrialContext, TrialRunner, run_trial, trial_name
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
-from mcrnn.storage.lease import Lease
 from mcrnn.storage.outbox import Outbox
 from mcrnn.storage.retry import retries_enabled
 from mcrnn.tracking.experiment import Tracker
 from mcrnn.tracking.mlflow_client import refusals_explained
-from mcrnn.tracking.run_folder import LEASE_FILE
 from mcrnn.tracking.sync import RunSync
 
 
@@ -36,16 +34,13 @@ def run(search_run: SearchRun) -> None:
     """Run the remaining trials and the confirmation, then register the best model and write the summary.
 
     Raises:
-        UserError: no trial produced a model, a configuration cannot be trained, or the search runs already.
+        UserError: no trial produced a model, or a configuration cannot be trained.
         KeyboardInterrupt: a stop was asked for, and checkpoints have been written.
     """
     console = Console()
     search, folder, study = search_run.search, search_run.folder, search_run.study
     shown_folder = search_run.storage.show(folder.location)
-    lease = Lease(folder.location, LEASE_FILE, "search")
-    lease.acquire()
     with retries_enabled(), contextlib.ExitStack() as at_end:
-        at_end.callback(lease.release)
         tracker = Tracker.open(search_run.storage, search_run.model_name)
         index = TrialIndex(study)
         remaining = max(0, budget(index, search.search) - index.ended)
@@ -56,7 +51,7 @@ def run(search_run: SearchRun) -> None:
         at_end.callback(sync.close)
         uploads = Outbox(f"'{folder.url}'")
         at_end.callback(uploads.close)
-        active = ActiveSearch(search_run, sync, uploads, lease, console, index)
+        active = ActiveSearch(search_run, sync, uploads, console, index)
         active.start_mlflow_run()
         status = "KILLED"
         try:
@@ -127,7 +122,7 @@ def _run_trials(active: ActiveSearch) -> None:
 
         until_end.enter_context(on_stop(stop))
         context = TrialContext(
-            search,
+            search.without_database(),
             search_run.field,
             search_run.folder,
             data=ray.put(FieldData.load(search_run.store, config.data)),
@@ -138,7 +133,7 @@ def _run_trials(active: ActiveSearch) -> None:
         trial_runner = TrialRunner(
             tune.with_parameters(run_trial, context=context),
             tune_folder,
-            active.lease,
+            search_run.lease,
             # A trial with several workers takes no CPU itself: otherwise trials could take all CPUs, and wait for ever
             # for some to become free for their workers.
             {"CPU": 1, **({"GPU": gpus} if gpus else {})} if workers == 1 else {"node:__internal_head__": 0.001},

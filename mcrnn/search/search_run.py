@@ -6,6 +6,8 @@ The study and the folder are all the state there is: a search that is run again 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -32,7 +34,14 @@ from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
 from mcrnn.storage.outbox import Outbox
 from mcrnn.storage.root import Storage
-from mcrnn.tracking.run_folder import CONFIRMATION_FOLDER, JOURNAL_FILE, JOURNAL_PARTS, SearchFolder, free_name
+from mcrnn.tracking.run_folder import (
+    CONFIRMATION_FOLDER,
+    JOURNAL_FILE,
+    JOURNAL_PARTS,
+    LEASE_FILE,
+    SearchFolder,
+    free_name,
+)
 from mcrnn.tracking.sync import RunSync, is_synced
 
 MAY_CHANGE = (
@@ -65,6 +74,8 @@ class SearchRun:
     store: FieldStore
     study: optuna.Study
     journal: Journal
+    lease: Lease
+    """The lease of the folder, which is held as long as the search is open."""
 
     @property
     def name(self) -> str:
@@ -153,24 +164,33 @@ class SearchRun:
             self.superseded_files().sweep()
 
 
-def open_search(search: Search, storage: Storage, *, new: bool) -> SearchRun:
-    """Check a search against its store and open its folder.
+@contextmanager
+def open_search(search: Search, storage: Storage, *, new: bool) -> Iterator[SearchRun]:
+    """Check a search against its store and open its folder, in which no other process works inside the context.
+
+    The lease of the folder comes first: a journal that is read before, or trials that are added to the study, would
+    miss what another process writes until it ends.
 
     Args:
         search: what to search.
         storage: the storage root.
         new: True to start a new search beside one of the same name.
 
+    Yields:
+        The search.
+
     Raises:
-        UserError: the store cannot be used, its samples are too short, or the folder holds another search.
+        UserError: the store cannot be used, its samples are too short, the folder holds another search, or another
+            process runs this one.
     """
     store = check(search, storage)
     searches = storage.location("searches")
     folder = SearchFolder(searches.child(free_name(searches, search.name, new=new)))
     earlier = [_open_earlier(name, searches, search.search.storage) for name in search.search.warm_start]
-    folder.claim(search.content() | {"store_digest": store.digest}, MAY_CHANGE)
-    journal = Journal.open(folder.location)
-    return SearchRun(search, storage, folder, store, open_study(journal, search, earlier), journal)
+    with Lease(folder.location, LEASE_FILE, "search") as lease:
+        folder.claim(search.content() | {"store_digest": store.digest}, MAY_CHANGE)
+        journal = Journal.open(folder.location)
+        yield SearchRun(search, storage, folder, store, open_study(journal, search, earlier), journal, lease)
 
 
 def _open_earlier(name: str, searches: Location, database: str | None) -> optuna.Study:
@@ -209,7 +229,6 @@ class ActiveSearch:
     """Sends the runs to MLflow."""
     uploads: Outbox
     """Sends the journal of the study to object storage, and deletes files that are superseded."""
-    lease: Lease
     console: Console
     index: TrialIndex
     """The trials of the study, kept up to date while they run."""
@@ -238,7 +257,7 @@ class ActiveSearch:
 
         It does not wait for the upload.
         """
-        if self.lease.lost:  # another process writes the study now
+        if self.search_run.lease.lost:  # another process writes the study now
             return
         journal = self.search_run.journal
         journal.checkpoint()

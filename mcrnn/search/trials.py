@@ -63,7 +63,7 @@ class TrialRunner:
     tune_folder: str
     """Folder for Tune's own state. A search is never restored from it."""
     lease: Lease
-    """The lease of the search, renewed while trials run."""
+    """The lease of the search, without which no trial runs."""
     resources: dict[str, float]
     """What Tune reserves for each trial, such as {"CPU": 1}."""
     concurrency: int
@@ -119,7 +119,7 @@ class TrialRunner:
             # Python handles signals in the main thread between two waits. An event is waited for because Python 3.11
             # takes a thread to be dead whose `join` a signal has interrupted.
             while not ended.wait(0.2):
-                self.lease.renew()
+                self.lease.check()
         except BaseException:
             given_up.set()
             ended.wait(SECONDS_TO_END)

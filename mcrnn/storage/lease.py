@@ -1,8 +1,12 @@
 """A lease lets only one process at a time work in a folder, local or on object storage.
 
-The lease is an object in the folder that names its holder. A thread of the holder renews it. A lease that was not
-renewed for `LIFETIME` seconds, or whose holder ran on this machine and has ended, can be taken by another process, so
-that work that was killed can be continued at once.
+The lease is an object in the folder that names its holder and counts its renewals. A thread of the holder renews it.
+It is created, renewed and taken over by conditional writes, of which only one can succeed, so that of any number of
+processes that start at the same moment one works and the others are refused.
+
+No clock of another machine is relied on. Who finds a lease watches it: one that is renewed meanwhile is in use, and one
+that is not renewed for `LIFETIME` seconds of the watcher's own clock is taken over. A watcher on the machine of the
+holder need not wait, because it can tell whether that process still runs; see `mcrnn.storage.process`.
 """
 
 from __future__ import annotations
@@ -11,26 +15,53 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-import psutil
-
 from mcrnn.errors import UserError
-from mcrnn.storage.location import Location
+from mcrnn.storage.location import Location, has_conditional_writes
+from mcrnn.storage.process import process_identity, runs
+from mcrnn.storage.retry import print_warning
 
 LIFETIME = 60.0
-"""Seconds after the last renewal at which a lease is free again."""
+"""Seconds without a renewal after which a watcher takes a lease over."""
 RENEWAL = 10.0
 """Seconds between two renewals."""
+POLL = 1.0
+"""Seconds between two looks of a watcher."""
+SETTLING = 3.0
+"""Seconds after which a lease is read back where there are no conditional writes, and for which a lease that cannot be
+read is given the time to be written completely."""
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """What a lease says of its holder. Of one that was written in part, or by something else, nothing is known."""
+
+    content: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, data: bytes) -> _Holder:
+        try:
+            content = json.loads(data)
+        except ValueError:
+            return cls(None)
+        return cls(content if isinstance(content, dict) and "token" in content else None)
+
+    def has(self, key: str) -> Any:
+        return None if self.content is None else self.content.get(key)
+
+    def __str__(self) -> str:
+        return f"process {self.has('pid') or '?'} on {self.has('host') or '?'}"
 
 
 @dataclass
 class Lease:
-    """The right to work in a folder.
+    """The right to work in a folder. In a `with` statement it is held inside the block.
 
     Attributes:
         location: The folder.
@@ -47,89 +78,173 @@ class Lease:
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     renewed: float = 0.0
     lost: bool = False
+    _renewals: int = 0
+    _version: str = ""
+    _conditional: bool = True
     _ended: threading.Event = field(default_factory=threading.Event)
     _mutex: threading.Lock = field(default_factory=threading.Lock)
 
+    def __enter__(self) -> Lease:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
     def acquire(self) -> None:
-        """Take the lease.
+        """Take the lease. It may watch the lease of a process of which nothing is known for up to `LIFETIME` seconds.
 
         Raises:
-            UserError: Another process has it, and renewed it less than `LIFETIME` seconds ago.
+            UserError: Another process has it.
         """
-        while not self.location.create(self.key, self._content()):
-            try:
-                content = self.location.read(self.key)
-            except FileNotFoundError:
-                continue  # its holder has just released it
-            try:
-                holder = json.loads(content)
-                age = time.time() - holder["time"]
-            except (ValueError, KeyError, TypeError):
-                holder, age = {"host": "?", "pid": 0}, LIFETIME + 1  # its holder was killed while writing it
-            if age <= LIFETIME and not is_gone(holder):
-                raise UserError(
-                    f"another {self.work} (process {holder['pid']} on {holder['host']}) is writing "
-                    f"'{self.location.url}': "
-                    f"wait until it ends; if it is dead, try again in {LIFETIME - age:.0f} s"
-                )
-            self.location.delete(self.key)
-        self.renewed = time.monotonic()
+        self._conditional = has_conditional_writes(self.location)
+        if not self._conditional:
+            print_warning(
+                f"'{self.location.url}' has no conditional writes: that only one {self.work} runs there is ensured by "
+                f"waiting for {SETTLING:.0f} s"
+            )
+        self._take_when_free()
         threading.Thread(target=self._keep, daemon=True).start()
+
+    def _take_when_free(self) -> None:
+        """Take the lease as soon as nobody has it.
+
+        Raises:
+            UserError: Another process has it.
+        """
+        first: str | None = None
+        since = looked = time.monotonic()
+        while True:
+            try:
+                data, version = self.location.read_version(self.key)
+            except FileNotFoundError:
+                if self._take(None):
+                    return
+                continue  # another process was faster, or has just released it
+            now, holder = time.monotonic(), _Holder.of(data)
+            if holder.has("token") == self.token:  # a request was repeated whose answer had been lost
+                self._version, self.renewed = version, now
+                return
+            alive = runs(holder.has("process"))
+            if alive or (first is not None and version != first):
+                raise UserError(
+                    f"another {self.work} ({holder}) is writing '{self.location.url}': wait until it ends, or stop it"
+                )
+            needed = LIFETIME if holder.content is not None else SETTLING
+            if now - looked > RENEWAL:
+                since = now  # neither this process nor the storage was there, and perhaps the holder was neither
+            looked = now
+            if alive is False or (first is not None and now - since >= needed):
+                if self._take(version):
+                    return
+                first = version  # whoever was faster has it
+                continue
+            if first is None:
+                first = version
+                print(
+                    f"another {self.work} ({holder}) was writing '{self.location.url}': "
+                    f"waiting for up to {needed:.0f} s to see whether it still does",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            time.sleep(min(POLL, needed / 10))
+
+    def _take(self, version: str | None) -> bool:
+        """Write the lease, and return whether it is this one's.
+
+        Args:
+            version: Version of the lease that is replaced; None if there is none.
+        """
+        self.renewed = time.monotonic()
+        content = self._content()
+        if self._conditional:
+            if version is None:
+                written = self.location.create(self.key, content)
+            else:
+                written = self.location.replace(self.key, content, version)
+            self._version = written or ""
+            return written is not None
+        self.location.write(self.key, content)
+        time.sleep(SETTLING)
+        return self._is_own()
 
     def _keep(self) -> None:
         """Renew the lease until it is released or lost; runs in a thread.
 
-        Errors are ignored here, because the work itself meets them when it calls `renew`.
+        Errors are ignored here: the next try may succeed, and the work meets them itself when it writes.
         """
         while not self._ended.wait(RENEWAL / 2):
-            with contextlib.suppress(UserError):
+            with contextlib.suppress(Exception):
                 self.renew()
             if self.lost:
                 return
 
-    def renew(self) -> None:
-        """Write down that the work goes on, at most once in `RENEWAL` seconds, so that it can be called often.
+    def check(self) -> None:
+        """Check that this process still has the lease, as far as is known. It takes no time and may be called often.
+
+        A storage that is away, or full, for a while is no reason to stop: the thread tries again to renew the lease.
 
         Raises:
             UserError: Another process has taken the lease, because this one was suspended for too long.
         """
-        with self._mutex:
-            if not self.lost and time.monotonic() - self.renewed >= RENEWAL:
-                try:
-                    self.lost = self.token.encode() not in self.location.read(self.key)
-                except FileNotFoundError:
-                    self.lost = True
-                if not self.lost:
-                    self.location.write(self.key, self._content())
-                    self.renewed = time.monotonic()
         if self.lost:
             raise UserError(f"another {self.work} has taken over '{self.location.url}'; this one stops")
 
-    def release(self) -> None:
-        """Delete the lease, unless another process has taken it."""
-        self._ended.set()
+    def renew(self) -> None:
+        """Write down that the work goes on, at most once in `RENEWAL` seconds.
+
+        Raises:
+            UserError: Another process has taken the lease, or the storage cannot be used.
+        """
         with self._mutex:
+            if not self.lost and time.monotonic() - self.renewed >= RENEWAL:
+                self._renew()
+        self.check()
+
+    def _renew(self) -> None:
+        now = time.monotonic()
+        self._renewals += 1
+        content = self._content()
+        if self._conditional:
+            version = self.location.replace(self.key, content, self._version)
+            # A request that was repeated is refused where its first try has succeeded.
+            self.lost = version is None and not self._is_own()
+            self._version = version or self._version
+        else:
+            self.lost = not self._is_own()
+            if not self.lost:
+                self.location.write(self.key, content)
+        if not self.lost:
+            self.renewed = now
+
+    def _is_own(self) -> bool:
+        """Return whether the lease is this one's, and note its version."""
+        try:
+            data, version = self.location.read_version(self.key)
+        except FileNotFoundError:
+            return False
+        own = bool(_Holder.of(data).has("token") == self.token)
+        if own:
+            self._version = version
+        return own
+
+    def release(self) -> None:
+        """Delete the lease, unless another process has taken it. One that cannot be deleted runs out by itself."""
+        self._ended.set()
+        with self._mutex, contextlib.suppress(UserError):
+            if not self.lost and time.monotonic() - self.renewed >= RENEWAL:
+                self._renew()  # After this, no watcher takes it over before it is deleted.
             if not self.lost:
                 self.location.delete(self.key)
 
     def _content(self) -> bytes:
-        holder = {"host": socket.gethostname(), "pid": os.getpid(), "token": self.token, "time": time.time()}
+        """Return the lease as it is written. Host, pid and time are for people and for earlier versions only."""
+        holder = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process": process_identity(),
+            "token": self.token,
+            "time": time.time(),
+            "renewals": self._renewals,
+        }
         return json.dumps(holder).encode()
-
-
-def is_gone(process: dict[str, Any]) -> bool:
-    """Return whether a process ran on this machine and runs no more.
-
-    Of a process on another machine nothing is known, so it counts as running.
-
-    Args:
-        process: `host` and `pid`, and where it is known `started`, the seconds since the epoch at which the process
-            started, which tells it from a later process that the system has given the same id.
-    """
-    if process["host"] != socket.gethostname():
-        return False
-    try:
-        running = psutil.Process(process["pid"])
-    except psutil.NoSuchProcess:
-        return True
-    return "started" in process and abs(running.create_time() - process["started"]) > 1

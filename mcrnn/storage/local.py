@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import hashlib
 import os
 import shutil
+import time
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +20,13 @@ from mcrnn.storage.location import Location
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
+
+SECONDS_FOR_LOCK = 10.0
+"""Longest wait for the lock of a file, which others keep for milliseconds."""
+WITHOUT_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""Errors of a file system that has no hard links."""
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""Errors of a file system that has no locks."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +60,33 @@ class LocalFolder:
         except OSError as error:
             raise self._cannot_write(key, error) from None
 
-    def create(self, key: str, data: bytes) -> bool:
+    def read_version(self, key: str) -> tuple[bytes, str]:
+        data = self.read(key)
+        return data, _version(data)
+
+    def create(self, key: str, data: bytes) -> str | None:
         file = self.path / key
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._cannot_write(key, error) from None
-        try:
-            with file.open("xb") as new:
-                new.write(data)
-        except FileExistsError:
-            return False
+            return _version(data) if create_atomically(file, data) else None
         except FileNotFoundError:
             return self.create(key, data)  # another process has just removed the folder, which was empty
         except OSError as error:
             raise self._cannot_write(key, error) from None
-        return True
+
+    def replace(self, key: str, data: bytes, version: str) -> str | None:
+        file = self.path / key
+        try:
+            with _locked(file):
+                if _version(file.read_bytes()) != version:
+                    return None
+                write_atomically(file, data)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in WITHOUT_LOCKS:
+                raise NotImplementedError(f"no locks: {error.strerror}") from None
+            raise self._cannot_write(key, error) from None
+        return _version(data)
 
     def delete(self, key: str) -> None:
         file = self.path / key
@@ -97,14 +121,82 @@ class LocalFolder:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file of which readers see the old content or the new, never a part, also after a crash at any moment."""
+    with _written_beside(path, data) as partial:
+        partial.replace(path)
+
+
+def create_atomically(path: Path, data: bytes) -> bool:
+    """Write a file unless there is one, so that readers see all of it or none, and return whether it was written.
+
+    A file system without hard links shows a file while it is being written.
+    """
+    with _written_beside(path, data) as partial:
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in WITHOUT_LINKS:
+                raise
+            return _create_in_place(path, data)
+    return True
+
+
+def _create_in_place(path: Path, data: bytes) -> bool:
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
+    """Write data to a temporary file in the folder of another one, which is removed at the end if it is still there.
+
+    Its name is random: processes of two containers may have the same id.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}.partial")
     try:
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+        yield partial
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep others out that lock the same file; a file that replaces it has a lock of its own.
+
+    The system gives up the lock of a process that ends.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        TimeoutError: Another process had the lock for `SECONDS_FOR_LOCK`, as one that was suspended meanwhile.
+    """
+    deadline = time.monotonic() + SECONDS_FOR_LOCK
+    while True:
+        with path.open("r+b") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise TimeoutError(errno.ETIMEDOUT, "another process locks it") from None
+                    time.sleep(0.01)
+            with path.open("rb") as now:  # a look at the name alone may be answered from a cache on NFS
+                is_same = os.path.samestat(os.fstat(now.fileno()), os.fstat(file.fileno()))
+            if is_same:
+                yield
+                return
+
+
+def _version(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

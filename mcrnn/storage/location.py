@@ -39,8 +39,40 @@ class Location(Protocol):
     def write(self, key: str, data: bytes) -> None:
         """Write an object. Readers see the old content or the new, never a part, also after a crash at any moment."""
 
-    def create(self, key: str, data: bytes) -> bool:
-        """Write an object unless there is one of this key, and return whether it was written."""
+    def read_version(self, key: str) -> tuple[bytes, str]:
+        """Return the content of an object, and its version, which differs for any other content.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+        """
+
+    def create(self, key: str, data: bytes) -> str | None:
+        """Write an object unless there is one of this key.
+
+        Of several processes that do this at the same time, one succeeds. Where an answer of object storage is lost, the
+        request is repeated, so that None may also be returned although this call has written the object.
+
+        Returns:
+            The version of the object; None if it was not written.
+
+        Raises:
+            NotImplementedError: The storage cannot do this; see `has_conditional_writes`.
+        """
+
+    def replace(self, key: str, data: bytes, version: str) -> str | None:
+        """Write an object if there is one of this key in a certain version; else as `create`.
+
+        Args:
+            key: The key.
+            data: The new content.
+            version: The version that is replaced.
+
+        Returns:
+            The new version; None if it was not written.
+
+        Raises:
+            NotImplementedError: The storage cannot do this; see `has_conditional_writes`.
+        """
 
     def delete(self, key: str) -> None:
         """Delete an object. It is no error if there is none."""
@@ -68,5 +100,24 @@ def check(location: Location) -> None:
             raise UserError(f"'{location.url}' does not return what was written to it")
         if key not in location.sizes():
             raise UserError(f"'{location.url}' does not list what was written to it")
+    finally:
+        location.delete(key)
+
+
+def has_conditional_writes(location: Location) -> bool:
+    """Return whether `create` and `replace` do what they promise, by trying them on a small object.
+
+    Some services that speak the protocol of S3 refuse the conditions, or write without regard to them. Some file
+    systems of networks have no locks.
+    """
+    key = f"{CHECK_PREFIX}{uuid.uuid4().hex}"
+    try:
+        return (
+            location.create(key, b"first") is not None
+            and location.create(key, b"second") is None
+            and location.replace(key, b"third", "no version") is None
+        )
+    except NotImplementedError:
+        return False
     finally:
         location.delete(key)

@@ -126,12 +126,42 @@ class S3Prefix:
     def write(self, key: str, data: bytes) -> None:
         s3_request(self.url, lambda: self._files.pipe_file(self._path(key), data))
 
-    def create(self, key: str, data: bytes) -> bool:
-        try:
-            s3_request(self.url, lambda: self._files.pipe_file(self._path(key), data, mode="create"))
-        except FileExistsError:
-            return False
-        return True
+    def read_version(self, key: str) -> tuple[bytes, str]:
+        from fsspec.asyn import sync
+
+        files = self._files
+        bucket, name = self._path(key).split("/", 1)
+
+        async def get() -> tuple[bytes, str]:
+            answer = await files._call_s3("get_object", Bucket=bucket, Key=name)
+            async with answer["Body"] as body:
+                return await body.read(), answer["ETag"]
+
+        return s3_request(self.url, lambda: sync(files.loop, get))
+
+    def create(self, key: str, data: bytes) -> str | None:
+        return self._write_if(key, data, IfNoneMatch="*")
+
+    def replace(self, key: str, data: bytes, version: str) -> str | None:
+        return self._write_if(key, data, IfMatch=version)
+
+    def _write_if(self, key: str, data: bytes, **condition: str) -> str | None:
+        """Write an object under a condition, and return its version; None if the condition does not hold."""
+        bucket, name = self._path(key).split("/", 1)
+
+        def put() -> str | None:
+            try:
+                answer = self._files.call_s3("put_object", Bucket=bucket, Key=name, Body=data, **condition)
+            except Exception as error:
+                code = s3_errors.code_of(error)
+                if code in s3_errors.CONDITION_FAILED:
+                    return None
+                if code in s3_errors.NOT_IMPLEMENTED:
+                    raise NotImplementedError(f"{condition}: {code}") from None
+                raise
+            return answer["ETag"]
+
+        return s3_request(self.url, put)
 
     def delete(self, key: str) -> None:
         # rm of s3fs first asks whether there is such an object, and fails where there is none

@@ -23,6 +23,8 @@ WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLoc
 DENIED = {"AccessDenied", "Forbidden", "403", "AllAccessDisabled", "UnauthorizedAccess"}
 MISSING_BUCKET = {"NoSuchBucket"}
 OVERLOADED = {"SlowDown", "InternalError", "ServiceUnavailable"}
+CONDITION_FAILED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412"}
+NOT_IMPLEMENTED = {"NotImplemented", "501"}
 
 
 @contextlib.contextmanager
@@ -42,7 +44,7 @@ def translate_errors(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, FileExistsError):
+    except (UserError, FileExistsError, NotImplementedError):
         raise
     except Exception as error:
         explained = _explain(url, _find_cause(error))
@@ -51,6 +53,14 @@ def translate_errors(url: str) -> Iterator[None]:
         if isinstance(error, FileNotFoundError):
             raise FileNotFoundError(str(error)) from None
         raise
+
+
+def code_of(error: BaseException) -> str:
+    """Return the error code with which the service has answered, empty for another error."""
+    from botocore.exceptions import ClientError
+
+    cause = _find_cause(error)
+    return str(cause.response.get("Error", {}).get("Code", "")) if isinstance(cause, ClientError) else ""
 
 
 def _find_cause(error: BaseException) -> BaseException:

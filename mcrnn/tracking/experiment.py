@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mcrnn.storage.lease import is_gone
+from mcrnn.storage.process import is_gone
 from mcrnn.storage.retry import PATIENCE, print_warning
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.mlflow_client import (
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 KEY_TAG = "mcrnn.key"
 """Tag with the key of the run's record on disk, by which the run is found again."""
 PROCESS_TAG = "mcrnn.process"
-"""Tag with the process that keeps a run up to date: host, pid and start time."""
+"""Tag with the process that keeps a run up to date, as `mcrnn.storage.process.is_gone` takes it."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from mcrnn.passwords import mask_passwords
+from mcrnn.storage.process import boot, process_identity
 
 PACKAGES = ("mcrnn", "torch", "ray", "optuna", "mlflow", "numpy", "xarray", "zarr", "s3fs", "pydantic", "safetensors")
 """Packages that have an influence on results."""
@@ -25,12 +26,18 @@ def origin() -> dict[str, Any]:
     """Describe this process.
 
     Returns:
-        `command` (without passwords), `process` (host, pid and start time, which tell it from others), `user`,
-        `packages` and, where git knows them, `commit` and `dirty`.
+        `command` (without passwords), `process` (as `mcrnn.storage.process.is_gone` takes it), `user`, `packages` and,
+        where git knows them, `commit` and `dirty`.
     """
     return {
         "command": mask_passwords(" ".join([f"python -m {_module()}", *sys.argv[1:]])),
-        "process": {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()},
+        "process": {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": psutil.Process().create_time(),
+            "identity": process_identity(),
+            "boot": boot(),
+        },
         "user": os.environ.get("USER") or str(os.getuid()),
         "packages": packages(),
         **commit(),

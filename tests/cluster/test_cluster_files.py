@@ -55,6 +55,30 @@ def test_scripts_are_well_formed(script: str) -> None:
     subprocess.run(["bash", "-n", str(CLUSTER / script)], check=True)
 
 
+@pytest.mark.parametrize("script", ["start_head.sh", "start_worker.sh"])
+def test_ray_is_started_with_a_token_and_without_the_password_of_the_database(script: str, tmp_path: Path) -> None:
+    """In place of Ray, a program prints the environment that it gets."""
+    for name, content in (("ray", "env"), ("python", "echo 127.0.0.1")):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{content}\n")
+        program.chmod(0o755)
+    database = "MCRNN_MLFLOW_DATABASE=postgresql://mcrnn:geheim@127.0.0.1/mcrnn\n"
+    tracking = "MLFLOW_TRACKING_URI=http://127.0.0.1:5000\nMLFLOW_TRACKING_PASSWORD=offen\n"
+    (tmp_path / ".mcrnn.env").write_text(f"MCRNN_STORAGE=s3://lab/mcrnn\n{tracking}{database}RAY_AUTH_MODE=disabled\n")
+    (tmp_path / ".mcrnn-postgres.env").write_text(database)
+    started = subprocess.run(
+        ["bash", str(CLUSTER / script)],
+        env={"HOME": str(tmp_path), "MCRNN_ENVIRONMENT": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    environment = dict(line.split("=", 1) for line in started.stdout.splitlines() if "=" in line)
+    assert environment["RAY_AUTH_MODE"] == "token"
+    assert environment["MCRNN_STORAGE"] == "s3://lab/mcrnn"
+    assert "geheim" not in started.stdout
+    assert ("offen" in started.stdout) == (script == "start_head.sh")  # jobs run on the head, and send runs
+
+
 @pytest.mark.parametrize("path", sorted(path for path in CLUSTER.iterdir() if path.suffix in (".yaml", ".sh")))
 def test_no_file_holds_a_secret(path: Path) -> None:
     for line in path.read_text().splitlines():

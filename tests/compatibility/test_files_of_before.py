@@ -107,6 +107,7 @@ def test_half_finished_search_of_before_is_finished_without_its_trials_run_again
     folders = [root / f"searches/half/trials/{number:04d}" for number in range(3)]
     metrics = [(folder / "metrics.jsonl").read_bytes() for folder in folders]
 
+    (root / "searches/half/lock.json").unlink()  # it would be watched for a minute, see tests/storage/test_lease.py
     continued = command("mcrnn.tune", "half.yaml")
     assert continued.returncode == 0, continued.stderr
     assert "2 trials to run" in continued.stdout

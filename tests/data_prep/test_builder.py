@@ -140,7 +140,10 @@ def test_order_and_grouping_of_the_work_do_not_change_a_byte(place: Location) ->
     assert contents(place.child("one")) == contents(place.child("many"))
 
 
-def test_build_killed_before_its_root_was_written_starts_again(place: Location) -> None:
+def test_build_killed_before_its_root_was_written_starts_again(
+    place: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "SETTLING", 0.1)
     place.write(f"{BUILD_FOLDER}/lock.json", b"{")
     assert build(place, plan(), Numbers())
     FieldStore.open(place)
@@ -238,24 +241,6 @@ def test_second_build_of_a_store_is_refused_while_the_first_runs(place: Location
     go_on.set()
     first.join()
     FieldStore.open(place).verify()
-
-
-def test_lease_of_a_dead_process_is_taken_over_at_once(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
-    dead = lease.Lease(place, "lock.json", "build")
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "getpid", lambda: 2**22 + 1)  # above the highest process id
-        dead.acquire()
-    heir = lease.Lease(place, "lock.json", "build")
-    heir.acquire()
-    dead.renewed = -1e9
-    with pytest.raises(UserError, match="another build has taken over"):
-        dead.renew()
-
-
-def test_lease_that_is_not_renewed_runs_out(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
-    lease.Lease(place, "lock.json", "build").acquire()
-    monkeypatch.setattr(lease, "LIFETIME", -1.0)
-    lease.Lease(place, "lock.json", "build").acquire()
 
 
 def test_one_failed_request_in_ten_does_not_matter(s3: S3Server) -> None:

@@ -57,13 +57,14 @@ def test_trial_that_ran_out_of_memory_beside_others_is_tried_again_with_a_gpu_of
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """The end of the first try is there before the search starts, as if the driver had been lost just after it."""
-    search = opened(
+    opening = opened(
         root,
         train={"epochs": 1, "batch_size": 4, "teacher_forcing_steps": 4},
         search={"trials": 4, "scheduler": "none", "gpus": 0.5},
     )
-    search.folder.trial(0).write_end(RunEnd(End.OUT_OF_MEMORY, "out of memory on cuda:0"))
-    run(search)
+    with opening as search:
+        search.folder.trial(0).write_end(RunEnd(End.OUT_OF_MEMORY, "out of memory on cuda:0"))
+        run(search)
     trials = search.study.get_trials()
     assert [trial.user_attrs["end"] for trial in trials] == ["finished"] * 4
     started = [search.folder.trial(number).read_record()["time"] for number in range(4)]  # type: ignore[index]

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -227,3 +228,17 @@ def test_server_that_is_away_at_the_start_is_refused_in_one_line(command: Comman
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
     assert "the tracking server cannot be reached" in refused.stderr
+
+
+def test_ui_does_not_show_the_address_of_its_database_to_other_users(start: Start, root: Path, database: Path) -> None:
+    """Every user of the machine sees the arguments of processes, and the address may hold a password."""
+    uri = f"sqlite:///{database}"
+    process = start("mcrnn.ui", "--port", str(free_port()), MLFLOW_TRACKING_URI=uri)
+
+    def arguments() -> list[str]:
+        return psutil.Process(process.pid).cmdline()
+
+    wait_for(lambda: "mlflow" in arguments(), process)
+    assert "server" in arguments()
+    assert uri not in arguments()
+    assert psutil.Process(process.pid).environ()["MLFLOW_BACKEND_STORE_URI"] == uri

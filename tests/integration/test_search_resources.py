@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def ray_of_two(ray_folder: Path) -> Iterator[Any]:
     ray.shutdown()
 
 
-def opened(root: Path, **changes: Any) -> SearchRun:
+def opened(root: Path, **changes: Any) -> AbstractContextManager[SearchRun]:
     content = SEARCH | changes
     (root / "s.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return open_search(load_search(str(root / "s.yaml")), Storage.open(str(root)), new=False)
@@ -67,7 +68,7 @@ class Watch(threading.Thread):
 @pytest.mark.soak
 @pytest.mark.parametrize("workers", [1, 2])
 def test_after_an_early_stop_all_is_free_within_five_seconds(root: Path, ray_of_two: Any, workers: int) -> None:
-    search = opened(
+    opening = opened(
         root,
         model={"layers": 1, "architecture": "minconvgru", "hidden_size": 8},
         # epochs long enough to be stopped within the fourth
@@ -81,7 +82,7 @@ def test_after_an_early_stop_all_is_free_within_five_seconds(root: Path, ray_of_
         },
         space={"train.learning_rate": {"choice": [5e-3, 1e-9]}},
     )
-    with Watch(ray_of_two) as watch:
+    with opening as search, Watch(ray_of_two) as watch:
         run(search)
         time.sleep(5)
     good, bad = search.study.get_trials()
@@ -102,12 +103,12 @@ def test_after_an_early_stop_all_is_free_within_five_seconds(root: Path, ray_of_
 
 @pytest.mark.soak
 def test_trials_share_a_gpu_in_parts(root: Path, ray_of_two: Any) -> None:
-    search = opened(
+    opening = opened(
         root,
         data=SEARCH["data"] | {"windows_per_epoch": 400},
         search={"trials": 4, "scheduler": "none", "gpus": 0.5},
     )
-    with Watch(ray_of_two) as watch:
+    with opening as search, Watch(ray_of_two) as watch:
         run(search)
     assert len(search.study.get_trials()) == 4
     assert min(gpus for _, _, gpus, _ in watch.seen) == pytest.approx(0)  # two halves at a time

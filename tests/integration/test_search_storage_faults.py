@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import signal
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
@@ -78,6 +80,20 @@ def test_many_kills_on_s3(command: CommandRunner, root: Path, start: Start, ray_
         assert kill_driver_on_s3(start, command, root, s3, f"s3-{seed}", seed, TRIALS_OF_SOAK) == expected
 
 
+def memory(pid: int) -> bytes:
+    """What a process has written into its memory, its environment with it."""
+    found = [Path(f"/proc/{pid}/environ").read_bytes()]
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as content:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            span, rights, *_ = line.split()
+            start, end = (int(number, 16) for number in span.split("-"))
+            if rights.startswith("rw") and end - start < 2**28:
+                with contextlib.suppress(OSError):
+                    content.seek(start)
+                    found.append(content.read(end - start))
+    return b"".join(found)
+
+
 @pytest.mark.soak
 def test_study_in_postgresql_survives_the_kill_of_the_driver_and_its_password_is_nowhere(
     command: CommandRunner, root: Path, start: Start, ray_folder: Path, postgres: PostgresServer
@@ -93,6 +109,12 @@ def test_study_in_postgresql_survives_the_kill_of_the_driver_and_its_password_is
 
     process = start("mcrnn.tune", file)
     wait_for(lambda: sum(state in ("COMPLETE", "PRUNED") for state in states()) >= 2, process)
+    others = psutil.Process(process.pid).children(recursive=True)
+    assert any(each.name().startswith("ray::") for each in others)
+    for each in others:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            assert "secret" not in " ".join(each.cmdline())
+            assert b"mcrnn:secret" not in memory(each.pid), each
     process.kill()
     process.communicate()
     result = command("mcrnn.tune", file)
@@ -104,6 +126,11 @@ def test_study_in_postgresql_survives_the_kill_of_the_driver_and_its_password_is
     for path in root.rglob("*"):
         if path.is_file() and path.name != file:
             assert b"mcrnn:secret" not in path.read_bytes(), path
+    with psycopg.connect(postgres.url) as connection:
+        for kind in ("study", "trial"):
+            for name in ("user", "system"):
+                rows = connection.execute(f"SELECT value_json FROM {kind}_{name}_attributes").fetchall()
+                assert "secret" not in str(rows)
     postgres.stop()
     away = command("mcrnn.tune", file, "--set", "search.trials=6")
     assert away.returncode == 2

@@ -243,7 +243,8 @@ def test_models_of_the_whole_front_are_kept(tmp_path: Path) -> None:
         metrics = {"parameters": 10.0 + number}
         searcher.on_trial_complete(str(number), result(9.0 if worse else 1 - number / 10) | metrics)
         folder.trial(number).model.write("weights", b"x")
-    search_run = SearchRun(plan, cast(Any, None), folder, cast(Any, None), searcher.study, cast(Any, SimpleNamespace()))
+    nothing = cast(Any, None)
+    search_run = SearchRun(plan, nothing, folder, nothing, searcher.study, cast(Any, SimpleNamespace()), nothing)
     search_run.remove_superseded_files()
     assert sorted(key.split("/")[0] for key in folder.trials.sizes()) == [f"{number:04d}" for number in range(5)]
 

@@ -221,7 +221,8 @@ def test_search_whose_confirmation_is_enlarged_goes_on_and_another_one_is_finish
     plan, study = confirmed_search(tmp_path, [0.1], **asked)
     folder = SearchFolder(LocalFolder(tmp_path))
     folder.write_summary(made)
-    assert SearchRun(plan, cast(Any, None), folder, cast(Any, None), study, cast(Any, None)).finished == finished
+    nothing = cast(Any, None)
+    assert SearchRun(plan, nothing, folder, nothing, study, nothing, nothing).finished == finished
 
 
 def test_confirmation_for_which_there_was_no_time_goes_on_with_another_limit(tmp_path: Path) -> None:
@@ -233,5 +234,6 @@ def test_confirmation_for_which_there_was_no_time_goes_on_with_another_limit(tmp
     folder.write_summary({"seeds": 5, "confirmation": unfinished})
     for hours, finished in ((2.0, True), (3.0, False)):
         changed = Search(plan.space, plan.search.model_copy(update={"hours": hours}))
-        search_run = SearchRun(changed, cast(Any, None), folder, cast(Any, None), study, cast(Any, None))
+        nothing = cast(Any, None)
+        search_run = SearchRun(changed, nothing, folder, nothing, study, nothing, nothing)
         assert search_run.finished == finished

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterable
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 import boto3
@@ -23,6 +24,8 @@ class S3Server:
         self.served = DomainDispatcherApplication(create_backend_app)
         self.fault: Fault | None = None
         self.requests = 0
+        self.one_at_a_time = Lock()
+        """S3 checks a condition and writes in one step, moto in two."""
         self.server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=QuietRequestHandler)
         self.thread = Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
@@ -31,7 +34,9 @@ class S3Server:
         self.requests += 1
         answer = self.fault(environ) if self.fault else None
         if answer is None:
-            return self.served(environ, start_response)
+            conditional = "HTTP_IF_MATCH" in environ or "HTTP_IF_NONE_MATCH" in environ
+            with self.one_at_a_time if conditional else contextlib.nullcontext():
+                return self.served(environ, start_response)
         status, headers, body = answer
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         start_response(status, [*headers, ("Content-Length", str(len(body)))])

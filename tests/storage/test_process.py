@@ -1,0 +1,105 @@
+"""Whether the process that holds a lease, or has started a run, is still there."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from mcrnn.storage.process import boot, is_gone, process_identity, runs
+
+HERE = socket.gethostname()
+OTHER = "import sys; from mcrnn.storage.process import *; print(process_identity(), flush=True); sys.stdin.read()"
+
+
+@pytest.fixture
+def other() -> Iterator[subprocess.Popen[str]]:
+    """Another process, which prints its identity."""
+    with subprocess.Popen(
+        [sys.executable, "-c", OTHER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        process.kill()
+
+
+def identity_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_process_that_runs_is_told_from_one_that_was_killed(other: subprocess.Popen[str]) -> None:
+    identity = identity_of(other)
+    assert runs(identity)
+    assert runs(identity)  # asking changes nothing
+    other.kill()
+    other.wait()
+    assert runs(identity) is False
+    assert is_gone({"host": HERE, "identity": identity})
+
+
+def test_process_runs_for_itself_and_for_others() -> None:
+    identity = process_identity()
+    assert runs(identity)
+    ask = f"from mcrnn.storage.process import runs; print(runs({identity!r}))"
+    asked = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    assert asked.stdout.strip() == "True"
+
+
+def test_forked_process_has_an_identity_of_its_own() -> None:
+    reading, writing = os.pipe()
+    before = process_identity()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, f"{process_identity()} {runs(before)}".encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    identity, parent_runs = os.read(reading, 200).decode().split()
+    os.close(reading)
+    os.close(writing)
+    assert identity != before
+    assert parent_runs == "True"
+    assert runs(identity) is False
+
+
+@pytest.mark.parametrize("identity", ["0" * 32, "../etc/passwd", "", None, 7])
+def test_nothing_is_known_of_a_process_of_another_machine(identity: object) -> None:
+    assert runs(identity) is None
+    assert not is_gone({"host": HERE, "identity": identity, "boot": boot()})
+
+
+def test_processes_from_before_a_restart_of_the_machine_are_gone() -> None:
+    assert is_gone({"host": HERE, "identity": "0" * 32, "boot": "another"})
+    assert not is_gone({"host": f"not-{HERE}", "identity": "0" * 32, "boot": "another"})
+
+
+@pytest.fixture
+def ended() -> int:
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_process_of_version_0_1_0_that_runs_is_not_gone() -> None:
+    started = psutil.Process().create_time()
+    assert not is_gone({"host": HERE, "pid": os.getpid()})
+    assert not is_gone({"host": HERE, "pid": os.getpid(), "started": started})
+
+
+def test_process_of_version_0_1_0_that_has_ended_is_gone(ended: int) -> None:
+    assert is_gone({"host": HERE, "pid": ended})
+    assert is_gone({"host": HERE, "pid": ended, "started": 0.0})
+
+
+def test_process_of_version_0_1_0_whose_id_another_one_has_now_is_gone() -> None:
+    started = psutil.Process().create_time()
+    assert is_gone({"host": HERE, "pid": os.getpid(), "started": started - 100})
+
+
+def test_nothing_is_known_of_another_machine_with_version_0_1_0(ended: int) -> None:
+    assert not is_gone({"host": f"not-{HERE}", "pid": ended})
