@@ -18,6 +18,11 @@ from mcrnn.runners.autoscaler import AutoscalerLimits, Machines, autoscaler_conf
 MAX_GPUS = "MCRNN_MAX_GPUS"
 """Environment variable: the GPUs that the cluster may have. It counts where the autoscaler's configuration cannot be
 read, or does not say what its machines have."""
+COORDINATOR_MEMORY = 1e9
+"""Bytes that are reserved on the head for each trial with several workers. Its own process and those by which Ray Train
+controls the workers were measured to take 0.9 GB together."""
+
+
 NO_MACHINE = Machines(0, 0.0, 0.0)
 
 
@@ -30,6 +35,8 @@ class Cluster:
     head: Machines = NO_MACHINE
     """The head among them, which the autoscaler neither starts nor ends."""
     limits: AutoscalerLimits = field(default_factory=AutoscalerLimits)
+    head_memory: float = math.inf
+    """Bytes of the head that Ray may reserve."""
     source: str = ""
     """Where the limits are from, if not from the autoscaler."""
     problem: str = ""
@@ -62,6 +69,22 @@ class Cluster:
         """
         return int(self._most(lambda each: each.room(gpus)))
 
+    @property
+    def coordinators(self) -> int:
+        """How many trials with several workers the head has memory for; at least 1."""
+        return max(1, int(min(self.head_memory, 1e15) // COORDINATOR_MEMORY))
+
+    @property
+    def coordinator_resources(self) -> dict[str, float]:
+        """What is reserved on the head for a trial with several workers.
+
+        The trial's own process takes no CPU: otherwise trials could take all CPUs, and wait for ever for some to become
+        free for their workers. It sits on the head, for elsewhere it would end with a machine that the trial's workers
+        do not need, or would keep such a machine from being given back.
+        """
+        memory = min(COORDINATOR_MEMORY, self.head_memory)
+        return {"node:__internal_head__": 0.001, **({"memory": int(memory)} if memory >= 1 else {})}
+
     def trials(self, workers: int, gpus: float) -> int:
         """Return how many trials may run at a time; at least 1.
 
@@ -69,7 +92,8 @@ class Cluster:
             workers: workers of each trial.
             gpus: GPUs of each worker.
         """
-        return max(1, self.room(gpus) // workers)
+        room = self.room(gpus) // workers
+        return max(1, room if workers == 1 else min(room, self.coordinators))
 
     def describe(self, workers: int, gpus: float, trials: int) -> str:
         """Return a line that says what the cluster has and may get, and what a search uses of it.
@@ -93,7 +117,9 @@ class Cluster:
         if self.problem:
             size += f", and its autoscaler may start more, {self.problem}: set {MAX_GPUS} to the GPUs that it may get"
         of_each = f"{each} per trial" if workers == 1 else f"{workers} workers of {each} per trial"
-        return f"cluster: {size}; {of_each}, up to {_counted(trials, 'trial')} at a time"
+        memory = workers > 1 and trials == self.coordinators < self.room(gpus) // workers
+        why = ", for which the head has memory" if memory else ""
+        return f"cluster: {size}; {of_each}, up to {_counted(trials, 'trial')} at a time{why}"
 
 
 def _counted(number: float, unit: str) -> str:
@@ -113,8 +139,11 @@ def cluster_size() -> Cluster:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     machines = tuple(_machine(node["Resources"]) for node in nodes)
     head = next((node for node in nodes if "node:__internal_head__" in node["Resources"]), None)
-    if head is None or not os.environ.get("RAY_ADDRESS"):
+    if head is None:
         return Cluster(machines)
+    head_memory = float(head["Resources"].get("memory", 0.0))
+    if not os.environ.get("RAY_ADDRESS"):
+        return Cluster(machines, head_memory=head_memory)
     max_gpus = _max_gpus()
     source, problem = "", ""
     try:
@@ -128,7 +157,7 @@ def cluster_size() -> Cluster:
         if max_gpus > sum(each.count * each.gpus for each in machines):
             limits, source = AutoscalerLimits((Machines(1, None, max_gpus),), 1), MAX_GPUS
     known_head = NO_MACHINE if source else _machine(head["Resources"])
-    return Cluster(machines, known_head, limits, source, problem)
+    return Cluster(machines, known_head, limits, head_memory, source, problem)
 
 
 def _machine(resources: dict[str, float]) -> Machines:

@@ -142,9 +142,7 @@ def _run_trials(active: ActiveSearch) -> None:
             tune.with_parameters(run_trial, context=context),
             tune_folder,
             active.lease,
-            # A trial with several workers takes no CPU itself: otherwise trials could take all CPUs, and wait for ever
-            # for some to become free for their workers.
-            {"CPU": 1, **({"GPU": gpus} if gpus else {})} if workers == 1 else {"node:__internal_head__": 0.001},
+            {"CPU": 1, **({"GPU": gpus} if gpus else {})} if workers == 1 else cluster.coordinator_resources,
             concurrency,
             config.train.max_failures if workers == 1 else 0,  # Ray Train itself replaces the workers that are lost
         )

@@ -102,6 +102,18 @@ def test_what_is_there_counts_where_it_is_more_than_the_autoscaler_may_start() -
     assert Cluster((with_gpu,), with_gpu, GPU_MACHINES).room(1) == 10
 
 
+def test_trials_of_several_workers_need_room_on_the_head() -> None:
+    assert empty().trials(2, 1) == 4
+    assert empty(head_memory=2.5e9).trials(2, 1) == 2
+    assert empty(head_memory=2.5e9).trials(1, 1) == 8
+    assert empty(head_memory=1e8).trials(2, 1) == 1
+    assert empty(head_memory=1e8).coordinator_resources["memory"] == 1e8  # one always finds room
+    assert empty(head_memory=2.5e9).describe(2, 1, 2) == (
+        "cluster: 0 GPUs now, may grow to 8; 2 workers of 1 GPU per trial, up to 2 trials at a time, for which the "
+        "head has memory"
+    )
+
+
 def test_one_line_says_what_was_found_and_what_is_used() -> None:
     assert empty().describe(1, 1, 8) == (
         "cluster: 0 GPUs now, may grow to 8; 1 GPU per trial, up to 8 trials at a time"
