@@ -145,6 +145,7 @@ def _run_trials(active: ActiveSearch) -> None:
             {"CPU": 1, **({"GPU": gpus} if gpus else {})} if workers == 1 else cluster.coordinator_resources,
             concurrency,
             config.train.max_failures if workers == 1 else 0,  # Ray Train itself replaces the workers that are lost
+            lambda: active.interrupted,
         )
         if stop_reason(study, search.search, searcher.index) is None or searcher.interrupted_trials:
             search_run.folder.delete_summary()  # what it says will not hold any more
