@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,28 +96,31 @@ class AutoscalerLimits:
         return total
 
 
-def autoscaler_configuration(head: str) -> dict[str, Any]:
+def autoscaler_configuration(head: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration of the cluster's autoscaler, which is on the head; empty where there is none.
 
     Args:
-        head: Ray's identifier of the head.
+        head: what `ray.nodes` says of the head.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     context = ray.get_runtime_context()
-    if context.get_node_id() == head:
-        return read_configuration(context.gcs_address)
-    there = NodeAffinitySchedulingStrategy(head, soft=False)
+    # RAY_ADDRESS may name the head otherwise than the head itself does, such as by its host name
+    port = context.gcs_address.rpartition(":")[2]
+    addresses = context.gcs_address, f"{head['NodeManagerAddress']}:{port}"
+    if context.get_node_id() == head["NodeID"]:
+        return read_configuration(*addresses)
+    there = NodeAffinitySchedulingStrategy(head["NodeID"], soft=False)
     task = ray.remote(num_cpus=0, scheduling_strategy=there)(read_configuration)  # type: ignore[call-overload]
-    return ray.get(task.remote(context.gcs_address), timeout=SECONDS_TO_ASK_HEAD)
+    return ray.get(task.remote(*addresses), timeout=SECONDS_TO_ASK_HEAD)
 
 
-def read_configuration(gcs_address: str) -> dict[str, Any]:
+def read_configuration(*addresses: str) -> dict[str, Any]:
     """Read on the head what the autoscaler of a cluster is configured to start.
 
     Args:
-        gcs_address: the cluster's address.
+        addresses: the address of the cluster, in all forms that may be known.
 
     Returns:
         `head_node_type`, `max_workers` and, without what is of no use here, `available_node_types` as `ray up` takes
@@ -125,7 +128,7 @@ def read_configuration(gcs_address: str) -> dict[str, Any]:
     """
     import yaml
 
-    monitor = _monitor_of(gcs_address)
+    monitor = _monitor_of(addresses)
     if monitor is None:
         configuration = _kuberay_configuration()
     else:
@@ -141,7 +144,7 @@ def read_configuration(gcs_address: str) -> dict[str, Any]:
     }
 
 
-def _monitor_of(gcs_address: str) -> list[str] | None:
+def _monitor_of(addresses: Iterable[str]) -> list[str] | None:
     """Return the command line of a cluster's monitor, which autoscales if it was given a configuration.
 
     Returns:
@@ -149,9 +152,10 @@ def _monitor_of(gcs_address: str) -> list[str] | None:
     """
     import psutil
 
+    options = {f"--gcs-address={address}" for address in addresses}
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if f"--gcs-address={gcs_address}" in words and any(Path(word).name == "monitor.py" for word in words):
+        if not options.isdisjoint(words) and any(Path(word).name == "monitor.py" for word in words):
             return words
     return None
 

@@ -147,7 +147,7 @@ def cluster_size() -> Cluster:
     max_gpus = _max_gpus()
     source, problem = "", ""
     try:
-        limits = AutoscalerLimits.of_configuration(autoscaler_configuration(head["NodeID"]))
+        limits = AutoscalerLimits.of_configuration(autoscaler_configuration(head))
     except Exception as error:  # whatever reading another program's configuration may raise
         limits, problem = AutoscalerLimits(), f"but its limits cannot be read ({_reason(error)})"
     if limits.grows and not limits.are_known and len(nodes) <= limits.max_workers:
