@@ -142,14 +142,14 @@ class SearchConfig(Section):
     concurrency: int | None = Field(
         None,
         ge=1,
-        description="Largest number of trials at a time. null for as many as the cluster has room for, but with a "
-        "sampler that learns no more than a quarter of the trials, but at least 8.",
+        description="Largest number of trials at a time. null for as many as the cluster has room for, or may get, but "
+        "with a sampler that learns no more than a quarter of the trials, but at least 8.",
     )
     gpus: float | None = Field(
         None,
         ge=0,
-        description="GPUs of each worker of a trial, such as 0.25 for four on one GPU. null for one each if there are "
-        "enough for the workers of a trial, and none otherwise.",
+        description="GPUs of each worker of a trial, such as 0.25 for four on one GPU. null for one each if there are, "
+        "or may be, enough for the workers of a trial, and none otherwise.",
     )
     seed: int = Field(0, ge=0, description="Seed of the sampler.")
     sampler: Literal["auto", "tpe", "gp", "cmaes", "random", "grid", "nsga2"] = Field(

@@ -12,10 +12,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
-from mcrnn.config.sections import TrainConfig
 from mcrnn.errors import UserError
+from mcrnn.runners.cluster_size import Cluster, cluster_size
 from mcrnn.runners.own_ray import closed_to_others
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
@@ -36,31 +35,22 @@ SHARED_STORAGE = "MCRNN_SHARED_STORAGE"
 """Environment variable; 1 says that a local storage root is the same folder on all machines of the cluster."""
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What a cluster has, or may have once its autoscaler has started all nodes that it may."""
-
-    cpus: int
-    """At least 1."""
-    gpus: float
-
-
 @contextmanager
-def connected() -> Iterator[Resources]:
+def connected() -> Iterator[Cluster]:
     """Connect to Ray within the context. A connection that is there already is used, and stays.
 
     The address is always explicit: without one, Ray may attach to any cluster that it finds on the host.
 
     Yields:
-        The resources of the cluster.
+        What the cluster has, and may get.
 
     Raises:
-        UserError: the cluster that RAY_ADDRESS names cannot be reached.
+        UserError: the cluster that RAY_ADDRESS names cannot be reached, or MCRNN_MAX_GPUS is not a number.
     """
     import ray
 
     if ray.is_initialized():
-        yield _resources()
+        yield cluster_size()
         return
     address = os.environ.get("RAY_ADDRESS")
     with ExitStack() as until_end:
@@ -71,7 +61,7 @@ def connected() -> Iterator[Resources]:
             _connect(address)
         else:
             _start()
-        yield _resources()
+        yield cluster_size()
 
 
 def _start() -> None:
@@ -136,21 +126,6 @@ def _stderr_captured(output: list[str]) -> Iterator[None]:
             output.append(file.read())
 
 
-def _resources() -> Resources:
-    import ray
-
-    now, at_most = ray.cluster_resources(), _autoscaler_limits() or {}
-    cpus, gpus = (max(now.get(kind, 0), at_most.get(kind, 0)) for kind in ("CPU", "GPU"))
-    return Resources(max(1, int(cpus)), float(gpus))
-
-
-def _autoscaler_limits() -> dict[str, int] | None:
-    """Return the resources with all nodes that the autoscaler may start; None for a cluster without an autoscaler."""
-    from ray._private.state import state
-
-    return state.get_max_resources_from_cluster_config()
-
-
 def check_reach(location: Location, *, tracked: bool = True) -> None:
     """Check, before anything is written, that all machines of the cluster of RAY_ADDRESS can write to a location.
 
@@ -169,7 +144,7 @@ def check_reach(location: Location, *, tracked: bool = True) -> None:
     if not ray.is_initialized():
         _connect(address)  # `connected` uses this connection later
     machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    if len(machines) == 1 and _autoscaler_limits() is None:
+    if len(machines) == 1 and not cluster_size().may_get_machines:
         return
     several = f"the cluster has {len(machines)} machines" if len(machines) > 1 else "the cluster may get more machines"
     if isinstance(location, LocalFolder) and os.environ.get(SHARED_STORAGE) != "1":
@@ -182,25 +157,3 @@ def check_reach(location: Location, *, tracked: bool = True) -> None:
             f"{several}, and MLFLOW_TRACKING_URI names no server for its runs: start one with "
             "cluster/mlflow_server.py, or set MLFLOW_TRACKING_URI to a database of your own"
         )
-
-
-def gpus_for(train: TrainConfig, available: float, each: float | None = None) -> float:
-    """Return the GPUs for each worker of a training.
-
-    Args:
-        train: section `train` of the configuration.
-        available: GPUs of the cluster.
-        each: GPUs asked for each worker (`search.gpus`), a fraction to share one; by default one if there are enough
-            for all workers, else none.
-
-    Raises:
-        UserError: GPUs are asked for, by `each` or by `train.device`, and there are too few.
-    """
-    if train.device == "cpu":
-        return 0.0
-    wanted = 1.0 if each is None else each
-    if wanted * train.workers <= available:
-        return wanted
-    if each or train.device == "cuda":
-        raise UserError(f"{train.workers} workers need {wanted * train.workers:g} GPUs, the cluster has {available:g}")
-    return 0.0

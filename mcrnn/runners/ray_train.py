@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mcrnn.device import choose_device
 from mcrnn.errors import DiskError, NotEnoughMemoryError, UserError
 from mcrnn.runners.session import RunSession
 from mcrnn.runners.stop_flag import StopPoll
@@ -74,7 +75,11 @@ def _on_train_worker(loop_config: dict[str, Any]) -> None:
         return  # a worker has run out of memory, and would do so again when Ray Train starts it anew
     data = ray.get(loop_config["data"])
     session = TrainSession(run, loop_config["stop"], reports=loop_config["reports"])
-    session.train(data, ray.train.torch.get_device())
+    # Ray names the GPU that it has assigned, also on a machine where PyTorch finds none
+    cuda = torch.cuda.is_available()
+    session.train(
+        data, ray.train.torch.get_device() if cuda else choose_device(run.config.train.device, "train.device")
+    )
 
 
 def run_distributed(run: TrainingRun, data: Any, *, gpus: float = 0, stop: Any = None, callbacks: Any = None) -> None:
@@ -91,7 +96,9 @@ def run_distributed(run: TrainingRun, data: Any, *, gpus: float = 0, stop: Any =
         callbacks: callbacks of Ray Train, such as the one that hands reports on to Tune.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from mcrnn.runners.process_group import ProcessGroupConfig
 
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = SECONDS_BETWEEN_POLLS["in Tune" if callbacks else "alone"]
     train = run.config.train
@@ -101,7 +108,7 @@ def run_distributed(run: TrainingRun, data: Any, *, gpus: float = 0, stop: Any =
         trainer = TorchTrainer(
             _on_train_worker,
             train_loop_config={"run": run, "data": data, "stop": stop, "reports": callbacks is not None},
-            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            torch_config=ProcessGroupConfig(backend="nccl" if use_gpu else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=train.workers,
                 use_gpu=use_gpu,

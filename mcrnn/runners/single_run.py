@@ -17,7 +17,8 @@ from mcrnn.data.store import FieldStore
 from mcrnn.device import choose_device
 from mcrnn.errors import UserError
 from mcrnn.models import model_cost, with_resolved_width
-from mcrnn.runners.ray_cluster import check_reach, connected, gpus_for
+from mcrnn.runners.cluster_size import gpus_for
+from mcrnn.runners.ray_cluster import check_reach, connected
 from mcrnn.runners.ray_train import root_cause, run_distributed
 from mcrnn.runners.session import RunSession
 from mcrnn.runners.signals import on_stop
@@ -141,10 +142,10 @@ def _train_on_workers(run: TrainingRun, data: FieldData, display: RunDisplay) ->
 
     workers = run.config.train.workers
     run.load_checkpoint(display.warn)  # a checkpoint of another store is refused here, before Ray starts workers
-    with connected() as resources, ExitStack() as until_end:
-        if workers > resources.cpus:
-            raise UserError(f"train.workers {workers} needs as many CPUs, there are {resources.cpus}")
-        gpus = gpus_for(run.config.train, resources.gpus)
+    with connected() as cluster, ExitStack() as until_end:
+        if workers > cluster.cpus:
+            raise UserError(f"train.workers {workers} needs as many CPUs, there are {cluster.cpus}")
+        gpus = gpus_for(run.config.train, cluster)
         flag = new_stop_flag()
         failure: list[BaseException] = []
 

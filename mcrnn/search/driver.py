@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 
 import ray
@@ -11,7 +12,8 @@ from rich.console import Console
 
 from mcrnn.data.splits import FieldData
 from mcrnn.errors import UserError
-from mcrnn.runners.ray_cluster import connected, gpus_for
+from mcrnn.runners.cluster_size import gpus_for
+from mcrnn.runners.ray_cluster import connected
 from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
 from mcrnn.search.budgets import Budgets, budget, stop_reason, useful_concurrency
@@ -90,13 +92,14 @@ def _run_trials(active: ActiveSearch) -> None:
     search, study = search_run.search, search_run.study
     config = search_run.first_configuration
     workers = config.train.workers
-    with connected() as resources, contextlib.ExitStack() as until_end:
-        if workers > resources.cpus:
-            raise UserError(f"train.workers {workers} needs as many CPUs, there are {resources.cpus}")
-        gpus = gpus_for(config.train, resources.gpus, search.search.gpus)
-        workers_at_once = min(resources.cpus, int(resources.gpus / gpus)) if gpus else resources.cpus
-        room = max(1, workers_at_once // workers)
+    with connected() as cluster, contextlib.ExitStack() as until_end:
+        if workers > cluster.cpus:
+            raise UserError(f"train.workers {workers} needs as many CPUs, there are {cluster.cpus}")
+        gpus = gpus_for(config.train, cluster, search.search.gpus)
+        room = cluster.trials(workers, gpus)
         concurrency = useful_concurrency(search.search, room)
+        if os.environ.get("RAY_ADDRESS"):
+            console.print(cluster.describe(workers, gpus, concurrency), highlight=False, soft_wrap=True)
         if concurrency < room and search.search.concurrency is None:
             console.print(
                 f"{search_run.name}: there is room for {room} trials at a time, but only {concurrency} run, so that "
@@ -134,11 +137,10 @@ def _run_trials(active: ActiveSearch) -> None:
             tune.with_parameters(run_trial, context=context),
             tune_folder,
             search_run.lease,
-            # A trial with several workers takes no CPU itself: otherwise trials could take all CPUs, and wait for ever
-            # for some to become free for their workers.
-            {"CPU": 1, **({"GPU": gpus} if gpus else {})} if workers == 1 else {"node:__internal_head__": 0.001},
+            {"CPU": 1, **({"GPU": gpus} if gpus else {})} if workers == 1 else cluster.coordinator_resources,
             concurrency,
             config.train.max_failures if workers == 1 else 0,  # Ray Train itself replaces the workers that are lost
+            lambda: active.interrupted,
         )
         if stop_reason(study, search.search, searcher.index) is None or searcher.interrupted_trials:
             search_run.folder.delete_summary()  # what it says will not hold any more

@@ -9,11 +9,13 @@ import logging
 import math
 import threading
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.experiment import Trial
 
 from mcrnn.config.paths import Values
 from mcrnn.config.space import Search
@@ -39,10 +41,11 @@ class EndOfTune(tune.Callback):
 
     Args:
         given_up: is set when the trials are given up.
+        interrupted: returns whether a stop was asked for. Then trials that still wait for a machine are not waited for.
     """
 
-    def __init__(self, given_up: threading.Event) -> None:
-        self.given_up = given_up
+    def __init__(self, given_up: threading.Event, interrupted: Callable[[], bool]) -> None:
+        self.given_up, self.interrupted = given_up, interrupted
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Tune pickles its callbacks for its own state, from which a search is never restored."""
@@ -50,7 +53,7 @@ class EndOfTune(tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """Raise what Tune does not handle; the processes of the trials end with their handles."""
-        if self.given_up.is_set():
+        if self.given_up.is_set() or (self.interrupted() and all(each.status != Trial.RUNNING for each in trials)):
             raise KeyboardInterrupt
 
 
@@ -70,9 +73,11 @@ class TrialRunner:
     """Trials at a time."""
     max_failures: int
     """How often Tune starts a trial again whose process was lost."""
+    interrupted: Callable[[], bool] = lambda: False
+    """Returns whether a stop was asked for."""
 
     def run(self, name: str, callbacks: list[Any], **options: Any) -> None:
-        """Run trials until the searcher has finished and all of them have ended.
+        """Run trials until the searcher has finished and all of them have ended, or all that run after a stop.
 
         Tune runs in a thread, because in the main thread it would handle the signals itself. The thread ends before an
         error in the main thread, such as a KeyboardInterrupt, is passed on.
@@ -97,7 +102,7 @@ class TrialRunner:
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=self.tune_folder,
-                callbacks=[*callbacks, EndOfTune(given_up)],
+                callbacks=[*callbacks, EndOfTune(given_up, self.interrupted)],
                 failure_config=tune.FailureConfig(max_failures=self.max_failures),
                 verbose=0,
             ),
@@ -107,6 +112,9 @@ class TrialRunner:
         def fit() -> None:
             try:
                 tuner.fit()
+            except KeyboardInterrupt as error:
+                if given_up.is_set() or not self.interrupted():
+                    failure.append(error)
             except BaseException as error:
                 failure.append(error)
             finally:

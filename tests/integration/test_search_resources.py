@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from mcrnn.search.driver import run
 from mcrnn.search.search_run import SearchRun, open_search
 from mcrnn.storage.root import Storage
 from tests.integration.test_search_faults import SEARCH
+from tests.support.processes import Start, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -113,3 +115,19 @@ def test_trials_share_a_gpu_in_parts(root: Path, ray_of_two: Any) -> None:
     assert len(search.study.get_trials()) == 4
     assert min(gpus for _, _, gpus, _ in watch.seen) == pytest.approx(0)  # two halves at a time
     assert min(cpus for _, cpus, _, _ in watch.seen) == 0
+
+
+def test_an_interrupted_search_does_not_wait_for_machines_that_have_not_come(
+    root: Path, database: Path, shared_ray: str, start: Start
+) -> None:
+    (root / "s.yaml").write_text(yaml.safe_dump(SEARCH | {"search": {"trials": 4}}, sort_keys=False))
+    search = start("mcrnn.tune", "s.yaml", MCRNN_MAX_GPUS="2", MCRNN_SHARED_STORAGE="1")
+    said = [search.stdout.readline(), search.stdout.readline()]
+    assert said[1] == (
+        "cluster: 0 GPUs now, may grow to 2 (MCRNN_MAX_GPUS); 1 GPU per trial, up to 2 trials at a time\n"
+    )
+    journal = root / "searches" / "s" / "study.journal"
+    wait_for(lambda: journal.exists() and journal.read_text().count("values") >= 2, search)
+    search.send_signal(signal.SIGINT)
+    assert search.wait(60) == 130
+    assert not (root / "searches" / "s" / "trials").exists()
