@@ -140,7 +140,7 @@ class Lease:
                 first = version  # whoever was faster has it
                 continue
             if first is None:
-                first = version
+                first, since = version, now
                 print(
                     f"another {self.work} ({holder}) was writing '{self.location.url}': "
                     f"waiting for up to {needed:.0f} s to see whether it still does",

@@ -71,6 +71,8 @@ def runs(identity: object) -> bool | None:
     except OSError:
         return None
     try:
+        if os.fstat(descriptor).st_uid != os.getuid():
+            return None  # another user has put it there
         fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that those who ask do not meet each other
     except (BlockingIOError, PermissionError):
         return True

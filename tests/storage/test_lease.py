@@ -181,7 +181,8 @@ def test_time_during_which_the_watcher_was_suspended_does_not_count(
     real_sleep = time.sleep
     with monkeypatch.context() as patch:
         patch.setattr(time, "sleep", sleep)
-        Lease(place, KEY, "search").acquire()
+        with Lease(place, KEY, "search"):
+            pass
     assert sum(sleeps[1:]) > 0.7
 
 
@@ -209,7 +210,9 @@ def test_lease_that_was_written_in_part_is_taken_over_soon(
 ) -> None:
     monkeypatch.setattr(lease, "SETTLING", 0.1)
     place.write(KEY, content)
-    Lease(place, KEY, "build").acquire()
+    with Lease(place, KEY, "build"):
+        pass
+    assert place.sizes() == {}
 
 
 def test_lease_of_version_0_1_0_is_taken_over(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
