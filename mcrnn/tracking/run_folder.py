@@ -32,7 +32,6 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from mcrnn.config.paths import flatten
 from mcrnn.errors import UserError
 from mcrnn.passwords import mask_passwords, without_passwords
 from mcrnn.storage.location import Location
@@ -105,6 +104,8 @@ class RunFolder:
     def claim(self, configuration: dict[str, Any], may_change: tuple[str, ...] = ()) -> None:
         """Write the configuration down, or check that the folder belongs to the same one.
 
+        A field that only one of the two gives is its default in the other; see `mcrnn.config.comparison`.
+
         Args:
             configuration: everything that determines the results. Its passwords are neither written nor compared.
             may_change: dotted paths of the values that may differ from those in the folder.
@@ -112,15 +113,12 @@ class RunFolder:
         Raises:
             UserError: the folder belongs to another configuration; the message names what differs.
         """
+        # only here, so that commands which only look at folders start at once
+        from mcrnn.config.comparison import differences
+
         before, configuration = without_passwords(self.read_configuration()), without_passwords(configuration)
         if before is not None:
-            old, new = flatten(before), flatten(json.loads(json.dumps(configuration)))
-            missing = object()
-            changed = [
-                f"{key} is {new.get(key, 'not given')}, was {old.get(key, 'not given')}"
-                for key in sorted(old | new)
-                if key not in may_change and old.get(key, missing) != new.get(key, missing)
-            ]
+            changed = differences(before, configuration, may_change)
             if changed:
                 raise UserError(
                     f"'{self.url}' was started with another configuration: {'; '.join(changed)}. "
