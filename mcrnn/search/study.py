@@ -24,10 +24,11 @@ from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search
 from mcrnn.errors import UserError
 from mcrnn.passwords import mask_passwords
+from mcrnn.search.attributes import STOPPED_PAUSED, VALUES_ATTRIBUTE
 from mcrnn.search.database import Database
 from mcrnn.search.journal import Journal
 from mcrnn.search.learning import ExpectedErrors
-from mcrnn.search.parameters import VALUES_ATTRIBUTE, distribution, parameter_name, parameters_of, values_of
+from mcrnn.search.parameters import distribution, parameter_name, parameters_of, values_of
 from mcrnn.storage.location import Location
 from mcrnn.training.session import PENALTY
 
@@ -35,8 +36,6 @@ STUDY = "search"
 """Name of the study in the journal of a search, which holds no other."""
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 """Optuna's states of the trials that do not go on."""
-STOPPED_PAUSED = "stopped while paused"
-"""User attribute of a paused trial that the end of the search has stopped; None once a larger budget let it go on."""
 NUMBER_BEFORE = "number before"
 """User attribute of a trial that was copied from an earlier study: its number there."""
 LARGEST_GRID = 10_000

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from optuna.trial import FrozenTrial, TrialState
 
 from mcrnn.config.space import Search
-from mcrnn.search.halving import TARGET, SuccessiveHalving, rungs
+from mcrnn.search.attributes import TARGET, VALUES_ATTRIBUTE
+from mcrnn.search.halving import SuccessiveHalving, rungs
 from mcrnn.search.learning import ExpectedErrors, as_shown
-from mcrnn.search.parameters import VALUES_ATTRIBUTE, values_of
+from mcrnn.search.parameters import values_of
 from mcrnn.search.study import ENDED, state_of
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trial_report import TrialEnd

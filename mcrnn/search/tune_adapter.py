@@ -16,13 +16,11 @@ from ray.tune.search import Searcher
 
 from mcrnn.config.paths import Values
 from mcrnn.config.space import Search
+from mcrnn.search.attributes import STOPPED_PAUSED, TARGET, VALUES_ATTRIBUTE
 from mcrnn.search.budgets import ERROR, Budgets, budget, stop_reason
 from mcrnn.search.database import written_together
-from mcrnn.search.halving import TARGET
 from mcrnn.search.learning import StudyView
-from mcrnn.search.parameters import VALUES_ATTRIBUTE
 from mcrnn.search.sampling import suggest
-from mcrnn.search.study import STOPPED_PAUSED
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trial_progress import TrialProgress
 from mcrnn.search.trial_report import TrialEnd, TrialReport, error_of
