@@ -30,6 +30,8 @@ from mcrnn.search.journal import Journal
 from mcrnn.search.learning import ExpectedErrors
 from mcrnn.search.parameters import distribution, parameter_name, parameters_of, values_of
 from mcrnn.storage.location import Location
+from mcrnn.storage.retry import print_warning
+from mcrnn.tracking.run_folder import SearchFolder
 from mcrnn.training.session import PENALTY
 
 STUDY = "search"
@@ -62,7 +64,7 @@ def open_study(journal: Journal | None, search: Search, earlier: Iterable[optuna
     """
     name = STUDY
     if journal is not None and search.search.storage is not None:
-        name = f"{search.name}:{journal.folder.url}"
+        name = SearchFolder(journal.folder).study_name(search.name)
     study = optuna.create_study(
         study_name=name,
         storage=None if journal is None else _storage(journal, search.search),
@@ -108,8 +110,38 @@ def study_in_database(url: str, folder: Location) -> optuna.Study | None:
         UserError: the database cannot be used.
     """
     storage = _database(url)
-    names = [each for each in optuna.get_all_study_names(storage) if each.endswith(f":{folder.url}")]
+    usual = f":{folder.url}"
+    known = SearchFolder(folder).study_name("")
+    names = [
+        each
+        for each in optuna.get_all_study_names(storage)
+        if each == known or (known == usual and each.endswith(usual))
+    ]
     return optuna.load_study(study_name=names[0], storage=storage) if names else None
+
+
+def leave_old_study(search: Search, folder: SearchFolder) -> None:
+    """Let a search whose folder is new use a study that is new as well.
+
+    A database still has the study of a search whose folder was deleted. It stays there, and is not this search's, which
+    has none of the models that belong to it.
+
+    Raises:
+        UserError: the database cannot be used.
+    """
+    if search.search.storage is None:
+        return
+    usual = chosen = f"{search.name}:{folder.url}"
+    names, number = set(optuna.get_all_study_names(_database(search.search.storage))), 1
+    while chosen in names:
+        number += 1
+        chosen = f"{usual} ({number})"
+    if chosen != usual:
+        folder.write_study_name(chosen)
+        print_warning(
+            f"the folder of the search '{search.name}' was deleted, but the database has its study '{usual}'; the "
+            f"search starts anew with the study '{chosen}', and the old one is left alone"
+        )
 
 
 def _storage(journal: Journal, config: SearchConfig) -> BaseStorage:

@@ -16,6 +16,7 @@ and the folder of a search
     study.journal        the Optuna study, unless it is in a database; on object storage in parts, below journal/
     study.journal.snapshot   what the journal says up to some line, from which a search is taken up quickly; on object
                          storage in parts, below snapshot/
+    study.json           name of the study in a database, where it is not the usual one
     lock.json            the lease of the process that drives the search
     trials/0000/ ...     one training for each trial
     confirmation/NAME/   trainings of the best configurations with other seeds
@@ -51,6 +52,7 @@ SNAPSHOT_FILE = "study.journal.snapshot"
 JOURNAL_PARTS = "journal"
 SNAPSHOT_PARTS = "snapshot"
 """Folders for the two files on object storage."""
+STUDY_FILE = "study.json"
 LEASE_FILE = "lock.json"
 SUMMARY_FILE = "summary.json"
 TRIALS_FOLDER = "trials"
@@ -229,6 +231,19 @@ class SearchFolder(RunFolder):
     def baseline(self, name: str) -> RunFolder:
         """Return the folder of a baseline's errors."""
         return RunFolder(self.location.child(f"baselines/{name}"))
+
+    def study_name(self, search: str) -> str:
+        """Return the name of the study, where it is in a database.
+
+        Args:
+            search: name of the search in its configuration.
+        """
+        content = self._read_json(STUDY_FILE)
+        return f"{search}:{self.url}" if content is None else content["name"]
+
+    def write_study_name(self, name: str) -> None:
+        """Use another name for the study than the usual one."""
+        self._write_json(STUDY_FILE, {"name": name})
 
     def read_summary(self) -> dict[str, Any] | None:
         """Return the result of the search, None before it has finished."""
