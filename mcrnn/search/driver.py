@@ -16,6 +16,7 @@ from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
 from mcrnn.search.budgets import Budgets, budget, stop_reason, useful_concurrency
 from mcrnn.search.callbacks import ConfirmationCallback, TrialCallback
+from mcrnn.search.driver_log import DriverLog
 from mcrnn.search.finalize import finalize
 from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.search_run import ActiveSearch, SearchRun
@@ -37,6 +38,7 @@ def run(search_run: SearchRun) -> None:
 
     Raises:
         UserError: no trial produced a model, a configuration cannot be trained, or the search runs already.
+        LoggedError: any other error; its traceback is in the log of the driver, as is that of a UserError.
         KeyboardInterrupt: a stop was asked for, and checkpoints have been written.
     """
     console = Console()
@@ -46,6 +48,7 @@ def run(search_run: SearchRun) -> None:
     lease.acquire()
     with retries_enabled(), contextlib.ExitStack() as at_end:
         at_end.callback(lease.release)
+        log = at_end.enter_context(DriverLog(folder.location, shown_folder))
         tracker = Tracker.open(search_run.storage, search_run.model_name)
         index = TrialIndex(study)
         remaining = max(0, budget(index, search.search) - index.ended)
@@ -56,6 +59,7 @@ def run(search_run: SearchRun) -> None:
         at_end.callback(sync.close)
         uploads = Outbox(f"'{folder.url}'")
         at_end.callback(uploads.close)
+        log.put = uploads.put
         active = ActiveSearch(search_run, sync, uploads, lease, console, index)
         active.start_mlflow_run()
         status = "KILLED"

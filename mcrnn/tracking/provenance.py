@@ -21,6 +21,11 @@ PACKAGES = ("mcrnn", "torch", "ray", "optuna", "mlflow", "numpy", "xarray", "zar
 """Packages that have an influence on results."""
 
 
+def code_version() -> str:
+    """Return the version of this package."""
+    return packages().get("mcrnn", "of an unknown version")
+
+
 def origin() -> dict[str, Any]:
     """Describe this process.
 

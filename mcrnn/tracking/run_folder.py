@@ -18,6 +18,8 @@ and the folder of a search
                          storage in parts, below snapshot/
     study.json           name of the study in a database, where it is not the usual one
     lock.json            the lease of the process that drives the search
+    process.json, stop.json   as above, of that process
+    driver.log           what went wrong in it
     trials/0000/ ...     one training for each trial
     confirmation/NAME/   trainings of the best configurations with other seeds
     baselines/NAME/      the errors of persistence and climatology
@@ -54,6 +56,7 @@ SNAPSHOT_PARTS = "snapshot"
 """Folders for the two files on object storage."""
 STUDY_FILE = "study.json"
 LEASE_FILE = "lock.json"
+DRIVER_LOG = "driver.log"
 SUMMARY_FILE = "summary.json"
 TRIALS_FOLDER = "trials"
 CONFIRMATION_FOLDER = "confirmation"
