@@ -74,6 +74,8 @@ class TrialProgress:
         if self.halving is not None and "from" not in trial.user_attrs:
             target = _target(trial, steps)
             self.halving.note(trial.number, steps, errors, target, ended=state_of(trial) in ENDED, failed=failed)
+            if trial.state == TrialState.PRUNED:  # a user has stopped it on its way
+                self.halving.complete.discard(trial.number)
 
     @property
     def paused(self) -> Mapping[int, int]:

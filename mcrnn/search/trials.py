@@ -263,6 +263,10 @@ def _train_and_report(run: TrainingRun, context: TrialContext, *, alone: bool) -
         for metrics in run.folder.read_metrics():
             tune.report(metrics | constants)
     ended = run.folder.read_end()
+    if ended is None and ray.get(context.stop.is_stopped.remote(run.run_name)):
+        history = run.folder.read_metrics()
+        tune.report(TrialReport.stopped_by_user(history[-1] | constants if history else None).as_result())
+        return
     distributed = run.config.train.workers > 1
     pruned_at = ray.get(context.stop.ended_at.remote(run.run_name)) if distributed else None
     if pruned_at is not None:  # the workers trained a little further; the result is that of the epoch decided on
