@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from typing import Any
 
 import ray
 from ray import tune
@@ -15,17 +16,19 @@ from mcrnn.runners.ray_cluster import connected, gpus_for
 from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
 from mcrnn.search.budgets import Budgets, budget, stop_reason, useful_concurrency
-from mcrnn.search.callbacks import ConfirmationCallback, TrialCallback
+from mcrnn.search.callbacks import ConfirmationCallback, PresenceCallback, TrialCallback
 from mcrnn.search.driver_log import DriverLog
 from mcrnn.search.finalize import finalize
 from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.search_run import ActiveSearch, SearchRun
+from mcrnn.search.stop_requests import StopRequests, StopTrialsCallback
 from mcrnn.search.training_list import TrainingList
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trials import TrialContext, TrialRunner, run_trial, trial_name
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.outbox import Outbox
+from mcrnn.storage.presence import Presence
 from mcrnn.storage.retry import retries_enabled
 from mcrnn.tracking.experiment import Tracker
 from mcrnn.tracking.mlflow_client import refusals_explained
@@ -33,8 +36,12 @@ from mcrnn.tracking.run_folder import LEASE_FILE
 from mcrnn.tracking.sync import RunSync
 
 
-def run(search_run: SearchRun) -> None:
+def run(search_run: SearchRun, facts: dict[str, Any] | None = None) -> None:
     """Run the remaining trials and the confirmation, then register the best model and write the summary.
+
+    Args:
+        search_run: the search.
+        facts: what `python -m mcrnn.status` is to know of this process, such as which file it has read; JSON.
 
     Raises:
         UserError: no trial produced a model, a configuration cannot be trained, or the search runs already.
@@ -49,6 +56,9 @@ def run(search_run: SearchRun) -> None:
     with retries_enabled(), contextlib.ExitStack() as at_end:
         at_end.callback(lease.release)
         log = at_end.enter_context(DriverLog(folder.location, shown_folder))
+        requests = StopRequests(search_run.name, console)
+        presence = Presence(folder.location, facts or {}, requests.hear, lambda: not lease.lost)
+        at_end.enter_context(presence)
         tracker = Tracker.open(search_run.storage, search_run.model_name)
         index = TrialIndex(study)
         remaining = max(0, budget(index, search.search) - index.ended)
@@ -67,7 +77,7 @@ def run(search_run: SearchRun) -> None:
             # also where nothing more is to be started, what runs is completed and what is paused is stopped
             unfinished = stop_reason(study, search.search, index) is None or index.running
             if unfinished or search_run.confirmation(index).missing:
-                _run_trials(active)
+                _run_trials(active, presence, requests)
             active.finish_mlflow_runs()
             best = search_run.best_trial()
             if best is None:
@@ -88,8 +98,13 @@ def run(search_run: SearchRun) -> None:
                 uploads.wait()
 
 
-def _run_trials(active: ActiveSearch) -> None:
+def _run_trials(active: ActiveSearch, presence: Presence, requests: StopRequests) -> None:
     """Run the remaining trials, then the confirmation.
+
+    Args:
+        active: the search.
+        presence: gets to know how far it is.
+        requests: requests to stop the search or a trial.
 
     Raises:
         UserError: there are too few CPUs or GPUs, or a configuration cannot be trained.
@@ -130,6 +145,8 @@ def _run_trials(active: ActiveSearch) -> None:
             flag.request.remote()
 
         until_end.enter_context(on_stop(stop))
+        until_end.enter_context(requests.handled_by(stop))
+        progress = PresenceCallback(presence, searcher)
         context = TrialContext(
             search,
             search_run.field,
@@ -159,9 +176,11 @@ def _run_trials(active: ActiveSearch) -> None:
                 done=searcher.index.ended,
                 paused=searcher.progress.paused,
             ) as display:
+                trials = TrialCallback(active, stop)
+                stop_trials = StopTrialsCallback(requests, searcher, flag, trials, display)
                 trial_runner.run(
                     "ray",
-                    [TrialCallback(active, stop), display],
+                    [trials, display, progress, stop_trials],
                     search_alg=searcher,
                     scheduler=StudyScheduler(searcher),
                 )
@@ -173,6 +192,7 @@ def _run_trials(active: ActiveSearch) -> None:
             raise KeyboardInterrupt
         paused = f"; {stopped} paused trials have been stopped, and a larger budget lets them go on" if stopped else ""
         console.print(f"{search_run.name}: {reason}{paused}", highlight=False, soft_wrap=True)
+        progress.note("confirmation" if search_run.confirmation(active.index).missing else "registration")
         _confirm(active, trial_runner, searcher)
 
 

@@ -9,6 +9,8 @@ A run is a training, a baseline or an evaluation. The folder of a training holds
     checkpoints/         the newest states of the training
     model/               the best model so far
     end.json             how the training ended; missing while it runs and after an interruption
+    process.json         which process trains, where, and how far it is; only in single trainings
+    stop.json            a request to this process to stop
 
 and the folder of a search
 

@@ -20,6 +20,8 @@ COMMANDS = (
     "mcrnn.tune",
     "mcrnn.train",
     "mcrnn.evaluate",
+    "mcrnn.status",
+    "mcrnn.stop",
     "mcrnn.promote",
     "mcrnn.ui",
     "mcrnn.convert",
