@@ -38,7 +38,7 @@ class Overview:
     name: str
     state: str
     """"running", "stopping", "lost" (its process is gone), "interrupted", "failed" or "finished"; for a run that has
-    ended also how, such as "diverged"."""
+    ended also how, such as "diverged"; "unreadable" where files in the folder are damaged, or its database is away."""
     done: int | None = None
     """Trials that have ended or are paused; of a run its epochs."""
     budget: int | None = None
@@ -97,8 +97,15 @@ def overviews(storage: Storage) -> list[Overview]:
         UserError: the root cannot be read.
     """
     names = [(kind, name) for kind, folder in FOLDERS.items() for name in storage.location(folder).folders()]
+
+    def look(kind: str, name: str) -> Overview | None:
+        try:
+            return overview(storage, kind, name)
+        except (ValueError, LookupError, TypeError) as error:  # one damaged folder does not hide the others
+            return Overview(kind, name, "unreadable", message=str(error) or type(error).__name__)
+
     with ThreadPoolExecutor(READS_AT_ONCE) as threads:
-        found = threads.map(lambda each: overview(storage, *each), names)
+        found = threads.map(lambda each: look(*each), names)
         seen = [each for each in found if each is not None]
     return sorted(seen, key=lambda each: (each.state not in ("running", "stopping"), each.kind != SEARCH, each.name))
 

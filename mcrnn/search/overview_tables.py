@@ -14,7 +14,7 @@ from mcrnn.search.overview import Overview, WatchedSearch
 from mcrnn.search.trial_table import trial_table
 from mcrnn.training.session import OBJECTIVE
 
-STYLES = {"running": "bold", "stopping": "bold", "lost": "red", "failed": "red", "interrupted": "yellow"}
+STYLES = {"running": "bold", "stopping": "bold", "lost": "red", "failed": "red", "unreadable": "red"}
 """How a search or run is printed by its state."""
 MOST_ROWS = 30
 """Most rows where there is no terminal, such as in the log of a job; the table of thousands would take seconds."""

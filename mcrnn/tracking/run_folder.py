@@ -211,6 +211,10 @@ class RunFolder:
             return json.loads(self.location.read(name))
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"'{self.url}/{name}' is damaged: it is not JSON") from None
 
     def _write_json(self, name: str, content: Any, indent: int | None = None) -> None:
         self.location.write(name, json.dumps(content, indent=indent).encode())

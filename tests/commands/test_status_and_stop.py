@@ -142,6 +142,18 @@ def test_search_of_an_earlier_version_is_shown(command: CommandRunner, root: Pat
     assert shown(command)[0]["state"] == "finished"
 
 
+def test_damaged_folder_does_not_hide_the_others(command: CommandRunner, root: Path) -> None:
+    fill(Storage.open(str(root)), "first")
+    (root / "searches/broken").mkdir()
+    (root / "searches/broken/configuration.json").write_text("{")
+    (root / "searches/empty").mkdir()
+    (root / "searches/.DS_Store").touch()
+    assert {each["name"]: each["state"] for each in shown(command)} == {"first": "interrupted", "broken": "unreadable"}
+    assert "unreadable" in command("mcrnn.status").stdout
+    line = refused(command, "mcrnn.status", "broken")
+    assert line == f"error: '{root}/searches/broken/configuration.json' is damaged: it is not JSON"
+
+
 def test_run_is_shown_and_stopped(command: CommandRunner, root: Path, heard: list[StopRequest]) -> None:
     folder = RunFolder(Storage.open(str(root)).location("runs/one"))
     folder.claim({"name": "one", "data": {"store": "x"}, "model": {}, "train": {"epochs": 5}})

@@ -110,17 +110,20 @@ def test_line_that_is_just_being_written_is_read_at_the_next_look(tmp_path: Path
     assert reader.trials == whole.trials
 
 
-def test_deleted_search_is_seen_as_empty_and_its_successor_from_the_beginning(tmp_path: Path) -> None:
-    reader = JournalReader(LocalFolder(tmp_path / "a"))
-    (tmp_path / "a").mkdir()
-    epochs_of(tmp_path / "a", search(trials=3), [0.5, 0.4, 0.3], restart=False)
+@pytest.mark.parametrize("look_between", [True, False])
+def test_successor_of_a_deleted_search_is_seen_from_the_beginning(tmp_path: Path, look_between: bool) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    reader = JournalReader(LocalFolder(folder))
+    epochs_of(folder, search(trials=3), [0.5, 0.4, 0.3], restart=False)
     reader.refresh()
     assert len(reader.trials) == 3
-    (tmp_path / "a").rename(tmp_path / "before")
-    reader.refresh()
-    assert reader.trials == []
-    (tmp_path / "a").mkdir(exist_ok=True)
-    epochs_of(tmp_path / "a", search(trials=5, cover=None), [0.5] * 5, restart=False)
+    folder.rename(tmp_path / "before")
+    if look_between:
+        reader.refresh()
+        assert reader.trials == []
+    folder.mkdir()
+    epochs_of(folder, search(trials=5, cover=None), [0.5] * 5, restart=False)
     reader.refresh()
     assert len(reader.trials) == 5
 
