@@ -7,8 +7,9 @@ user does: by a new Python process, whose start is included. Printed are, for ea
 `mcrnn.status` (all searches) and of `mcrnn.status NAME`, the processor time of the latter, and what a further look of
 `--watch` takes. S3 is moto, and PostgreSQL is Debian's; both run on this machine, so that their network takes no time.
 
-Then the search on disk proposes and ends trials while another process watches it, and while none does, in turns. The
-ratio of the median times says what watching costs the search.
+Then the search on disk proposes and ends trials while another process watches it, and while none does, in turns of
+random order. A third of the turns is alone once more: by as much as these differ, the difference to those that are
+watched may be noise.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import resource
 import statistics
 import subprocess
@@ -44,8 +46,8 @@ NAME = "many"
 BYTES_AT_ONCE = 2**19
 """Bytes of a journal that are uploaded at a time; less would only take longer, for parts are merged."""
 TURNS = 6
-"""Turns with a watcher, and as many without."""
-TRIALS_A_TURN = 40
+"""Turns of each kind."""
+TRIALS_A_TURN = 20
 
 
 def prepared(storage: Storage, lines: list[str], count: int, url: str | None) -> tuple[Search, SearchFolder]:
@@ -118,40 +120,41 @@ def rows(place: str, service: Any, lines: list[str], counts: list[int], folder: 
 
 
 def turn(active: ActiveStudy, numbers: Iterator[int]) -> list[tuple[float, float]]:
-    """Return for each of some trials what its proposal and its end cost: seconds by the clock, and of the processor."""
-    found = []
-    for number in (next(numbers) for _ in range(TRIALS_A_TURN)):
-        started = time.process_time()
-        seconds = active.propose(str(number)) + active.end(str(number), 0.5)
-        found.append((seconds, time.process_time() - started))
+    """Return for each of some new trials what its proposal and its end cost: seconds by the clock, and of processor."""
+    found: list[tuple[float, float]] = []
+    while len(found) < TRIALS_A_TURN:
+        number, started = str(next(numbers)), time.process_time()
+        proposal = active.propose(number)
+        is_new = active.first_epoch(number) == 1  # a paused trial that goes on costs much less
+        seconds = proposal + active.end(number, 0.5)
+        if is_new:
+            found.append((seconds, time.process_time() - started))
     return found
 
 
-def cost_of_watching(lines: list[str], count: int, folder: Path) -> str:
-    """Return a line: how much longer the search takes for a trial while it is watched."""
+def cost_of_watching(lines: list[str], count: int, folder: Path) -> Iterator[str]:
+    """Yield lines: what a new trial costs the search alone, once more alone, which shows the noise, and watched."""
     storage = Storage.open(str(folder / "watched"))
     search, searched = prepared(storage, lines, count, None)
-    active, numbers = ActiveStudy(searched.location, search), iter(range(10**9))
-    times: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    active, numbers, draw = ActiveStudy(searched.location, search), iter(range(10**9)), random.Random(0)
+    times: dict[str, list[tuple[float, float]]] = {"alone": [], "alone again": [], "watched": []}
     with Presence(searched.location, {}, lambda _: None):
         turn(active, numbers)
         for _ in range(TURNS):
-            for is_watched in (False, True):
+            for condition in draw.sample(list(times), len(times)):
                 watcher = None
-                if is_watched:
+                if condition == "watched":
                     watcher = command(storage, NAME, "--watch", stdout=subprocess.PIPE)
                     assert watcher.stdout is not None
                     watcher.stdout.readline()  # it has started
-                times[is_watched] += turn(active, numbers)
+                times[condition] += turn(active, numbers)
                 if watcher is not None:
                     watcher.kill()
                     watcher.communicate()
     active.close()
-    parts = []
-    for index, clock in enumerate(("by the clock", "of the processor")):
-        alone, beside = (1000 * statistics.median(each[index] for each in times[watched]) for watched in (False, True))
-        parts.append(f"{alone:.1f} ms {clock}, while it is watched {beside:.1f} ms: ratio {beside / alone:.3f}")
-    return f"a trial costs the search {'; '.join(parts)}"
+    for condition, found in times.items():
+        by_clock, of_processor = (1000 * statistics.median(column) for column in zip(*found, strict=True))
+        yield f"a new trial costs the search {by_clock:.1f} ms, {of_processor:.1f} ms of the processor: {condition}"
 
 
 def main() -> None:
@@ -170,7 +173,8 @@ def main() -> None:
             for place, service in found.items():
                 for row in rows(place, service, lines, arguments.trials, folder, arguments.repeats):
                     print(row, flush=True)
-        print(cost_of_watching(lines, max(arguments.trials), folder), flush=True)
+        for line in cost_of_watching(lines, max(arguments.trials), folder):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
