@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mcrnn.errors import UserError
+from mcrnn.errors import LoggedError, UserError
 from mcrnn.passwords import mask_passwords
 
 StorageOption = Annotated[
@@ -65,7 +65,7 @@ def new_app(command: Callable[..., Any]) -> typer.Typer:
 def run_app(app: Callable[[], Any]) -> None:
     """Run a typer app as a program and end the process.
 
-    A UserError ends it with one line on stderr and exit code 2.
+    A UserError ends it with one line on stderr and exit code 2, a LoggedError in the same way with exit code 1.
     """
     # Ray, MLflow and PyTorch create a million objects that live until the end. With Python's default threshold, looking
     # for garbage among them takes a third of the time of their import. Destroying them at the end would take a second
@@ -93,6 +93,9 @@ def _report_mistakes(app: Callable[[], Any]) -> None:
     except UserError as error:
         print(f"error: {mask_passwords(str(error))}", file=sys.stderr)
         sys.exit(2)
+    except LoggedError as error:
+        print(f"error: {mask_passwords(str(error))}", file=sys.stderr)
+        sys.exit(1)
     except BrokenPipeError:
         # the reader (head, less) has closed the pipe; the interpreter would report it once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,6 +16,13 @@ class UserError(ValueError):
     """
 
 
+class LoggedError(Exception):
+    """An unexpected error whose traceback has been written to a file; its message is one line that names the file.
+
+    Commands print the message to stderr and end with exit code 1.
+    """
+
+
 class NotEnoughMemoryError(UserError):
     """A training needs more memory than there is. Starting it again would fail in the same way."""
 

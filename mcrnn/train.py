@@ -51,8 +51,11 @@ def train(
         config = load_configuration(file or "", settings or ())
 
     from mcrnn.runners import single_run
+    from mcrnn.tracking.provenance import code_version, source_line
 
-    single_run.run(config, root, new=new, digest=digest)
+    source = source_line(file) if file is not None else f"repeats the run {from_run}; mcrnn {code_version()}"
+    print(source, flush=True)
+    single_run.run(config, root, new=new, digest=digest, facts={"source": source})
 
 
 def _repeated(storage: Storage, run_id: str, settings: list[str]) -> tuple[Configuration, str]:

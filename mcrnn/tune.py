@@ -29,7 +29,8 @@ def tune(
 
     The same command again continues an unfinished search, whatever ended it, and prints the summary of a finished one.
     With a larger budget (--set search.trials=200) a finished search goes on. Ctrl-C stops the search after saving it,
-    Ctrl-C twice at once.
+    Ctrl-C twice at once. Its first line says which file was read, with its digest and the version of the code.
+    `python -m mcrnn.status` shows the search from anywhere, and `python -m mcrnn.stop` stops it.
     """
     search = load_search(file, settings or ())
     root = Storage.open(storage)
@@ -45,11 +46,14 @@ def tune(
     from mcrnn.runners.ray_cluster import check_reach
     from mcrnn.search.driver import run
     from mcrnn.search.search_run import open_search
+    from mcrnn.tracking.provenance import source_line
 
+    source = source_line(file)
+    print(source, flush=True)
     check_reach(root.location("searches"))
     with open_search(search, root, new=new) as search_run:
         if not search_run.finished:
-            run(search_run)
+            run(search_run, {"source": source})
         summary = search_run.folder.read_summary()
     assert summary is not None
     print_summary(summary, search, root)

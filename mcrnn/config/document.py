@@ -151,15 +151,20 @@ def find(path: str) -> Path:
     """
     if Path(path).is_file():
         return Path(path)
-    import search_spaces
-
-    shipped = Path(search_spaces.__path__[0])
+    shipped = shipped_folder()
     if (shipped.parent / path).is_file() and (shipped.parent / path).is_relative_to(shipped):
         return shipped.parent / path
     here = Path(path).parent
     names = {str(here / p.name) for p in here.glob("*.yaml")} if here.is_dir() else set()
     names |= {p.relative_to(shipped.parent).as_posix() for p in shipped.rglob("*.yaml")}
     raise UserError(f"there is no file '{path}'{did_you_mean(path, names)}")
+
+
+def shipped_folder() -> Path:
+    """Return the folder of the configuration files that are shipped with the package."""
+    import search_spaces
+
+    return Path(search_spaces.__path__[0]).resolve()
 
 
 def is_nested(content: dict[str, Any]) -> bool:

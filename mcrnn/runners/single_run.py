@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 from rich.console import Console
 
@@ -23,6 +25,7 @@ from mcrnn.runners.ray_train import root_cause, run_distributed
 from mcrnn.runners.session import RunSession
 from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
+from mcrnn.storage.presence import Presence, StopRequest
 from mcrnn.storage.retry import print_warning, retries_enabled
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.experiment import Tracker
@@ -39,7 +42,14 @@ SECONDS_BETWEEN_POLLS = 0.5
 """Time between two looks for new epochs of workers."""
 
 
-def run(config: Configuration, storage: Storage, *, new: bool, digest: str | None = None) -> None:
+def run(
+    config: Configuration,
+    storage: Storage,
+    *,
+    new: bool,
+    digest: str | None = None,
+    facts: dict[str, Any] | None = None,
+) -> None:
     """Train, or continue a run of that name, and print its result.
 
     Args:
@@ -47,6 +57,7 @@ def run(config: Configuration, storage: Storage, *, new: bool, digest: str | Non
         storage: the storage root.
         new: True to start a new run beside one of the same name.
         digest: digest that the store must have, where an earlier run is repeated.
+        facts: what `python -m mcrnn.status` is to know of this process, such as which file it has read; JSON.
 
     Raises:
         UserError: the store cannot be used, its samples are too short, the folder holds another run, or memory was not
@@ -81,7 +92,7 @@ def run(config: Configuration, storage: Storage, *, new: bool, digest: str | Non
         )
         costs = model_cost(config.model, field.frame_shape)
         console.print(f"{config.model.architecture}: {costs}", highlight=False, soft_wrap=True)
-        _train(training_run, FieldData.load(store, config.data), console, sync)
+        _train(training_run, FieldData.load(store, config.data), console, sync, facts or {})
         ended = folder.read_end()
     elif not is_synced(folder):  # MLflow was away when the training ended
         sync = RunSync(Tracker.open(storage, EXPERIMENT))
@@ -107,16 +118,19 @@ def run(config: Configuration, storage: Storage, *, new: bool, digest: str | Non
     )
 
 
-def _train(run: TrainingRun, data: FieldData, console: Console, sync: RunSync) -> None:
+def _train(run: TrainingRun, data: FieldData, console: Console, sync: RunSync, facts: dict[str, Any]) -> None:
     display = RunDisplay(run, console, sync)
+    presence = Presence(run.folder.location, facts, display.stop_requested)
+    display.presence = presence
     status = "FAILED"
     try:
-        with retries_enabled(), display.bar:
+        with retries_enabled(), presence, display.bar:
             if run.config.train.workers == 1:
                 _train_here(run, data, display)
             else:
                 _train_on_workers(run, data, display)
-        ended = run.folder.read_end()
+            ended = run.folder.read_end()
+            presence.end("interrupted" if ended is None else "finished")
         status = mlflow_status(End(ended.end) if ended else End.INTERRUPTED)
         sync.update(run.folder, status)
         if ended:
@@ -133,6 +147,7 @@ def _train_here(run: TrainingRun, data: FieldData, display: RunDisplay) -> None:
     session = RunSession(
         run, on_epoch=display.epoch, on_step=display.step, on_recorded=display.recorded, warn=display.warn
     )
+    display.stop_by(stop)
     with on_stop(stop):
         session.train(data, choose_device(run.config.train.device, "train.device"))
 
@@ -156,6 +171,7 @@ def _train_on_workers(run: TrainingRun, data: FieldData, display: RunDisplay) ->
                 failure.append(error)
 
         reference = ray.put(data)
+        display.stop_by(lambda: flag.request.remote())
         until_end.enter_context(on_stop(lambda: flag.request.remote()))
         # in a thread, because in the main thread Ray would handle the signals itself
         driver = threading.Thread(target=drive, daemon=True)
@@ -189,6 +205,10 @@ class RunDisplay:
         self.bar = Bar("epoch 1", self.epochs, "epochs")
         self.seconds: list[float] = []
         """How long each epoch took that this command has trained."""
+        self.presence: Presence | None = None
+        """Gets to know how far the training is."""
+        self._stop: Callable[[], None] | None = None
+        self._is_stop_requested = False
 
     def step(self, epoch: int, batch: int, batches: int) -> None:
         """Show that a step is done."""
@@ -199,8 +219,25 @@ class RunDisplay:
         epoch = int(metrics["epoch"])
         self.seconds.append(metrics.get("seconds", 0.0))
         self.bar.show(f"epoch {epoch}", epoch)
+        if self.presence is not None:
+            hours = sum(self.seconds) / 3600 / len(self.seconds) * epoch
+            self.presence.progress = {"done": epoch, "budget": self.epochs, "best": metrics["best"], "hours": hours}
         left = sum(self.seconds) / len(self.seconds) * (self.epochs - epoch)
         self.bar.print(_line(metrics, self.epochs, left), self.console)
+
+    def stop_requested(self, request: StopRequest) -> None:
+        """Take a request of `python -m mcrnn.stop`."""
+        text = f"{self.run.run_name}: {request.by} has asked for a stop by python -m mcrnn.stop; it saves and ends"
+        self.bar.print(text, self.console)
+        self._is_stop_requested = True
+        if self._stop is not None:
+            self._stop()
+
+    def stop_by(self, stop: Callable[[], None]) -> None:
+        """Say what asks the training to save and stop, which is called for a request that has come before, too."""
+        self._stop = stop
+        if self._is_stop_requested:
+            stop()
 
     def recorded(self) -> None:
         """Send what has been recorded to MLflow."""

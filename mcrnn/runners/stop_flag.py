@@ -15,6 +15,7 @@ class StopFlag:
     def __init__(self) -> None:
         self._requested = False
         self._ended: dict[str, int] = {}
+        self._stopped: set[str] = set()
 
     def request(self) -> None:
         """Ask all trainings to stop after a checkpoint. They go on when the command is given again."""
@@ -29,9 +30,17 @@ class StopFlag:
         """
         self._ended[name] = epoch
 
+    def stop(self, name: str) -> None:
+        """Ask one training to stop for good, with the epochs that it has recorded by then as its result."""
+        self._stopped.add(name)
+
     def requested(self, name: str) -> bool:
-        """Return whether a training should stop, for either reason."""
-        return self._requested or name in self._ended
+        """Return whether a training should stop, for whatever reason."""
+        return self._requested or name in self._ended or name in self._stopped
+
+    def is_stopped(self, name: str) -> bool:
+        """Return whether a training was asked to stop for good by `stop`."""
+        return name in self._stopped
 
     def ended_at(self, name: str) -> int | None:
         """Return the epoch whose metrics are the result of a training that was ended, None for others."""

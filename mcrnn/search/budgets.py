@@ -21,13 +21,12 @@ from optuna.trial import FrozenTrial
 
 from mcrnn.config.search import DEFAULT_TRIALS, SearchConfig
 from mcrnn.config.space import Search
+from mcrnn.search.attributes import HOURS
 from mcrnn.search.confirmation import Confirmation, Retraining, competitors
 from mcrnn.search.parameters import values_of
 from mcrnn.search.trial_index import TrialIndex, rank
 from mcrnn.search.trial_report import TrialEnd
 
-HOURS = "hours"
-"""Attribute of the study: hours that the search and its confirmation have run, over all their starts."""
 TIME_IS_UP = "time is up"
 """Attribute of the study: that no time is left for another trial, as a sentence and the limits for which it holds."""
 ERROR = "error"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from ray import tune
 
+from mcrnn.search.budgets import budget
 from mcrnn.search.search_run import ActiveSearch
 from mcrnn.search.superseded_files import Deletion
-from mcrnn.search.trial_report import TrialReport, error_of
+from mcrnn.search.trial_report import TrialEnd, TrialReport, error_of
 from mcrnn.search.tune_adapter import StudySearcher
+from mcrnn.storage.presence import Presence
 from mcrnn.storage.retry import print_warning
 from mcrnn.training.session import PENALTY
 
+SECONDS_BETWEEN_NOTES = 5.0
+"""Time between two notes of how far a search is."""
 SECOND_TRIES = "second tries"
 """Attribute of the study: names of the confirmation's trainings that are tried once more."""
 
@@ -51,12 +56,68 @@ class TrialCallback(tune.Callback):
         self._sync(trial, "SCHEDULED" if paused else report.mlflow_status)
         self.superseded_files.trial_ended(trial.config["number"], self.uploads.put)
 
+    def paused_trial_stopped(self, number: int) -> None:
+        """Complete the run of a paused trial that has ended, and delete what nobody needs any more."""
+        self.sync.update(self.search_run.folder.trial(number), TrialEnd.STOPPED.mlflow_status)
+        self.superseded_files.trial_ended(number, self.uploads.put)
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Complete the run of a trial that failed too often."""
         self._sync(trial, "FAILED")
 
     def _sync(self, trial: Any, status: str) -> None:
         self.sync.update(self.search_run.folder.trial(trial.config["number"]), status)
+
+
+class PresenceCallback(tune.Callback):
+    """Writes down now and then how far a search is, for `python -m mcrnn.status`.
+
+    Args:
+        presence: the presence of this process in the folder of the search.
+        searcher: the searcher of the trials.
+    """
+
+    def __init__(self, presence: Presence, searcher: StudySearcher) -> None:
+        self.presence, self.searcher = presence, searcher
+        results = [trial.user_attrs["result"] for trial in searcher.index.ranked()]
+        results += searcher.index.having("result").values()
+        self._best = min((each["best"] for each in results if each and "best" in each), default=None)
+        self._next = 0.0
+        self.note()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing, for the reason that `TrialCallback` gives."""
+        return {}
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Take up the error of a trial."""
+        report = TrialReport.of(trial.last_result)
+        if report.epoch and report.end is None:
+            self._best = min(report.metrics["best"], self._best or report.metrics["best"])
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Write it down if it is time for it."""
+        if time.monotonic() >= self._next:
+            self.note()
+
+    def note(self, phase: str | None = None) -> None:
+        """Write down how far the search is.
+
+        Args:
+            phase: what is done once the trials have ended; None while they run.
+        """
+        self._next = time.monotonic() + SECONDS_BETWEEN_NOTES
+        index, config = self.searcher.index, self.searcher.search.search
+        self.presence.progress = {
+            "done": index.ended + len(self.searcher.progress.paused),
+            "budget": budget(index, config),
+            "running": len(self.searcher.running),
+            "failed": index.failures,
+            "best": self._best,
+            "hours": self.searcher.budgets.hours,
+            "hours_budget": config.hours,
+            "phase": phase,
+        }
 
 
 class ConfirmationCallback(tune.Callback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from typing import Any
 
 import ray
 from ray import tune
@@ -17,32 +18,44 @@ from mcrnn.runners.ray_cluster import connected
 from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
 from mcrnn.search.budgets import Budgets, budget, stop_reason, useful_concurrency
-from mcrnn.search.callbacks import ConfirmationCallback, TrialCallback
+from mcrnn.search.callbacks import ConfirmationCallback, PresenceCallback, TrialCallback
+from mcrnn.search.driver_log import DriverLog
 from mcrnn.search.finalize import finalize
 from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.search_run import ActiveSearch, SearchRun
+from mcrnn.search.stop_requests import StopRequests, StopTrialsCallback
 from mcrnn.search.training_list import TrainingList
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trials import TrialContext, TrialRunner, run_trial, trial_name
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.outbox import Outbox
+from mcrnn.storage.presence import Presence
 from mcrnn.storage.retry import retries_enabled
 from mcrnn.tracking.experiment import Tracker
 from mcrnn.tracking.mlflow_client import refusals_explained
 from mcrnn.tracking.sync import RunSync
 
 
-def run(search_run: SearchRun) -> None:
+def run(search_run: SearchRun, facts: dict[str, Any] | None = None) -> None:
     """Run the remaining trials and the confirmation, then register the best model and write the summary.
+
+    Args:
+        search_run: the search.
+        facts: what `python -m mcrnn.status` is to know of this process, such as which file it has read; JSON.
 
     Raises:
         UserError: no trial produced a model, or a configuration cannot be trained.
+        LoggedError: any other error; its traceback is in the log of the driver, as is that of a UserError.
         KeyboardInterrupt: a stop was asked for, and checkpoints have been written.
     """
     console = Console()
     search, folder, study = search_run.search, search_run.folder, search_run.study
     shown_folder = search_run.storage.show(folder.location)
     with retries_enabled(), contextlib.ExitStack() as at_end:
+        log = at_end.enter_context(DriverLog(folder.location, shown_folder))
+        requests = StopRequests(search_run.name, console)
+        presence = Presence(folder.location, facts or {}, requests.hear, lambda: not search_run.lease.lost)
+        at_end.enter_context(presence)
         tracker = Tracker.open(search_run.storage, search_run.model_name)
         index = TrialIndex(study)
         remaining = max(0, budget(index, search.search) - index.ended)
@@ -53,6 +66,7 @@ def run(search_run: SearchRun) -> None:
         at_end.callback(sync.close)
         uploads = Outbox(f"'{folder.url}'")
         at_end.callback(uploads.close)
+        log.put = uploads.put
         active = ActiveSearch(search_run, sync, uploads, console, index)
         active.start_mlflow_run()
         status = "KILLED"
@@ -60,7 +74,7 @@ def run(search_run: SearchRun) -> None:
             # also where nothing more is to be started, what runs is completed and what is paused is stopped
             unfinished = stop_reason(study, search.search, index) is None or index.running
             if unfinished or search_run.confirmation(index).missing:
-                _run_trials(active)
+                _run_trials(active, presence, requests)
             active.finish_mlflow_runs()
             best = search_run.best_trial()
             if best is None:
@@ -81,8 +95,13 @@ def run(search_run: SearchRun) -> None:
                 uploads.wait()
 
 
-def _run_trials(active: ActiveSearch) -> None:
+def _run_trials(active: ActiveSearch, presence: Presence, requests: StopRequests) -> None:
     """Run the remaining trials, then the confirmation.
+
+    Args:
+        active: the search.
+        presence: gets to know how far it is.
+        requests: requests to stop the search or a trial.
 
     Raises:
         UserError: there are too few CPUs or GPUs, or a configuration cannot be trained.
@@ -124,6 +143,8 @@ def _run_trials(active: ActiveSearch) -> None:
             flag.request.remote()
 
         until_end.enter_context(on_stop(stop))
+        until_end.enter_context(requests.handled_by(stop))
+        progress = PresenceCallback(presence, searcher)
         context = TrialContext(
             search.without_database(),
             search_run.field,
@@ -152,9 +173,11 @@ def _run_trials(active: ActiveSearch) -> None:
                 done=searcher.index.ended,
                 paused=searcher.progress.paused,
             ) as display:
+                trials = TrialCallback(active, stop)
+                stop_trials = StopTrialsCallback(requests, searcher, flag, trials, display)
                 trial_runner.run(
                     "ray",
-                    [TrialCallback(active, stop), display],
+                    [trials, display, progress, stop_trials],
                     search_alg=searcher,
                     scheduler=StudyScheduler(searcher),
                 )
@@ -166,6 +189,7 @@ def _run_trials(active: ActiveSearch) -> None:
             raise KeyboardInterrupt
         paused = f"; {stopped} paused trials have been stopped, and a larger budget lets them go on" if stopped else ""
         console.print(f"{search_run.name}: {reason}{paused}", highlight=False, soft_wrap=True)
+        progress.note("confirmation" if search_run.confirmation(active.index).missing else "registration")
         _confirm(active, trial_runner, searcher)
 
 

@@ -20,9 +20,6 @@ from dataclasses import dataclass, field
 from mcrnn.config.search import AshaConfig
 from mcrnn.training.session import PENALTY
 
-TARGET = "target"
-"""User attribute of a trial: the epoch to which it is trained before it is compared with others."""
-
 
 def rungs(config: AshaConfig, epochs: int, longest: int | None = None) -> list[int]:
     """Return the epochs at which a trial is compared, the last of which is its last epoch.

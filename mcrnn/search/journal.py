@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 
 from mcrnn.errors import UserError
-from mcrnn.search.snapshot import StudySnapshot, StudyState
+from mcrnn.search.snapshot import CHECKED_BYTES, StudySnapshot, StudyState, checksum_before, holds
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.parts import UploadedParts
@@ -27,9 +26,6 @@ from mcrnn.tracking.run_folder import JOURNAL_FILE, JOURNAL_PARTS, SNAPSHOT_FILE
 
 LOGS_BETWEEN_CHECKPOINTS = 10_000
 """Lines of the journal from one checkpoint of the snapshot to the next; replaying them takes a fraction of a second."""
-CHECKED_BYTES = 4096
-"""Bytes of the journal before a position whose checksum tells whether a snapshot is of this journal. With their times
-and random ids they are in no other one."""
 FLUSHED = {JournalOperation.CREATE_STUDY, JournalOperation.SET_TRIAL_STATE_VALUES}
 """Changes after which Optuna waits for the disk, with all that came before: mainly the end of a trial.
 
@@ -128,18 +124,12 @@ class JournalFile(BaseJournalBackend):
     @property
     def position(self) -> dict[str, Any]:
         """How far the file was read, as a checkpoint notes it."""
-        return {"logs": self.logs, "offset": self.offset, "checksum": self._checksum(self.offset)}
+        checksum = checksum_before(self.file, self.offset)
+        return {"logs": self.logs, "offset": self.offset, "checksum": checksum}
 
     def holds(self, position: dict[str, Any]) -> bool:
         """Return whether a checkpoint was made of this file, and of nothing that has been cut off since."""
-        offset = position["offset"]
-        return offset <= self.file.stat().st_size and self._checksum(offset) == position["checksum"]
-
-    def _checksum(self, offset: int) -> int:
-        with self.file.open("rb") as file:
-            start = max(0, offset - CHECKED_BYTES)
-            file.seek(start)
-            return zlib.crc32(file.read(offset - start))
+        return holds(self.file, position)
 
 
 class _NoLogs(BaseJournalBackend):

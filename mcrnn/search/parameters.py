@@ -15,9 +15,8 @@ from optuna.trial import FrozenTrial
 
 from mcrnn.config.paths import Values
 from mcrnn.config.space import Search, SpaceEntry
+from mcrnn.search.attributes import VALUES_ATTRIBUTE
 
-VALUES_ATTRIBUTE = "values"
-"""User attribute of a trial: the value of each field by its dotted path."""
 SHARE_SUFFIX = " (share of its range)"
 """Ends the name of a parameter that is a share of a range."""
 

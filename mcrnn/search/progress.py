@@ -12,13 +12,11 @@ from rich.live import Live
 from rich.table import Table
 
 from mcrnn.config.space import Search
-from mcrnn.console import field_label, format_value, new_table
+from mcrnn.console import field_label, format_value
 from mcrnn.search.trial_report import TrialReport, error_of
+from mcrnn.search.trial_table import TrialRow, trial_table
 from mcrnn.storage.retry import print_warning
 from mcrnn.training.session import OBJECTIVE
-
-STYLES = {"running": "bold", "stopped": "dim", "paused": "dim", "finished": None}
-"""How the row of a trial is printed by its state; others, such as failed, are red."""
 
 
 class ProgressDisplay(Callback):
@@ -100,6 +98,11 @@ class ProgressDisplay(Callback):
         print_warning(f"trial {trial.config['number']} failed: {reason}")
         self._leaves(trial, "failed")
 
+    def paused_trial_stopped(self, number: int) -> None:
+        """Show that a paused trial has ended."""
+        if number in self.rows:
+            self.rows[number]["state"] = "stopped"
+
     def _row(self, trial: Any) -> dict[str, Any]:
         """Return the row of a trial; a new one if this is its first event, which may be the loss of its process."""
         return self.rows.setdefault(trial.config["number"], {"values": trial.config["values"], "state": "running"})
@@ -142,18 +145,9 @@ class ProgressDisplay(Callback):
     def table(self) -> Table:
         """Return a table with a row for each of the newest trials, as many as the terminal has room for."""
         caption = f"{self.done} of {self.budget} trials, best {self._best()}, time left {self._time_left()}"
-        headers = ["trial", *map(field_label, self.search.space), "epoch", "error", "time", "state"]
-        table = new_table(headers, title=f"search {self.name}", caption=caption, names=0)
         room = max(3, self.console.height - 9)
-        for number, row in sorted(self.rows.items())[-room:]:
-            style = STYLES.get(row["state"], "red")
-            table.add_row(
-                str(number),
-                *(format_value(row["values"].get(path, "")) for path in self.search.space),
-                str(row.get("epoch", "")),
-                f"{row[OBJECTIVE]:.4f}" if OBJECTIVE in row else "",
-                f"{row['time_total_s']:.0f} s" if "time_total_s" in row else "",
-                row["state"],
-                style=style,
-            )
-        return table
+        rows = [
+            TrialRow(number, row["values"], row["state"], row.get("epoch"), row.get(OBJECTIVE), row.get("time_total_s"))
+            for number, row in sorted(self.rows.items())[-room:]
+        ]
+        return trial_table(self.name, list(self.search.space), rows, caption, self.console.width)

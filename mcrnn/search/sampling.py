@@ -10,7 +10,8 @@ import optuna
 from mcrnn.config.paths import Values
 from mcrnn.config.search import DEFAULT_TRIALS, SearchConfig
 from mcrnn.config.space import Search
-from mcrnn.search.parameters import VALUES_ATTRIBUTE, is_relative, parameter_name, value_at
+from mcrnn.search.attributes import VALUES_ATTRIBUTE
+from mcrnn.search.parameters import is_relative, parameter_name, value_at
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -26,7 +26,7 @@ from mcrnn.models import trained_model, with_resolved_width
 from mcrnn.search.budgets import stop_reason, time_limits
 from mcrnn.search.confirmation import Confirmation
 from mcrnn.search.journal import Journal
-from mcrnn.search.study import STUDY, finished_trials, open_study, study_in_database
+from mcrnn.search.study import STUDY, finished_trials, leave_old_study, open_study, study_in_database
 from mcrnn.search.superseded_files import Deletion, SupersededFiles
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trial_report import TrialEnd
@@ -188,6 +188,8 @@ def open_search(search: Search, storage: Storage, *, new: bool) -> Iterator[Sear
     folder = SearchFolder(searches.child(free_name(searches, search.name, new=new)))
     earlier = [_open_earlier(name, searches, search.search.storage) for name in search.search.warm_start]
     with Lease(folder.location, LEASE_FILE, "search") as lease:
+        if folder.read_configuration() is None:
+            leave_old_study(search, folder)  # before the folder is claimed, or a kill in between would find the old one
         folder.claim(search.content() | {"store_digest": store.digest}, MAY_CHANGE)
         journal = Journal.open(folder.location)
         yield SearchRun(search, storage, folder, store, open_study(journal, search, earlier), journal, lease)

@@ -5,6 +5,8 @@ the one before, and then a line that says how far the journal was replayed by th
 changed, and reading costs one line for each trial. The snapshot is a cache: where it is missing, torn or not of this
 journal, the journal is replayed instead.
 
+Reading the lines needs no Optuna (`lines`); only building its trials from them does (`load`).
+
 A line is a key, a tab and JSON. The key is the number of a trial, `kind` for the parameters that trials have in common,
 or `checkpoint`. A checkpoint has the checksum of all lines before it.
 """
@@ -19,11 +21,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
-from optuna.trial import FrozenTrial, TrialState
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
+CHECKED_BYTES = 4096
+"""Bytes of the journal before a position whose checksum tells whether a snapshot is of this journal. With their times
+and random ids they are in no other one."""
 FORMAT = 1
 """Version of the lines. Snapshots of another version are not used."""
 
@@ -41,6 +46,22 @@ class StudyState:
     """Name, directions and attributes of the study."""
     trials: list[FrozenTrial]
     """The trials in the order of their numbers."""
+
+
+@dataclass
+class SnapshotLines:
+    """What a checkpoint says, as the lines have it."""
+
+    position: dict[str, Any]
+    """How far the journal was replayed."""
+    study: dict[str, Any]
+    """Name, directions and attributes of the study."""
+    kinds: list[Kind]
+    """The kinds of trials, by the index by which the trials name them."""
+    trials: list[bytes]
+    """JSON of each trial in the order of their numbers."""
+    end: int
+    """Offset of the first byte behind the checkpoint."""
 
 
 class StudySnapshot:
@@ -80,34 +101,41 @@ class StudySnapshot:
         Args:
             is_current: whether a position is one of the journal that is there.
         """
+        for lines in self.lines(is_current):
+            with without_garbage_collection(), contextlib.suppress(ValueError, LookupError, TypeError):
+                trials = _trials(lines)
+                self._kinds = {kind: index for index, kind in enumerate(lines.kinds)}
+                self.end, self._checksum = lines.end, zlib.crc32(self._content[: lines.end])
+                self._content = b""
+                return StudyState(lines.position, lines.study, trials)
+        self._kinds, self._content = {}, b""
+        return None
+
+    def lines(self, is_current: Callable[[dict[str, Any]], bool]) -> Iterator[SnapshotLines]:
+        """Yield what the checkpoints say that can be used, the last one first.
+
+        Args:
+            is_current: whether a position is one of the journal that is there.
+        """
         for start, end, checkpoint in self.checkpoints():
+            found = None
             with without_garbage_collection(), contextlib.suppress(ValueError, LookupError, TypeError):
                 if zlib.crc32(self._content[:start]) != checkpoint["checksum"] or not is_current(
                     checkpoint["position"]
                 ):
                     continue
-                trials = self._trials(self._content[:start].split(b"\n"))
-                self.end, self._checksum = end, zlib.crc32(self._content[:end])
-                self._content = b""
-                return StudyState(checkpoint["position"], checkpoint["study"], trials)
-        self._kinds, self._content = {}, b""
-        return None
-
-    def _trials(self, lines: list[bytes]) -> list[FrozenTrial]:
-        """Build all trials of some lines; of several lines of one trial, the last one counts."""
-        self._kinds = {}
-        newest: dict[bytes, bytes] = {}
-        for line in lines:
-            key, _, content = line.partition(b"\t")
-            if key == b"kind":
-                kind = tuple((name, distribution) for name, distribution in json.loads(content))
-                self._kinds[kind] = len(self._kinds)
-            elif key.isdigit():
-                newest[key] = content
-        distributions = [
-            {name: json_to_distribution(distribution) for name, distribution in kind} for kind in self._kinds
-        ]
-        return [_trial(number, newest[b"%d" % number], distributions) for number in range(len(newest))]
+                kinds: dict[Kind, None] = {}
+                newest: dict[bytes, bytes] = {}
+                for line in self._content[:start].split(b"\n"):
+                    key, _, content = line.partition(b"\t")
+                    if key == b"kind":
+                        kinds[tuple((name, distribution) for name, distribution in json.loads(content))] = None
+                    elif key.isdigit():  # of several lines of one trial, the last one counts
+                        newest[key] = content
+                trials = [newest[b"%d" % number] for number in range(len(newest))]
+                found = SnapshotLines(checkpoint["position"], checkpoint["study"], list(kinds), trials, end)
+            if found is not None:
+                yield found
 
     def append(self, changes: StudyState) -> None:
         """Write a checkpoint.
@@ -128,6 +156,8 @@ class StudySnapshot:
 
     def _lines(self, trial: FrozenTrial) -> Iterable[str]:
         """Return the lines of a trial, with that of its kind if it is the first one of it."""
+        from optuna.distributions import distribution_to_json
+
         kind = tuple((name, distribution_to_json(each)) for name, each in trial.distributions.items())
         if kind not in self._kinds:
             self._kinds[kind] = len(self._kinds)
@@ -145,28 +175,50 @@ class StudySnapshot:
         yield f"{trial.number}\t{_json(content)}\n"
 
 
-def _trial(number: int, content: bytes, kinds: list[dict[str, BaseDistribution]]) -> FrozenTrial:
-    """Build a trial from its line. Trials of one kind share their distributions, which nothing changes."""
-    state, values, times, kind, params, user_attrs, system_attrs, (steps, errors) = json.loads(content)
-    distributions = kinds[kind]
-    started, completed = (None if time is None else datetime.fromtimestamp(time) for time in times)
-    return FrozenTrial(
-        number=number,
-        trial_id=number,
-        state=TrialState(state),
-        value=None,
-        values=values,
-        datetime_start=started,
-        datetime_complete=completed,
-        params={
-            name: distribution.to_external_repr(value)
-            for (name, distribution), value in zip(distributions.items(), params, strict=True)
-        },
-        distributions=dict(distributions),
-        user_attrs=user_attrs,
-        system_attrs=system_attrs,
-        intermediate_values=dict(zip(steps, errors, strict=True)),
-    )
+def _trials(lines: SnapshotLines) -> list[FrozenTrial]:
+    """Build all trials of a checkpoint. Trials of one kind share their distributions, which nothing changes."""
+    from optuna.distributions import json_to_distribution
+    from optuna.trial import FrozenTrial, TrialState
+
+    kinds = [{name: json_to_distribution(distribution) for name, distribution in kind} for kind in lines.kinds]
+
+    def trial(number: int, content: bytes) -> FrozenTrial:
+        state, values, times, kind, params, user_attrs, system_attrs, (steps, errors) = json.loads(content)
+        distributions = kinds[kind]
+        started, completed = (None if time is None else datetime.fromtimestamp(time) for time in times)
+        return FrozenTrial(
+            number=number,
+            trial_id=number,
+            state=TrialState(state),
+            value=None,
+            values=values,
+            datetime_start=started,
+            datetime_complete=completed,
+            params={
+                name: distribution.to_external_repr(value)
+                for (name, distribution), value in zip(distributions.items(), params, strict=True)
+            },
+            distributions=dict(distributions),
+            user_attrs=user_attrs,
+            system_attrs=system_attrs,
+            intermediate_values=dict(zip(steps, errors, strict=True)),
+        )
+
+    return [trial(number, content) for number, content in enumerate(lines.trials)]
+
+
+def holds(journal: Path, position: dict[str, Any]) -> bool:
+    """Return whether a checkpoint was made of this journal, and of nothing that has been cut off since."""
+    offset = position["offset"]
+    return offset <= journal.stat().st_size and checksum_before(journal, offset) == position["checksum"]
+
+
+def checksum_before(journal: Path, offset: int) -> int:
+    """Return the checksum of the bytes of a journal before an offset, by which a position is recognised."""
+    with journal.open("rb") as file:
+        start = max(0, offset - CHECKED_BYTES)
+        file.seek(start)
+        return zlib.crc32(file.read(offset - start))
 
 
 def _json(content: object) -> str:

@@ -24,19 +24,20 @@ from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search
 from mcrnn.errors import UserError
 from mcrnn.passwords import mask_passwords
+from mcrnn.search.attributes import STOPPED_PAUSED, VALUES_ATTRIBUTE
 from mcrnn.search.database import Database
 from mcrnn.search.journal import Journal
 from mcrnn.search.learning import ExpectedErrors
-from mcrnn.search.parameters import VALUES_ATTRIBUTE, distribution, parameter_name, parameters_of, values_of
+from mcrnn.search.parameters import distribution, parameter_name, parameters_of, values_of
 from mcrnn.storage.location import Location
+from mcrnn.storage.retry import print_warning
+from mcrnn.tracking.run_folder import SearchFolder
 from mcrnn.training.session import PENALTY
 
 STUDY = "search"
 """Name of the study in the journal of a search, which holds no other."""
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 """Optuna's states of the trials that do not go on."""
-STOPPED_PAUSED = "stopped while paused"
-"""User attribute of a paused trial that the end of the search has stopped; None once a larger budget let it go on."""
 NUMBER_BEFORE = "number before"
 """User attribute of a trial that was copied from an earlier study: its number there."""
 LARGEST_GRID = 10_000
@@ -63,7 +64,7 @@ def open_study(journal: Journal | None, search: Search, earlier: Iterable[optuna
     """
     name = STUDY
     if journal is not None and search.search.storage is not None:
-        name = f"{search.name}:{journal.folder.url}"
+        name = SearchFolder(journal.folder).study_name(search.name)
     study = optuna.create_study(
         study_name=name,
         storage=None if journal is None else _storage(journal, search.search),
@@ -109,8 +110,38 @@ def study_in_database(url: str, folder: Location) -> optuna.Study | None:
         UserError: the database cannot be used.
     """
     storage = _database(url)
-    names = [each for each in optuna.get_all_study_names(storage) if each.endswith(f":{folder.url}")]
+    usual = f":{folder.url}"
+    known = SearchFolder(folder).study_name("")
+    names = [
+        each
+        for each in optuna.get_all_study_names(storage)
+        if each == known or (known == usual and each.endswith(usual))
+    ]
     return optuna.load_study(study_name=names[0], storage=storage) if names else None
+
+
+def leave_old_study(search: Search, folder: SearchFolder) -> None:
+    """Let a search whose folder is new use a study that is new as well.
+
+    A database still has the study of a search whose folder was deleted. It stays there, and is not this search's, which
+    has none of the models that belong to it.
+
+    Raises:
+        UserError: the database cannot be used.
+    """
+    if search.search.storage is None:
+        return
+    usual = chosen = f"{search.name}:{folder.url}"
+    names, number = set(optuna.get_all_study_names(_database(search.search.storage))), 1
+    while chosen in names:
+        number += 1
+        chosen = f"{usual} ({number})"
+    if chosen != usual:
+        folder.write_study_name(chosen)
+        print_warning(
+            f"the folder of the search '{search.name}' was deleted, but the database has its study '{usual}'; the "
+            f"search starts anew with the study '{chosen}', and the old one is left alone"
+        )
 
 
 def _storage(journal: Journal, config: SearchConfig) -> BaseStorage:

@@ -119,7 +119,7 @@ class TrialIndex:
             return
         end = trial.user_attrs.get("end")
         self.failures += end == TrialEnd.FAILED
-        if end in (TrialEnd.FINISHED, TrialEnd.STOPPED):
+        if end in (TrialEnd.FINISHED, TrialEnd.STOPPED) and "best" in trial.user_attrs["result"]:
             bisect.insort(self._ranked, rank(trial))
         if trial.state not in ENDED:
             self._stopped[trial.number] = rank(trial)

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from optuna.trial import FrozenTrial, TrialState
 
 from mcrnn.config.space import Search
-from mcrnn.search.halving import TARGET, SuccessiveHalving, rungs
+from mcrnn.search.attributes import TARGET, VALUES_ATTRIBUTE
+from mcrnn.search.halving import SuccessiveHalving, rungs
 from mcrnn.search.learning import ExpectedErrors, as_shown
-from mcrnn.search.parameters import VALUES_ATTRIBUTE, values_of
+from mcrnn.search.parameters import values_of
 from mcrnn.search.study import ENDED, state_of
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trial_report import TrialEnd
@@ -73,6 +74,8 @@ class TrialProgress:
         if self.halving is not None and "from" not in trial.user_attrs:
             target = _target(trial, steps)
             self.halving.note(trial.number, steps, errors, target, ended=state_of(trial) in ENDED, failed=failed)
+            if trial.state == TrialState.PRUNED:  # a user has stopped it on its way
+                self.halving.complete.discard(trial.number)
 
     @property
     def paused(self) -> Mapping[int, int]:

@@ -11,7 +11,7 @@ from typing import Any
 from mcrnn.training.run import mlflow_status
 from mcrnn.training.session import OBJECTIVE, PENALTY, End
 
-END_KEY, MISTAKE_KEY, RETRY_KEY = "trial_end", "mistake", "retry"
+END_KEY, MISTAKE_KEY, RETRY_KEY, STOPPED_KEY = "trial_end", "mistake", "retry", "stopped"
 """Keys of Tune's result dictionaries; all others are metrics."""
 
 KEPT_METRICS = (
@@ -32,7 +32,7 @@ class TrialEnd(StrEnum):
 
     FINISHED = "finished"
     STOPPED = "stopped"
-    """It was not worth training further."""
+    """It was not worth training further, or a user has stopped it."""
     DIVERGED = "diverged"
     OUT_OF_MEMORY = "out of memory"
     FAILED = "failed"
@@ -69,11 +69,22 @@ class TrialReport:
     """What is wrong with the configuration, for the user. It ends the search at once."""
     retry: bool = False
     """Whether memory was not enough beside other trials, so that the trial is tried once more."""
+    stopped: bool = False
+    """Whether a user has stopped the trial for good."""
 
     @classmethod
     def interrupted(cls) -> TrialReport:
         """Return the report of a trial that was asked to save and stop."""
         return cls(_worst(), End.INTERRUPTED)
+
+    @classmethod
+    def stopped_by_user(cls, metrics: dict[str, Any] | None) -> TrialReport:
+        """Return the report of a trial that a user has stopped.
+
+        Args:
+            metrics: metrics of its last epoch; None where it has completed none.
+        """
+        return cls(_worst() if metrics is None else metrics, stopped=True)
 
     @classmethod
     def out_of_memory(cls, *, retry: bool = False) -> TrialReport:
@@ -94,10 +105,10 @@ class TrialReport:
         """Read a report from a result of Tune; None, for a trial that has not reported, is one without metrics."""
         metrics = dict(result or {})
         end, mistake = metrics.pop(END_KEY, None), metrics.pop(MISTAKE_KEY, None)
-        retry = metrics.pop(RETRY_KEY, False)
+        retry, stopped = metrics.pop(RETRY_KEY, False), metrics.pop(STOPPED_KEY, False)
         if end is None and metrics.get("diverged"):
             end = End.DIVERGED
-        return cls(metrics, End(end) if end else None, mistake, retry)
+        return cls(metrics, End(end) if end else None, mistake, retry, stopped)
 
     def as_result(self) -> dict[str, Any]:
         """Return the report as a result of Tune."""
@@ -108,6 +119,8 @@ class TrialReport:
             result[MISTAKE_KEY] = self.mistake
         if self.retry:
             result[RETRY_KEY] = True
+        if self.stopped:
+            result[STOPPED_KEY] = True
         return result
 
     @property
@@ -117,7 +130,9 @@ class TrialReport:
 
     @property
     def kept_metrics(self) -> dict[str, Any]:
-        """The metrics that the study keeps."""
+        """The metrics that the study keeps; none of a trial that was stopped in its first epoch."""
+        if self.stopped and self.epoch is None:
+            return {}
         return {key: self.metrics[key] for key in KEPT_METRICS if key in self.metrics}
 
     @property
@@ -132,7 +147,13 @@ class TrialReport:
             target: epoch to which the trial was trained; None where it runs to its end.
         """
         last = self.metrics.get("epochs")
-        return self.end is None and not self.goes_on and target is not None and self.epoch == target != last
+        return (
+            self.end is None
+            and not self.goes_on
+            and not self.stopped
+            and target is not None
+            and self.epoch == target != last
+        )
 
     def trial_end(self, *, pruned: bool) -> TrialEnd:
         """Return how the trial ended whose last report this is. Not for a trial that goes on.
@@ -141,7 +162,7 @@ class TrialReport:
             pruned: whether the pruner has stopped it.
         """
         end = TRIAL_ENDS[self.end or End.FINISHED]
-        return TrialEnd.STOPPED if pruned and end == TrialEnd.FINISHED else end
+        return TrialEnd.STOPPED if (pruned or self.stopped) and end == TrialEnd.FINISHED else end
 
     @property
     def mlflow_status(self) -> str:

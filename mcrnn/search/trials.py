@@ -27,7 +27,7 @@ from mcrnn.runners.session import report_constants
 from mcrnn.runners.tune_trial import run_in_tune
 from mcrnn.search.trial_report import TrialFailedError, TrialReport
 from mcrnn.storage.lease import Lease
-from mcrnn.storage.retry import enable_retries
+from mcrnn.storage.retry import ServiceUnavailableError, enable_retries
 from mcrnn.tracking.run_folder import RunFolder, SearchFolder
 from mcrnn.training.run import TrainingRun
 from mcrnn.training.session import End
@@ -205,8 +205,8 @@ def run_trial(proposal: dict[str, Any], *, context: TrialContext) -> None:
         context: what all trials have in common.
 
     Raises:
-        TrialFailedError: any other error, such as that of a broken GPU or a full disk. Tune then starts the trial again
-            from its checkpoint, in a new process, as it does where processes were lost.
+        TrialFailedError: any other error, such as that of a broken GPU, a full disk or object storage that stays away.
+            Tune then starts the trial again from its checkpoint, in a new process, as where processes were lost.
     """
     enable_retries()
     proposal = proposal.get("proposal", proposal)
@@ -230,11 +230,16 @@ def run_trial(proposal: dict[str, Any], *, context: TrialContext) -> None:
         if workers_were_lost(error):
             raise
         file = _write_error(folder)
-        if isinstance(error, UserError) and not isinstance(error, DiskError):
+        if is_mistake(error):
             tune.report(TrialReport.of_mistake(f"{name}: {error}").as_result())
             return
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         raise TrialFailedError(f"{type(error).__name__}: {reason}{file}") from error
+
+
+def is_mistake(error: Exception) -> bool:
+    """Return whether an error is one of the configuration, which every other trial would meet as well."""
+    return isinstance(error, UserError) and not isinstance(error, DiskError | ServiceUnavailableError)
 
 
 def _write_error(folder: RunFolder) -> str:
@@ -266,6 +271,10 @@ def _train_and_report(run: TrainingRun, context: TrialContext, *, alone: bool) -
         for metrics in run.folder.read_metrics():
             tune.report(metrics | constants)
     ended = run.folder.read_end()
+    if ended is None and ray.get(context.stop.is_stopped.remote(run.run_name)):
+        history = run.folder.read_metrics()
+        tune.report(TrialReport.stopped_by_user(history[-1] | constants if history else None).as_result())
+        return
     distributed = run.config.train.workers > 1
     pruned_at = ray.get(context.stop.ended_at.remote(run.run_name)) if distributed else None
     if pruned_at is not None:  # the workers trained a little further; the result is that of the epoch decided on

@@ -16,13 +16,11 @@ from ray.tune.search import Searcher
 
 from mcrnn.config.paths import Values
 from mcrnn.config.space import Search
+from mcrnn.search.attributes import STOPPED_PAUSED, TARGET, VALUES_ATTRIBUTE
 from mcrnn.search.budgets import ERROR, Budgets, budget, stop_reason
 from mcrnn.search.database import written_together
-from mcrnn.search.halving import TARGET
 from mcrnn.search.learning import StudyView
-from mcrnn.search.parameters import VALUES_ATTRIBUTE
 from mcrnn.search.sampling import suggest
-from mcrnn.search.study import STOPPED_PAUSED
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trial_progress import TrialProgress
 from mcrnn.search.trial_report import TrialEnd, TrialReport, error_of
@@ -195,6 +193,14 @@ class StudySearcher(Searcher):
             trial.set_user_attr("result", report.kept_metrics | self._seconds(trial, report))
             trial.report(report.metrics["best"], step=cast("int", report.epoch))  # the last: now it is paused
 
+    def stop_paused(self, number: int) -> None:
+        """End a paused trial for good, with the error that it has."""
+        storage, trial_id = self.study._storage, self.index.trial(number)._trial_id
+        storage.set_trial_user_attr(trial_id, "end", TrialEnd.STOPPED)
+        storage.set_trial_state_values(trial_id, TrialState.PRUNED)
+        self._refresh(number)
+        self.on_study_changed()
+
     def conclude(self) -> int:
         """Stop the trials that are paused, when no more are to go on; returns their number."""
         paused, storage = sorted(self.progress.paused), self.study._storage
@@ -227,7 +233,7 @@ class StudySearcher(Searcher):
     def _record_end(self, trial: optuna.Trial, trial_id: str, report: TrialReport, *, error: bool) -> None:
         """Write into the study how a trial ended and how long it took, also before interruptions."""
         time = self._seconds(trial, report)
-        if error or report.epoch is None:
+        if error or (report.epoch is None and not report.stopped):
             with written_together(self.study):
                 trial.set_user_attr(ERROR, self.errors.get(trial_id, "its processes were lost too often"))
                 trial.set_user_attr("result", time)

@@ -54,6 +54,13 @@ class LocalFolder:
         except OSError as error:
             raise DiskError(f"cannot read '{self.path / key}': {error.strerror}") from None
 
+    def read_with_age(self, key: str) -> tuple[bytes, float]:
+        content = self.read(key)
+        try:
+            return content, max(0.0, time.time() - (self.path / key).stat().st_mtime)
+        except FileNotFoundError:  # another process has just deleted it
+            raise FileNotFoundError(key) from None
+
     def write(self, key: str, data: bytes) -> None:
         try:
             write_atomically(self.path / key, data)
@@ -103,6 +110,15 @@ class LocalFolder:
                 with contextlib.suppress(FileNotFoundError):  # another process has just removed the file
                     sizes[file.relative_to(self.path).as_posix()] = file.stat().st_size
         return sizes
+
+    def folders(self) -> list[str]:
+        try:
+            with os.scandir(self.path) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise DiskError(f"cannot read '{self.path}': {error.strerror}") from None
 
     def clear(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

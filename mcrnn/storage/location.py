@@ -36,6 +36,15 @@ class Location(Protocol):
             FileNotFoundError: There is no such object.
         """
 
+    def read_with_age(self, key: str) -> tuple[bytes, float]:
+        """Return the content of an object and the seconds since it was written, both by the clock of the storage.
+
+        So the age is right also where the clock of the process that has written the object is not.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+        """
+
     def write(self, key: str, data: bytes) -> None:
         """Write an object. Readers see the old content or the new, never a part, also after a crash at any moment."""
 
@@ -79,6 +88,12 @@ class Location(Protocol):
 
     def sizes(self) -> dict[str, int]:
         """Return the size in bytes of every object in the folder and below it, by key."""
+
+    def folders(self) -> list[str]:
+        """Return the names of the folders directly below this one that hold objects, in alphabetical order.
+
+        Costs the same however many objects are in them.
+        """
 
     def clear(self) -> None:
         """Delete every object in the folder and below it."""

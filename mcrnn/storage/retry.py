@@ -9,6 +9,7 @@ must be named at once, and an outage must not end a training that has run for ho
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import threading
 import time
@@ -26,6 +27,11 @@ PATIENCE_UNDER_WAY = 900.0
 """Seconds that a training or a search under way waits for object storage."""
 SECONDS_BETWEEN_TRIES = 2.0
 
+LOGGER = logging.getLogger("mcrnn")
+"""Takes all warnings, for the log of a search. Nothing else is printed by it."""
+LOGGER.addHandler(logging.NullHandler())
+LOGGER.propagate = False
+
 _patience = 0.0
 
 
@@ -38,7 +44,8 @@ class RefusedError(UserError):
 
 
 def print_warning(line: str) -> None:
-    """Print a warning to stderr, without passwords."""
+    """Print a warning to stderr, without passwords; the log of a search gets it with the traceback of its cause."""
+    LOGGER.warning("%s", line, exc_info=sys.exc_info()[0] is not None)
     print(f"warning: {mask_passwords(line)}", file=sys.stderr)
 
 

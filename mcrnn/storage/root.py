@@ -27,8 +27,12 @@ class Storage:
     name: str
 
     @classmethod
-    def open(cls, root: str | None = None) -> Storage:
+    def open(cls, root: str | None = None, *, read_only: bool = False) -> Storage:
         """Return the root that is given, else MCRNN_STORAGE, else the current folder; a missing folder is created.
+
+        Args:
+            root: A folder or an `s3://` URL.
+            read_only: Whether nothing is to be written; then the folder must be there, and is not checked further.
 
         Raises:
             UserError: The root is no folder that can be written to, or a URL of an unknown kind; or it is relative to
@@ -43,6 +47,10 @@ class Storage:
                 f"the storage root '{name}' is relative to the folder of a Ray job, which disappears with it: set "
                 "MCRNN_STORAGE of the cluster to s3://BUCKET/PREFIX or to an absolute folder"
             )
+        if read_only:
+            if not path.is_dir():
+                raise UserError(f"there is no storage folder '{path}'")
+            return cls(str(path.resolve()))
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -123,6 +123,22 @@ class S3Prefix:
     def read(self, key: str) -> bytes:
         return s3_request(self.url, lambda: self._files.cat_file(self._path(key)))
 
+    def read_with_age(self, key: str) -> tuple[bytes, float]:
+        import email.utils  # only here, because it takes a while to import
+
+        import fsspec.asyn
+
+        bucket, name = self._path(key).split("/", 1)
+
+        def get() -> tuple[bytes, float]:
+            files = self._files
+            answer = files.call_s3("get_object", Bucket=bucket, Key=name)
+            now = email.utils.parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+            return fsspec.asyn.sync(files.loop, answer["Body"].read), (now - answer["LastModified"]).total_seconds()
+
+        content, age = s3_request(self.url, get)
+        return content, max(0.0, age)
+
     def write(self, key: str, data: bytes) -> None:
         s3_request(self.url, lambda: self._files.pipe_file(self._path(key), data))
 
@@ -172,6 +188,13 @@ class S3Prefix:
         found = s3_request(self.url, lambda: self._files.find(self.bucket_and_prefix, detail=True))
         start = len(self.bucket_and_prefix) + 1
         return {path[start:]: entry["size"] for path, entry in found.items() if len(path) > start}
+
+    def folders(self) -> list[str]:
+        try:
+            found = s3_request(self.url, lambda: self._files.ls(self.bucket_and_prefix, detail=True))
+        except FileNotFoundError:
+            return []
+        return sorted(entry["name"].rsplit("/", 1)[-1] for entry in found if entry["type"] == "directory")
 
     def clear(self) -> None:
         paths = [self._path(key) for key in self.sizes()]

@@ -1,8 +1,9 @@
-"""Where a run came from: its code, packages, command and machine."""
+"""Where a run came from: its file, code, packages, command and machine."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import platform
 import re
@@ -15,11 +16,38 @@ from typing import Any
 
 import psutil
 
+from mcrnn.config.document import find, shipped_folder
 from mcrnn.passwords import mask_passwords
 from mcrnn.storage.process import boot, process_identity
 
 PACKAGES = ("mcrnn", "torch", "ray", "optuna", "mlflow", "numpy", "xarray", "zarr", "s3fs", "pydantic", "safetensors")
 """Packages that have an influence on results."""
+DIGITS = 12
+"""Hexadecimal digits of a file's digest that are shown."""
+
+
+def code_version() -> str:
+    """Return the version of this package."""
+    return packages().get("mcrnn", "of an unknown version")
+
+
+def source_line(path: str) -> str:
+    """Return a line that says which file a command has read, so that a job shows whether it is the one that was meant.
+
+    Args:
+        path: path of the file as the user has given it.
+
+    Returns:
+        Where the file is, whether it is one of those that are installed with the package, the beginning of its SHA-256
+        digest, and the version of the code.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    file = find(path).resolve()
+    shipped = " (shipped with the package)" if file.is_relative_to(shipped_folder()) else ""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:DIGITS]
+    return f"read {file}{shipped}, sha256 {digest}; mcrnn {code_version()}"
 
 
 def origin() -> dict[str, Any]:

@@ -9,6 +9,8 @@ A run is a training, a baseline or an evaluation. The folder of a training holds
     checkpoints/         the newest states of the training
     model/               the best model so far
     end.json             how the training ended; missing while it runs and after an interruption
+    process.json         which process trains, where, and how far it is; only in single trainings
+    stop.json            a request to this process to stop
 
 and the folder of a search
 
@@ -16,7 +18,10 @@ and the folder of a search
     study.journal        the Optuna study, unless it is in a database; on object storage in parts, below journal/
     study.journal.snapshot   what the journal says up to some line, from which a search is taken up quickly; on object
                          storage in parts, below snapshot/
+    study.json           name of the study in a database, where it is not the usual one
     lock.json            the lease of the process that drives the search
+    process.json, stop.json   as above, of that process
+    driver.log           what went wrong in it
     trials/0000/ ...     one training for each trial
     confirmation/NAME/   trainings of the best configurations with other seeds
     baselines/NAME/      the errors of persistence and climatology
@@ -32,7 +37,6 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from mcrnn.config.paths import flatten
 from mcrnn.errors import UserError
 from mcrnn.passwords import mask_passwords, without_passwords
 from mcrnn.storage.location import Location
@@ -52,7 +56,9 @@ SNAPSHOT_FILE = "study.journal.snapshot"
 JOURNAL_PARTS = "journal"
 SNAPSHOT_PARTS = "snapshot"
 """Folders for the two files on object storage."""
+STUDY_FILE = "study.json"
 LEASE_FILE = "lock.json"
+DRIVER_LOG = "driver.log"
 SUMMARY_FILE = "summary.json"
 TRIALS_FOLDER = "trials"
 CONFIRMATION_FOLDER = "confirmation"
@@ -105,6 +111,8 @@ class RunFolder:
     def claim(self, configuration: dict[str, Any], may_change: tuple[str, ...] = ()) -> None:
         """Write the configuration down, or check that the folder belongs to the same one.
 
+        A field that only one of the two gives is its default in the other; see `mcrnn.config.comparison`.
+
         Args:
             configuration: everything that determines the results. Its passwords are neither written nor compared.
             may_change: dotted paths of the values that may differ from those in the folder.
@@ -112,15 +120,12 @@ class RunFolder:
         Raises:
             UserError: the folder belongs to another configuration; the message names what differs.
         """
+        # only here, so that commands which only look at folders start at once
+        from mcrnn.config.comparison import differences
+
         before, configuration = without_passwords(self.read_configuration()), without_passwords(configuration)
         if before is not None:
-            old, new = flatten(before), flatten(json.loads(json.dumps(configuration)))
-            missing = object()
-            changed = [
-                f"{key} is {new.get(key, 'not given')}, was {old.get(key, 'not given')}"
-                for key in sorted(old | new)
-                if key not in may_change and old.get(key, missing) != new.get(key, missing)
-            ]
+            changed = differences(before, configuration, may_change)
             if changed:
                 raise UserError(
                     f"'{self.url}' was started with another configuration: {'; '.join(changed)}. "
@@ -206,6 +211,10 @@ class RunFolder:
             return json.loads(self.location.read(name))
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"'{self.url}/{name}' is damaged: it is not JSON") from None
 
     def _write_json(self, name: str, content: Any, indent: int | None = None) -> None:
         self.location.write(name, json.dumps(content, indent=indent).encode())
@@ -231,6 +240,19 @@ class SearchFolder(RunFolder):
     def baseline(self, name: str) -> RunFolder:
         """Return the folder of a baseline's errors."""
         return RunFolder(self.location.child(f"baselines/{name}"))
+
+    def study_name(self, search: str) -> str:
+        """Return the name of the study, where it is in a database.
+
+        Args:
+            search: name of the search in its configuration.
+        """
+        content = self._read_json(STUDY_FILE)
+        return f"{search}:{self.url}" if content is None else content["name"]
+
+    def write_study_name(self, name: str) -> None:
+        """Use another name for the study than the usual one."""
+        self._write_json(STUDY_FILE, {"name": name})
 
     def read_summary(self) -> dict[str, Any] | None:
         """Return the result of the search, None before it has finished."""

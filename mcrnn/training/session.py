@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 OBJECTIVE = "rmse_closed_loop_normalized"
 """The metric that a search minimises: closed-loop validation RMSE over the training split's standard deviation."""

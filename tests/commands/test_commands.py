@@ -20,6 +20,8 @@ COMMANDS = (
     "mcrnn.tune",
     "mcrnn.train",
     "mcrnn.evaluate",
+    "mcrnn.status",
+    "mcrnn.stop",
     "mcrnn.promote",
     "mcrnn.ui",
     "mcrnn.convert",
@@ -119,7 +121,7 @@ def test_store_on_object_storage_is_made_inspected_and_trained_on(
     # larger than its memory: the same numbers, read batch by batch
     again = command("mcrnn.train", file, "--new", MCRNN_MEMORY="0.0000001")
     assert (again.returncode, again.stderr) == (0, "")
-    assert again.stdout.splitlines()[1].split(",")[:3] == trained.stdout.splitlines()[1].split(",")[:3]
+    assert again.stdout.splitlines()[2].split(",")[:3] == trained.stdout.splitlines()[2].split(",")[:3]
     assert "there is no bucket 'nowhere'" in refused(command, "data_prep.inspect", "s3://nowhere/x.zarr")
 
 

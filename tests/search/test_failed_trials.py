@@ -18,6 +18,7 @@ from mcrnn.search.trial_report import TrialFailedError, TrialReport, error_of
 from mcrnn.search.trials import TrialContext, _resources_of, run_trial
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.retry import ServiceUnavailableError
 from mcrnn.tracking.run_folder import RunEnd, SearchFolder
 from mcrnn.training.session import End
 from tests.search.test_study import result, search, study_in
@@ -76,6 +77,12 @@ def test_full_disk_is_an_error_of_the_trial_also_where_its_traceback_cannot_be_k
     except UserError as error:
         with pytest.raises(TrialFailedError, match="DiskError: cannot write '/checkpoints/state': No space left on"):
             actor.run(error)
+    assert actor.reports == []
+
+
+def test_object_storage_that_stays_away_from_one_trial_is_an_error_of_this_trial(actor: Actor) -> None:
+    with pytest.raises(TrialFailedError, match="ServiceUnavailableError: S3 does not answer"):
+        actor.run(ServiceUnavailableError("S3 does not answer"))
     assert actor.reports == []
 
 

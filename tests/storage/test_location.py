@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,33 @@ def test_create_writes_once(place: Location) -> None:
     assert place.create("lock", b"first")
     assert not place.create("lock", b"second")
     assert place.read("lock") == b"first"
+
+
+def test_folders_are_listed_without_what_is_in_them(place: Location) -> None:
+    assert place.folders() == []
+    for key in ("b/x", "a/deep/y", "a/z", "file"):
+        place.write(key, b"")
+    assert place.folders() == ["a", "b"]
+    assert place.child("a").folders() == ["deep"]
+    assert place.child("a/deep").folders() == []
+
+
+def test_content_is_read_with_its_age(place: Location) -> None:
+    place.write("deep/a", b"one")
+    content, age = place.read_with_age("deep/a")
+    assert content == b"one"
+    assert 0 <= age < 30
+    with pytest.raises(FileNotFoundError):
+        place.read_with_age("b")
+    if isinstance(place, LocalFolder):
+        os.utime(place.path / "deep/a", (time.time() - 100, time.time() - 100))
+        assert 100 <= place.read_with_age("deep/a")[1] < 130
+
+
+def test_age_on_s3_is_told_by_the_clock_of_the_service(s3: S3Server) -> None:
+    written, now = "Thu, 01 Jan 2026 12:00:00 GMT", "Thu, 01 Jan 2026 12:01:40 GMT"
+    s3.fault = lambda environ: ("200 OK", [("Last-Modified", written), ("Date", now)], b"one")
+    assert S3Prefix("lab/x").read_with_age("a") == (b"one", 100)
 
 
 def test_check_leaves_nothing(place: Location) -> None:

@@ -1,0 +1,83 @@
+"""The log of a search's driver: what went wrong, with tracebacks, in the folder of the search.
+
+All warnings that a command prints go to Python's logger `mcrnn` as well. While a search runs, `DriverLog` is a handler
+of it, and writes them to `driver.log`, locally or on object storage. What ends the search is the last entry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from types import TracebackType
+
+from mcrnn.errors import LoggedError, UserError
+from mcrnn.passwords import mask_passwords
+from mcrnn.storage.location import Location
+from mcrnn.storage.retry import LOGGER
+from mcrnn.tracking.provenance import code_version
+from mcrnn.tracking.run_folder import DRIVER_LOG
+
+LARGEST = 512 * 1024
+"""Characters that are kept; older entries are left out."""
+
+
+class DriverLog(logging.Handler):
+    """Writes what goes wrong while a search runs into its folder, as a context manager.
+
+    An error that leaves the context is written with its traceback. One that is no `UserError` becomes a `LoggedError`,
+    whose message is one line that names the file.
+
+    Args:
+        location: folder of the search.
+        shown_folder: the same as a user would type it.
+    """
+
+    def __init__(self, location: Location, shown_folder: str) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s mcrnn {code_version()}: %(message)s"))
+        self.location, self.file = location, f"{shown_folder}/{DRIVER_LOG}"
+        self.put: Callable[[str, Callable[[], object]], None] | None = None
+        """Takes what is to be written in the background, as `Outbox.put` does; None to write at the end only."""
+        self._text: str | None = None
+        """The content of the file; None as long as nothing was added to it."""
+        self._level_before = LOGGER.level
+
+    def __enter__(self) -> DriverLog:
+        LOGGER.setLevel(logging.INFO)
+        LOGGER.addHandler(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.put = None
+        if isinstance(error, Exception):
+            LOGGER.error("the search has ended: %s", error, exc_info=error)
+        LOGGER.removeHandler(self)
+        LOGGER.setLevel(self._level_before)
+        with contextlib.suppress(UserError):  # where the folder cannot be written to, the error itself says it
+            self._write()
+        if isinstance(error, Exception) and not isinstance(error, UserError):
+            reason = next(iter(str(error).strip().splitlines()), "no message")
+            raise LoggedError(
+                f"{type(error).__name__}: {reason} (see {self.file}); the same command continues"
+            ) from error
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add an entry."""
+        if self._text is None:
+            self._text = self._read()
+        self._text = (self._text + mask_passwords(self.format(record)) + "\n")[-LARGEST:]
+        if self.put is not None:
+            self.put(DRIVER_LOG, self._write)
+
+    def _read(self) -> str:
+        """Return what earlier starts of the search have written."""
+        with contextlib.suppress(FileNotFoundError, UserError):
+            return self.location.read(DRIVER_LOG).decode(errors="replace")
+        return ""
+
+    def _write(self) -> None:
+        if self._text is not None:
+            self.location.write(DRIVER_LOG, self._text.encode())

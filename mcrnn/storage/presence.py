@@ -1,0 +1,247 @@
+"""The presence of a process in the folder in which it works: signs of life, and requests to stop.
+
+The process writes down who and where it is, and how far its work is, now and then again as a sign of life. Whoever can
+read the folder can therefore see the work from anywhere. Whoever can write there can ask the process to stop: the
+request is an object that names the process, so that it never ends a later one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from mcrnn.errors import UserError
+from mcrnn.passwords import mask_passwords
+from mcrnn.storage.location import Location
+from mcrnn.storage.process import boot, is_gone, process_identity
+
+PROCESS_FILE = "process.json"
+STOP_FILE = "stop.json"
+SECONDS_BETWEEN_POLLS = 3.0
+"""Time between two looks for a request: one small read, which finds nothing."""
+SECONDS_BETWEEN_SIGNS = 15.0
+"""Time between two signs of life: one small write."""
+SECONDS_TO_END = 10.0
+"""Time that the last sign of life under way gets before the end of the work is written down."""
+SILENCE = 60.0
+"""Seconds without a sign of life after which a process counts as lost."""
+
+
+@dataclass(frozen=True)
+class StopRequest:
+    """A request to a process to stop, for good or for one of its trials."""
+
+    by: str
+    """Who asks, and on which machine."""
+    trial: int | None = None
+    """Number of the trial that is to be stopped; None for all of the work."""
+
+
+class Presence:
+    """Tells others of this process, and hears of their requests, as a context manager.
+
+    Args:
+        location: the folder in which this process works.
+        facts: what others are to know of the process, beside where it runs; JSON.
+        on_request: called once with each request, in a thread of its own.
+        is_owner: whether the folder is still this process's; it writes nothing more once it is not.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        facts: dict[str, Any],
+        on_request: Callable[[StopRequest], None],
+        is_owner: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.location, self.on_request, self.is_owner = location, on_request, is_owner
+        self.id = uuid.uuid4().hex
+        self._facts = {"id": self.id, **_here(), **facts}
+        self.progress: dict[str, Any] = {}
+        """How far the work is; JSON. It is replaced, not changed."""
+        self._heard: set[StopRequest] = set()
+        self._writing = threading.Lock()
+        """Held while the process is written down, so that a late sign of life does not replace the end."""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True, name="presence")
+
+    def start(self) -> None:
+        """Show that the process is there; requests that were meant for an earlier one are deleted.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        self.location.delete(STOP_FILE)
+        self.write()
+        self._thread.start()
+
+    def __enter__(self) -> Presence:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.end("finished")
+        elif isinstance(error, Exception):
+            self.end("failed", mask_passwords(next(iter(str(error).strip().splitlines()), type(error).__name__)))
+        else:
+            self.end("interrupted")
+
+    def end(self, end: str, message: str = "") -> None:
+        """Write down how the work ended, once. What cannot be written is left out: the work itself is done.
+
+        Args:
+            end: "finished", "interrupted" or "failed".
+            message: what ended it, for a person.
+        """
+        if self._ended.is_set():
+            return
+        self._ended.set()
+        self._thread.join(timeout=SECONDS_BETWEEN_POLLS)
+        self._facts["ended"] = {"time": time.time(), "end": end, "message": message}
+        with contextlib.suppress(UserError):
+            self.write()
+            if self.is_owner():
+                self.location.delete(STOP_FILE)
+
+    def write(self) -> None:
+        """Give a sign of life, with the progress so far."""
+        if not self._writing.acquire(timeout=SECONDS_TO_END):
+            return  # the sign of life before waits for a service that is away
+        try:
+            if self.is_owner():
+                self.location.write(PROCESS_FILE, json.dumps(self._facts | {"progress": self.progress}).encode())
+        finally:
+            self._writing.release()
+
+    def _keep(self) -> None:
+        """Look for requests and give signs of life until the end; runs in a thread.
+
+        Errors are ignored here, because the work itself meets them.
+        """
+        written = time.monotonic()
+        while not self._ended.wait(SECONDS_BETWEEN_POLLS):
+            with contextlib.suppress(UserError):
+                self._look()
+            if time.monotonic() - written >= SECONDS_BETWEEN_SIGNS:
+                with contextlib.suppress(UserError):
+                    self.write()
+                written = time.monotonic()
+
+    def _look(self) -> None:
+        for request in _requests_to(self.location, self.id):
+            if request not in self._heard:
+                self._heard.add(request)
+                self.on_request(request)
+
+
+@dataclass(frozen=True)
+class SeenPresence:
+    """What a folder says of the process that works in it, or did so last."""
+
+    content: dict[str, Any]
+    age: float
+    """Seconds since its last sign of life."""
+    stop_requested: bool = False
+    """Whether it was asked to stop. None of its trials counts here."""
+
+    @property
+    def state(self) -> str:
+        """ "running", "stopping", "lost", or how it ended: "finished", "interrupted" or "failed"."""
+        if "ended" in self.content:
+            return self.content["ended"]["end"]
+        if self.age > SILENCE or is_gone(self.content):
+            return "lost"
+        return "stopping" if self.stop_requested else "running"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process works."""
+        return self.state in ("running", "stopping")
+
+    @property
+    def place(self) -> str:
+        """Where it runs: machine and process id, and the name of the Ray job, if it is one."""
+        job = f", job {self.content['job']}" if self.content.get("job") else ""
+        return f"{self.content['host']} ({self.content['pid']}{job})"
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """How far the work was at the last sign of life."""
+        return self.content.get("progress") or {}
+
+
+def see(location: Location) -> SeenPresence | None:
+    """Return what a folder says of its process; None where it says nothing.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    try:
+        content, age = location.read_with_age(PROCESS_FILE)
+        seen = SeenPresence(json.loads(content), age)
+        if {"id", "host", "pid"} - seen.content.keys():
+            return None
+    except (FileNotFoundError, ValueError, AttributeError):
+        return None
+    if seen.is_running and any(each.trial is None for each in _requests_to(location, seen.content["id"])):
+        return SeenPresence(seen.content, age, stop_requested=True)
+    return seen
+
+
+def request_stop(location: Location, seen: SeenPresence, trial: int | None = None) -> None:
+    """Ask a process to stop.
+
+    Args:
+        location: the folder in which it works.
+        seen: what the folder says of it.
+        trial: number of the trial that is to be stopped; None for all of the work.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    request, process = StopRequest(whoami(), trial), seen.content["id"]
+    requests = [each for each in _requests_to(location, process) if each.trial != trial]
+    content = {"process": process, "requests": [{"by": each.by, "trial": each.trial} for each in [*requests, request]]}
+    location.write(STOP_FILE, json.dumps(content).encode())
+
+
+def _requests_to(location: Location, process: str) -> list[StopRequest]:
+    """Return the requests to a process, none of those to others."""
+    try:
+        content = json.loads(location.read(STOP_FILE))
+        if content["process"] != process:
+            return []
+        return [StopRequest(each["by"], each["trial"]) for each in content["requests"]]
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return []
+
+
+def whoami() -> str:
+    """Return who uses this process, and on which machine."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may have no name for its user
+        user = str(os.getuid())
+    return f"{user} on {socket.gethostname()}"
+
+
+def _here() -> dict[str, Any]:
+    """Return where this process runs, how others can tell whether it still does, and as which job of a Ray cluster."""
+    here = {"host": socket.gethostname(), "pid": os.getpid(), "identity": process_identity(), "boot": boot()}
+    job = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        here["job"] = json.loads(job or "{}")["metadata"]["job_submission_id"]
+    return here

@@ -1,0 +1,154 @@
+"""A study is read without Optuna as Optuna reads it, from a journal, its snapshot, S3 and databases."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages.journal._storage import JournalOperation
+from optuna.trial import FrozenTrial, TrialState
+
+from mcrnn.search import journal as journal_module
+from mcrnn.search.database_reader import DatabaseReader
+from mcrnn.search.journal import Journal
+from mcrnn.search.parameters import values_of
+from mcrnn.search.study import ENDED, open_study, state_of
+from mcrnn.search.study_reader import JournalReader, Operation, Phase, SeenTrial, State, StudyReader
+from mcrnn.search.tune_adapter import StudySearcher
+from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.location import Location
+from tests.search.test_study import epochs_of, run_part, search
+
+ASHA = {"grace_epochs": 1, "reduction_factor": 2}
+ERRORS = [0.5, 0.6, 0.4, 0.45, 0.7, 0.3]
+
+
+def same(seen: SeenTrial, trial: FrozenTrial) -> bool:
+    """Whether a trial was read as Optuna reads it."""
+    return (
+        (seen.number, int(seen.state)) == (trial.number, int(trial.state))
+        and seen.attributes == trial.user_attrs
+        and seen.attributes.get("values", {}) == (values_of(trial) if trial.params else {})
+        and seen.last_step == max(trial.intermediate_values, default=0)
+        and (seen.phase == Phase.ENDED) == (state_of(trial) in ENDED)
+    )
+
+
+def assert_read(reader: StudyReader, study: optuna.Study) -> None:
+    reader.refresh()
+    trials = study.get_trials(deepcopy=False)
+    assert len(reader.trials) == len(trials) > 0
+    for seen, trial in zip(reader.trials, trials, strict=True):
+        assert same(seen, trial), (seen, trial)
+    assert reader.attributes == study.user_attrs
+
+
+def test_numbers_are_those_of_optuna() -> None:
+    assert {each.name: int(each) for each in State} == {each.name: int(each) for each in TrialState}
+    assert {each.name: int(each) for each in Operation}.items() <= {
+        each.name: int(each) for each in JournalOperation
+    }.items()
+
+
+@pytest.mark.parametrize("logs", [1, 40, 10_000])
+def test_journal_is_read_anew_and_from_where_the_last_look_ended(
+    place: Location, monkeypatch: pytest.MonkeyPatch, logs: int
+) -> None:
+    """With a snapshot at every change, with some, and with none."""
+    monkeypatch.setattr(journal_module, "LOGS_BETWEEN_CHECKPOINTS", logs)
+    plan, journal, kept = search(trials=len(ERRORS), asha=ASHA), Journal.open(place), JournalReader(place)
+    kept.refresh()
+    assert kept.trials == []
+    study = open_study(journal, plan)
+
+    def changed() -> None:
+        journal.checkpoint()
+        journal.upload()
+
+    searcher = StudySearcher(study, plan, changed)
+    number = 0
+    while isinstance(proposal := searcher.suggest(f"t{number}"), dict):
+        assert_read(kept, study)
+        error = ERRORS[proposal["number"] % len(ERRORS)] / proposal["target"]
+        report = {"epoch": proposal["target"], "epochs": 4, "best": error, "rmse_closed_loop_normalized": error}
+        searcher.on_trial_complete(f"t{number}", report)
+        assert_read(kept, study)
+        number += 1
+    assert Phase.PAUSED in {trial.phase for trial in kept.trials}
+    searcher.conclude()
+    changed()
+    assert_read(kept, study)
+    assert_read(JournalReader(place), study)
+    assert {trial.phase for trial in kept.trials} == {Phase.ENDED}
+    assert {trial.best is None for trial in kept.trials} == {False}
+
+
+def test_nothing_is_written(tmp_path: Path) -> None:
+    study = epochs_of(tmp_path, search(trials=2), [0.5, 0.4], restart=False)
+    del study
+    (tmp_path / "study.journal").chmod(0o400)
+    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in tmp_path.iterdir()}
+    JournalReader(LocalFolder(tmp_path)).refresh()
+    assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in tmp_path.iterdir()} == before
+
+
+def test_line_that_is_just_being_written_is_read_at_the_next_look(tmp_path: Path) -> None:
+    epochs_of(tmp_path, search(trials=2), [0.5, 0.4], restart=False)
+    file = tmp_path / "study.journal"
+    content = file.read_bytes()
+    whole = JournalReader(LocalFolder(tmp_path))
+    whole.refresh()
+    file.write_bytes(content[: len(content) // 2])
+    reader = JournalReader(LocalFolder(tmp_path))
+    reader.refresh()
+    assert reader.trials != whole.trials
+    file.write_bytes(content)
+    reader.refresh()
+    assert reader.trials == whole.trials
+
+
+@pytest.mark.parametrize("look_between", [True, False])
+def test_successor_of_a_deleted_search_is_seen_from_the_beginning(tmp_path: Path, look_between: bool) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    reader = JournalReader(LocalFolder(folder))
+    epochs_of(folder, search(trials=3), [0.5, 0.4, 0.3], restart=False)
+    reader.refresh()
+    assert len(reader.trials) == 3
+    folder.rename(tmp_path / "before")
+    if look_between:
+        reader.refresh()
+        assert reader.trials == []
+    folder.mkdir()
+    epochs_of(folder, search(trials=5, cover=None), [0.5] * 5, restart=False)
+    reader.refresh()
+    assert len(reader.trials) == 5
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "sqlite"])
+def test_database_is_read_as_optuna_reads_it(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    url = f"sqlite:///{tmp_path}/study.db" if kind == "sqlite" else request.getfixturevalue("postgres_url")
+    plan = search(trials=len(ERRORS), asha=ASHA, storage=url)
+    epochs_of(tmp_path, plan, ERRORS, restart=False)
+    study = open_study(Journal.open(LocalFolder(tmp_path)), plan)
+    reader = DatabaseReader(url, study.study_name)
+    assert_read(reader, study)
+    larger = search(trials=8, asha=ASHA, storage=url)
+    searcher = StudySearcher(open_study(Journal.open(LocalFolder(tmp_path)), larger), larger)
+    while isinstance(proposal := searcher.suggest("t"), dict):
+        assert_read(reader, study)
+        run_part(searcher, proposal, 0.5, 0, 4)
+        assert_read(reader, study)
+
+
+def test_reading_imports_neither_optuna_nor_ray() -> None:
+    program = """
+import sys, mcrnn.status, mcrnn.stop, mcrnn.search.overview, mcrnn.search.overview_tables
+heavy = {"ray", "optuna", "mlflow", "torch", "numpy", "pydantic", "sqlalchemy", "s3fs", "boto3"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,111 @@
+"""The presence of a process in its folder: who it is, whether it lives, and requests to stop, on disk and on S3."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mcrnn.storage import presence as module
+from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.location import Location
+from mcrnn.storage.presence import PROCESS_FILE, STOP_FILE, Presence, StopRequest, request_stop, see, whoami
+from tests.support.processes import wait_for
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_POLLS", 0.05)
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_SIGNS", 0.1)
+
+
+def seen(place: Location) -> module.SeenPresence:
+    found = see(place)
+    assert found is not None
+    return found
+
+
+def test_process_is_seen_with_its_progress_until_it_says_how_it_ended(place: Location) -> None:
+    assert see(place) is None
+    with Presence(place, {"source": "file"}, lambda _: None) as presence:
+        assert seen(place).state == "running"
+        assert f"({os.getpid()}" in seen(place).place
+        presence.progress = {"done": 3}
+        wait_for(lambda: seen(place).progress == {"done": 3})
+        assert seen(place).content["source"] == "file"
+    assert seen(place).state == "finished"
+    for error, state in ((KeyboardInterrupt(), "interrupted"), (ValueError("broken\nat once"), "failed")):
+        with pytest.raises(type(error)), Presence(place, {}, lambda _: None):
+            raise error
+        assert seen(place).state == state
+    assert seen(place).content["ended"]["message"] == "broken"
+
+
+def test_requests_are_heard_once_by_the_process_that_they_are_for(place: Location) -> None:
+    heard: list[StopRequest] = []
+    with Presence(place, {}, heard.append):
+        now = seen(place)
+        request_stop(place, now, 7)
+        request_stop(place, now, 8)
+        wait_for(lambda: len(heard) == 2)
+        assert seen(place).state == "running"
+        request_stop(place, now)
+        assert seen(place).state == "stopping"
+        wait_for(lambda: len(heard) == 3)
+        time.sleep(0.2)
+    assert heard == [StopRequest(whoami(), 7), StopRequest(whoami(), 8), StopRequest(whoami())]
+    with pytest.raises(FileNotFoundError):
+        place.read(STOP_FILE)
+
+
+def test_stale_request_does_not_reach_the_next_process(place: Location) -> None:
+    heard: list[StopRequest] = []
+    with Presence(place, {}, lambda _: None):
+        before = seen(place)
+    request_stop(place, before)  # it comes when the process has just ended
+    with Presence(place, {}, heard.append):
+        assert seen(place).state == "running"
+        request_stop(place, before)  # or even when the next one has begun
+        time.sleep(0.3)
+        assert seen(place).state == "running"
+    assert heard == []
+
+
+def test_silent_process_is_lost(tmp_path: Path) -> None:
+    place = LocalFolder(tmp_path)
+    with Presence(place, {}, lambda _: None):
+        content = place.read(PROCESS_FILE)
+    place.write(PROCESS_FILE, content)
+    assert seen(place).state == "running"
+    os.utime(tmp_path / PROCESS_FILE, (time.time() - 100, time.time() - 100))
+    assert seen(place).state == "lost"
+    place.write(PROCESS_FILE, json.dumps(json.loads(content) | {"pid": 2**22 + 1}).encode())
+    assert seen(place).state == "lost"
+
+
+def test_process_that_has_lost_the_folder_writes_nothing_more(tmp_path: Path) -> None:
+    place, is_owner = LocalFolder(tmp_path), threading.Event()
+    is_owner.set()
+    with Presence(place, {}, lambda _: None, is_owner.is_set):
+        is_owner.clear()
+        time.sleep(0.2)
+        place.write(PROCESS_FILE, b"of another")
+        time.sleep(0.3)
+    assert place.read(PROCESS_FILE) == b"of another"
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"null", b'{"process": 3}'])
+def test_damaged_files_are_no_process_and_no_request(tmp_path: Path, content: bytes) -> None:
+    place = LocalFolder(tmp_path)
+    place.write(PROCESS_FILE, content)
+    assert see(place) is None
+    heard: list[StopRequest] = []
+    with Presence(place, {}, heard.append):
+        place.write(STOP_FILE, content)
+        time.sleep(0.2)
+        assert seen(place).state == "running"
+    assert heard == []
