@@ -83,7 +83,8 @@ def test_silent_process_is_lost(tmp_path: Path) -> None:
     assert seen(place).state == "running"
     os.utime(tmp_path / PROCESS_FILE, (time.time() - 100, time.time() - 100))
     assert seen(place).state == "lost"
-    place.write(PROCESS_FILE, json.dumps(json.loads(content) | {"pid": 2**22 + 1}).encode())
+    before_a_restart = {"identity": "0" * 32, "boot": "another"}
+    place.write(PROCESS_FILE, json.dumps(json.loads(content) | before_a_restart).encode())
     assert seen(place).state == "lost"
 
 
