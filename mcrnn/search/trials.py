@@ -46,6 +46,8 @@ class EndOfTune(tune.Callback):
 
     def __init__(self, given_up: threading.Event, interrupted: Callable[[], bool]) -> None:
         self.given_up, self.interrupted = given_up, interrupted
+        self.has_ended_tune = False
+        """Whether Tune's thread was ended. Tune may then raise an error of its own."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Tune pickles its callbacks for its own state, from which a search is never restored."""
@@ -54,6 +56,7 @@ class EndOfTune(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """Raise what Tune does not handle; the processes of the trials end with their handles."""
         if self.given_up.is_set() or (self.interrupted() and all(each.status != Trial.RUNNING for each in trials)):
+            self.has_ended_tune = True
             raise KeyboardInterrupt
 
 
@@ -88,6 +91,7 @@ class TrialRunner:
             options: arguments of Tune's TuneConfig, such as `search_alg`.
         """
         given_up, ended = threading.Event(), threading.Event()
+        end_of_tune = EndOfTune(given_up, self.interrupted)
         share_gpus = self.resources.get("GPU", 0) % 1 > 0
         resources = functools.partial(_resources_of, self.resources) if share_gpus else self.resources
         tuner = tune.Tuner(
@@ -102,7 +106,7 @@ class TrialRunner:
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=self.tune_folder,
-                callbacks=[*callbacks, EndOfTune(given_up, self.interrupted)],
+                callbacks=[*callbacks, end_of_tune],
                 failure_config=tune.FailureConfig(max_failures=self.max_failures),
                 verbose=0,
             ),
@@ -112,11 +116,9 @@ class TrialRunner:
         def fit() -> None:
             try:
                 tuner.fit()
-            except KeyboardInterrupt as error:
-                if given_up.is_set() or not self.interrupted():
-                    failure.append(error)
             except BaseException as error:
-                failure.append(error)
+                if not end_of_tune.has_ended_tune:
+                    failure.append(error)
             finally:
                 ended.set()
 

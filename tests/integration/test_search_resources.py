@@ -127,7 +127,8 @@ def test_an_interrupted_search_does_not_wait_for_machines_that_have_not_come(
         "cluster: 0 GPUs now, may grow to 2 (MCRNN_MAX_GPUS); 1 GPU per trial, up to 2 trials at a time\n"
     )
     journal = root / "searches" / "s" / "study.journal"
-    wait_for(lambda: journal.exists() and journal.read_text().count("values") >= 2, search)
+    wait_for(lambda: journal.read_text().count('"user_attr":{"values":') == 2, search)  # two trials are proposed
     search.send_signal(signal.SIGINT)
-    assert search.wait(60) == 130
+    _, errors = search.communicate(60)
+    assert search.returncode == 130, errors
     assert not (root / "searches" / "s" / "trials").exists()
