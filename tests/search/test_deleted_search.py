@@ -27,7 +27,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def opened(root: Path, url: str, *, new: bool = False) -> SearchRun:
     content = SEARCH | {"search": SEARCH["search"] | {"storage": url}}
     (root / "s.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    return open_search(load_search(str(root / "s.yaml")), Storage.open(str(root)), new=new)
+    with open_search(load_search(str(root / "s.yaml")), Storage.open(str(root)), new=new) as search_run:
+        return search_run
 
 
 def test_search_whose_folder_was_deleted_starts_anew_and_says_so(
