@@ -125,6 +125,8 @@ class RunFolder:
 
         before, configuration = without_passwords(self.read_configuration()), without_passwords(configuration)
         if before is not None:
+            if not differences(before, configuration):
+                return  # what a finished search has written stays as it is
             changed = differences(before, configuration, may_change)
             if changed:
                 raise UserError(

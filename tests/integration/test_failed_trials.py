@@ -51,6 +51,7 @@ def test_trial_with_a_broken_disk_fails_alone_until_too_many_did(
     assert {run.info.status for run in runs} == {"FINISHED", "FAILED"}
 
 
+@pytest.mark.soak
 def test_trial_that_ran_out_of_memory_beside_others_is_tried_again_with_a_gpu_of_its_own(
     root: Path,
     ray_of_two: Any,  # noqa: F811

@@ -19,7 +19,7 @@ from tests.support.processes import Start, wait_for
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 
 
-@pytest.mark.long(30)
+@pytest.mark.soak
 def test_after_a_stop_no_training_of_the_confirmation_starts(
     command: CommandRunner, root: Path, start: Start, shared_ray: str
 ) -> None:
@@ -41,7 +41,7 @@ def test_after_a_stop_no_training_of_the_confirmation_starts(
 
 
 def test_second_signal_ends_a_search_at_once(root: Path, start: Start, shared_ray: str) -> None:
-    process = start("mcrnn.tune", write(root, "s", search={"trials": 60}, train={"epochs": 2000}))
+    process = start("mcrnn.tune", write(root, "s", search={"trials": 60, "scheduler": "none"}, train={"epochs": 2000}))
     wait_for(lambda: list((root / "searches/s/trials").glob("*/metrics.jsonl")), process)
     started = time.monotonic()
     process.send_signal(signal.SIGINT)

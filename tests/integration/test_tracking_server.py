@@ -21,7 +21,7 @@ from tests.support.ray_cluster import HEAD
 pytestmark = pytest.mark.integration
 
 
-@pytest.mark.long(45)
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_tracking_server_is_closed_and_a_new_machine_goes_on_from_its_dumps(
     lab: Lab, monkeypatch: pytest.MonkeyPatch

@@ -132,6 +132,7 @@ def test_training_on_object_storage(root: Path, file: str, s3: S3Server, start: 
         "model",
         "record.json",
         "run.json",
+        "process.json",
     }
 
 

@@ -78,7 +78,9 @@ def test_files_that_are_not_of_the_search_are_left_alone(tmp_path: Path, capsys:
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("status", ["403 Forbidden", "400 Bad Request", "503 Service Unavailable"])
+@pytest.mark.parametrize(
+    "status", ["403 Forbidden", "400 Bad Request", pytest.param("503 Service Unavailable", marks=pytest.mark.soak)]
+)
 def test_error_of_object_storage_is_one_warning_and_the_next_sweep_deletes(
     s3: S3Server, status: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
