@@ -123,9 +123,10 @@ class RunFolder:
         # only here, so that commands which only look at folders start at once
         from mcrnn.config.comparison import differences
 
-        before, configuration = without_passwords(self.read_configuration()), without_passwords(configuration)
+        recorded = self.read_configuration()
+        before, configuration = without_passwords(recorded), without_passwords(configuration)
         if before is not None:
-            if not differences(before, configuration):
+            if before == recorded and not differences(before, configuration):
                 return  # what a finished search has written stays as it is
             changed = differences(before, configuration, may_change)
             if changed:
