@@ -56,8 +56,7 @@ class DriverLog(logging.Handler):
             LOGGER.error("the search has ended: %s", error, exc_info=error)
         LOGGER.removeHandler(self)
         LOGGER.setLevel(self._level_before)
-        with contextlib.suppress(UserError):  # where the folder cannot be written to, the error itself says it
-            self._write()
+        self._try_to_write()  # where the folder cannot be written to, the error itself says it
         if isinstance(error, Exception) and not isinstance(error, UserError):
             reason = next(iter(str(error).strip().splitlines()), "no message")
             raise LoggedError(
@@ -70,13 +69,21 @@ class DriverLog(logging.Handler):
             self._text = self._read()
         self._text = (self._text + mask_passwords(self.format(record)) + "\n")[-LARGEST:]
         if self.put is not None:
-            self.put(DRIVER_LOG, self._write)
+            self.put(DRIVER_LOG, self._try_to_write)
 
     def _read(self) -> str:
         """Return what earlier starts of the search have written."""
         with contextlib.suppress(FileNotFoundError, UserError):
             return self.location.read(DRIVER_LOG).decode(errors="replace")
         return ""
+
+    def _try_to_write(self) -> None:
+        """Write the file, if that is possible. Otherwise the next entry, or the end, writes it: no error gets out.
+
+        What else an outbox has to send is not to be kept back by a log.
+        """
+        with contextlib.suppress(Exception):
+            self._write()
 
     def _write(self) -> None:
         if self._text is not None:

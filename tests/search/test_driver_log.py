@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from mcrnn.errors import LoggedError, UserError
+from mcrnn.errors import DiskError, LoggedError, UserError
 from mcrnn.search.driver_log import DriverLog
 from mcrnn.search.superseded_files import Deletion
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
+from mcrnn.storage.outbox import Outbox
 from mcrnn.storage.retry import print_warning
 from mcrnn.tracking.run_folder import DRIVER_LOG
 
@@ -67,3 +68,27 @@ def test_warnings_are_in_the_log_with_the_traceback_of_their_cause(
     said = capsys.readouterr().err
     assert "warning: files in 'folder' that the search needs no more cannot be deleted: a stray file" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("error", [DiskError("the disk is full"), UserError("403 Forbidden"), OSError("no room")])
+def test_log_that_cannot_be_written_for_a_while_keeps_nothing_else_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(location: LocalFolder, key: str, data: bytes) -> None:
+        raise error
+
+    place, box, sent = LocalFolder(tmp_path), Outbox("the folder", lambda line: None), list[str]()
+    with DriverLog(place, "s") as log:
+        log.put = box.put
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalFolder, "write", refuse)
+            print_warning("the first")
+            box.put("journal", lambda: sent.append("journal"))
+            box.wait(5)
+        assert sent == ["journal"]
+        assert list(tmp_path.iterdir()) == []
+        print_warning("the second")
+        box.wait(5)
+        assert "the first" in text_of(place)
+        assert "the second" in text_of(place)
+    box.close()
