@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable
 from types import TracebackType
 
@@ -20,6 +21,8 @@ from mcrnn.tracking.run_folder import DRIVER_LOG
 
 LARGEST = 512 * 1024
 """Characters that are kept; older entries are left out."""
+SECONDS_TO_WRITE = 10.0
+"""Time that a write waits for another one of the same file."""
 
 
 class DriverLog(logging.Handler):
@@ -39,8 +42,12 @@ class DriverLog(logging.Handler):
         self.location, self.file = location, f"{shown_folder}/{DRIVER_LOG}"
         self.put: Callable[[str, Callable[[], object]], None] | None = None
         """Takes what is to be written in the background, as `Outbox.put` does; None to write at the end only."""
-        self._text: str | None = None
-        """The content of the file; None as long as nothing was added to it."""
+        self._new = ""
+        """The entries of this process."""
+        self._earlier: str | None = None
+        """What earlier starts of the search have written; None until it has been read."""
+        self._writing = threading.Lock()
+        """Held while the file is written, so that older content does not replace newer."""
         self._level_before = LOGGER.level
 
     def __enter__(self) -> DriverLog:
@@ -64,27 +71,35 @@ class DriverLog(logging.Handler):
             ) from error
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Add an entry."""
-        if self._text is None:
-            self._text = self._read()
-        self._text = (self._text + mask_passwords(self.format(record)) + "\n")[-LARGEST:]
+        """Add an entry. The file is neither read nor written here, because all threads that warn wait for this."""
+        self._new = (self._new + mask_passwords(self.format(record)) + "\n")[-LARGEST:]
         if self.put is not None:
             self.put(DRIVER_LOG, self._try_to_write)
-
-    def _read(self) -> str:
-        """Return what earlier starts of the search have written."""
-        with contextlib.suppress(FileNotFoundError, UserError):
-            return self.location.read(DRIVER_LOG).decode(errors="replace")
-        return ""
 
     def _try_to_write(self) -> None:
         """Write the file, if that is possible. Otherwise the next entry, or the end, writes it: no error gets out.
 
         What else an outbox has to send is not to be kept back by a log.
         """
-        with contextlib.suppress(Exception):
-            self._write()
+        if not self._writing.acquire(timeout=SECONDS_TO_WRITE):
+            return  # another thread waits for a service that is away
+        try:
+            with contextlib.suppress(Exception):
+                self._write()
+        finally:
+            self._writing.release()
 
     def _write(self) -> None:
-        if self._text is not None:
-            self.location.write(DRIVER_LOG, self._text.encode())
+        """Write the entries behind those of earlier starts; as long as these cannot be read, they are not replaced."""
+        if not self._new:
+            return
+        if self._earlier is None:
+            self._earlier = self._read()
+        self.location.write(DRIVER_LOG, (self._earlier + self._new)[-LARGEST:].encode())
+
+    def _read(self) -> str:
+        """Return what earlier starts of the search have written."""
+        try:
+            return self.location.read(DRIVER_LOG).decode(errors="replace")
+        except FileNotFoundError:
+            return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from mcrnn.search.superseded_files import Deletion
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.outbox import Outbox
-from mcrnn.storage.retry import print_warning
+from mcrnn.storage.retry import LOGGER, ServiceUnavailableError, print_warning
 from mcrnn.tracking.run_folder import DRIVER_LOG
 
 
@@ -92,3 +93,41 @@ def test_log_that_cannot_be_written_for_a_while_keeps_nothing_else_back(
         assert "the first" in text_of(place)
         assert "the second" in text_of(place)
     box.close()
+
+
+def test_outage_keeps_nobody_who_warns_and_costs_no_earlier_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, away, read = LocalFolder(tmp_path), threading.Event(), LocalFolder.read
+    place.write(DRIVER_LOG, b"of an earlier start\n")
+
+    def wait_and_give_up(location: LocalFolder, key: str) -> bytes:
+        if away.wait(20):
+            raise ServiceUnavailableError("S3 does not answer")
+        return read(location, key)
+
+    box = Outbox("the folder", lambda line: None)
+    with DriverLog(place, "s") as log:
+        log.put = box.put
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalFolder, "read", wait_and_give_up)
+            warning = threading.Thread(target=print_warning, args=["S3 is away"], daemon=True)
+            warning.start()
+            warning.join(5)
+            assert not warning.is_alive()
+            assert "S3 is away" in capsys.readouterr().err
+            away.set()
+            box.wait(5)
+        assert text_of(place) == "of an earlier start\n"
+    assert text_of(place).startswith("of an earlier start\n")
+    assert "S3 is away" in text_of(place)
+    box.close()
+
+
+def test_warning_is_on_the_terminal_before_it_is_logged(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed: list[str] = []
+    monkeypatch.setattr(LOGGER, "warning", lambda *_, **__: printed.append(capsys.readouterr().err))
+    print_warning("S3 is away")
+    assert printed == ["warning: S3 is away\n"]
