@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mcrnn.device import choose_device
-from mcrnn.errors import DiskError, NotEnoughMemoryError, UserError
+from mcrnn.errors import DamagedFileError, DiskError, NotEnoughMemoryError, UserError
 from mcrnn.runners.session import RunSession
 from mcrnn.runners.stop_flag import StopPoll
 from mcrnn.storage.retry import ServiceUnavailableError, enable_retries
@@ -140,6 +140,6 @@ def root_cause(run: TrainingRun, error: BaseException) -> BaseException:
         while inner is not None and not isinstance(inner, UserError):
             inner = inner.__cause__ or getattr(inner, "cause", None)
         if inner is not None:
-            kinds = (DiskError, ServiceUnavailableError)  # which another try may not meet
+            kinds = (DamagedFileError, DiskError, ServiceUnavailableError)  # which another try may not meet
             return next((kind for kind in kinds if isinstance(inner, kind)), UserError)(str(inner))
     return error

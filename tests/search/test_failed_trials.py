@@ -12,7 +12,7 @@ import ray
 from optuna.trial import TrialState
 from ray import cloudpickle
 
-from mcrnn.errors import DiskError, NotEnoughMemoryError, UserError
+from mcrnn.errors import DamagedFileError, DiskError, NotEnoughMemoryError, UserError
 from mcrnn.runners.ray_train import root_cause
 from mcrnn.search import trials
 from mcrnn.search.trial_report import TrialFailedError, TrialReport, error_of
@@ -81,13 +81,19 @@ def test_full_disk_is_an_error_of_the_trial_also_where_its_traceback_cannot_be_k
     assert actor.reports == []
 
 
+def test_damaged_file_of_one_trial_is_an_error_of_this_trial(actor: Actor) -> None:
+    with pytest.raises(TrialFailedError, match=r"DamagedFileError: 's/trials/0003/end.json' is damaged"):
+        actor.run(DamagedFileError("'s/trials/0003/end.json' is damaged: it is not JSON"))
+    assert actor.reports == []
+
+
 def test_object_storage_that_stays_away_from_one_trial_is_an_error_of_this_trial(actor: Actor) -> None:
     with pytest.raises(TrialFailedError, match="ServiceUnavailableError: S3 does not answer"):
         actor.run(ServiceUnavailableError("S3 does not answer"))
     assert actor.reports == []
 
 
-@pytest.mark.parametrize("kind", [DiskError, ServiceUnavailableError, UserError])
+@pytest.mark.parametrize("kind", [DamagedFileError, DiskError, ServiceUnavailableError, UserError])
 def test_error_of_a_worker_of_ray_train_is_of_the_same_kind_as_without_workers(
     tmp_path: Path, kind: type[UserError]
 ) -> None:
