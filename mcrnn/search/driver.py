@@ -51,7 +51,7 @@ def run(search_run: SearchRun, facts: dict[str, Any] | None = None) -> None:
     console = Console()
     search, folder, study = search_run.search, search_run.folder, search_run.study
     shown_folder = search_run.storage.show(folder.location)
-    with retries_enabled(), contextlib.ExitStack() as at_end:
+    with contextlib.ExitStack() as at_end, retries_enabled():  # what is done at the end waits for nothing
         log = at_end.enter_context(DriverLog(folder.location, shown_folder))
         requests = StopRequests(search_run.name, console)
         presence = Presence(folder.location, facts or {}, requests.hear, lambda: not search_run.lease.lost)
