@@ -34,12 +34,13 @@ class DriverLog(logging.Handler):
     Args:
         location: folder of the search.
         shown_folder: the same as a user would type it.
+        is_owner: returns whether the folder is still this process's; nothing is written where another has it.
     """
 
-    def __init__(self, location: Location, shown_folder: str) -> None:
+    def __init__(self, location: Location, shown_folder: str, is_owner: Callable[[], bool] = lambda: True) -> None:
         super().__init__()
         self.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s mcrnn {code_version()}: %(message)s"))
-        self.location, self.file = location, f"{shown_folder}/{DRIVER_LOG}"
+        self.location, self.file, self.is_owner = location, f"{shown_folder}/{DRIVER_LOG}", is_owner
         self.put: Callable[[str, Callable[[], object]], None] | None = None
         """Takes what is to be written in the background, as `Outbox.put` does; None to write at the end only."""
         self._new = ""
@@ -91,7 +92,7 @@ class DriverLog(logging.Handler):
 
     def _write(self) -> None:
         """Write the entries behind those of earlier starts; as long as these cannot be read, they are not replaced."""
-        if not self._new:
+        if not self._new or not self.is_owner():
             return
         if self._earlier is None:
             self._earlier = self._read()

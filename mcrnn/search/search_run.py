@@ -270,7 +270,12 @@ class ActiveSearch:
         journal = self.search_run.journal
         journal.checkpoint()
         if journal.is_remote:
-            self.uploads.put("journal", journal.upload)
+            self.uploads.put("journal", self._upload)
+
+    def _upload(self) -> None:
+        """Upload the journal, unless another process has written it since this was asked for."""
+        if not self.search_run.lease.lost:
+            self.search_run.journal.upload()
 
     def finish_mlflow_runs(self) -> None:
         """Complete the runs of all trainings that ended, also of those whose driver was killed before it could."""
