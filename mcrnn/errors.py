@@ -31,6 +31,10 @@ class DiskError(UserError):
     """A disk cannot be read or written, as when it is full. On another machine there may be no such problem."""
 
 
+class DamagedFileError(UserError):
+    """A file that this software has written cannot be understood any more. Other runs may have no such file."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of an error message about an unknown word.
 

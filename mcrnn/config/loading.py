@@ -121,8 +121,9 @@ def _read_search(document: Document) -> Search:
         if path == cover and not all(entry.choice for entry in entries):
             document.add_error(("search", "cover"), f"'{cover}' is no choice, of which each is to be tried")
     if search is not None:
-        search = search.model_copy(update={"first": _possible(document, space, search.first)})
-        for number, values in enumerate([] if document.errors else search.first):
+        first = _possible(document, space, search.first)
+        search = search.model_copy(update={"first": list(first.values())})
+        for number, values in ({} if document.errors else first).items():
             if (text := _mistake(space, values)) is not None:
                 document.add_error(("search", "first", number), text)
     document.raise_errors()
@@ -146,19 +147,26 @@ def _mistake(space: Space, values: Values) -> str | None:
     return None
 
 
-def _possible(document: Document, space: Space, first: list[Values]) -> list[Values]:
-    """Return the configurations that are tried first, as far as the settings leave them possible.
+def _possible(document: Document, space: Space, first: list[Values]) -> dict[int, Values]:
+    """Return the configurations that are tried first, as far as the settings leave them possible, by their numbers.
 
     A field that is set is not searched: configurations with another value are left out, and it is left out of the
     others.
     """
     settings = document.settings
-    fitting = [values for values in first if all(values[path] == settings[path] for path in values if path in settings)]
+    fitting = {
+        number: values
+        for number, values in enumerate(first)
+        if all(values[path] == settings[path] for path in values if path in settings)
+    }
 
     def read(path: str, value: Any) -> Any:
         return read_number(value) if any(entry.bounds for entry in space.entries.get(path, [])) else value
 
-    return [{path: read(path, value) for path, value in values.items() if path not in settings} for values in fitting]
+    return {
+        number: {path: read(path, value) for path, value in values.items() if path not in settings}
+        for number, values in fitting.items()
+    }
 
 
 def _read_entries(document: Document, raw_space: dict[Any, Any]) -> Entries:

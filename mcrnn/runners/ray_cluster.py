@@ -22,6 +22,7 @@ from mcrnn.storage.location import Location
 for _name, _value in (
     ("RAY_AIR_NEW_OUTPUT", "0"),  # the display of a search replaces Tune's tables
     ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1"),  # the records of runs replace Tune's log files
+    ("RAY_ENABLE_AUTO_CONNECT", "0"),  # a thread that outlives the connection starts no other Ray
     ("RAY_USAGE_STATS_ENABLED", "0"),
     ("RAY_TRAIN_ENABLE_STATE_TRACKING", "0"),
     ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),  # workers without a GPU keep CUDA_VISIBLE_DEVICES as it is

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from mcrnn.device import choose_device
-from mcrnn.errors import DiskError, NotEnoughMemoryError, UserError
+from mcrnn.errors import DamagedFileError, DiskError, NotEnoughMemoryError, UserError
 from mcrnn.runners.session import RunSession
 from mcrnn.runners.stop_flag import StopPoll
-from mcrnn.storage.retry import enable_retries
+from mcrnn.storage.retry import ServiceUnavailableError, enable_retries
 from mcrnn.training.checkpoints import deserialize
 from mcrnn.training.run import TrainingRun
 from mcrnn.training.session import Metrics, Request, State
@@ -140,5 +140,6 @@ def root_cause(run: TrainingRun, error: BaseException) -> BaseException:
         while inner is not None and not isinstance(inner, UserError):
             inner = inner.__cause__ or getattr(inner, "cause", None)
         if inner is not None:
-            return DiskError(str(inner)) if isinstance(inner, DiskError) else UserError(str(inner))
+            kinds = (DamagedFileError, DiskError, ServiceUnavailableError)  # which another try may not meet
+            return next((kind for kind in kinds if isinstance(inner, kind)), UserError)(str(inner))
     return error

@@ -124,12 +124,13 @@ def _train(run: TrainingRun, data: FieldData, console: Console, sync: RunSync, f
     display.presence = presence
     status = "FAILED"
     try:
-        with retries_enabled(), presence, display.bar:
-            if run.config.train.workers == 1:
-                _train_here(run, data, display)
-            else:
-                _train_on_workers(run, data, display)
-            ended = run.folder.read_end()
+        with presence, display.bar:
+            with retries_enabled():
+                if run.config.train.workers == 1:
+                    _train_here(run, data, display)
+                else:
+                    _train_on_workers(run, data, display)
+                ended = run.folder.read_end()
             presence.end("interrupted" if ended is None else "finished")
         status = mlflow_status(End(ended.end) if ended else End.INTERRUPTED)
         sync.update(run.folder, status)

@@ -44,17 +44,18 @@ def run(search_run: SearchRun, facts: dict[str, Any] | None = None) -> None:
         facts: what `python -m mcrnn.status` is to know of this process, such as which file it has read; JSON.
 
     Raises:
-        UserError: no trial produced a model, or a configuration cannot be trained.
+        UserError: no trial produced a model, a configuration cannot be trained, or another process has taken the search
+            over, which then writes all that there is to write.
         LoggedError: any other error; its traceback is in the log of the driver, as is that of a UserError.
         KeyboardInterrupt: a stop was asked for, and checkpoints have been written.
     """
     console = Console()
-    search, folder, study = search_run.search, search_run.folder, search_run.study
+    search, folder, study, lease = search_run.search, search_run.folder, search_run.study, search_run.lease
     shown_folder = search_run.storage.show(folder.location)
-    with retries_enabled(), contextlib.ExitStack() as at_end:
-        log = at_end.enter_context(DriverLog(folder.location, shown_folder))
+    with contextlib.ExitStack() as at_end, retries_enabled():  # what is done at the end waits for nothing
+        log = at_end.enter_context(DriverLog(folder.location, shown_folder, lambda: not lease.lost))
         requests = StopRequests(search_run.name, console)
-        presence = Presence(folder.location, facts or {}, requests.hear, lambda: not search_run.lease.lost)
+        presence = Presence(folder.location, facts or {}, requests.hear, lambda: not lease.lost)
         at_end.enter_context(presence)
         tracker = Tracker.open(search_run.storage, search_run.model_name)
         index = TrialIndex(study)
@@ -75,6 +76,7 @@ def run(search_run: SearchRun, facts: dict[str, Any] | None = None) -> None:
             unfinished = stop_reason(study, search.search, index) is None or index.running
             if unfinished or search_run.confirmation(index).missing:
                 _run_trials(active, presence, requests)
+            lease.check()
             active.finish_mlflow_runs()
             best = search_run.best_trial()
             if best is None:
@@ -89,7 +91,8 @@ def run(search_run: SearchRun, facts: dict[str, Any] | None = None) -> None:
             raise
         finally:
             active.upload_journal()
-            sync.update(folder, status)
+            if not lease.lost:  # else the run in MLflow is that of another process
+                sync.update(folder, status)
             if status == "FINISHED":
                 sync.wait()
                 uploads.wait()
@@ -197,11 +200,13 @@ def _confirm(active: ActiveSearch, trial_runner: TrialRunner, searcher: StudySea
     """Run the trainings of the confirmation that have not ended, round by round, as long as there is time for them.
 
     Raises:
-        UserError: a configuration cannot be trained again, or a training failed too often.
+        UserError: a configuration cannot be trained again, a training failed too often, or another process has taken
+            the search over.
         KeyboardInterrupt: a stop was asked for.
     """
     search_run, budgets = active.search_run, searcher.budgets
     while (confirmation := search_run.confirmation(active.index)).missing:
+        search_run.lease.check()
         budgets.confirmation_seconds = search_run.confirmation_seconds()
         trainings = budgets.affordable_trainings(confirmation)
         if not trainings:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable
 from types import TracebackType
 
@@ -20,6 +21,8 @@ from mcrnn.tracking.run_folder import DRIVER_LOG
 
 LARGEST = 512 * 1024
 """Characters that are kept; older entries are left out."""
+SECONDS_TO_WRITE = 10.0
+"""Time that a write waits for another one of the same file."""
 
 
 class DriverLog(logging.Handler):
@@ -31,16 +34,21 @@ class DriverLog(logging.Handler):
     Args:
         location: folder of the search.
         shown_folder: the same as a user would type it.
+        is_owner: returns whether the folder is still this process's; nothing is written where another has it.
     """
 
-    def __init__(self, location: Location, shown_folder: str) -> None:
+    def __init__(self, location: Location, shown_folder: str, is_owner: Callable[[], bool] = lambda: True) -> None:
         super().__init__()
         self.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s mcrnn {code_version()}: %(message)s"))
-        self.location, self.file = location, f"{shown_folder}/{DRIVER_LOG}"
+        self.location, self.file, self.is_owner = location, f"{shown_folder}/{DRIVER_LOG}", is_owner
         self.put: Callable[[str, Callable[[], object]], None] | None = None
         """Takes what is to be written in the background, as `Outbox.put` does; None to write at the end only."""
-        self._text: str | None = None
-        """The content of the file; None as long as nothing was added to it."""
+        self._new = ""
+        """The entries of this process."""
+        self._earlier: str | None = None
+        """What earlier starts of the search have written; None until it has been read."""
+        self._writing = threading.Lock()
+        """Held while the file is written, so that older content does not replace newer."""
         self._level_before = LOGGER.level
 
     def __enter__(self) -> DriverLog:
@@ -56,8 +64,7 @@ class DriverLog(logging.Handler):
             LOGGER.error("the search has ended: %s", error, exc_info=error)
         LOGGER.removeHandler(self)
         LOGGER.setLevel(self._level_before)
-        with contextlib.suppress(UserError):  # where the folder cannot be written to, the error itself says it
-            self._write()
+        self._try_to_write()  # where the folder cannot be written to, the error itself says it
         if isinstance(error, Exception) and not isinstance(error, UserError):
             reason = next(iter(str(error).strip().splitlines()), "no message")
             raise LoggedError(
@@ -65,19 +72,35 @@ class DriverLog(logging.Handler):
             ) from error
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Add an entry."""
-        if self._text is None:
-            self._text = self._read()
-        self._text = (self._text + mask_passwords(self.format(record)) + "\n")[-LARGEST:]
+        """Add an entry. The file is neither read nor written here, because all threads that warn wait for this."""
+        self._new = (self._new + mask_passwords(self.format(record)) + "\n")[-LARGEST:]
         if self.put is not None:
-            self.put(DRIVER_LOG, self._write)
+            self.put(DRIVER_LOG, self._try_to_write)
+
+    def _try_to_write(self) -> None:
+        """Write the file, if that is possible. Otherwise the next entry, or the end, writes it: no error gets out.
+
+        What else an outbox has to send is not to be kept back by a log.
+        """
+        if not self._writing.acquire(timeout=SECONDS_TO_WRITE):
+            return  # another thread waits for a service that is away
+        try:
+            with contextlib.suppress(Exception):
+                self._write()
+        finally:
+            self._writing.release()
+
+    def _write(self) -> None:
+        """Write the entries behind those of earlier starts; as long as these cannot be read, they are not replaced."""
+        if not self._new or not self.is_owner():
+            return
+        if self._earlier is None:
+            self._earlier = self._read()
+        self.location.write(DRIVER_LOG, (self._earlier + self._new)[-LARGEST:].encode())
 
     def _read(self) -> str:
         """Return what earlier starts of the search have written."""
-        with contextlib.suppress(FileNotFoundError, UserError):
+        try:
             return self.location.read(DRIVER_LOG).decode(errors="replace")
-        return ""
-
-    def _write(self) -> None:
-        if self._text is not None:
-            self.location.write(DRIVER_LOG, self._text.encode())
+        except FileNotFoundError:
+            return ""

@@ -40,7 +40,11 @@ def finalize(search_run: SearchRun, sync: RunSync, best: FrozenTrial) -> None:
         search_run: a search whose trials and confirmation have ended.
         sync: sends the runs to MLflow.
         best: the best trial. The model registered is that of this trial, or of the best confirmed configuration.
+
+    Raises:
+        UserError: another process has taken the search over, and registers its model.
     """
+    search_run.lease.check()
     search, study = search_run.search, search_run.study
     search_run.remove_superseded_files()
     folder = search_run.folder.trial(best.number)
@@ -61,6 +65,7 @@ def finalize(search_run: SearchRun, sync: RunSync, best: FrozenTrial) -> None:
     run = sync.update_now(folder, "FINISHED")
     model = trained_model.load(folder.model)
     test_metrics = _evaluate_on_test_split(model, run, search_run.storage)
+    search_run.lease.check()  # the evaluation took its time
     version, alias = mlflow_request(
         lambda: registry.register(
             run,

@@ -109,7 +109,8 @@ class ProgressDisplay(Callback):
 
     def _update(self, trial: Any, result: dict[str, Any]) -> None:
         row = self._row(trial)
-        row |= {key: result[key] for key in ("epoch", OBJECTIVE, "best", "time_total_s") if key in result}
+        errors = ("epoch", OBJECTIVE, "best") if "epoch" in result else ()  # other reports have none of their own
+        row |= {key: result[key] for key in (*errors, "time_total_s") if key in result}
         if self.live:
             self.live.update(self.table())
 

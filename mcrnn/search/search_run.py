@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,7 @@ from mcrnn.config.space import Search
 from mcrnn.data.checks import check_store_serves
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
-from mcrnn.errors import UserError, did_you_mean
+from mcrnn.errors import DamagedFileError, UserError, did_you_mean
 from mcrnn.models import trained_model, with_resolved_width
 from mcrnn.search.budgets import stop_reason, time_limits
 from mcrnn.search.confirmation import Confirmation
@@ -39,6 +39,7 @@ from mcrnn.tracking.run_folder import (
     JOURNAL_FILE,
     JOURNAL_PARTS,
     LEASE_FILE,
+    RunFolder,
     SearchFolder,
     free_name,
 )
@@ -129,7 +130,7 @@ class SearchRun:
 
     def trained_seconds(self, number: int) -> float:
         """Return the seconds that the epochs of a trial took so far, over all its starts."""
-        return sum(metrics.get("seconds", 0.0) for metrics in self.folder.trial(number).read_metrics())
+        return _trained_seconds(self.folder.trial(number))
 
     def confirmation(self, index: TrialIndex | None = None) -> Confirmation:
         """Read how far the confirmation of the trials that have ended by now is.
@@ -143,9 +144,7 @@ class SearchRun:
         """Return the seconds that all trainings with other seeds took, also of configurations that compete no more."""
         trainings = self.folder.location.child(CONFIRMATION_FOLDER)
         names = {key.split("/")[0] for key in trainings.sizes() if "/" in key}
-        return sum(
-            metrics.get("seconds", 0.0) for name in names for metrics in self.folder.retraining(name).read_metrics()
-        )
+        return sum(_trained_seconds(self.folder.retraining(name)) for name in names)
 
     def superseded_files(self, index: TrialIndex | None = None) -> SupersededFiles:
         """Return what deletes the files of trials that nobody needs any more.
@@ -162,6 +161,13 @@ class SearchRun:
         """
         with Deletion(self.folder.url).tolerated():  # also the trials may not be readable
             self.superseded_files().sweep()
+
+
+def _trained_seconds(folder: RunFolder) -> float:
+    """Return the seconds that the epochs of a training took so far; 0 where its file is damaged."""
+    with suppress(DamagedFileError):
+        return sum(metrics.get("seconds", 0.0) for metrics in folder.read_metrics())
+    return 0.0
 
 
 @contextmanager
@@ -264,7 +270,12 @@ class ActiveSearch:
         journal = self.search_run.journal
         journal.checkpoint()
         if journal.is_remote:
-            self.uploads.put("journal", journal.upload)
+            self.uploads.put("journal", self._upload)
+
+    def _upload(self) -> None:
+        """Upload the journal, unless another process has written it since this was asked for."""
+        if not self.search_run.lease.lost:
+            self.search_run.journal.upload()
 
     def finish_mlflow_runs(self) -> None:
         """Complete the runs of all trainings that ended, also of those whose driver was killed before it could."""

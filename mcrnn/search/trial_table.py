@@ -53,7 +53,7 @@ def trial_table(name: str, fields: Sequence[str], rows: Sequence[TrialRow], capt
     columns |= {path: [format_value(row.values.get(path, "")) for row in rows] for path in fields}
     columns |= {
         "epoch": ["" if row.epoch is None else str(row.epoch) for row in rows],
-        "error": ["" if row.error is None else f"{row.error:.4f}" for row in rows],
+        "error": [_error(row) for row in rows],
         "time": ["" if row.seconds is None else f"{row.seconds:.0f} s" for row in rows],
         "state": [row.state for row in rows],
     }
@@ -73,3 +73,10 @@ def _width(columns: dict[str, list[str]], shown: list[str]) -> int:
     space = 2 if len(shown) < MANY_COLUMNS else 1
     widths = (max(map(len, [*field_label(column).split(), *columns[column]])) for column in shown)
     return sum(width + space for width in widths)
+
+
+def _error(row: TrialRow) -> str:
+    """Return the error of a row; a trial that has ended without one has a dash."""
+    if row.error is not None:
+        return f"{row.error:.4f}"
+    return "" if row.state in ("running", "waiting") else "-"

@@ -20,7 +20,7 @@ from ray.tune.experiment import Trial
 from mcrnn.config.paths import Values
 from mcrnn.config.space import Search
 from mcrnn.data.description import FieldDescription
-from mcrnn.errors import DiskError, NotEnoughMemoryError, UserError
+from mcrnn.errors import DamagedFileError, DiskError, NotEnoughMemoryError, UserError
 from mcrnn.models import with_resolved_width
 from mcrnn.runners.ray_train import root_cause, run_distributed
 from mcrnn.runners.session import report_constants
@@ -241,7 +241,8 @@ def run_trial(proposal: dict[str, Any], *, context: TrialContext) -> None:
 
 def is_mistake(error: Exception) -> bool:
     """Return whether an error is one of the configuration, which every other trial would meet as well."""
-    return isinstance(error, UserError) and not isinstance(error, DiskError | ServiceUnavailableError)
+    not_of_others = DamagedFileError | DiskError | ServiceUnavailableError
+    return isinstance(error, UserError) and not isinstance(error, not_of_others)
 
 
 def _write_error(folder: RunFolder) -> str:

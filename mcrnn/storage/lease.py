@@ -33,6 +33,8 @@ RENEWAL = 10.0
 """Seconds between two renewals."""
 POLL = 1.0
 """Seconds between two looks of a watcher."""
+SECONDS_TO_RELEASE = 10.0
+"""Seconds that a release waits for a renewal under way."""
 SETTLING = 3.0
 """Seconds after which a lease is read back where there are no conditional writes, and for which a lease that cannot be
 read is given the time to be written completely."""
@@ -231,11 +233,16 @@ class Lease:
     def release(self) -> None:
         """Delete the lease, unless another process has taken it. One that cannot be deleted runs out by itself."""
         self._ended.set()
-        with self._mutex, contextlib.suppress(UserError):
-            if not self.lost and time.monotonic() - self.renewed >= RENEWAL:
-                self._renew()  # After this, no watcher takes it over before it is deleted.
-            if not self.lost:
-                self.location.delete(self.key)
+        if not self._mutex.acquire(timeout=SECONDS_TO_RELEASE):
+            return  # its thread waits for a service that is away
+        try:
+            with contextlib.suppress(UserError):
+                if not self.lost and time.monotonic() - self.renewed >= RENEWAL:
+                    self._renew()  # After this, no watcher takes it over before it is deleted.
+                if not self.lost:
+                    self.location.delete(self.key)
+        finally:
+            self._mutex.release()
 
     def _content(self) -> bytes:
         """Return the lease as it is written. Host, pid and time are for people and for earlier versions only."""

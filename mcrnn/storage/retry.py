@@ -45,8 +45,8 @@ class RefusedError(UserError):
 
 def print_warning(line: str) -> None:
     """Print a warning to stderr, without passwords; the log of a search gets it with the traceback of its cause."""
-    LOGGER.warning("%s", line, exc_info=sys.exc_info()[0] is not None)
     print(f"warning: {mask_passwords(line)}", file=sys.stderr)
+    LOGGER.warning("%s", line, exc_info=sys.exc_info()[0] is not None)
 
 
 class Outage:

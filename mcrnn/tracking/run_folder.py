@@ -37,7 +37,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from mcrnn.errors import UserError
+from mcrnn.errors import DamagedFileError, UserError
 from mcrnn.passwords import mask_passwords, without_passwords
 from mcrnn.storage.location import Location
 
@@ -172,11 +172,24 @@ class RunFolder:
         self._write_json(RECORD_FILE, without_passwords(record), indent=1)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the metrics of the epochs so far, the first epoch first."""
+        """Return the metrics of the epochs so far, the first epoch first; without a last line that was cut off.
+
+        Raises:
+            DamagedFileError: another line is damaged.
+        """
         try:
-            return [json.loads(line) for line in self.location.read(METRICS_FILE).splitlines()]
+            lines = self.location.read(METRICS_FILE).splitlines(keepends=True)
         except FileNotFoundError:
             return []
+        epochs = []
+        for number, line in enumerate(lines, 1):
+            try:
+                epochs.append(json.loads(line))
+            except ValueError:
+                if number == len(lines) and not line.endswith(b"\n"):
+                    break
+                raise DamagedFileError(f"line {number} of '{self.url}/{METRICS_FILE}' is damaged") from None
+        return epochs
 
     def write_metrics(self, epochs: list[dict[str, Any]]) -> None:
         """Write the metrics of all epochs so far, in place of what is there."""
@@ -217,7 +230,7 @@ class RunFolder:
         except ValueError as error:
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"'{self.url}/{name}' is damaged: it is not JSON") from None
+            raise DamagedFileError(f"'{self.url}/{name}' is damaged: it is not JSON") from None
 
     def _write_json(self, name: str, content: Any, indent: int | None = None) -> None:
         self.location.write(name, json.dumps(content, indent=indent).encode())

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from mcrnn.config.paths import flatten
-from mcrnn.errors import UserError
+from mcrnn.errors import DamagedFileError, UserError
 from mcrnn.storage.outbox import Outbox
 from mcrnn.storage.retry import PATIENCE, RefusedError, ServiceUnavailableError
 from mcrnn.tracking.experiment import KEY_TAG, PROCESS_TAG, Tracker
@@ -39,8 +39,11 @@ PARENT_TAG = "mlflow.parentRunId"
 
 def is_synced(folder: RunFolder) -> bool:
     """Return whether MLflow has everything of a training that ended, or somebody deleted the run there."""
-    state = folder.read_sync_state()
-    return "deleted" in state or (state.get("status") in FINAL and state.get("sent", 0) >= len(folder.read_metrics()))
+    try:
+        state, epochs = folder.read_sync_state(), folder.read_metrics()
+    except DamagedFileError:  # whoever sends the run says so
+        return False
+    return "deleted" in state or (state.get("status") in FINAL and state.get("sent", 0) >= len(epochs))
 
 
 @dataclass
@@ -63,7 +66,7 @@ class _SyncedRun:
 
         Raises:
             ServiceUnavailableError: MLflow or the storage of the folder does not answer; a later try may succeed.
-            RefusedError: MLflow refuses what is sent.
+            RefusedError: MLflow refuses what is sent, or a file of the folder is damaged.
         """
         from mlflow.exceptions import MlflowException
 
@@ -73,6 +76,8 @@ class _SyncedRun:
             raise ServiceUnavailableError(summarize_error(str(error))) from None
         except RefusedError:
             raise
+        except DamagedFileError as error:
+            raise RefusedError(f"the run of '{self.folder.url}' ({error})") from None
         except (OSError, UserError) as error:
             raise ServiceUnavailableError(str(error)) from None
 

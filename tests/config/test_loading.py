@@ -114,6 +114,8 @@ def test_what_is_tried_first_is_possible(write: Any) -> None:
     assert first_of([{"train.learning_rate": "1e-3"}]) == [{"train.learning_rate": 1e-3}]
     convgru, other = {"model.architecture": "convgru"}, {"model.architecture": "minconvgru"}
     assert first_of([convgru | both, other], "model.architecture=convgru") == [both]
+    with pytest.raises(UserError, match=r"search\.first\.1: train\.learning_rate is from"):  # as in the file
+        first_of([other, {"train.learning_rate": 9.0}], "model.architecture=convgru")
 
 
 @pytest.mark.parametrize("name", sorted(str(p.relative_to(PROJECT)) for p in PROJECT.glob("search_spaces/**/*.yaml")))

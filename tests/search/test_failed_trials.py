@@ -12,14 +12,15 @@ import ray
 from optuna.trial import TrialState
 from ray import cloudpickle
 
-from mcrnn.errors import NotEnoughMemoryError, UserError
+from mcrnn.errors import DamagedFileError, DiskError, NotEnoughMemoryError, UserError
+from mcrnn.runners.ray_train import root_cause
 from mcrnn.search import trials
 from mcrnn.search.trial_report import TrialFailedError, TrialReport, error_of
-from mcrnn.search.trials import TrialContext, _resources_of, run_trial
+from mcrnn.search.trials import TrialContext, _resources_of, is_mistake, run_trial
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.retry import ServiceUnavailableError
-from mcrnn.tracking.run_folder import RunEnd, SearchFolder
+from mcrnn.tracking.run_folder import RunEnd, RunFolder, SearchFolder
 from mcrnn.training.session import End
 from tests.search.test_study import result, search, study_in
 
@@ -80,10 +81,29 @@ def test_full_disk_is_an_error_of_the_trial_also_where_its_traceback_cannot_be_k
     assert actor.reports == []
 
 
+def test_damaged_file_of_one_trial_is_an_error_of_this_trial(actor: Actor) -> None:
+    with pytest.raises(TrialFailedError, match=r"DamagedFileError: 's/trials/0003/end.json' is damaged"):
+        actor.run(DamagedFileError("'s/trials/0003/end.json' is damaged: it is not JSON"))
+    assert actor.reports == []
+
+
 def test_object_storage_that_stays_away_from_one_trial_is_an_error_of_this_trial(actor: Actor) -> None:
     with pytest.raises(TrialFailedError, match="ServiceUnavailableError: S3 does not answer"):
         actor.run(ServiceUnavailableError("S3 does not answer"))
     assert actor.reports == []
+
+
+@pytest.mark.parametrize("kind", [DamagedFileError, DiskError, ServiceUnavailableError, UserError])
+def test_error_of_a_worker_of_ray_train_is_of_the_same_kind_as_without_workers(
+    tmp_path: Path, kind: type[UserError]
+) -> None:
+    raised = RuntimeError("training failed")
+    raised.worker_failures = {0: ray.exceptions.RayTaskError("train", "Traceback ...", kind("it is away"))}  # type: ignore[attr-defined]
+    run: Any = SimpleNamespace(folder=RunFolder(LocalFolder(tmp_path / "run")))
+    cause = root_cause(run, raised)
+    assert isinstance(cause, Exception)
+    assert (type(cause), str(cause)) == (kind, "it is away")
+    assert is_mistake(cause) == (kind is UserError)
 
 
 def test_lost_workers_are_left_to_tune(actor: Actor) -> None:

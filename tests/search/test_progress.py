@@ -52,3 +52,18 @@ def test_error_of_a_trial_is_one_warning_for_each_try_and_too_little_memory_besi
     ]
     assert "[1/2] trial 3 failed" in said.out
     assert "trial 4" not in said.out
+
+
+def test_trial_that_was_stopped_before_its_first_epoch_has_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    search = load_search("search_spaces/demo.yaml")
+    with ProgressDisplay(search, "s", Console(width=100), budget=2) as progress:
+        stopped = trial(0, **TrialReport.stopped_by_user(None).as_result())
+        progress.on_trial_start(1, [], stopped)
+        progress.on_trial_result(2, [], stopped, stopped.last_result)
+        progress.on_trial_complete(3, [], stopped)
+    assert "[1/2] trial 0 stopped at epoch 0, error -, best -" in capsys.readouterr().out
+    assert str(progress.table().caption).startswith("1 of 2 trials, best -, ")
+    progress.console.print(progress.table())
+    row = next(line for line in capsys.readouterr().out.splitlines() if "stopped" in line)
+    assert "10.0000" not in row
+    assert " - " in row

@@ -80,3 +80,14 @@ def test_search_that_is_refused_leaves_no_lease(root: Path) -> None:
         with open_search(changed, storage, new=False):
             pass
     assert LEASE_FILE not in location.sizes()
+
+
+def test_time_of_a_trial_whose_metrics_are_damaged_does_not_count(root: Path) -> None:
+    """Tune's thread asks for it, where an error would end the search."""
+    search = load_search(str(root / write(root, "s")))
+    with open_search(search, Storage.open(str(root)), new=False) as search_run:
+        for folder in (search_run.folder.trial(0), search_run.folder.retraining("trial-0-seed-1")):
+            folder.location.write("metrics.jsonl", b"{\n")
+        search_run.folder.retraining("trial-0-seed-2").write_metrics([{"epoch": 1, "seconds": 2.0}])
+        assert search_run.trained_seconds(0) == 0
+        assert search_run.confirmation_seconds() == 2

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -304,6 +305,27 @@ def refuse(number: int) -> Callable[..., None]:
         raise OSError(number, "told to")
 
     return call
+
+
+def test_release_does_not_wait_for_a_renewal_that_waits_for_its_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "SECONDS_TO_RELEASE", 0.1)
+    monkeypatch.setattr(lease, "RENEWAL", 0.02)
+    renewing, back = threading.Event(), threading.Event()
+
+    def wait(held: Lease) -> None:
+        renewing.set()
+        back.wait(20)
+
+    monkeypatch.setattr(Lease, "_renew", wait)
+    held = Lease(LocalFolder(tmp_path), KEY, "search")
+    held.acquire()
+    assert renewing.wait(5)
+    started = time.monotonic()
+    held.release()
+    assert time.monotonic() - started < 5
+    back.set()
 
 
 def test_lease_on_a_disk_that_is_removed_is_lost(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mcrnn.errors import UserError
+from mcrnn.errors import DamagedFileError, UserError
 from mcrnn.storage.local import LocalFolder
 from mcrnn.tracking.run_folder import RunEnd, RunFolder, SearchFolder, free_name
 
@@ -43,6 +43,27 @@ def test_what_is_written_is_read_again_from_files_of_the_known_names(folder: Run
     assert json.loads((tmp_path / "run/end.json").read_bytes()) == {"end": "finished", "message": ""}
     folder.delete_end()
     assert folder.read_end() is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\0\0\0", b"\xff\xfe"])
+def test_damaged_file_is_named(folder: RunFolder, content: bytes) -> None:
+    for name, read in (
+        ("record.json", folder.read_record), ("end.json", folder.read_end), ("run.json", folder.read_sync_state),
+    ):  # fmt: skip
+        folder.location.write(name, content)
+        with pytest.raises(DamagedFileError, match=f"/run/{name}' is damaged: it is not JSON"):
+            read()
+
+
+def test_metrics_are_read_up_to_a_line_that_was_cut_off_and_damage_before_it_is_named(folder: RunFolder) -> None:
+    folder.location.write("metrics.jsonl", b'{"epoch": 1}\n{"epoch": 2}')
+    assert folder.read_metrics() == [{"epoch": 1}, {"epoch": 2}]
+    folder.location.write("metrics.jsonl", b'{"epoch": 1}\n{"epo')
+    assert folder.read_metrics() == [{"epoch": 1}]
+    for damaged in (b'{"epoch": 1}\n{"epo\n', b'{"epoch": 1}\n\0\0\n{"epoch": 3}\n'):
+        folder.location.write("metrics.jsonl", damaged)
+        with pytest.raises(DamagedFileError, match=r"^line 2 of '.*/run/metrics.jsonl' is damaged$"):
+            folder.read_metrics()
 
 
 def test_record_is_written_once_so_that_its_run_is_found_again(folder: RunFolder) -> None:

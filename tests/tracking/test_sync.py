@@ -171,3 +171,19 @@ def test_what_mlflow_refuses_is_named_once_and_holds_nothing_back(command: Comma
     assert command.losses(other) == [1, 1 / 2]
     assert not is_synced(refused)
     assert command.sync.update_now(refused).run_id == command.run_id(refused)  # a model can be registered from it
+
+
+@pytest.mark.parametrize("file", ["record.json", "run.json", "metrics.jsonl"])
+def test_folder_with_a_damaged_file_is_named_once_and_holds_nothing_back(command: Command, file: str) -> None:
+    damaged, other = command.folder("0000"), command.folder("0001")
+    damaged.location.write(file, b"\0\0\n")
+    for _ in range(2):
+        command.sync.update(damaged, "FINISHED")
+        command.epochs(other, 2, "FINISHED")
+        command.sync.wait(30)
+    assert len(command.said) == 1
+    assert f"the run of '{damaged.url}' (" in command.said[0]
+    assert f"/{file}' is damaged" in command.said[0]
+    assert command.losses(other) == [1, 1 / 2]
+    assert is_synced(other)
+    assert not is_synced(damaged)
