@@ -139,7 +139,9 @@ def _run_trials(active: ActiveSearch, presence: Presence, requests: StopRequests
             active.sync.update(search_run.folder.trial(number), "SCHEDULED")
         if workers > 1:
             searcher.end_training = lambda number, epoch: flag.end.remote(trial_name(number), epoch)
-        tune_folder = until_end.enter_context(tempfile.TemporaryDirectory(prefix="mcrnn-tune-", ignore_cleanup_errors=True))
+        tune_folder = until_end.enter_context(
+            tempfile.TemporaryDirectory(prefix="mcrnn-tune-", ignore_cleanup_errors=True)
+        )
 
         def stop() -> None:
             searcher.ending, active.interrupted = "it was interrupted", True
