@@ -194,6 +194,8 @@ def see(location: Location) -> SeenPresence | None:
         seen = SeenPresence(json.loads(content), age)
         if {"id", "host", "pid"} - seen.content.keys():
             return None
+    except UserError:  # which is a ValueError, too, and says nothing of what is in the folder
+        raise
     except (FileNotFoundError, ValueError, AttributeError):
         return None
     if seen.is_running and any(each.trial is None for each in _requests_to(location, seen.content["id"])):
@@ -210,7 +212,7 @@ def request_stop(location: Location, seen: SeenPresence, trial: int | None = Non
         trial: number of the trial that is to be stopped; None for all of the work.
 
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: the folder cannot be read, or not written to.
     """
     request, process = StopRequest(whoami(), trial), seen.content["id"]
     requests = [each for each in _requests_to(location, process) if each.trial != trial]
@@ -219,12 +221,18 @@ def request_stop(location: Location, seen: SeenPresence, trial: int | None = Non
 
 
 def _requests_to(location: Location, process: str) -> list[StopRequest]:
-    """Return the requests to a process, none of those to others."""
+    """Return the requests to a process, none of those to others.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
     try:
         content = json.loads(location.read(STOP_FILE))
         if content["process"] != process:
             return []
         return [StopRequest(each["by"], each["trial"]) for each in content["requests"]]
+    except UserError:
+        raise
     except (FileNotFoundError, ValueError, LookupError, TypeError):
         return []
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mcrnn.errors import UserError
 from mcrnn.storage import presence as module
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
@@ -110,3 +111,40 @@ def test_damaged_files_are_no_process_and_no_request(tmp_path: Path, content: by
         time.sleep(0.2)
         assert seen(place).state == "running"
     assert heard == []
+
+
+class Unreliable(LocalFolder):
+    """A folder of which some objects cannot be read or written for a while."""
+
+    def fail(self, error: Exception | None, *keys: str) -> None:
+        """From now on operations on these objects raise an error; None for no more errors."""
+        object.__setattr__(self, "failing", (error, keys))
+
+    def _check(self, key: str) -> None:
+        error, keys = getattr(self, "failing", (None, ()))
+        if error is not None and key in keys:
+            raise error
+
+    def read(self, key: str) -> bytes:
+        self._check(key)
+        return super().read(key)
+
+    def write(self, key: str, data: bytes) -> None:
+        self._check(key)
+        super().write(key, data)
+
+
+def test_folder_that_cannot_be_read_is_not_taken_for_one_without_a_process(tmp_path: Path) -> None:
+    place = Unreliable(tmp_path)
+    with Presence(place, {}, lambda _: None):
+        now = seen(place)
+        place.write(STOP_FILE, json.dumps({"process": now.content["id"], "requests": []}).encode())
+        for key in (PROCESS_FILE, STOP_FILE):
+            place.fail(UserError("the service is away"), key)
+            with pytest.raises(UserError, match="the service is away"):
+                see(place)
+        before = (tmp_path / STOP_FILE).read_bytes()
+        with pytest.raises(UserError, match="the service is away"):
+            request_stop(place, now)  # which would drop the requests that it cannot read
+        assert (tmp_path / STOP_FILE).read_bytes() == before
+        place.fail(None)
