@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -24,6 +24,7 @@ from mcrnn.errors import UserError
 from mcrnn.passwords import mask_passwords
 from mcrnn.storage.location import Location
 from mcrnn.storage.process import boot, is_gone, process_identity
+from mcrnn.storage.retry import LOGGER
 
 PROCESS_FILE = "process.json"
 STOP_FILE = "stop.json"
@@ -53,7 +54,7 @@ class Presence:
     Args:
         location: the folder in which this process works.
         facts: what others are to know of the process, beside where it runs; JSON.
-        on_request: called once with each request, in a thread of its own.
+        on_request: called with each request, in a thread of its own; once, unless it raises.
         is_owner: whether the folder is still this process's; it writes nothing more once it is not.
     """
 
@@ -70,6 +71,8 @@ class Presence:
         self.progress: dict[str, Any] = {}
         """How far the work is; JSON. It is replaced, not changed."""
         self._heard: set[StopRequest] = set()
+        self._logged: set[type[Exception]] = set()
+        """Kinds of errors that are in the log."""
         self._writing = threading.Lock()
         """Held while the process is written down, so that a late sign of life does not replace the end."""
         self._ended = threading.Event()
@@ -129,22 +132,35 @@ class Presence:
     def _keep(self) -> None:
         """Look for requests and give signs of life until the end; runs in a thread.
 
-        Errors are ignored here, because the work itself meets them.
+        No error ends it, because the work goes on, and meets what concerns it itself. What failed is tried again at the
+        next poll.
         """
         written = time.monotonic()
         while not self._ended.wait(SECONDS_BETWEEN_POLLS):
-            with contextlib.suppress(UserError):
+            with self._errors_logged():
                 self._look()
             if time.monotonic() - written >= SECONDS_BETWEEN_SIGNS:
-                with contextlib.suppress(UserError):
+                with self._errors_logged():
                     self.write()
-                written = time.monotonic()
+                    written = time.monotonic()
 
     def _look(self) -> None:
         for request in _requests_to(self.location, self.id):
             if request not in self._heard:
-                self._heard.add(request)
-                self.on_request(request)
+                with self._errors_logged():
+                    self.on_request(request)
+                    self._heard.add(request)
+
+    @contextlib.contextmanager
+    def _errors_logged(self) -> Iterator[None]:
+        """Write an error inside the block into the log, the first of each kind, and go on after the block."""
+        try:
+            yield
+        except Exception as error:
+            if type(error) not in self._logged:
+                self._logged.add(type(error))
+                with contextlib.suppress(Exception):  # the log may be in the same folder
+                    LOGGER.warning("a sign of life or a request to stop has to wait: %s", error, exc_info=error)
 
 
 @dataclass(frozen=True)

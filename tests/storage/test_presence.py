@@ -148,3 +148,41 @@ def test_folder_that_cannot_be_read_is_not_taken_for_one_without_a_process(tmp_p
             request_stop(place, now)  # which would drop the requests that it cannot read
         assert (tmp_path / STOP_FILE).read_bytes() == before
         place.fail(None)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("400 RequestTimeout"), UserError("the disk is full")])
+def test_presence_outlives_errors_and_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    log: list[str] = []
+    monkeypatch.setattr(module.LOGGER, "warning", lambda text, *values, **_: log.append(text % values))
+    place, heard, refusals = Unreliable(tmp_path), list[StopRequest](), [error, error]
+
+    def hear(request: StopRequest) -> None:
+        if refusals:
+            raise refusals.pop()
+        heard.append(request)
+
+    with Presence(place, {}, hear) as presence:
+        now = seen(place)
+        presence.progress = {"done": 1}
+        place.fail(error, PROCESS_FILE, STOP_FILE)
+        time.sleep(0.3)
+        place.fail(None)
+        wait_for(lambda: seen(place).progress == {"done": 1}, seconds=5)
+        request_stop(place, now, 7)
+        request_stop(place, now)
+        wait_for(lambda: len(heard) == 2, seconds=5)
+    assert set(heard) == {StopRequest(whoami(), 7), StopRequest(whoami())}
+    assert log == [f"a sign of life or a request to stop has to wait: {error}"]
+
+
+def test_failed_sign_of_life_is_given_at_the_next_poll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_SIGNS", 0.5)
+    place = Unreliable(tmp_path)
+    with Presence(place, {}, lambda _: None) as presence:
+        place.fail(UserError("the disk is full"), PROCESS_FILE)
+        presence.progress = {"done": 1}
+        time.sleep(0.6)  # a sign of life has failed by now
+        place.fail(None)
+        wait_for(lambda: seen(place).progress == {"done": 1}, seconds=0.35)
