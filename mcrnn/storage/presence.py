@@ -23,7 +23,7 @@ from typing import Any
 from mcrnn.errors import UserError
 from mcrnn.passwords import mask_passwords
 from mcrnn.storage.location import Location
-from mcrnn.storage.process import boot, is_gone, process_identity
+from mcrnn.storage.process import process_identity, runs
 from mcrnn.storage.retry import LOGGER
 
 PROCESS_FILE = "process.json"
@@ -178,9 +178,14 @@ class SeenPresence:
         """ "running", "stopping", "lost", or how it ended: "finished", "interrupted" or "failed"."""
         if "ended" in self.content:
             return self.content["ended"]["end"]
-        if self.age > SILENCE or is_gone(self.content):
+        if self.age > SILENCE or self.is_gone:
             return "lost"
         return "stopping" if self.stop_requested else "running"
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is certain that the process is no more. One that is only silent may be cut off for a while."""
+        return "ended" in self.content or runs(self.content.get("identity")) is False
 
     @property
     def is_running(self) -> bool:
@@ -264,7 +269,7 @@ def whoami() -> str:
 
 def _here() -> dict[str, Any]:
     """Return where this process runs, how others can tell whether it still does, and as which job of a Ray cluster."""
-    here = {"host": socket.gethostname(), "pid": os.getpid(), "identity": process_identity(), "boot": boot()}
+    here = {"host": socket.gethostname(), "pid": os.getpid(), "identity": process_identity()}
     job = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
     with contextlib.suppress(ValueError, LookupError, TypeError):
         here["job"] = json.loads(job or "{}")["metadata"]["job_submission_id"]

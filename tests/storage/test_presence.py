@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -84,9 +86,20 @@ def test_silent_process_is_lost(tmp_path: Path) -> None:
     assert seen(place).state == "running"
     os.utime(tmp_path / PROCESS_FILE, (time.time() - 100, time.time() - 100))
     assert seen(place).state == "lost"
-    before_a_restart = {"identity": "0" * 32, "boot": "another"}
-    place.write(PROCESS_FILE, json.dumps(json.loads(content) | before_a_restart).encode())
-    assert seen(place).state == "lost"
+    elsewhere = {"identity": "0" * 32, "boot": "another"}  # a machine of the same name
+    place.write(PROCESS_FILE, json.dumps(json.loads(content) | elsewhere).encode())
+    assert seen(place).state == "running"
+    os.utime(tmp_path / PROCESS_FILE, (time.time() - 100, time.time() - 100))
+    assert (seen(place).state, seen(place).is_gone) == ("lost", False)
+
+
+def test_killed_process_is_lost_at_once_on_its_machine(tmp_path: Path) -> None:
+    program = "from mcrnn.storage.process import process_identity; print(process_identity())"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    content = {"id": "a", "host": "any", "pid": 1, "identity": ended.stdout.strip()}
+    place = LocalFolder(tmp_path)
+    place.write(PROCESS_FILE, json.dumps(content).encode())
+    assert (seen(place).state, seen(place).is_gone) == ("lost", True)
 
 
 def test_process_that_has_lost_the_folder_writes_nothing_more(tmp_path: Path) -> None:
