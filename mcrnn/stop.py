@@ -55,8 +55,8 @@ def stop(
     effect = "it saves and ends" if trial is None else "it ends with the error that it has"
     if not seen.is_running:
         print_warning(
-            f"the {kind} '{found}' has given no sign of life for {seen.age:.0f} s: its process is gone, or it is cut off "
-            "from its folder and finds the request later"
+            f"the {kind} '{found}' has given no sign of life for {seen.age:.0f} s: its process is gone, or it is cut "
+            "off from its folder and finds the request later"
         )
     print(f"{what} on {seen.place} has been asked to stop: {effect}")
 

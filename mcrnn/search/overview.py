@@ -87,7 +87,7 @@ class Overview:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is to be seen of it. What is lost may come back unless its process is known to be gone."""
+        """Whether nothing more is to be seen of it. What is lost may come back, unless its process is surely gone."""
         if self.state == "lost":
             return runs(self.process.get("identity")) is False
         return self.state not in ("running", "stopping")
