@@ -37,9 +37,11 @@ class Location(Protocol):
         """
 
     def read_with_age(self, key: str) -> tuple[bytes, float]:
-        """Return the content of an object and the seconds since it was written, both by the clock of the storage.
+        """Return the content of an object and the seconds since it was written, at least 0.
 
-        So the age is right also where the clock of the process that has written the object is not.
+        The clock of the process that has written the object has no influence. On object storage both times are of the
+        clock of the service. In a folder, the file system says when the object was written, and this machine what time
+        it is: on a network file system, whose server has a clock of its own, the age is wrong by their difference.
 
         Raises:
             FileNotFoundError: There is no such object.

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
+import math
 import os
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -70,6 +71,8 @@ class Presence:
         self._facts = {"id": self.id, **_here(), **facts}
         self.progress: dict[str, Any] = {}
         """How far the work is; JSON. It is replaced, not changed."""
+        self._signs = 0
+        """Signs of life so far, by which any two of them differ."""
         self._heard: set[StopRequest] = set()
         self._logged: set[type[Exception]] = set()
         """Kinds of errors that are in the log."""
@@ -125,7 +128,9 @@ class Presence:
             return  # the sign of life before waits for a service that is away
         try:
             if self.is_owner():
-                self.location.write(PROCESS_FILE, json.dumps(self._facts | {"progress": self.progress}).encode())
+                self._signs += 1
+                content = self._facts | {"progress": self.progress, "signs": self._signs}
+                self.location.write(PROCESS_FILE, json.dumps(content).encode())
         finally:
             self._writing.release()
 
@@ -204,15 +209,54 @@ class SeenPresence:
         return self.content.get("progress") or {}
 
 
+@dataclass(frozen=True)
+class _Sight:
+    """What this process has seen of a sign of life, with times of its own monotonic clock."""
+
+    content: bytes
+    first: float
+    """When it was seen first."""
+    last: float
+    """When it was seen last."""
+    before: float = -math.inf
+    """When the one before it was seen last, so that it was not there yet."""
+
+
+_sights: dict[str, _Sight] = {}
+"""What this process saw at its last look at each folder, by URL."""
+
+
+def _age(location: Location, content: bytes, age: float) -> float:
+    """Return the age of a sign of life: as the storage tells it, within the bounds of what this process has seen.
+
+    Args:
+        location: the folder.
+        content: what was found there.
+        age: its age as the storage tells it, which is wrong where the clocks of a network differ.
+    """
+    now, seen = time.monotonic(), _sights.get(location.url)
+    if seen is None:
+        seen = _Sight(content, now, now)
+    elif seen.content == content:
+        seen = replace(seen, last=now)
+    else:
+        seen = _Sight(content, now, now, before=seen.last)
+    _sights[location.url] = seen
+    return min(max(age, now - seen.first), now - seen.before)
+
+
 def see(location: Location) -> SeenPresence | None:
     """Return what a folder says of its process; None where it says nothing.
+
+    Who looks again and again sees by its own clock whether the signs of life change. At the first look their age is
+    what the storage says; see `Location.read_with_age`.
 
     Raises:
         UserError: the folder cannot be read.
     """
     try:
         content, age = location.read_with_age(PROCESS_FILE)
-        seen = SeenPresence(json.loads(content), age)
+        seen = SeenPresence(json.loads(content), _age(location, content, age))
         if {"id", "host", "pid"} - seen.content.keys():
             return None
     except UserError:  # which is a ValueError, too, and says nothing of what is in the folder
@@ -220,7 +264,7 @@ def see(location: Location) -> SeenPresence | None:
     except (FileNotFoundError, ValueError, AttributeError):
         return None
     if seen.is_running and any(each.trial is None for each in _requests_to(location, seen.content["id"])):
-        return SeenPresence(seen.content, age, stop_requested=True)
+        return replace(seen, stop_requested=True)
     return seen
 
 

@@ -86,7 +86,13 @@ def test_silent_process_is_lost(tmp_path: Path) -> None:
     assert seen(place).state == "running"
     os.utime(tmp_path / PROCESS_FILE, (time.time() - 100, time.time() - 100))
     assert seen(place).state == "lost"
-    elsewhere = {"identity": "0" * 32, "boot": "another"}  # a machine of the same name
+
+
+def test_process_of_a_machine_of_the_same_name_is_lost_by_its_silence_only(tmp_path: Path) -> None:
+    place = LocalFolder(tmp_path)
+    with Presence(place, {}, lambda _: None):
+        content = place.read(PROCESS_FILE)
+    elsewhere = {"identity": "0" * 32, "boot": "another"}
     place.write(PROCESS_FILE, json.dumps(json.loads(content) | elsewhere).encode())
     assert seen(place).state == "running"
     os.utime(tmp_path / PROCESS_FILE, (time.time() - 100, time.time() - 100))
@@ -199,3 +205,23 @@ def test_failed_sign_of_life_is_given_at_the_next_poll(tmp_path: Path, monkeypat
         time.sleep(0.6)  # a sign of life has failed by now
         place.fail(None)
         wait_for(lambda: seen(place).progress == {"done": 1}, seconds=0.35)
+
+
+@pytest.mark.parametrize("wrong_by", [-3600, 3600])
+def test_who_looks_twice_needs_no_clock_of_the_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong_by: float
+) -> None:
+    place, now = LocalFolder(tmp_path), time.time() + wrong_by
+    monkeypatch.setattr(module, "SILENCE", 0.5)
+    presence = Presence(place, {}, lambda _: None)
+
+    def state_after_sign_of_life() -> str:
+        presence.write()
+        os.utime(tmp_path / PROCESS_FILE, (now, now))  # as the server of a network file system has stamped it
+        return seen(place).state
+
+    assert state_after_sign_of_life() == ("lost" if wrong_by < 0 else "running")
+    assert state_after_sign_of_life() == "running"
+    time.sleep(0.6)
+    assert seen(place).state == "lost"
+    assert state_after_sign_of_life() == "running"
