@@ -125,12 +125,13 @@ def has_conditional_writes(location: Location) -> bool:
     """Return whether `create` and `replace` do what they promise, by trying them on a small object.
 
     Some services that speak the protocol of S3 refuse the conditions, or write without regard to them. Some file
-    systems of networks have no locks.
+    systems of networks have no locks. An object that is there although `create` has not written it was written by a
+    first try whose answer was lost.
     """
     key = f"{CHECK_PREFIX}{uuid.uuid4().hex}"
     try:
         return (
-            location.create(key, b"first") is not None
+            (location.create(key, b"first") is not None or _holds(location, key, b"first"))
             and location.create(key, b"second") is None
             and location.replace(key, b"third", "no version") is None
         )
@@ -138,3 +139,10 @@ def has_conditional_writes(location: Location) -> bool:
         return False
     finally:
         location.delete(key)
+
+
+def _holds(location: Location, key: str, content: bytes) -> bool:
+    try:
+        return location.read(key) == content
+    except FileNotFoundError:
+        return False
