@@ -19,6 +19,9 @@ from mcrnn.storage.root import Storage
 if TYPE_CHECKING:
     from mcrnn.search.overview import WatchedSearch
 
+REGISTRATION = "registration"
+"""What a search does last, as its process writes it down. No request stops that."""
+
 
 def stop(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Search or run.")],
@@ -53,6 +56,8 @@ def stop(
     request_stop(location, seen, trial)
     what = f"the {kind} '{found}'" if trial is None else f"trial {trial} of '{found}'"
     effect = "it saves and ends" if trial is None else "it ends with the error that it has"
+    if seen.progress.get("phase") == REGISTRATION:
+        effect = "its trials have ended, it registers the best model and finishes"
     if not seen.is_running:
         print_warning(
             f"the {kind} '{found}' has given no sign of life for {seen.age:.0f} s: its process is gone, or it is cut "

@@ -17,6 +17,7 @@ from mcrnn.search.journal import Journal
 from mcrnn.search.study import open_study
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.status import _View
+from mcrnn.stop import stop
 from mcrnn.storage import presence as presence_module
 from mcrnn.storage.presence import Presence, StopRequest, whoami
 from mcrnn.storage.root import Storage
@@ -245,3 +246,14 @@ def test_watching_goes_on_while_a_process_is_only_silent(root: Path) -> None:
         presence.write()
         assert ends_at_state() == (False, "running")
     assert ends_at_state() == (True, "finished")
+
+
+def test_search_that_registers_its_model_is_said_to_finish(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage = Storage.open(str(root))
+    folder, _ = fill(storage, "first")
+    with Presence(folder.location, {}, lambda _: None) as presence:
+        for phase, effect in (("confirmation", "it saves and ends"), ("registration", "best model and finishes")):
+            presence.progress = {"done": 6, "phase": phase}
+            presence.write()
+            stop("first", storage=storage.name)
+            assert capsys.readouterr().out.endswith(f"{effect}\n")
