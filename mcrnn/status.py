@@ -39,9 +39,9 @@ def status(
 ) -> None:
     """List searches and runs: state, trials done of how many, best error, rate, when it ends, where it runs.
 
-    With NAME its trials are shown as in the live table, or the epochs of a run. A search is "lost" if its process is
-    gone without a word; its command continues it. Looking costs the search nothing. It works wherever the storage root
-    can be reached, and the database where the study is in one.
+    With NAME its trials are shown as in the live table, or the epochs of a run. A search is "lost" if its process
+    has been silent for a minute: mostly it is gone, and its command continues it. Looking costs the search nothing.
+    It works wherever the storage root can be reached, and the database where the study is in one.
     """
     root = Storage.open(storage, read_only=True)
 
@@ -128,7 +128,7 @@ class _View:
     @property
     def has_ended(self) -> bool:
         """Whether nothing more is to be seen of the search or run that is looked at."""
-        return self.name is not None and self.found[0].state not in ("running", "stopping")
+        return self.name is not None and self.found[0].is_over
 
     def look(self) -> None:
         """Read what is to be seen now."""

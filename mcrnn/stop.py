@@ -19,6 +19,9 @@ from mcrnn.storage.root import Storage
 if TYPE_CHECKING:
     from mcrnn.search.overview import WatchedSearch
 
+REGISTRATION = "registration"
+"""What a search does last, as its process writes it down. No request stops that."""
+
 
 def stop(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Search or run.")],
@@ -31,17 +34,19 @@ def stop(
 
     The command returns when the request is written; `python -m mcrnn.status NAME` shows when it is fulfilled. A trial
     that is stopped counts as stopped, with the smallest error that it has reached. What does not run is refused, with
-    exit code 2. A request never ends a later start of the search.
+    exit code 2; a search that is silent may still run, and is asked with a warning. A request never ends a later start
+    of the search.
     """
     root = Storage.open(storage, read_only=True)
 
     from mcrnn.search.overview import FOLDERS, SEARCH, WatchedSearch, find
     from mcrnn.storage.presence import request_stop, see
+    from mcrnn.storage.retry import print_warning
 
     kind, found = find(root, name)
     location = root.location(f"{FOLDERS[kind]}/{found}")
     seen = see(location)
-    if seen is None or not seen.is_running:
+    if seen is None or seen.is_gone:
         state = "" if seen is None else f": it is {seen.state}"
         raise UserError(f"the {kind} '{found}' does not run{state}; there is nothing to stop")
     if trial is not None:
@@ -51,6 +56,13 @@ def stop(
     request_stop(location, seen, trial)
     what = f"the {kind} '{found}'" if trial is None else f"trial {trial} of '{found}'"
     effect = "it saves and ends" if trial is None else "it ends with the error that it has"
+    if seen.progress.get("phase") == REGISTRATION:
+        effect = "its trials have ended, it registers the best model and finishes"
+    if not seen.is_running:
+        print_warning(
+            f"the {kind} '{found}' has given no sign of life for {seen.age:.0f} s: its process is gone, or it is cut "
+            "off from its folder and finds the request later"
+        )
     print(f"{what} on {seen.place} has been asked to stop: {effect}")
 
 

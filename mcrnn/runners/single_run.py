@@ -228,11 +228,11 @@ class RunDisplay:
 
     def stop_requested(self, request: StopRequest) -> None:
         """Take a request of `python -m mcrnn.stop`."""
-        text = f"{self.run.run_name}: {request.by} has asked for a stop by python -m mcrnn.stop; it saves and ends"
-        self.bar.print(text, self.console)
         self._is_stop_requested = True
         if self._stop is not None:
             self._stop()
+        text = f"{self.run.run_name}: {request.by} has asked for a stop by python -m mcrnn.stop; it saves and ends"
+        self.bar.print(text, self.console)
 
     def stop_by(self, stop: Callable[[], None]) -> None:
         """Say what asks the training to save and stop, which is called for a request that has come before, too."""

@@ -9,6 +9,7 @@ from typing import Any
 from mcrnn.errors import UserError
 from mcrnn.passwords import mask_passwords
 from mcrnn.search.study_reader import SeenTrial, State
+from mcrnn.storage.retry import ServiceUnavailableError
 
 MASKED = "***"
 """What is recorded in place of a password."""
@@ -37,6 +38,8 @@ FINGERPRINT = """
 QUICK = 0.1
 """Seconds of a reading after which the next one may follow at once. A longer one has to be a twentieth of the time, so
 that the database of a large search is not kept busy by whoever watches it."""
+CONNECT_TIMEOUT = 10
+"""Seconds in which PostgreSQL has to take a connection; the system would wait for minutes for a host that is away."""
 
 
 class DatabaseReader:
@@ -56,6 +59,7 @@ class DatabaseReader:
         self.trials: list[SeenTrial] = []
         self.attributes: dict[str, Any] = {}
         self.name = name
+        self._has_read = False
         self._fingerprint: Any = None
         self._not_before = 0.0
         try:
@@ -69,7 +73,12 @@ class DatabaseReader:
                 given.database,
                 {key: value for key, value in given.query.items() if value != MASKED},
             )
-            self._engine = sqlalchemy.create_engine(address, isolation_level="AUTOCOMMIT")
+            self._engine = sqlalchemy.create_engine(
+                address,
+                isolation_level="AUTOCOMMIT",
+                poolclass=sqlalchemy.pool.NullPool,  # nobody closes a reader, and a listing makes many
+                connect_args=_timeout(address),
+            )
         except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
             raise UserError(f"search.storage: {mask_passwords(str(error))}") from None
 
@@ -78,6 +87,7 @@ class DatabaseReader:
 
         Raises:
             UserError: the database cannot be used, or there is no such study.
+            ServiceUnavailableError: the database was read before, and does not answer now.
         """
         import sqlalchemy
 
@@ -91,6 +101,7 @@ class DatabaseReader:
                     return list(connection.execute(sqlalchemy.text(query), {"study": study}))
 
                 started = time.monotonic()
+                self._has_read = True
                 self.attributes = {key: json.loads(value) for key, value in rows(STUDY_ATTRIBUTES)}
                 (fingerprint,) = rows(FINGERPRINT)
                 if started < self._not_before or fingerprint == self._fingerprint:
@@ -104,7 +115,9 @@ class DatabaseReader:
                         trials[trial_id].last_step = step
         except sqlalchemy.exc.SQLAlchemyError as error:
             reason = mask_passwords(str(error).strip().splitlines()[0])
-            raise UserError(
+            is_away = isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
+            # at the first look the same kind of error may be a wrong password or host
+            raise (ServiceUnavailableError if is_away and self._has_read else UserError)(
                 f"search.storage: the database cannot be read ({type(error).__name__}: {reason}); a password is taken "
                 "from PGPASSWORD or ~/.pgpass"
             ) from None
@@ -114,3 +127,13 @@ class DatabaseReader:
         for trial in trials.values():
             trial.has_changed()
         self.trials = list(trials.values())
+
+
+def _timeout(address: Any) -> dict[str, int]:
+    """Return the timeout as the driver takes it, unless the URL has one.
+
+    Args:
+        address: a `sqlalchemy.URL`.
+    """
+    takes_it = address.get_backend_name() == "postgresql" and address.get_driver_name() in ("psycopg", "psycopg2")
+    return {"connect_timeout": CONNECT_TIMEOUT} if takes_it and "connect_timeout" not in address.query else {}

@@ -19,6 +19,7 @@ from mcrnn.search.study_reader import JournalReader, Phase, SeenTrial, StudyRead
 from mcrnn.search.trial_table import TrialRow
 from mcrnn.storage.location import Location
 from mcrnn.storage.presence import SILENCE, SeenPresence, see
+from mcrnn.storage.process import runs
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.run_folder import LEASE_FILE, RunFolder, SearchFolder
 from mcrnn.training.session import OBJECTIVE
@@ -37,8 +38,9 @@ class Overview:
     """"search" or "run"."""
     name: str
     state: str
-    """"running", "stopping", "lost" (its process is gone), "interrupted", "failed" or "finished"; for a run that has
-    ended also how, such as "diverged"; "unreadable" where files in the folder are damaged, or its database is away."""
+    """"running", "stopping", "lost" (its process is gone, or cut off from its folder), "interrupted", "failed" or
+    "finished"; for a run that has ended also how, such as "diverged"; "unreadable" where files in the folder are
+    damaged, or its database is away."""
     done: int | None = None
     """Trials that have ended or are paused; of a run its epochs."""
     budget: int | None = None
@@ -82,6 +84,13 @@ class Overview:
         assert self.hours is not None
         left = (self.budget - self.done) / self.rate
         return 3600 * (left if self.hours_budget is None else min(left, max(0.0, self.hours_budget - self.hours)))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is to be seen of it. What is lost may come back, unless its process is surely gone."""
+        if self.state == "lost":
+            return runs(self.process.get("identity")) is False
+        return self.state not in ("running", "stopping")
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON, with what follows from it."""

@@ -35,15 +35,15 @@ class StopRequests:
         self._mutex = threading.Lock()
 
     def hear(self, request: StopRequest) -> None:
-        """Take a request."""
+        """Take a request. It is fulfilled first, because there may be no terminal any more that takes a line."""
         if request.trial is not None:
             self.trials[request.trial] = request.by
             return
-        self.say(f"{request.by} has asked for a stop by python -m mcrnn.stop; it saves and ends")
         with self._mutex:
             self._is_requested = True
             if self._stop is not None:
                 self._stop()
+        self.say(f"{request.by} has asked for a stop by python -m mcrnn.stop; it saves and ends")
 
     @contextlib.contextmanager
     def handled_by(self, stop: Callable[[], None]) -> Iterator[None]:

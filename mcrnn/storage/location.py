@@ -37,9 +37,11 @@ class Location(Protocol):
         """
 
     def read_with_age(self, key: str) -> tuple[bytes, float]:
-        """Return the content of an object and the seconds since it was written, both by the clock of the storage.
+        """Return the content of an object and the seconds since it was written, at least 0.
 
-        So the age is right also where the clock of the process that has written the object is not.
+        The clock of the process that has written the object has no influence. On object storage both times are of the
+        clock of the service. In a folder, the file system says when the object was written, and this machine what time
+        it is: on a network file system, whose server has a clock of its own, the age is wrong by their difference.
 
         Raises:
             FileNotFoundError: There is no such object.
@@ -123,12 +125,13 @@ def has_conditional_writes(location: Location) -> bool:
     """Return whether `create` and `replace` do what they promise, by trying them on a small object.
 
     Some services that speak the protocol of S3 refuse the conditions, or write without regard to them. Some file
-    systems of networks have no locks.
+    systems of networks have no locks. An object that is there although `create` has not written it was written by a
+    first try whose answer was lost.
     """
     key = f"{CHECK_PREFIX}{uuid.uuid4().hex}"
     try:
         return (
-            location.create(key, b"first") is not None
+            (location.create(key, b"first") is not None or _holds(location, key, b"first"))
             and location.create(key, b"second") is None
             and location.replace(key, b"third", "no version") is None
         )
@@ -136,3 +139,10 @@ def has_conditional_writes(location: Location) -> bool:
         return False
     finally:
         location.delete(key)
+
+
+def _holds(location: Location, key: str, content: bytes) -> bool:
+    try:
+        return location.read(key) == content
+    except FileNotFoundError:
+        return False

@@ -10,20 +10,22 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
+import math
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 from mcrnn.errors import UserError
 from mcrnn.passwords import mask_passwords
 from mcrnn.storage.location import Location
-from mcrnn.storage.process import boot, is_gone, process_identity
+from mcrnn.storage.process import process_identity, runs
+from mcrnn.storage.retry import LOGGER
 
 PROCESS_FILE = "process.json"
 STOP_FILE = "stop.json"
@@ -53,7 +55,7 @@ class Presence:
     Args:
         location: the folder in which this process works.
         facts: what others are to know of the process, beside where it runs; JSON.
-        on_request: called once with each request, in a thread of its own.
+        on_request: called with each request, in a thread of its own; once, unless it raises.
         is_owner: whether the folder is still this process's; it writes nothing more once it is not.
     """
 
@@ -69,7 +71,11 @@ class Presence:
         self._facts = {"id": self.id, **_here(), **facts}
         self.progress: dict[str, Any] = {}
         """How far the work is; JSON. It is replaced, not changed."""
+        self._signs = 0
+        """Signs of life so far, by which any two of them differ."""
         self._heard: set[StopRequest] = set()
+        self._logged: set[type[Exception]] = set()
+        """Kinds of errors that are in the log."""
         self._writing = threading.Lock()
         """Held while the process is written down, so that a late sign of life does not replace the end."""
         self._ended = threading.Event()
@@ -122,29 +128,44 @@ class Presence:
             return  # the sign of life before waits for a service that is away
         try:
             if self.is_owner():
-                self.location.write(PROCESS_FILE, json.dumps(self._facts | {"progress": self.progress}).encode())
+                self._signs += 1
+                content = self._facts | {"progress": self.progress, "signs": self._signs}
+                self.location.write(PROCESS_FILE, json.dumps(content).encode())
         finally:
             self._writing.release()
 
     def _keep(self) -> None:
         """Look for requests and give signs of life until the end; runs in a thread.
 
-        Errors are ignored here, because the work itself meets them.
+        No error ends it, because the work goes on, and meets what concerns it itself. What failed is tried again at the
+        next poll.
         """
         written = time.monotonic()
         while not self._ended.wait(SECONDS_BETWEEN_POLLS):
-            with contextlib.suppress(UserError):
+            with self._errors_logged():
                 self._look()
             if time.monotonic() - written >= SECONDS_BETWEEN_SIGNS:
-                with contextlib.suppress(UserError):
+                with self._errors_logged():
                     self.write()
-                written = time.monotonic()
+                    written = time.monotonic()
 
     def _look(self) -> None:
         for request in _requests_to(self.location, self.id):
             if request not in self._heard:
-                self._heard.add(request)
-                self.on_request(request)
+                with self._errors_logged():
+                    self.on_request(request)
+                    self._heard.add(request)
+
+    @contextlib.contextmanager
+    def _errors_logged(self) -> Iterator[None]:
+        """Write an error inside the block into the log, the first of each kind, and go on after the block."""
+        try:
+            yield
+        except Exception as error:
+            if type(error) not in self._logged:
+                self._logged.add(type(error))
+                with contextlib.suppress(Exception):  # the log may be in the same folder
+                    LOGGER.warning("a sign of life or a request to stop has to wait: %s", error, exc_info=error)
 
 
 @dataclass(frozen=True)
@@ -162,9 +183,14 @@ class SeenPresence:
         """ "running", "stopping", "lost", or how it ended: "finished", "interrupted" or "failed"."""
         if "ended" in self.content:
             return self.content["ended"]["end"]
-        if self.age > SILENCE or is_gone(self.content):
+        if self.age > SILENCE or self.is_gone:
             return "lost"
         return "stopping" if self.stop_requested else "running"
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is certain that the process is no more. One that is only silent may be cut off for a while."""
+        return "ended" in self.content or runs(self.content.get("identity")) is False
 
     @property
     def is_running(self) -> bool:
@@ -183,21 +209,62 @@ class SeenPresence:
         return self.content.get("progress") or {}
 
 
+@dataclass(frozen=True)
+class _Sight:
+    """What this process has seen of a sign of life, with times of its own monotonic clock."""
+
+    content: bytes
+    first: float
+    """When it was seen first."""
+    last: float
+    """When it was seen last."""
+    before: float = -math.inf
+    """When the one before it was seen last, so that it was not there yet."""
+
+
+_sights: dict[str, _Sight] = {}
+"""What this process saw at its last look at each folder, by URL."""
+
+
+def _age(location: Location, content: bytes, age: float) -> float:
+    """Return the age of a sign of life: as the storage tells it, within the bounds of what this process has seen.
+
+    Args:
+        location: the folder.
+        content: what was found there.
+        age: its age as the storage tells it, which is wrong where the clocks of a network differ.
+    """
+    now, seen = time.monotonic(), _sights.get(location.url)
+    if seen is None:
+        seen = _Sight(content, now, now)
+    elif seen.content == content:
+        seen = replace(seen, last=now)
+    else:
+        seen = _Sight(content, now, now, before=seen.last)
+    _sights[location.url] = seen
+    return min(max(age, now - seen.first), now - seen.before)
+
+
 def see(location: Location) -> SeenPresence | None:
     """Return what a folder says of its process; None where it says nothing.
+
+    Who looks again and again sees by its own clock whether the signs of life change. At the first look their age is
+    what the storage says; see `Location.read_with_age`.
 
     Raises:
         UserError: the folder cannot be read.
     """
     try:
         content, age = location.read_with_age(PROCESS_FILE)
-        seen = SeenPresence(json.loads(content), age)
+        seen = SeenPresence(json.loads(content), _age(location, content, age))
         if {"id", "host", "pid"} - seen.content.keys():
             return None
+    except UserError:  # which is a ValueError, too, and says nothing of what is in the folder
+        raise
     except (FileNotFoundError, ValueError, AttributeError):
         return None
     if seen.is_running and any(each.trial is None for each in _requests_to(location, seen.content["id"])):
-        return SeenPresence(seen.content, age, stop_requested=True)
+        return replace(seen, stop_requested=True)
     return seen
 
 
@@ -210,7 +277,7 @@ def request_stop(location: Location, seen: SeenPresence, trial: int | None = Non
         trial: number of the trial that is to be stopped; None for all of the work.
 
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: the folder cannot be read, or not written to.
     """
     request, process = StopRequest(whoami(), trial), seen.content["id"]
     requests = [each for each in _requests_to(location, process) if each.trial != trial]
@@ -219,12 +286,18 @@ def request_stop(location: Location, seen: SeenPresence, trial: int | None = Non
 
 
 def _requests_to(location: Location, process: str) -> list[StopRequest]:
-    """Return the requests to a process, none of those to others."""
+    """Return the requests to a process, none of those to others.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
     try:
         content = json.loads(location.read(STOP_FILE))
         if content["process"] != process:
             return []
         return [StopRequest(each["by"], each["trial"]) for each in content["requests"]]
+    except UserError:
+        raise
     except (FileNotFoundError, ValueError, LookupError, TypeError):
         return []
 
@@ -240,7 +313,7 @@ def whoami() -> str:
 
 def _here() -> dict[str, Any]:
     """Return where this process runs, how others can tell whether it still does, and as which job of a Ray cluster."""
-    here = {"host": socket.gethostname(), "pid": os.getpid(), "identity": process_identity(), "boot": boot()}
+    here = {"host": socket.gethostname(), "pid": os.getpid(), "identity": process_identity()}
     job = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
     with contextlib.suppress(ValueError, LookupError, TypeError):
         here["job"] = json.loads(job or "{}")["metadata"]["job_submission_id"]

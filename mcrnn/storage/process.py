@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import math
 import os
 import socket
 import tempfile
@@ -89,11 +91,10 @@ def is_gone(process: dict[str, Any]) -> bool:
     Args:
         process: `identity`, see `process_identity`. Where it is missing, as in what version 0.1.0 has written: `host`,
             `pid` and, where it is known, `started`, the seconds since the epoch at which the process started. With
-            `boot`, which changes when the machine starts anew, processes from before that are gone, too.
+            `machine`, `boot` and `started`, processes from before a restart of this machine are gone, too.
     """
     if "identity" in process:
-        restarted = process["host"] == socket.gethostname() and process.get("boot") not in (None, boot())
-        return runs(process["identity"]) is False or restarted
+        return runs(process["identity"]) is False or _is_from_before_restart(process)
     if process["host"] != socket.gethostname():
         return False
     try:
@@ -109,6 +110,34 @@ def boot() -> str | None:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return None
+
+
+def machine() -> str | None:
+    """Return what tells this machine from others; None where nothing does, as in a container with a network of its own.
+
+    Host names do not: machines of one image, and containers, may share theirs, and even the id that the image holds. So
+    the addresses of the network cards count, too.
+    """
+    cards = sorted(Path("/sys/class/net").glob("*/device"))  # what is there only in software has no device
+    try:
+        image = Path("/etc/machine-id").read_text().strip()
+        addresses = [(card.parent / "address").read_text().strip() for card in cards]
+    except OSError:
+        return None
+    if not image or not addresses:
+        return None
+    return hashlib.sha256(" ".join([image, *addresses]).encode()).hexdigest()[:16]
+
+
+def _is_from_before_restart(process: dict[str, Any]) -> bool:
+    """Return whether a process ran on this machine before it started anew, which is not assumed where it is unsure."""
+    known = process.get("host") == socket.gethostname() and None not in (process.get("machine"), process.get("boot"))
+    return (
+        known
+        and process["machine"] == machine()
+        and process["boot"] != boot()
+        and process.get("started", math.inf) < psutil.boot_time()
+    )
 
 
 def _folder() -> Path:

@@ -18,7 +18,7 @@ import psutil
 
 from mcrnn.config.document import find, shipped_folder
 from mcrnn.passwords import mask_passwords
-from mcrnn.storage.process import boot, process_identity
+from mcrnn.storage.process import boot, machine, process_identity
 
 PACKAGES = ("mcrnn", "torch", "ray", "optuna", "mlflow", "numpy", "xarray", "zarr", "s3fs", "pydantic", "safetensors")
 """Packages that have an influence on results."""
@@ -64,6 +64,7 @@ def origin() -> dict[str, Any]:
             "pid": os.getpid(),
             "started": psutil.Process().create_time(),
             "identity": process_identity(),
+            "machine": machine(),
             "boot": boot(),
         },
         "user": os.environ.get("USER") or str(os.getuid()),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ import pytest
 from mcrnn.search.journal import Journal
 from mcrnn.search.study import open_study
 from mcrnn.search.tune_adapter import StudySearcher
+from mcrnn.status import _View
+from mcrnn.stop import stop
 from mcrnn.storage import presence as presence_module
 from mcrnn.storage.presence import Presence, StopRequest, whoami
 from mcrnn.storage.root import Storage
@@ -201,3 +206,54 @@ def test_watching_follows_until_the_end(command: CommandRunner, root: Path, star
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
+
+
+def silence(root: Path, search: str, **different: Any) -> None:
+    """Make the last sign of life of a search two minutes old, and change what its process has written down."""
+    file = root / f"searches/{search}/process.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | different))
+    os.utime(file, (time.time() - 120, time.time() - 120))
+
+
+def test_silent_search_is_asked_to_stop_unless_its_process_is_gone(command: CommandRunner, root: Path) -> None:
+    folder, _ = fill(Storage.open(str(root)), "first")
+    presence = Presence(folder.location, {}, lambda _: None)
+    presence.write()
+    silence(root, "first")
+    asked = command("mcrnn.stop", "first")
+    assert asked.returncode == 0
+    assert asked.stderr.startswith("warning: the search 'first' has given no sign of life for ")
+    assert json.loads((root / "searches/first/stop.json").read_text())["process"] == presence.id
+    program = "from mcrnn.storage.process import process_identity; print(process_identity())"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    silence(root, "first", identity=ended.stdout.strip())
+    line = refused(command, "mcrnn.stop", "first")
+    assert line == "error: the search 'first' does not run: it is lost; there is nothing to stop"
+
+
+def test_watching_goes_on_while_a_process_is_only_silent(root: Path) -> None:
+    storage = Storage.open(str(root))
+    folder, _ = fill(storage, "first")
+    view = _View(storage, "first")
+
+    def ends_at_state() -> tuple[bool, str]:
+        assert view.look_again()
+        return view.has_ended, view.found[0].state
+
+    with Presence(folder.location, {}, lambda _: None) as presence:
+        silence(root, "first", identity="0" * 32)  # of another machine
+        assert ends_at_state() == (False, "lost")
+        presence.write()
+        assert ends_at_state() == (False, "running")
+    assert ends_at_state() == (True, "finished")
+
+
+def test_search_that_registers_its_model_is_said_to_finish(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage = Storage.open(str(root))
+    folder, _ = fill(storage, "first")
+    with Presence(folder.location, {}, lambda _: None) as presence:
+        for phase, effect in (("confirmation", "it saves and ends"), ("registration", "best model and finishes")):
+            presence.progress = {"done": 6, "phase": phase}
+            presence.write()
+            stop("first", storage=storage.name)
+            assert capsys.readouterr().out.endswith(f"{effect}\n")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mcrnn.stop import stop
 from tests.conftest import CommandRunner
 from tests.integration.test_search_faults import write
 from tests.support.processes import Start, free_port, wait_for
@@ -63,6 +64,42 @@ def test_trial_and_search_are_stopped_from_another_terminal(
     assert [row["end"] for row in summary["trials"]] == ["stopped", "stopped"]
     assert summary["best"] == min(row["best"] for row in summary["trials"])
     assert (seen()["state"], seen()["done"]) == ("finished", 2)
+
+
+@pytest.mark.soak
+def test_search_is_stopped_before_its_first_trial_and_while_it_confirms(
+    command: CommandRunner, root: Path, start: Start, ray_folder: Path
+) -> None:
+    """Its command goes on each time from where it was. Its own Ray starts later than a request is heard."""
+    settings = {"trials": 2, "concurrency": 2, "scheduler": "none", "cover": None}
+    confirm = {"configurations": 2, "seeds": 2}
+    file = write(root, "s", search=settings | {"confirm": confirm}, train={"epochs": 30})
+    folder = root / "searches/s"
+
+    def ended() -> str:
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, err.strip()) == (130, "interrupted; the same command continues"), (out, err)
+        return out
+
+    process = start("mcrnn.tune", file)
+    wait_for((folder / "process.json").exists, process)
+    stop("s", storage=str(root))  # in this process, so that it comes before the first trial
+    assert "has asked for a stop by python -m mcrnn.stop" in ended()
+    assert not list((folder / "trials").glob("*/metrics.jsonl"))
+
+    process = start("mcrnn.tune", file)
+    wait_for(lambda: list((folder / "confirmation").rglob("metrics.jsonl")), process)
+    said = command("mcrnn.stop", "s")
+    assert (said.returncode, said.stderr) == (0, "")
+    assert "it saves and ends" in said.stdout
+    ended()
+    assert json.loads(command("mcrnn.status", "s", "--json").stdout)["state"] == "interrupted"
+    assert not (folder / "summary.json").exists()
+
+    process = start("mcrnn.tune", file)
+    out, err = process.communicate(timeout=280)
+    assert (process.returncode, err) == (0, ""), out
+    assert [row["end"] for row in json.loads((folder / "summary.json").read_text())["trials"]] == ["finished"] * 2
 
 
 def test_run_is_stopped_from_another_terminal_and_continues(command: CommandRunner, root: Path, start: Start) -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+import pytest
 from optuna.trial import TrialState
+from rich.console import Console
 
 from mcrnn.search.halving import SuccessiveHalving
+from mcrnn.search.stop_requests import StopRequests, StopTrialsCallback
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trial_report import TrialEnd, TrialReport
+from mcrnn.search.trials import trial_name
 from mcrnn.search.tune_adapter import StudySearcher
+from mcrnn.storage.presence import StopRequest
 from tests.search.test_study import result, run_part, search, study_in
 
 ASHA = {"grace_epochs": 1, "reduction_factor": 2}
@@ -84,3 +92,71 @@ def test_trial_that_is_stopped_on_its_way_to_the_end_leaves_room_for_another(tmp
     other = searcher.suggest("t")
     assert isinstance(other, dict)  # the confirmation needs one that is trained to its end
     assert other["number"] != proposal["number"]
+
+
+class Asked:
+    """A `StopFlag` beside its handle, and what else a callback tells."""
+
+    def __init__(self) -> None:
+        self.running: list[str] = []
+        self.ended: list[int] = []
+        self.stop = SimpleNamespace(remote=self.running.append)
+        self.output = io.StringIO()
+
+    def paused_trial_stopped(self, number: int) -> None:
+        self.ended.append(number)
+
+    def callback(self, searcher: StudySearcher) -> StopTrialsCallback:
+        requests, nobody = StopRequests("s", Console(file=self.output)), SimpleNamespace()
+        nobody.paused_trial_stopped = lambda number: None
+        return StopTrialsCallback(requests, searcher, self, cast(Any, self), nobody)
+
+
+def ask(callback: StopTrialsCallback, number: int) -> bool:
+    """Hear a request to stop a trial, if it was not heard before, and begin a step; returns whether it is done."""
+    callback.requests.hear(StopRequest("me", number))
+    callback.on_step_begin(1, [])
+    return number not in callback.requests.trials
+
+
+def test_paused_trial_that_is_asked_to_stop_ends_at_once(tmp_path: Path) -> None:
+    plan, asked = search(trials=4, asha=ASHA), Asked()
+    searcher = StudySearcher(study_in(tmp_path, plan), plan)
+    for number in range(2):
+        run_part(searcher, searcher.suggest("t"), 0.5 + number / 10, 0, 4)
+    callback = asked.callback(searcher)
+    assert ask(callback, 0)
+    assert (asked.ended, asked.running, set(searcher.progress.paused)) == ([0], [], {1})
+    assert "it was paused and has ended" in asked.output.getvalue()
+    assert ask(callback, 0)  # it has ended
+    assert ask(callback, 99)  # there is none
+    assert asked.ended == [0]
+
+
+def test_interrupted_trial_is_asked_to_stop_once_it_has_started_again(tmp_path: Path) -> None:
+    plan, asked = search(trials=3, scheduler="none"), Asked()
+    StudySearcher(study_in(tmp_path, plan), plan).suggest("before the interruption")
+    searcher = StudySearcher(study_in(tmp_path, plan), plan)
+    assert searcher.interrupted_trials == [0]
+    callback = asked.callback(searcher)
+    assert not ask(callback, 0)
+    assert (asked.running, asked.ended) == ([], [])
+    assert searcher.suggest("again")["number"] == 0
+    for _ in range(2):
+        callback.on_step_begin(1, [])
+        assert asked.running == [trial_name(0)]  # once
+    stop(searcher, "again", result(0.5, epoch=2) | {"epochs": 4})
+    callback.on_step_begin(1, [])
+    assert callback.requests.trials == {}
+
+
+def test_request_is_fulfilled_although_no_terminal_is_left() -> None:
+    closed, stops = io.StringIO(), list[str]()
+    closed.close()
+    requests = StopRequests("s", Console(file=closed))
+    with pytest.raises(ValueError, match="closed file"), requests.handled_by(lambda: stops.append("now")):
+        requests.hear(StopRequest("me"))
+    assert stops == ["now"]
+    with requests.handled_by(lambda: stops.append("later")):  # as one that comes before the first trial
+        pass
+    assert stops == ["now", "later"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
 
+from mcrnn.errors import UserError
+from mcrnn.search import database_reader
 from mcrnn.search import journal as journal_module
 from mcrnn.search.database_reader import DatabaseReader
 from mcrnn.search.journal import Journal
@@ -20,6 +24,7 @@ from mcrnn.search.study_reader import JournalReader, Operation, Phase, SeenTrial
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
+from mcrnn.storage.retry import ServiceUnavailableError
 from tests.search.test_study import epochs_of, run_part, search
 
 ASHA = {"grace_epochs": 1, "reduction_factor": 2}
@@ -142,6 +147,43 @@ def test_database_is_read_as_optuna_reads_it(request: pytest.FixtureRequest, tmp
         assert_read(reader, study)
         run_part(searcher, proposal, 0.5, 0, 4)
         assert_read(reader, study)
+
+
+def test_database_that_goes_away_between_two_looks_is_waited_for(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    plan = search(trials=2, storage=url)
+    epochs_of(tmp_path, plan, [0.5, 0.4], restart=False)
+    study = open_study(Journal.open(LocalFolder(tmp_path)), plan)
+    reader = DatabaseReader(url, study.study_name)
+    reader.refresh()
+    (tmp_path / "study.db").rename(tmp_path / "away.db")
+    (tmp_path / "study.db").mkdir()
+    with pytest.raises(ServiceUnavailableError, match=r"cannot be read \(OperationalError"):
+        reader.refresh()
+    with pytest.raises(UserError) as raised:  # at the first look it may be a mistake of the user
+        DatabaseReader(url, study.study_name).refresh()
+    assert not isinstance(raised.value, ServiceUnavailableError)
+    (tmp_path / "study.db").rmdir()
+    (tmp_path / "away.db").rename(tmp_path / "study.db")
+    reader.refresh()
+
+
+def test_reader_leaves_no_connection_open(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    study = open_study(Journal.open(LocalFolder(tmp_path)), search(trials=2, storage=url))
+    readers = [DatabaseReader(url, study.study_name) for _ in range(5)]
+    before = len(os.listdir("/proc/self/fd"))
+    for reader in readers:
+        reader.refresh()
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_host_that_does_not_answer_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_reader, "CONNECT_TIMEOUT", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # it takes connections and says nothing
+        url = f"postgresql+psycopg://mcrnn:secret@127.0.0.1:{server.getsockname()[1]}/postgres"
+        with pytest.raises(UserError, match="timeout"):
+            DatabaseReader(url, "any").refresh()
 
 
 def test_reading_imports_neither_optuna_nor_ray() -> None:

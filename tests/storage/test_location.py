@@ -13,7 +13,7 @@ import s3fs
 
 from mcrnn.errors import UserError
 from mcrnn.storage.local import LocalFolder
-from mcrnn.storage.location import Location, check
+from mcrnn.storage.location import Location, check, has_conditional_writes
 from mcrnn.storage.root import Storage
 from mcrnn.storage.s3 import S3Prefix
 from tests.support.s3_server import S3Server, error
@@ -78,6 +78,25 @@ def test_age_on_s3_is_told_by_the_clock_of_the_service(s3: S3Server) -> None:
 def test_check_leaves_nothing(place: Location) -> None:
     check(place)
     assert place.sizes() == {}
+
+
+def test_lost_answer_does_not_hide_conditional_writes(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    create, answers = type(place).create, [True]
+
+    def create_and_lose_the_first_answer(self: Location, key: str, data: bytes) -> str | None:
+        version = create(self, key, data)
+        return create(self, key, data) if answers and answers.pop() else version  # the request is repeated
+
+    monkeypatch.setattr(type(place), "create", create_and_lose_the_first_answer)
+    assert has_conditional_writes(place)
+    assert place.sizes() == {}
+
+
+def test_storage_that_refuses_every_conditional_write_has_none(
+    place: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(place), "create", lambda self, key, data: None)
+    assert not has_conditional_writes(place)
 
 
 def test_names_are_relative_to_the_root_unless_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

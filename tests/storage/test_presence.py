@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from mcrnn.errors import UserError
 from mcrnn.storage import presence as module
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
@@ -83,9 +86,26 @@ def test_silent_process_is_lost(tmp_path: Path) -> None:
     assert seen(place).state == "running"
     os.utime(tmp_path / PROCESS_FILE, (time.time() - 100, time.time() - 100))
     assert seen(place).state == "lost"
-    before_a_restart = {"identity": "0" * 32, "boot": "another"}
-    place.write(PROCESS_FILE, json.dumps(json.loads(content) | before_a_restart).encode())
-    assert seen(place).state == "lost"
+
+
+def test_process_of_a_machine_of_the_same_name_is_lost_by_its_silence_only(tmp_path: Path) -> None:
+    place = LocalFolder(tmp_path)
+    with Presence(place, {}, lambda _: None):
+        content = place.read(PROCESS_FILE)
+    elsewhere = {"identity": "0" * 32, "boot": "another"}
+    place.write(PROCESS_FILE, json.dumps(json.loads(content) | elsewhere).encode())
+    assert seen(place).state == "running"
+    os.utime(tmp_path / PROCESS_FILE, (time.time() - 100, time.time() - 100))
+    assert (seen(place).state, seen(place).is_gone) == ("lost", False)
+
+
+def test_killed_process_is_lost_at_once_on_its_machine(tmp_path: Path) -> None:
+    program = "from mcrnn.storage.process import process_identity; print(process_identity())"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    content = {"id": "a", "host": "any", "pid": 1, "identity": ended.stdout.strip()}
+    place = LocalFolder(tmp_path)
+    place.write(PROCESS_FILE, json.dumps(content).encode())
+    assert (seen(place).state, seen(place).is_gone) == ("lost", True)
 
 
 def test_process_that_has_lost_the_folder_writes_nothing_more(tmp_path: Path) -> None:
@@ -110,3 +130,98 @@ def test_damaged_files_are_no_process_and_no_request(tmp_path: Path, content: by
         time.sleep(0.2)
         assert seen(place).state == "running"
     assert heard == []
+
+
+class Unreliable(LocalFolder):
+    """A folder of which some objects cannot be read or written for a while."""
+
+    def fail(self, error: Exception | None, *keys: str) -> None:
+        """From now on operations on these objects raise an error; None for no more errors."""
+        object.__setattr__(self, "failing", (error, keys))
+
+    def _check(self, key: str) -> None:
+        error, keys = getattr(self, "failing", (None, ()))
+        if error is not None and key in keys:
+            raise error
+
+    def read(self, key: str) -> bytes:
+        self._check(key)
+        return super().read(key)
+
+    def write(self, key: str, data: bytes) -> None:
+        self._check(key)
+        super().write(key, data)
+
+
+def test_folder_that_cannot_be_read_is_not_taken_for_one_without_a_process(tmp_path: Path) -> None:
+    place = Unreliable(tmp_path)
+    with Presence(place, {}, lambda _: None):
+        now = seen(place)
+        place.write(STOP_FILE, json.dumps({"process": now.content["id"], "requests": []}).encode())
+        for key in (PROCESS_FILE, STOP_FILE):
+            place.fail(UserError("the service is away"), key)
+            with pytest.raises(UserError, match="the service is away"):
+                see(place)
+        before = (tmp_path / STOP_FILE).read_bytes()
+        with pytest.raises(UserError, match="the service is away"):
+            request_stop(place, now)  # which would drop the requests that it cannot read
+        assert (tmp_path / STOP_FILE).read_bytes() == before
+        place.fail(None)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("400 RequestTimeout"), UserError("the disk is full")])
+def test_presence_outlives_errors_and_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    log: list[str] = []
+    monkeypatch.setattr(module.LOGGER, "warning", lambda text, *values, **_: log.append(text % values))
+    place, heard, refusals = Unreliable(tmp_path), list[StopRequest](), [error, error]
+
+    def hear(request: StopRequest) -> None:
+        if refusals:
+            raise refusals.pop()
+        heard.append(request)
+
+    with Presence(place, {}, hear) as presence:
+        now = seen(place)
+        presence.progress = {"done": 1}
+        place.fail(error, PROCESS_FILE, STOP_FILE)
+        time.sleep(0.3)
+        place.fail(None)
+        wait_for(lambda: seen(place).progress == {"done": 1}, seconds=5)
+        request_stop(place, now, 7)
+        request_stop(place, now)
+        wait_for(lambda: len(heard) == 2, seconds=5)
+    assert set(heard) == {StopRequest(whoami(), 7), StopRequest(whoami())}
+    assert log == [f"a sign of life or a request to stop has to wait: {error}"]
+
+
+def test_failed_sign_of_life_is_given_at_the_next_poll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_SIGNS", 0.5)
+    place = Unreliable(tmp_path)
+    with Presence(place, {}, lambda _: None) as presence:
+        place.fail(UserError("the disk is full"), PROCESS_FILE)
+        presence.progress = {"done": 1}
+        time.sleep(0.6)  # a sign of life has failed by now
+        place.fail(None)
+        wait_for(lambda: seen(place).progress == {"done": 1}, seconds=0.35)
+
+
+@pytest.mark.parametrize("wrong_by", [-3600, 3600])
+def test_who_looks_twice_needs_no_clock_of_the_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong_by: float
+) -> None:
+    place, now = LocalFolder(tmp_path), time.time() + wrong_by
+    monkeypatch.setattr(module, "SILENCE", 0.5)
+    presence = Presence(place, {}, lambda _: None)
+
+    def state_after_sign_of_life() -> str:
+        presence.write()
+        os.utime(tmp_path / PROCESS_FILE, (now, now))  # as the server of a network file system has stamped it
+        return seen(place).state
+
+    assert state_after_sign_of_life() == ("lost" if wrong_by < 0 else "running")
+    assert state_after_sign_of_life() == "running"
+    time.sleep(0.6)
+    assert seen(place).state == "lost"
+    assert state_after_sign_of_life() == "running"

@@ -6,12 +6,16 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
-from mcrnn.storage.process import boot, is_gone, process_identity, runs
+from mcrnn.storage import process as module
+from mcrnn.storage.process import boot, is_gone, machine, process_identity, runs
+from mcrnn.tracking.provenance import origin
 
 HERE = socket.gethostname()
 OTHER = "import sys; from mcrnn.storage.process import *; print(process_identity(), flush=True); sys.stdin.read()"
@@ -72,9 +76,37 @@ def test_nothing_is_known_of_a_process_of_another_machine(identity: object) -> N
     assert not is_gone({"host": HERE, "identity": identity, "boot": boot()})
 
 
-def test_processes_from_before_a_restart_of_the_machine_are_gone() -> None:
-    assert is_gone({"host": HERE, "identity": "0" * 32, "boot": "another"})
-    assert not is_gone({"host": f"not-{HERE}", "identity": "0" * 32, "boot": "another"})
+def test_processes_from_before_a_restart_of_the_machine_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "machine", lambda: "this")
+    before = {"host": HERE, "identity": "0" * 32, "machine": "this", "boot": "another", "started": 0.0}
+    assert is_gone(before)
+    assert not is_gone(before | {"boot": boot()})
+
+
+@pytest.mark.parametrize(
+    "different",
+    [
+        {"host": f"not-{HERE}"},
+        {"machine": "another of the same name"},
+        {"machine": None},  # a container, or an earlier version
+        {"boot": None},
+        {"started": time.time()},  # after this machine has started, so it is another one
+    ],
+)
+def test_nothing_is_known_of_a_process_of_a_machine_of_the_same_name(
+    monkeypatch: pytest.MonkeyPatch, different: dict[str, object]
+) -> None:
+    monkeypatch.setattr(module, "machine", lambda: None if different.get("machine", "this") is None else "this")
+    before = {"host": HERE, "identity": "0" * 32, "machine": "this", "boot": "another", "started": 0.0}
+    assert not is_gone(before | different)
+    unknown = {key: value for key, value in before.items() if key not in different}
+    assert "host" in different or not is_gone(unknown)
+
+
+def test_machine_is_known_by_its_network_cards() -> None:
+    if not list(Path("/sys/class/net").glob("*/device")):
+        assert machine() is None
+    assert machine() == machine() == origin()["process"]["machine"]
 
 
 @pytest.fixture
