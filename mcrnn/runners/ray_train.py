@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from typing import Any
@@ -80,6 +81,9 @@ def _on_train_worker(loop_config: dict[str, Any]) -> None:
     session.train(
         data, ray.train.torch.get_device() if cuda else choose_device(run.config.train.device, "train.device")
     )
+    # Ray Train now destroys the process group. Were the data-parallel model, which is part of a reference cycle, the
+    # last to hold it, PyTorch would wait for the group's threads in a destructor that keeps them from running.
+    gc.collect()
 
 
 def run_distributed(run: TrainingRun, data: Any, *, gpus: float = 0, stop: Any = None, callbacks: Any = None) -> None:
