@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mcrnn.errors import UserError
 from mcrnn.storage import s3_errors
-from mcrnn.storage.location import Location
+from mcrnn.storage.location import Location, NoConditionalWritesError
 from mcrnn.storage.retry import PATIENCE_UNDER_WAY, Outage, with_retries
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class S3Prefix:
                 if code in s3_errors.CONDITION_FAILED:
                     return None
                 if code in s3_errors.NOT_IMPLEMENTED:
-                    raise NotImplementedError(f"{condition}: {code}") from None
+                    raise NoConditionalWritesError(f"{condition}: {code}") from None
                 raise
             return answer["ETag"]
 
