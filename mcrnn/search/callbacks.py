@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -81,7 +82,7 @@ class PresenceCallback(tune.Callback):
         self.presence, self.searcher = presence, searcher
         results = [trial.user_attrs["result"] for trial in searcher.index.ranked()]
         results += searcher.index.having("result").values()
-        self._best = min((each["best"] for each in results if each and "best" in each), default=None)
+        self._best = min((each["best"] for each in results if each and "best" in each), default=math.inf)
         self._next = 0.0
         self.note()
 
@@ -93,7 +94,7 @@ class PresenceCallback(tune.Callback):
         """Take up the error of a trial."""
         report = TrialReport.of(trial.last_result)
         if report.epoch and report.end is None:
-            self._best = min(report.metrics["best"], self._best or report.metrics["best"])
+            self._best = min(self._best, report.metrics["best"])
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """Write it down if it is time for it."""
@@ -113,7 +114,7 @@ class PresenceCallback(tune.Callback):
             "budget": budget(index, config),
             "running": len(self.searcher.running),
             "failed": index.failures,
-            "best": self._best,
+            "best": self._best if math.isfinite(self._best) else None,
             "hours": self.searcher.budgets.hours,
             "hours_budget": config.hours,
             "phase": phase,

@@ -10,9 +10,12 @@ import pytest
 from rich.console import Console
 
 from mcrnn.config.loading import load_search
+from mcrnn.search.callbacks import PresenceCallback
 from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.trial_report import TrialFailedError, TrialReport
+from mcrnn.search.tune_adapter import StudySearcher
 from tests.search.test_failed_trials import tune_trial
+from tests.search.test_study import search, study_in
 
 
 def trial(number: int, **result: Any) -> Any:
@@ -67,3 +70,13 @@ def test_trial_that_was_stopped_before_its_first_epoch_has_no_error(capsys: pyte
     row = next(line for line in capsys.readouterr().out.splitlines() if "stopped" in line)
     assert "10.0000" not in row
     assert " - " in row
+
+
+def test_smallest_error_of_a_search_may_be_zero_and_is_not_known_before_the_first_one(tmp_path: Path) -> None:
+    plan, presence = search(), SimpleNamespace()
+    callback = PresenceCallback(presence, StudySearcher(study_in(tmp_path, plan), plan))  # type: ignore[arg-type]
+    assert presence.progress["best"] is None
+    for error, best in ((0.5, 0.5), (0.0, 0.0), (0.25, 0.0)):
+        callback.on_trial_complete(1, [], trial(0, epoch=1, best=error))
+        callback.note()
+        assert presence.progress["best"] == best
