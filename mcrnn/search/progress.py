@@ -15,11 +15,12 @@ from mcrnn.config.space import Search
 from mcrnn.console import field_label, format_value
 from mcrnn.search.trial_report import TrialReport, error_of
 from mcrnn.search.trial_table import TrialRow, trial_table
+from mcrnn.search.unsaved import Unsaved
 from mcrnn.storage.retry import print_warning
 from mcrnn.training.session import OBJECTIVE
 
 
-class ProgressDisplay(Callback):
+class ProgressDisplay(Unsaved, Callback):
     """A callback of Tune that shows the trials of a search.
 
     Args:
@@ -47,10 +48,6 @@ class ProgressDisplay(Callback):
         """State, values and last metrics of each trial by its number."""
         self.started = time.monotonic()
         self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune pickles its callbacks for its own state, from which a search is never restored."""
-        return {}
 
     def __enter__(self) -> ProgressDisplay:
         if self.live:

@@ -15,6 +15,7 @@ from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.study import ENDED, state_of
 from mcrnn.search.trials import trial_name
 from mcrnn.search.tune_adapter import StudySearcher
+from mcrnn.search.unsaved import Unsaved
 from mcrnn.storage.presence import StopRequest
 
 
@@ -67,7 +68,7 @@ class StopRequests:
         self.console.print(f"{self.name}: {text}", highlight=False, soft_wrap=True)
 
 
-class StopTrialsCallback(tune.Callback):
+class StopTrialsCallback(Unsaved, tune.Callback):
     """Stops the trials that are asked to stop, in Tune's thread, which alone may write into the study.
 
     A trial that runs is asked to save and ends with the error that it has. One that is paused ends at once. One that an
@@ -92,10 +93,6 @@ class StopTrialsCallback(tune.Callback):
         self.requests, self.searcher, self.flag = requests, searcher, flag
         self.trials, self.display = trials, display
         self._asked: set[int] = set()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune pickles its callbacks for its own state, from which a search is never restored."""
-        return {}
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """Fulfil what has been asked for since the last step."""

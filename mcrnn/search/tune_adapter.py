@@ -24,6 +24,7 @@ from mcrnn.search.sampling import suggest
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trial_progress import TrialProgress
 from mcrnn.search.trial_report import TrialEnd, TrialReport, error_of
+from mcrnn.search.unsaved import Unsaved
 from mcrnn.training.session import OBJECTIVE, PENALTY
 
 CONSTRAINT = "ends well"
@@ -32,7 +33,7 @@ SECOND_TRY = "second try"
 """User attribute of a trial that ran out of memory beside others and is tried once more, after all others."""
 
 
-class StudySearcher(Searcher):
+class StudySearcher(Unsaved, Searcher):
     """Proposes the study's trials to Tune, and writes their results into the study.
 
     Args:
@@ -76,10 +77,6 @@ class StudySearcher(Searcher):
         """What ended trials that raised an error, by Tune's id."""
         self.trained_seconds: Callable[[int], float] = lambda number: 0.0
         """Callback (trial): the seconds that its epochs took, over all its starts."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune pickles a searcher for its own state, from which a search is never restored."""
-        return {}
 
     def suggest(self, trial_id: str) -> Any:
         """Propose the next trial.
@@ -269,7 +266,7 @@ class StudySearcher(Searcher):
         """Do nothing: a search goes on from its study, not from Tune's state."""
 
 
-class StudyScheduler(FIFOScheduler):
+class StudyScheduler(Unsaved, FIFOScheduler):
     """Stops trials early as the study's pruner says, and writes each decision into the study.
 
     Args:
@@ -279,10 +276,6 @@ class StudyScheduler(FIFOScheduler):
     def __init__(self, searcher: StudySearcher) -> None:
         super().__init__()
         self.searcher = searcher
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing, for the reason that `StudySearcher` gives."""
-        return {}
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Note what ended a trial; Tune tells the searcher only that it failed."""
