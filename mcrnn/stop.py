@@ -72,6 +72,7 @@ def _check_trial(watched: WatchedSearch, trial: int) -> None:
     Raises:
         UserError: there is no such trial, it has not been started, or it has ended.
     """
+    from mcrnn.search.attributes import END, TrialEnd
     from mcrnn.search.study_reader import Phase
 
     watched.refresh()
@@ -80,7 +81,7 @@ def _check_trial(watched: WatchedSearch, trial: int) -> None:
         last = f"its trials are 0 to {max(trials)}" if trials else "it has no trials yet"
         raise UserError(f"the search '{watched.name}' has no trial {trial}; {last}")
     if trials[trial].phase == Phase.ENDED:
-        end = trials[trial].attributes.get("end", "failed")
+        end = trials[trial].attributes.get(END, TrialEnd.FAILED)
         raise UserError(f"trial {trial} of '{watched.name}' has ended already ({end})")
     if trials[trial].phase == Phase.WAITING:
         raise UserError(f"trial {trial} of '{watched.name}' has not been started")

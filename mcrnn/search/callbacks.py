@@ -9,10 +9,11 @@ from typing import Any
 
 from ray import tune
 
+from mcrnn.search.attributes import RESULT, TrialEnd
 from mcrnn.search.budgets import budget
 from mcrnn.search.search_run import ActiveSearch
 from mcrnn.search.superseded_files import Deletion
-from mcrnn.search.trial_report import TrialEnd, TrialReport, error_of
+from mcrnn.search.trial_report import TrialReport, error_of
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.search.unsaved import Unsaved
 from mcrnn.storage.presence import Presence
@@ -77,8 +78,8 @@ class PresenceCallback(Unsaved, tune.Callback):
 
     def __init__(self, presence: Presence, searcher: StudySearcher) -> None:
         self.presence, self.searcher = presence, searcher
-        results = [trial.user_attrs["result"] for trial in searcher.index.ranked()]
-        results += searcher.index.having("result").values()
+        results = [trial.user_attrs[RESULT] for trial in searcher.index.ranked()]
+        results += searcher.index.having(RESULT).values()
         self._best = min((each["best"] for each in results if each and "best" in each), default=math.inf)
         self._next = 0.0
         self.note()

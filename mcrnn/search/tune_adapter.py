@@ -16,14 +16,14 @@ from ray.tune.search import Searcher
 
 from mcrnn.config.paths import Values
 from mcrnn.config.space import Search
-from mcrnn.search.attributes import STOPPED_PAUSED, TARGET, VALUES_ATTRIBUTE
+from mcrnn.search.attributes import DECIDED, END, RESULT, STOPPED_PAUSED, TARGET, VALUES_ATTRIBUTE, TrialEnd
 from mcrnn.search.budgets import ERROR, Budgets, budget, stop_reason
 from mcrnn.search.database import written_together
 from mcrnn.search.learning import StudyView
 from mcrnn.search.sampling import suggest
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trial_progress import TrialProgress
-from mcrnn.search.trial_report import TrialEnd, TrialReport, error_of
+from mcrnn.search.trial_report import TrialReport, error_of
 from mcrnn.search.unsaved import Unsaved
 from mcrnn.training.session import OBJECTIVE, PENALTY
 
@@ -187,13 +187,13 @@ class StudySearcher(Unsaved, Searcher):
     def _record_pause(self, trial: optuna.Trial, report: TrialReport) -> None:
         """Write into the study what a trial has reached at its rung."""
         with written_together(self.study):
-            trial.set_user_attr("result", report.kept_metrics | self._seconds(trial, report))
+            trial.set_user_attr(RESULT, report.kept_metrics | self._seconds(trial, report))
             trial.report(report.metrics["best"], step=cast("int", report.epoch))  # the last: now it is paused
 
     def stop_paused(self, number: int) -> None:
         """End a paused trial for good, with the error that it has."""
         storage, trial_id = self.study._storage, self.index.trial(number)._trial_id
-        storage.set_trial_user_attr(trial_id, "end", TrialEnd.STOPPED)
+        storage.set_trial_user_attr(trial_id, END, TrialEnd.STOPPED)
         storage.set_trial_state_values(trial_id, TrialState.PRUNED)
         self._refresh(number)
         self.on_study_changed()
@@ -204,7 +204,7 @@ class StudySearcher(Unsaved, Searcher):
         with written_together(self.study):
             for number in paused:
                 trial_id = self.index.trial(number)._trial_id
-                storage.set_trial_user_attr(trial_id, "end", TrialEnd.STOPPED)
+                storage.set_trial_user_attr(trial_id, END, TrialEnd.STOPPED)
                 storage.set_trial_user_attr(trial_id, STOPPED_PAUSED, True)
         for number in paused:
             self._refresh(number)
@@ -233,14 +233,14 @@ class StudySearcher(Unsaved, Searcher):
         if error or (report.epoch is None and not report.stopped):
             with written_together(self.study):
                 trial.set_user_attr(ERROR, self.errors.get(trial_id, "its processes were lost too often"))
-                trial.set_user_attr("result", time)
-                trial.set_user_attr("end", TrialEnd.FAILED)
+                trial.set_user_attr(RESULT, time)
+                trial.set_user_attr(END, TrialEnd.FAILED)
             self.study.tell(trial, state=TrialState.FAIL)  # Optuna's word for writing down the result of a trial
             return
         end = report.trial_end(pruned=trial_id in self.pruned)
         with written_together(self.study):
-            trial.set_user_attr("result", report.kept_metrics | time)
-            trial.set_user_attr("end", end)
+            trial.set_user_attr(RESULT, report.kept_metrics | time)
+            trial.set_user_attr(END, end)
         if end == TrialEnd.STOPPED:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
@@ -310,13 +310,13 @@ class StudyScheduler(Unsaved, FIFOScheduler):
         step = report.epoch
         assert step is not None
         frozen = self.searcher.study._storage.get_trial(running._trial_id)
-        decided = frozen.user_attrs.get("decided", {"step": 0, "stop": False})
+        decided = frozen.user_attrs.get(DECIDED, {"step": 0, "stop": False})
         if step <= decided["step"] or decided["stop"]:
             return decided["step"] if decided["stop"] and step >= decided["step"] else None
         if step not in frozen.intermediate_values:
             running.report(report.metrics[OBJECTIVE], step=step)
         stop = step < report.metrics.get("epochs", step + 1) and self._prunes(running._trial_id, step)
-        running.set_user_attr("decided", {"step": step, "stop": stop})
+        running.set_user_attr(DECIDED, {"step": step, "stop": stop})
         return step if stop else None
 
     def _prunes(self, trial_id: int, step: int) -> bool:

@@ -11,10 +11,11 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
+from mcrnn.search.attributes import TrialEnd
 from mcrnn.search.halving import SuccessiveHalving
 from mcrnn.search.stop_requests import StopRequests, StopTrialsCallback
 from mcrnn.search.trial_index import TrialIndex
-from mcrnn.search.trial_report import TrialEnd, TrialReport
+from mcrnn.search.trial_report import TrialReport
 from mcrnn.search.trials import trial_name
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.presence import StopRequest
