@@ -23,7 +23,7 @@ from mcrnn.search.driver_log import DriverLog
 from mcrnn.search.finalize import finalize
 from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.search_run import ActiveSearch, SearchRun
-from mcrnn.search.stop_requests import StopRequests, StopTrialsCallback
+from mcrnn.search.stop_requests import SearchStopRequests, StopTrialsCallback
 from mcrnn.search.training_list import TrainingList
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trials import TrialContext, TrialRunner, run_trial, trial_name
@@ -54,7 +54,9 @@ def run(search_run: SearchRun, facts: dict[str, Any] | None = None) -> None:
     shown_folder = search_run.storage.show(folder.location)
     with contextlib.ExitStack() as at_end, retries_enabled():  # what is done at the end waits for nothing
         log = at_end.enter_context(DriverLog(folder.location, shown_folder, lambda: not lease.lost))
-        requests = StopRequests(search_run.name, console)
+        requests = SearchStopRequests(
+            search_run.name, lambda line: console.print(line, highlight=False, soft_wrap=True)
+        )
         presence = Presence(folder.location, facts or {}, requests.hear, lambda: not lease.lost)
         at_end.enter_context(presence)
         tracker = Tracker.open(search_run.storage, search_run.model_name)
@@ -98,7 +100,7 @@ def run(search_run: SearchRun, facts: dict[str, Any] | None = None) -> None:
                 uploads.wait()
 
 
-def _run_trials(active: ActiveSearch, presence: Presence, requests: StopRequests) -> None:
+def _run_trials(active: ActiveSearch, presence: Presence, requests: SearchStopRequests) -> None:
     """Run the remaining trials, then the confirmation.
 
     Args:

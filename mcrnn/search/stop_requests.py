@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
-from rich.console import Console
 
+from mcrnn.runners.stop_requests import StopRequests
 from mcrnn.search.callbacks import TrialCallback
 from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.study import ENDED, state_of
@@ -19,53 +17,20 @@ from mcrnn.search.unsaved import Unsaved
 from mcrnn.storage.presence import StopRequest
 
 
-class StopRequests:
-    """Takes the requests to a search, in the thread of its `Presence`, and hands them to whoever can fulfil them.
+class SearchStopRequests(StopRequests):
+    """Keeps the requests to end single trials until the search can fulfil them, beside those to end all of it."""
 
-    Args:
-        name: name of the search.
-        console: takes a line for each request.
-    """
-
-    def __init__(self, name: str, console: Console) -> None:
-        self.name, self.console = name, console
+    def __init__(self, name: str, print_line: Callable[[str], None]) -> None:
+        super().__init__(name, print_line)
         self.trials: dict[int, str] = {}
         """Numbers of the trials that are to be stopped, and who asked for it."""
-        self._is_requested = False
-        self._stop: Callable[[], None] | None = None
-        self._mutex = threading.Lock()
 
     def hear(self, request: StopRequest) -> None:
-        """Take a request. It is fulfilled first, because there may be no terminal any more that takes a line."""
-        if request.trial is not None:
+        """Take a request to end the search or one of its trials."""
+        if request.trial is None:
+            super().hear(request)
+        else:
             self.trials[request.trial] = request.by
-            return
-        with self._mutex:
-            self._is_requested = True
-            if self._stop is not None:
-                self._stop()
-        self.say(f"{request.by} has asked for a stop by python -m mcrnn.stop; it saves and ends")
-
-    @contextlib.contextmanager
-    def handled_by(self, stop: Callable[[], None]) -> Iterator[None]:
-        """Fulfil requests to end inside the block, also one that has come before it.
-
-        Args:
-            stop: asks all that runs to save and stop, as the first Ctrl-C does.
-        """
-        with self._mutex:
-            self._stop = stop
-            if self._is_requested:
-                stop()
-        try:
-            yield
-        finally:
-            with self._mutex:
-                self._stop = None
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        self.console.print(f"{self.name}: {text}", highlight=False, soft_wrap=True)
 
 
 class StopTrialsCallback(Unsaved, tune.Callback):
@@ -84,7 +49,7 @@ class StopTrialsCallback(Unsaved, tune.Callback):
 
     def __init__(
         self,
-        requests: StopRequests,
+        requests: SearchStopRequests,
         searcher: StudySearcher,
         flag: Any,
         trials: TrialCallback,
