@@ -8,6 +8,11 @@ from collections.abc import Callable, Iterator
 
 from mcrnn.storage.presence import StopRequest
 
+SAVES = "it saves and ends"
+"""What a request to end does, as a user reads it."""
+FINISHES = "its trials have ended, it registers the best model and finishes"
+"""The same once a search has nothing more to train."""
+
 
 class StopRequests:
     """Takes the requests to end, in the thread of a `Presence`, and hands them to whoever can fulfil them.
@@ -19,6 +24,8 @@ class StopRequests:
 
     def __init__(self, name: str, print_line: Callable[[str], None]) -> None:
         self.name, self.print_line = name, print_line
+        self.effect = SAVES
+        """What a request does now, `SAVES` or `FINISHES`."""
         self._is_requested = False
         self._stop: Callable[[], None] | None = None
         self._mutex = threading.Lock()
@@ -29,7 +36,7 @@ class StopRequests:
             self._is_requested = True
             if self._stop is not None:
                 self._stop()
-        self.say(f"{request.by} has asked for a stop by python -m mcrnn.stop; it saves and ends")
+        self.say(f"{request.by} has asked for a stop by python -m mcrnn.stop; {self.effect}")
 
     @contextlib.contextmanager
     def handled_by(self, stop: Callable[[], None]) -> Iterator[None]:

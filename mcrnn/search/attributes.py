@@ -23,6 +23,8 @@ COPIED_FROM = "from"
 """User attribute of a trial that was copied from an earlier study: its name."""
 HOURS = "hours"
 """Attribute of the study: hours that the search and its confirmation have run, over all their starts."""
+CONFIRMATION, REGISTRATION = "confirmation", "registration"
+"""What a search does after its trials, as its process writes it down. No request stops the last of it."""
 
 
 class TrialEnd(StrEnum):

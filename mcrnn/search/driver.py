@@ -17,6 +17,8 @@ from mcrnn.runners.cluster_size import gpus_for
 from mcrnn.runners.ray_cluster import connected
 from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
+from mcrnn.runners.stop_requests import FINISHES
+from mcrnn.search.attributes import CONFIRMATION, REGISTRATION
 from mcrnn.search.budgets import Budgets, budget, stop_reason, useful_concurrency
 from mcrnn.search.callbacks import ConfirmationCallback, PresenceCallback, TrialCallback
 from mcrnn.search.driver_log import DriverLog
@@ -85,6 +87,9 @@ def run(search_run: SearchRun, facts: dict[str, Any] | None = None) -> None:
                 raise UserError(
                     f"no trial of '{search_run.name}' has produced a model; see {shown_folder}/trials for their errors"
                 )
+            requests.effect = FINISHES
+            presence.progress = presence.progress | {"phase": REGISTRATION}
+            presence.write()  # at once, because it takes less time than is between two signs of life
             with refusals_explained():
                 finalize(search_run, sync, best)
             status = "FINISHED"
@@ -196,7 +201,8 @@ def _run_trials(active: ActiveSearch, presence: Presence, requests: SearchStopRe
             raise KeyboardInterrupt
         paused = f"; {stopped} paused trials have been stopped, and a larger budget lets them go on" if stopped else ""
         console.print(f"{search_run.name}: {reason}{paused}", highlight=False, soft_wrap=True)
-        progress.note("confirmation" if search_run.confirmation(active.index).missing else "registration")
+        if search_run.confirmation(active.index).missing:
+            progress.note(CONFIRMATION)
         _confirm(active, trial_runner, searcher)
 
 

@@ -131,7 +131,7 @@ def overview(storage: Storage, kind: str, name: str) -> Overview | None:
     seen = see(location)
     if kind == RUN:
         return _overview_of_run(RunFolder(location), seen)
-    if seen is not None and seen.progress:
+    if seen is not None and "done" in seen.progress:
         return _overview_of(kind, name, seen)
     watched = WatchedSearch(storage, name)
     return watched.refresh() if watched.exists else None
