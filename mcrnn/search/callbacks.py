@@ -9,7 +9,7 @@ from typing import Any
 
 from ray import tune
 
-from mcrnn.search.attributes import RESULT, TrialEnd
+from mcrnn.search.attributes import TrialEnd
 from mcrnn.search.budgets import budget
 from mcrnn.search.search_run import ActiveSearch
 from mcrnn.search.superseded_files import Deletion
@@ -78,9 +78,7 @@ class PresenceCallback(Unsaved, tune.Callback):
 
     def __init__(self, presence: Presence, searcher: StudySearcher) -> None:
         self.presence, self.searcher = presence, searcher
-        results = [trial.user_attrs[RESULT] for trial in searcher.index.ranked()]
-        results += searcher.index.having(RESULT).values()
-        self._best = min((each["best"] for each in results if each and "best" in each), default=math.inf)
+        self._best = searcher.index.smallest_error()
         self._next = 0.0
         self.note()
 

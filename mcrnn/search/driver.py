@@ -184,6 +184,7 @@ def _run_trials(active: ActiveSearch, presence: Presence, requests: SearchStopRe
                 budget=budget(searcher.index, search.search),
                 done=searcher.index.ended,
                 paused=searcher.progress.paused,
+                best=searcher.index.smallest_error(),
             ) as display:
                 trials = TrialCallback(active, stop)
                 stop_trials = StopTrialsCallback(requests, searcher, flag, trials, display)

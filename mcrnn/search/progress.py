@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection
 from typing import Any
@@ -30,6 +31,7 @@ class ProgressDisplay(Unsaved, Callback):
         budget: number of trials of the search.
         done: number of trials that ended before.
         paused: numbers of the trials that were paused before.
+        best: the smallest error that was reached before.
     """
 
     def __init__(
@@ -41,9 +43,11 @@ class ProgressDisplay(Unsaved, Callback):
         budget: int,
         done: int = 0,
         paused: Collection[int] = (),
+        best: float = math.inf,
     ) -> None:
         self.search, self.name, self.console = search, name, console
         self.budget, self.done, self.paused = budget, done + len(paused), set(paused)
+        self.best = best
         self.rows: dict[int, dict[str, Any]] = {}
         """State, values and last metrics of each trial by its number."""
         self.started = time.monotonic()
@@ -130,8 +134,8 @@ class ProgressDisplay(Unsaved, Callback):
             )
 
     def _best(self) -> str:
-        known = [row["best"] for row in self.rows.values() if "best" in row]
-        return f"{min(known):.4f}" if known else "-"
+        best = min([self.best, *(row["best"] for row in self.rows.values() if "best" in row)])
+        return f"{best:.4f}" if math.isfinite(best) else "-"
 
     def _time_left(self) -> str:
         ended = sum(row["state"] != "running" for row in self.rows.values())

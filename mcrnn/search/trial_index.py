@@ -194,6 +194,11 @@ class TrialIndex:
         """
         return [self._trials[number] for *_, number in self._ranked[:count]]
 
+    def smallest_error(self) -> float:
+        """Return the smallest error of all trials that ended well or are paused; infinite where there is none."""
+        results = [*(trial.user_attrs[RESULT] for trial in self.ranked()), *self.having(RESULT).values()]
+        return min((result["best"] for result in results if result and "best" in result), default=math.inf)
+
     @property
     def front(self) -> list[FrozenTrial]:
         """The Pareto front with several objectives; empty with one."""
