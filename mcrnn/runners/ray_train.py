@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from mcrnn.device import choose_device
-from mcrnn.errors import DamagedFileError, DiskError, NotEnoughMemoryError, UserError
+from mcrnn.errors import NotEnoughMemoryError, UserError
 from mcrnn.runners.session import RunSession
 from mcrnn.runners.stop_flag import StopPoll
-from mcrnn.storage.retry import ServiceUnavailableError, enable_retries
+from mcrnn.storage.retry import enable_retries
 from mcrnn.training.checkpoints import deserialize
 from mcrnn.training.run import TrainingRun
 from mcrnn.training.session import Metrics, Request, State
@@ -144,6 +144,6 @@ def root_cause(run: TrainingRun, error: BaseException) -> BaseException:
         while inner is not None and not isinstance(inner, UserError):
             inner = inner.__cause__ or getattr(inner, "cause", None)
         if inner is not None:
-            kinds = (DamagedFileError, DiskError, ServiceUnavailableError)  # which another try may not meet
-            return next((kind for kind in kinds if isinstance(inner, kind)), UserError)(str(inner))
+            # Ray raises a class of its own that is also the worker's; the first of ours in it is the worker's.
+            return next(kind for kind in type(inner).__mro__ if kind.__module__.startswith("mcrnn."))(str(inner))
     return error
