@@ -39,9 +39,13 @@ def loaded_by(*modules: str) -> set[str]:
         (TRAINING, {"ray", "mlflow", "optuna"}),
         (["mcrnn.evaluation.metrics"], {"ray", "mlflow", "optuna"}),
         (["data_prep.solver"], {"ray", "mlflow", "optuna"}),
+        (
+            ["mcrnn.status", "mcrnn.stop", "mcrnn.search.overview", "mcrnn.search.overview_tables"],
+            {"ray", "optuna", "mlflow", "torch", "numpy", "pydantic", "sqlalchemy", "s3fs", "boto3"},
+        ),
         (["mcrnn.config", "mcrnn.schema"], {"ray", "mlflow", "optuna", "zarr", "s3fs", "torch", "numpy"}),
     ],
-    ids=["models", "modules-of-models", "modules-of-training", "metrics", "solver", "configuration"],
+    ids=["models", "modules-of-models", "modules-of-training", "metrics", "solver", "status", "configuration"],
 )
 def test_import_does_not_load(modules: list[str], excluded: set[str]) -> None:
     assert not loaded_by(*modules) & excluded
