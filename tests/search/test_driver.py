@@ -23,8 +23,8 @@ from mcrnn.storage.presence import Presence
 from mcrnn.storage.retry import print_warning
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.run_folder import DRIVER_LOG
-from tests.integration.test_search_faults import write
 from tests.support.processes import wait_for
+from tests.support.searches import write
 
 
 class NoMlflow:

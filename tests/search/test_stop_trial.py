@@ -17,9 +17,7 @@ from mcrnn.search.trial_report import TrialReport
 from mcrnn.search.trials import trial_name
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.presence import StopRequest
-from tests.search.test_study import result, run_part, search, study_in
-
-ASHA = {"grace_epochs": 1, "reduction_factor": 2}
+from tests.support.studies import ASHA, result, run_part, search, study_in
 
 
 def stop(searcher: StudySearcher, trial_id: str, metrics: dict[str, float] | None) -> None:
