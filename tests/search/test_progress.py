@@ -15,7 +15,7 @@ from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.trial_report import TrialFailedError, TrialReport
 from mcrnn.search.tune_adapter import StudySearcher
 from tests.search.test_failed_trials import tune_trial
-from tests.search.test_study import run_part, search, study_in
+from tests.support.studies import run_part, search, study_in
 
 
 def trial(number: int, **result: Any) -> Any:
