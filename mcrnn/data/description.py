@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from mcrnn.config.sections import DataConfig
@@ -70,6 +71,8 @@ class FieldDescription:
         store_digest: digest of the store.
         store: URL of the store.
         recipe: how the store was made.
+        rows: coordinate of each row after coarsening, empty for a model that was trained before it was kept.
+        columns: coordinate of each column after coarsening, likewise.
     """
 
     variable: str
@@ -83,6 +86,8 @@ class FieldDescription:
     store_digest: str
     store: str = ""
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    rows: tuple[float, ...] = ()
+    columns: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, store: FieldStore, data: DataConfig) -> FieldDescription:
@@ -104,4 +109,10 @@ class FieldDescription:
             store_digest=store.digest,
             store=store.location.url,
             recipe=store.attributes["recipe"],
+            rows=_block_means(store.coordinate("height"), data.coarsen),
+            columns=_block_means(store.coordinate("width"), data.coarsen),
         )
+
+
+def _block_means(values: np.ndarray, block: int) -> tuple[float, ...]:
+    return tuple(values.reshape(-1, block).mean(1).tolist())

@@ -182,6 +182,10 @@ class FieldStore:
         values = np.asarray(time) if frames is None else np.asarray(time)[list(frames)]
         return list(cftime.num2date(values, str(time.attrs["units"]), calendar=calendar))
 
+    def coordinate(self, dimension: str) -> np.ndarray:
+        """Return the values along a dimension of the grid, height or width, as float64."""
+        return np.asarray(self._group[f"train/{dimension}"], dtype=np.float64)
+
     @property
     def latitude(self) -> np.ndarray | None:
         """Latitude of each row in degrees north, None where the rows are not latitudes."""

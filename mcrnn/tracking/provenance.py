@@ -130,6 +130,13 @@ def hardware() -> dict[str, Any]:
     }
 
 
+def numerics() -> dict[str, Any]:
+    """Return what decides in which order PyTorch adds on the processors: its instruction set, and its threads now."""
+    import torch
+
+    return {"instruction_set": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+
+
 def _processor() -> str:
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)

@@ -43,6 +43,9 @@ from mcrnn.storage.location import Location
 
 CONFIGURATION_FILE = "configuration.json"
 """File of a folder, and artifact of a training's run in MLflow."""
+MACHINE_FILE = "machine.json"
+ORIGIN_FILE = "origin.json"
+"""Artifacts of a run in MLflow: the machine, and the command with its packages; see `mcrnn.tracking.provenance`."""
 RECORD_FILE = "record.json"
 METRICS_FILE = "metrics.jsonl"
 SYNC_FILE = "run.json"
