@@ -24,6 +24,7 @@ COMMANDS = {
     "train": ("mcrnn.train", "train", "Train one configuration."),
     "evaluate": ("mcrnn.evaluate", "evaluate", "Evaluate models on the test split and write a report."),
     "status": ("mcrnn.status", "status", "Show searches and runs from any terminal."),
+    "report": ("mcrnn.report", "report", "Write the page of a search."),
     "stop": ("mcrnn.stop", "stop", "Stop a search, one of its trials, or a run."),
     "promote": ("mcrnn.promote", "promote", "Decide which version of a model is in use."),
     "ui": ("mcrnn.ui", "ui", "Show runs and the model registry in a browser."),
