@@ -2,7 +2,7 @@
 
 With W given frames f_0 .. f_{W-1}, step s predicts f_s. Steps 1 .. W are teacher-forced, steps W + 1 .. W + H run in
 closed loop; step W + l - 1 has lead time l. Of each window a few numbers per step and channel are kept: memory does not
-grow with the grid, averages over the split are exact, and windows can be resampled for confidence intervals.
+grow with the grid, averages over the split are exact, and the spread over windows gives confidence intervals.
 
 Array axes: N windows, T steps, C channels, K wavenumbers; B windows of a batch, H and W rows and columns of the grid.
 """
@@ -189,28 +189,6 @@ def rmse_mean_of_steps(squared_NTC: np.ndarray, first: int, last: int) -> float:
 def rmse_by_step(squared_NTC: np.ndarray) -> np.ndarray:
     """Return the root of the mean over windows, channels and grid at each step; (T,)."""
     return np.sqrt(squared_NTC.mean((0, 2)))
-
-
-def bootstrap(squared_NTC: np.ndarray, first: int, last: int, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % confidence interval of `rmse` by the percentile bootstrap over windows.
-
-    Args:
-        squared_NTC: squared errors of each window.
-        first: first step, counted from 1.
-        last: last step.
-        draws: number of resamples, each of as many windows as there are, with replacement.
-        seed: seed of the resampling.
-
-    Returns:
-        Lower and upper bound; both infinite where an error is not finite.
-    """
-    by_window = squared_NTC[:, first - 1 : last].mean((1, 2))
-    if not np.isfinite(by_window).all():
-        return float("inf"), float("inf")
-    rng = np.random.default_rng(seed)
-    means = [by_window[rng.integers(0, len(by_window), len(by_window))].mean() for _ in range(draws)]
-    low, high = np.sqrt(np.quantile(means, [0.025, 0.975]))
-    return float(low), float(high)
 
 
 def instability(variance_2NTC: np.ndarray, first: int) -> str | None:
