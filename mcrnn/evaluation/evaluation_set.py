@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from mcrnn.config.sections import Configuration, DataConfig
+from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.splits import Split, open_split
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import Starts, check_length, evaluation_windows
 from mcrnn.errors import UserError
 from mcrnn.evaluation.baselines import Climatology
-from mcrnn.evaluation.metrics import Measures, Scores, latitude_weights
+from mcrnn.evaluation.metrics import Measures, Scores
 
 BATCH_SIZE = 32
 """Windows that are evaluated at a time."""

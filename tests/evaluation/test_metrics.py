@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from mcrnn.data.sphere import latitude_weights
 from mcrnn.evaluation.metrics import (
     Measures,
     Scores,
     bootstrap,
     instability,
-    latitude_weights,
     power_spectrum,
     rmse,
     rmse_by_step,
