@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 
 from mcrnn.config.sections import Configuration, DataConfig
+from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.splits import Split, open_split
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import Starts, check_length, evaluation_windows
 from mcrnn.evaluation.baselines import Climatology
-from mcrnn.evaluation.metrics import Measures, Scores, latitude_weights
+from mcrnn.evaluation.metrics import Measures, Scores
 from mcrnn.evaluation.starts import overlap_of, windows_by_rule
 
 BATCH_SIZE = 32
