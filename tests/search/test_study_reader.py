@@ -155,9 +155,11 @@ def test_successor_of_a_deleted_search_on_object_storage_is_seen_from_the_beginn
     monkeypatch.setattr(journal_module, "LOGS_BETWEEN_CHECKPOINTS", logs)
     folder = S3Prefix("lab/place")
     reader = JournalReader(folder)
-    uploaded(folder, 5)
+    first = uploaded(folder, 5)
+    open_study(first, search(trials=5, cover=None)).set_user_attr("of the first", True)
+    first.upload()
     reader.refresh()
-    assert len(reader.trials) == 5
+    assert (len(reader.trials), reader.attributes["of the first"]) == (5, True)
     folder.clear()
     if look_between:
         reader.refresh()
@@ -165,6 +167,7 @@ def test_successor_of_a_deleted_search_on_object_storage_is_seen_from_the_beginn
     journal = uploaded(folder, trials)
     reader.refresh()
     assert len(reader.trials) == trials
+    assert "of the first" not in reader.attributes
     open_study(journal, search(trials=20, cover=None)).ask()
     journal.upload()
     reader.refresh()
