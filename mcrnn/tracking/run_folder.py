@@ -274,7 +274,11 @@ class SearchFolder(RunFolder):
             search: name of the search in its configuration.
         """
         content = self._read_json(STUDY_FILE)
-        return f"{search}:{self.url}" if content is None else content["name"]
+        return self.usual_study_name(search) if content is None else content["name"]
+
+    def usual_study_name(self, search: str) -> str:
+        """Return the name that the study in a database has unless `write_study_name` has given it another one."""
+        return f"{search}:{self.url}"
 
     def write_study_name(self, name: str) -> None:
         """Use another name for the study than the usual one."""
