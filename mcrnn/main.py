@@ -26,6 +26,7 @@ COMMANDS = {
     "forecast": ("mcrnn.forecast", "forecast", "Forecast from a file or store of your own."),
     "serve": ("mcrnn.serve", "serve", "Serve forecasts of a model over HTTP."),
     "status": ("mcrnn.status", "status", "Show searches and runs from any terminal."),
+    "report": ("mcrnn.report", "report", "Write the page of a search."),
     "stop": ("mcrnn.stop", "stop", "Stop a search, one of its trials, or a run."),
     "promote": ("mcrnn.promote", "promote", "Decide which version of a model is in use."),
     "ui": ("mcrnn.ui", "ui", "Show runs and the model registry in a browser."),

@@ -11,6 +11,7 @@ import torch
 
 from mcrnn.config.sections import DataConfig
 from mcrnn.data.store import FieldStore
+from mcrnn.device import constant
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,14 @@ class Scaling:
     def _statistics_for(self, x_BTCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and std as tensors that broadcast over x, which may have the first channels only."""
         channels = x_BTCHW.shape[-3]  # a model may predict only the first of its channels (`model.channels_out`)
-        mean, std = (
-            torch.tensor(v[:channels], dtype=x_BTCHW.dtype, device=x_BTCHW.device) for v in (self.mean, self.std)
-        )
-        return mean[:, None, None], std[:, None, None]
+        dtype, device = x_BTCHW.dtype, x_BTCHW.device
+        mean_C11 = constant(_by_channel, self.mean[:channels], dtype, device, like=x_BTCHW)
+        return mean_C11, constant(_by_channel, self.std[:channels], dtype, device, like=x_BTCHW)
+
+
+def _by_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return one value for each channel, (C, 1, 1)."""
+    return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import psutil
 
 from mcrnn.config.document import find, shipped_folder
 from mcrnn.passwords import mask_passwords
-from mcrnn.storage.process import boot, machine, process_identity
+from mcrnn.storage.process import this_process
 
 PACKAGES = ("mcrnn", "torch", "ray", "optuna", "mlflow", "numpy", "xarray", "zarr", "s3fs", "pydantic", "safetensors")
 """Packages that have an influence on results."""
@@ -62,14 +62,7 @@ def origin() -> dict[str, Any]:
     """
     return {
         "command": mask_passwords(" ".join([f"python -m {_module()}", *sys.argv[1:]])),
-        "process": {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "started": psutil.Process().create_time(),
-            "identity": process_identity(),
-            "machine": machine(),
-            "boot": boot(),
-        },
+        "process": this_process(),
         "user": os.environ.get("USER") or str(os.getuid()),
         "packages": packages(),
         **commit(),

@@ -14,9 +14,9 @@ import pytest
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.s3 import S3Prefix
 from tests.conftest import PROJECT
-from tests.integration.test_search_faults import write
 from tests.storage.test_lease import container
 from tests.support.s3_server import S3Server
+from tests.support.searches import write
 
 pytestmark = [pytest.mark.integration, pytest.mark.soak, pytest.mark.timeout(3600)]
 
