@@ -12,16 +12,14 @@ each answer compared with what the version that it names computes; and 200 reque
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -41,9 +39,18 @@ from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
-from tests.support.processes import free_port
 from tests.support.registered_models import register, save
-from tests.support.served import ARROW, JSON, NETCDF, Served, arrow, bad_requests, forecast_of, replica_processes
+from tests.support.served import (
+    ARROW,
+    JSON,
+    NETCDF,
+    Served,
+    arrow,
+    bad_requests,
+    forecast_of,
+    replica_processes,
+    served_model,
+)
 
 GIVEN, STEPS, CALLERS = 10, 20, 8
 WARMING = 5
@@ -72,21 +79,10 @@ def prepare(root: Path, name: str, versions: int) -> list[TrainedModel]:
     return [trained_model.load(folder) for folder in folders]
 
 
-@contextlib.contextmanager
-def server(root: Path, name: str, replicas: int) -> Iterator[Served]:
+def server(root: Path, name: str, replicas: int) -> AbstractContextManager[Served]:
     """Serve the champion of a name within the context."""
-    port = free_port()
-    options = ("--port", str(port), "--replicas", str(replicas), "--poll", "0.5", "--max-mb", "1")
-    command = [sys.executable, "-m", "mcrnn.serve", f"models:/{name}@champion", *options]
-    process = subprocess.Popen(command, cwd=root, env=os.environ | {"MCRNN_STORAGE": str(root)})
-    served = Served(process, f"http://127.0.0.1:{port}")
-    try:
-        while not served.is_healthy():
-            assert process.poll() is None, "the server has ended"
-        yield served
-    finally:
-        process.terminate()
-        process.wait()
+    options = ("--replicas", str(replicas), "--poll", "0.5", "--max-mb", "1")
+    return served_model(root, f"models:/{name}@champion", *options)
 
 
 def milliseconds(ask: Callable[[], object]) -> float:
@@ -218,7 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--bad-requests", type=int, default=200)
-    parser.add_argument("--repeats", type=int, default=300)
+    parser.add_argument("--repeats", type=int, default=300, help="0 leaves the latencies out")
     parser.add_argument("--replicas", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -232,8 +228,9 @@ def main() -> None:
         data = xr.Dataset({"vorticity": (("t", "row", "column"), fine)}, {"t": np.arange(1.0, GIVEN + 1)})
         data.to_netcdf(netcdf)
         print(f"{options.replicas} replicas, {psutil.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
-        with server(root, "paper", options.replicas) as served:
-            measure(served, paper, frames, netcdf, options.repeats)
+        if options.repeats:
+            with server(root, "paper", options.replicas) as served:
+                measure(served, paper, frames, netcdf, options.repeats)
         with server(root, "small", options.replicas) as served:
             results = hammer(served, models, root, options.requests)
             print(f"{results.total():,} requests: {dict(results)}", flush=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcrnn.data.splits import memory_budget
+from mcrnn.data.memory import memory_budget
 from mcrnn.data.time_step import hours_between
 from mcrnn.errors import UserError
 from mcrnn.forecasting.given import GivenFrames

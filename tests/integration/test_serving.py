@@ -17,19 +17,29 @@ import xarray as xr
 
 from benchmarks import serving
 from mcrnn.models import trained_model
+from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
 from tests.conftest import CommandRunner
-from tests.support.processes import Start, free_port, wait_for
+from tests.support.processes import free_port, wait_for
 from tests.support.registered_models import describe, register, save
-from tests.support.served import ARROW, NETCDF, Served, arrow, bad_requests, forecast_of, replica_processes
+from tests.support.served import (
+    ARROW,
+    NETCDF,
+    Served,
+    arrow,
+    bad_requests,
+    forecast_of,
+    replica_processes,
+    served_model,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 
 TOKEN = "a-token-of-enough-characters"
 
 
-def register_versions(root: Path, storage: Storage, count: int) -> list[trained_model.TrainedModel]:
+def register_versions(root: Path, storage: Storage, count: int) -> list[TrainedModel]:
     """Versions 1, 2, ... of the model `ns`, whose weights differ."""
     config, field = describe(root)
     folders = [save(root / f"models/{seed}", config, field, seed=seed) for seed in range(count)]
@@ -46,11 +56,17 @@ def write_netcdf(path: Path, frames_THW: np.ndarray) -> Path:
 
 @pytest.mark.long(25)
 def test_model_is_served_in_each_kind_of_body_and_follows_its_alias(
-    root: Path, storage: Storage, start: Start, ray_folder: Path
+    root: Path, storage: Storage, ray_folder: Path
 ) -> None:
     first, second = register_versions(root, storage, 2)
     options = ("--poll", "0.2", "--max-mb", "1")
-    served = Served.start(start, "models:/ns@champion", *options, token=TOKEN)
+    with served_model(root, "models:/ns@champion", *options, token=TOKEN) as served:
+        _ask_refuse_and_move(root, served, first, second)
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(60) == 0
+
+
+def _ask_refuse_and_move(root: Path, served: Served, first: TrainedModel, second: TrainedModel) -> None:
     frames = np.random.default_rng(0).normal(size=(3, 4, 1, 8, 8)).astype(np.float32)
     netcdf = write_netcdf(root / "given.nc", np.repeat(np.repeat(frames[0, :, 0], 2, -1), 2, -2))
 
@@ -87,8 +103,6 @@ def test_model_is_served_in_each_kind_of_body_and_follows_its_alias(
     wait_for(lambda: served.get("/model").json()["model_version"] == "2", served.process, 60)
     answer = served.post({"frames": frames.tolist(), "steps": 5})
     assert np.abs(forecast_of(answer) - second.predict(frames, 5)).max() <= 1e-6
-    served.process.send_signal(signal.SIGTERM)
-    assert served.process.wait(60) == 0
 
 
 def test_open_server_without_a_token_is_refused(command: CommandRunner) -> None:

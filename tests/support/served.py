@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,7 @@ import psutil
 import pyarrow as pa
 import requests
 
-from tests.support.processes import Start, free_port, wait_for
+from tests.support.processes import free_port
 
 JSON, NETCDF, ARROW = "application/json", "application/x-netcdf", "application/vnd.apache.arrow.stream"
 
@@ -39,19 +44,9 @@ def forecast_of(answer: requests.Response) -> np.ndarray:
 class Served:
     """A server that runs."""
 
-    process: Any
+    process: subprocess.Popen[bytes]
     url: str
     headers: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def start(cls, start: Start, model: str, *options: str, token: str = "", **environment: str) -> Served:
-        """Start a server, and wait until it answers."""
-        port = free_port()
-        variables = environment | ({"MCRNN_SERVE_TOKEN": token} if token else {})
-        process = start("mcrnn.serve", model, "--port", str(port), *options, **variables)
-        served = cls(process, f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {token}"} if token else {})
-        wait_for(served.is_healthy, process, 240)
-        return served
 
     def is_healthy(self) -> bool:
         try:
@@ -70,6 +65,24 @@ class Served:
 
     def get(self, path: str) -> requests.Response:
         return requests.get(self.url + path, headers=self.headers, timeout=30)
+
+
+@contextlib.contextmanager
+def served_model(root: Path, model: str, *options: str, token: str = "") -> Iterator[Served]:
+    """Serve a model within the context; the processes of its Ray are children of the server's."""
+    port = free_port()
+    command = [sys.executable, "-m", "mcrnn.serve", model, "--port", str(port), *options]
+    environment = os.environ | {"MCRNN_STORAGE": str(root)} | ({"MCRNN_SERVE_TOKEN": token} if token else {})
+    process = subprocess.Popen(command, cwd=root, env=environment)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    served = Served(process, f"http://127.0.0.1:{port}", headers)
+    try:
+        while not served.is_healthy():
+            assert process.poll() is None, "the server has ended"
+        yield served
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def replica_processes(command: int) -> list[psutil.Process]:
