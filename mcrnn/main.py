@@ -24,6 +24,7 @@ COMMANDS = {
     "train": ("mcrnn.train", "train", "Train one configuration."),
     "evaluate": ("mcrnn.evaluate", "evaluate", "Evaluate models on the test split and write a report."),
     "forecast": ("mcrnn.forecast", "forecast", "Forecast from a file or store of your own."),
+    "serve": ("mcrnn.serve", "serve", "Serve forecasts of a model over HTTP."),
     "status": ("mcrnn.status", "status", "Show searches and runs from any terminal."),
     "report": ("mcrnn.report", "report", "Write the page of a search."),
     "stop": ("mcrnn.stop", "stop", "Stop a search, one of its trials, or a run."),

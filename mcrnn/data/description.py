@@ -78,6 +78,7 @@ class FieldDescription:
         recipe: how the store was made.
         rows: coordinate of each row after coarsening, empty for a model that was trained before it was kept.
         columns: coordinate of each column after coarsening, likewise.
+        coarsened_by_area: whether the means of coarsening are weighted by the area of the cells of each latitude.
     """
 
     variable: str
@@ -93,6 +94,7 @@ class FieldDescription:
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     rows: tuple[float, ...] = ()
     columns: tuple[float, ...] = ()
+    coarsened_by_area: bool = False
 
     @classmethod
     def of(cls, store: FieldStore, data: DataConfig) -> FieldDescription:
@@ -116,6 +118,7 @@ class FieldDescription:
             recipe=store.attributes["recipe"],
             rows=_block_means(store.coordinate("height"), data.coarsen),
             columns=_block_means(store.coordinate("width"), data.coarsen),
+            coarsened_by_area=store.row_weights is not None,
         )
 
 

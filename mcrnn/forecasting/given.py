@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mcrnn.data.field_reader import coarsened
+from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.time_step import Time, TimeStep, show
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.forecasting.source import Source
@@ -36,6 +37,7 @@ class GivenFrames:
         times: the times of the frames.
         step: the interval of the model.
         coarsen: side of the blocks of grid points that are averaged.
+        row_weights: weight of each row in these means, None if all have the same.
         attributes: attributes of the whole data set.
     """
 
@@ -47,6 +49,7 @@ class GivenFrames:
     times: list[Time]
     step: TimeStep
     coarsen: int
+    row_weights: np.ndarray | None
     attributes: dict[str, Any]
 
     @property
@@ -94,7 +97,7 @@ class GivenFrames:
                 f"'{self.name}' has missing values in {self.channels[c].name} at {show(self.times[frames_BT[b, t]])}; "
                 "a model needs a value at each point of its grid: fill them first"
             )
-        return coarsened(windows_BTCHW, self.coarsen)
+        return coarsened(windows_BTCHW, self.coarsen, self.row_weights)
 
 
 def fit(source: Source, model: TrainedModel) -> GivenFrames:
@@ -131,6 +134,7 @@ def fit(source: Source, model: TrainedModel) -> GivenFrames:
         times,
         step,
         coarsen,
+        _row_weights(source.name, channels[0], rows, model) if coarsen > 1 else None,
         dict(source.dataset.attrs),
     )
 
@@ -234,6 +238,15 @@ def _check_grid(name: str, channel: xr.DataArray, grid: tuple[str, str], model: 
         f"'{name}' has a grid of {height} x {width}{found}; the model takes {sizes}{wanted}"
         f"{f' (means over blocks of {block})' if block > 1 and wanted else ''}: put the field onto that grid"
     )
+
+
+def _row_weights(name: str, channel: xr.DataArray, rows: str, model: TrainedModel) -> np.ndarray | None:
+    """Return the weights of rows in the means over blocks, as the model was trained on them."""
+    if not model.field.coarsened_by_area:
+        return None
+    if rows not in channel.coords:
+        raise UserError(f"'{name}' has no latitudes along {rows}, by which the model's means over blocks are weighted")
+    return latitude_weights(channel[rows].values)
 
 
 def _is_same(channel: xr.DataArray, dimension: str, expected: tuple[float, ...], block: int) -> bool:

@@ -146,7 +146,9 @@ def _translated(name: str, kind: str) -> Iterator[None]:
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"'{name}' cannot be read as {kind} ({first_line(error)})") from None
+        raise UserError(
+            f"'{name}' cannot be read as {kind} ({getattr(error, 'strerror', None) or first_line(error)})"
+        ) from None
 
 
 @contextlib.contextmanager

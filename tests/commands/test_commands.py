@@ -21,6 +21,7 @@ COMMANDS = (
     "mcrnn.train",
     "mcrnn.evaluate",
     "mcrnn.forecast",
+    "mcrnn.serve",
     "mcrnn.status",
     "mcrnn.stop",
     "mcrnn.promote",

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from mcrnn.data.field_reader import coarsened
+from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.time_step import TimeStep
 from mcrnn.errors import UserError
 from mcrnn.forecasting.given import fit
@@ -175,6 +177,18 @@ def test_levels_samples_and_any_order_of_dimensions(root: Path) -> None:
     assert labelled.level.values.tolist() == [500, 850]
     assert np.array_equal(labelled.z.values, values[:, 0, :, :2])
     assert np.array_equal(labelled.t.values, values[:, 0, :, 2])
+
+
+def test_rows_are_weighted_as_in_the_coarsening_of_the_store(root: Path) -> None:
+    values = geopotential(4).z.values
+    plain = fit(Source("x.nc", geopotential(4)), saved_model(root)).read([0], [3], 2)
+    assert np.allclose(plain[0, :, 0], blocks(values[2:]), atol=1e-5)
+    by_area = fit(Source("x.nc", geopotential(4)), saved_model(root, coarsened_by_area=True)).read([0], [3], 2)
+    expected = coarsened(values[2:], 2, latitude_weights(LATITUDE))
+    assert np.array_equal(by_area[0, :, 0], expected)
+    assert not np.allclose(by_area, plain, atol=1e-3)
+    with pytest.raises(UserError, match="no latitudes along lat"):
+        fit(Source("x.nc", geopotential(4).drop_vars("lat")), saved_model(root, coarsened_by_area=True))
 
 
 def without(dataset: xr.Dataset, *frames: int) -> xr.Dataset:
