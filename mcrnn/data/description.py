@@ -105,3 +105,17 @@ class FieldDescription:
             store=store.location.url,
             recipe=store.attributes["recipe"],
         )
+
+    def as_dataset(self, store: str) -> dict[str, Any]:
+        """Return what the record of a run says of its data; see `mcrnn.tracking.run_folder`.
+
+        Args:
+            store: name of the store in the configuration.
+        """
+        return {
+            "name": store,
+            "source": self.store or store,
+            "digest": self.store_digest,
+            "recipe": self.recipe,
+            "schema": {"variable": self.variable, "units": self.units, "channels": self.channels},
+        }
