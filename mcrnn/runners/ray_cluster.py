@@ -21,6 +21,7 @@ from mcrnn.storage.location import Location
 
 for _name, _value in (
     ("RAY_AIR_NEW_OUTPUT", "0"),  # the display of a search replaces Tune's tables
+    ("TUNE_GLOBAL_CHECKPOINT_S", "inf"),  # no search is restored from Tune's state, which a full disk may not take
     ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1"),  # the records of runs replace Tune's log files
     ("RAY_ENABLE_AUTO_CONNECT", "0"),  # a thread that outlives the connection starts no other Ray
     ("RAY_USAGE_STATS_ENABLED", "0"),
