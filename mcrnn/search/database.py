@@ -137,7 +137,7 @@ class Database(RDBStorage):
         """
         newest = sqlalchemy.select(sqlalchemy.func.max(TrialModel.trial_id)).where(TrialModel.study_id == study_id)
         with _create_scoped_session(self.scoped_session) as session:
-            trial_id = session.execute(newest).scalar()
+            trial_id: Any = session.execute(newest).scalar()
         if trial_id is None:
             return None
         trial = self.get_trial(trial_id)

@@ -22,9 +22,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.soak]
 
 OUTAGE = float(os.environ.get("MCRNN_TEST_OUTAGE_SECONDS", "60"))
 """Seconds for which object storage is away, and for which the disk is full."""
-SECONDS_OF_EPOCH = 0.5
+SECONDS_OF_EPOCH, WHILE_DISK_IS_FULL = 0.3, OUTAGE / 30
 """Least time that an epoch takes, so that the trials of the fastest machine last until all has gone wrong."""
-NAME, TRIALS, EPOCHS = "o", 24, 20
+NAME, TRIALS, EPOCHS = "o", 22, 20
 FOLDER = f"searches/{NAME}"
 END = re.compile(rf"{FOLDER}/trials/(\d+)/end\.json")
 STRANGER = f"{FOLDER}/trials/.DS_Store"
@@ -63,8 +63,14 @@ class DisturbedSearch:
 
         self.lab, self.postgres, self.driver, self.rng = lab, postgres, driver, random.Random(seed)
         self.client = mlflow.MlflowClient(lab.uri)
+        self.seconds_of_epoch = SECONDS_OF_EPOCH
         self.damaged: set[int] = set()
         """Numbers of the trials whose end is a file that cannot be read."""
+
+    def slow(self, environ: dict[str, Any]) -> None:
+        """Take a while for what a trial writes once an epoch; a fault of the S3 server."""
+        if environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"].endswith("/metrics.jsonl"):
+            time.sleep(self.seconds_of_epoch)
 
     @property
     def ended(self) -> set[int]:
@@ -145,10 +151,9 @@ class DisturbedSearch:
 
     def lose_s3(self) -> None:
         """Let object storage be away for a while."""
-        usual = self.lab.s3.fault
         self.lab.s3.fault = lambda environ: error("503 Service Unavailable", "SlowDown")
         time.sleep(OUTAGE)
-        self.lab.s3.fault = usual
+        self.lab.s3.fault = self.slow
 
     def restart_postgres(self) -> None:
         """End PostgreSQL without a goodbye, and start it again."""
@@ -158,8 +163,10 @@ class DisturbedSearch:
 
     def fill_disk(self) -> None:
         """Let the driver write into no file for a while."""
+        self.seconds_of_epoch = WHILE_DISK_IS_FULL
         with full_disk(self.driver.pid):
             time.sleep(OUTAGE)
+        self.seconds_of_epoch = SECONDS_OF_EPOCH
 
     def kill_driver(self) -> None:
         """Kill the driver, and give its command again."""
@@ -178,12 +185,6 @@ FAULTS: dict[str, Callable[[DisturbedSearch], None]] = {
     "disk full": DisturbedSearch.fill_disk,
     "driver killed": DisturbedSearch.kill_driver,
 }
-
-
-def slow(environ: dict[str, Any]) -> None:
-    """Take a while for what a trial writes once an epoch."""
-    if environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"].endswith("/metrics.jsonl"):
-        time.sleep(SECONDS_OF_EPOCH)
 
 
 def assert_told_once(study_url: str, output: str, failures: int) -> None:
@@ -239,7 +240,7 @@ def test_search_comes_to_its_champion_whatever_goes_wrong_in_whatever_order(
     search = DisturbedSearch(lab, postgres, driver, seed)
     order = list(FAULTS)
     search.rng.shuffle(order)
-    lab.s3.fault = slow
+    lab.s3.fault = search.slow
     started = time.monotonic()
     try:
         driver.start()
