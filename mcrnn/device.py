@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mcrnn.errors import UserError
+from mcrnn.errors import UserError, first_line
 
 
 def choose_device(name: str | None, option: str) -> torch.device:
@@ -24,7 +24,7 @@ def choose_device(name: str | None, option: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)  # a device that exists in name only fails here
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"{option} {name} cannot be used on this machine ({reason}); leave it out, or give cpu"
         ) from None

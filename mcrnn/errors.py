@@ -27,12 +27,21 @@ class NotEnoughMemoryError(UserError):
     """A training needs more memory than there is. Starting it again would fail in the same way."""
 
 
-class DiskError(UserError):
+class IsolatedError(UserError):
+    """An error that one run has met, and others may not meet, so that it is no reason to end a search."""
+
+
+class DiskError(IsolatedError):
     """A disk cannot be read or written, as when it is full. On another machine there may be no such problem."""
 
 
-class DamagedFileError(UserError):
+class DamagedFileError(IsolatedError):
     """A file that this software has written cannot be understood any more. Other runs may have no such file."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

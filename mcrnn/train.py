@@ -50,11 +50,13 @@ def train(
     else:
         config = load_configuration(file or "", settings or ())
 
-    from mcrnn.runners import single_run
     from mcrnn.tracking.provenance import code_version, source_line
 
     source = source_line(file) if file is not None else f"repeats the run {from_run}; mcrnn {code_version()}"
     print(source, flush=True)
+
+    from mcrnn.runners import single_run
+
     single_run.run(config, root, new=new, digest=digest, facts={"source": source})
 
 

@@ -42,14 +42,16 @@ def tune(
         preview(search, check(search, root))
         return
 
-    from mcrnn.reports.search_tables import print_summary
-    from mcrnn.runners.ray_cluster import check_reach
-    from mcrnn.search.driver import run
-    from mcrnn.search.search_run import open_search
     from mcrnn.tracking.provenance import source_line
 
     source = source_line(file)
     print(source, flush=True)
+
+    from mcrnn.reports.search_tables import print_summary
+    from mcrnn.runners.ray_cluster import check_reach
+    from mcrnn.search.driver import run
+    from mcrnn.search.search_run import open_search
+
     check_reach(root.location("searches"))
     with open_search(search, root, new=new) as search_run:
         if not search_run.finished:

@@ -20,22 +20,21 @@ from mcrnn.config.space import SpaceEntry
 MISSING = object()
 
 
-def differences(before: dict[str, Any], now: dict[str, Any], may_change: tuple[str, ...] = ()) -> list[str]:
-    """Return what differs between two configurations, a text for each field; empty where they mean the same.
+def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+    """Return what differs between two configurations: a text for each field by its dotted path.
 
     Args:
         before: a configuration, or a whole search, as it was written down.
         now: the same as it is now. Both may have further keys.
-        may_change: dotted paths of the fields that may differ.
     """
     now = json.loads(json.dumps(now))
     given_before, given_now = flatten(before), flatten(now)
     old, new = completed(before), completed(now)
-    return [
-        f"{key} is {given_now.get(key, 'not given')}, was {given_before.get(key, 'not given')}"
+    return {
+        key: f"{key} is {given_now.get(key, 'not given')}, was {given_before.get(key, 'not given')}"
         for key in sorted(old | new)
-        if key not in may_change and old.get(key, MISSING) != new.get(key, MISSING)
-    ]
+        if old.get(key, MISSING) != new.get(key, MISSING)
+    }
 
 
 def completed(content: dict[str, Any]) -> Values:

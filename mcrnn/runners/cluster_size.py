@@ -10,9 +10,10 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from mcrnn.config.sections import TrainConfig
-from mcrnn.errors import UserError
+from mcrnn.errors import UserError, first_line
 from mcrnn.runners.autoscaler import AutoscalerLimits, Machines, autoscaler_configuration
 
 MAX_GPUS = "MCRNN_MAX_GPUS"
@@ -145,11 +146,8 @@ def cluster_size() -> Cluster:
     if not os.environ.get("RAY_ADDRESS"):
         return Cluster(machines, head_memory=head_memory)
     max_gpus = _max_gpus()
-    source, problem = "", ""
-    try:
-        limits = AutoscalerLimits.of_configuration(autoscaler_configuration(head))
-    except Exception as error:  # whatever reading another program's configuration may raise
-        limits, problem = AutoscalerLimits(), f"but its limits cannot be read ({_reason(error)})"
+    source = ""
+    limits, problem = _limits(head)
     if limits.grows and not limits.are_known and len(nodes) <= limits.max_workers:
         problem = "but its configuration does not say what its machines have"
     if not limits.are_known and max_gpus is not None:
@@ -160,13 +158,29 @@ def cluster_size() -> Cluster:
     return Cluster(machines, known_head, limits, head_memory, source, problem)
 
 
+_known_limits: dict[str, tuple[AutoscalerLimits, str]] = {}
+"""What `_limits` has found, by the address of the cluster."""
+
+
+def _limits(head: dict[str, Any]) -> tuple[AutoscalerLimits, str]:
+    """Return the limits of the autoscaler, and why they are not known, empty where they are.
+
+    A process looks once: where the configuration cannot be reached, a look may take minutes.
+    """
+    import ray
+
+    cluster = ray.get_runtime_context().gcs_address
+    if cluster not in _known_limits:
+        try:
+            _known_limits[cluster] = AutoscalerLimits.of_configuration(autoscaler_configuration(head)), ""
+        except Exception as error:  # whatever reading another program's configuration may raise
+            problem = f"but its limits cannot be read ({first_line(error)[:200]})"
+            _known_limits[cluster] = AutoscalerLimits(), problem
+    return _known_limits[cluster]
+
+
 def _machine(resources: dict[str, float]) -> Machines:
     return Machines(1, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip()
-    return (text.splitlines()[0] if text else type(error).__name__)[:200]
 
 
 def _max_gpus() -> float | None:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from mcrnn.errors import UserError
+from mcrnn.errors import UserError, first_line
 from mcrnn.runners.cluster_size import Cluster, cluster_size
 from mcrnn.runners.own_ray import closed_to_others
 from mcrnn.storage.local import LocalFolder
@@ -101,7 +101,7 @@ def _connect(address: str) -> None:
             ) from None
         if not isinstance(error, ConnectionError | ValueError | RuntimeError | TimeoutError):
             raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise UserError(
             f"the Ray cluster at RAY_ADDRESS {address} cannot be reached ({reason[:200]}); without RAY_ADDRESS the "
             "command starts a Ray of its own on this machine"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import torch
 
 from mcrnn.device import choose_device
-from mcrnn.errors import DamagedFileError, DiskError, NotEnoughMemoryError, UserError
+from mcrnn.errors import NotEnoughMemoryError, UserError
 from mcrnn.runners.session import RunSession
 from mcrnn.runners.stop_flag import StopPoll
-from mcrnn.storage.retry import ServiceUnavailableError, enable_retries
+from mcrnn.storage.retry import enable_retries
 from mcrnn.training.checkpoints import deserialize
 from mcrnn.training.run import TrainingRun
 from mcrnn.training.session import Metrics, Request, State
@@ -80,6 +81,9 @@ def _on_train_worker(loop_config: dict[str, Any]) -> None:
     session.train(
         data, ray.train.torch.get_device() if cuda else choose_device(run.config.train.device, "train.device")
     )
+    # Ray Train now destroys the process group. Were the data-parallel model, which is part of a reference cycle, the
+    # last to hold it, PyTorch would wait for the group's threads in a destructor that keeps them from running.
+    gc.collect()
 
 
 def run_distributed(run: TrainingRun, data: Any, *, gpus: float = 0, stop: Any = None, callbacks: Any = None) -> None:
@@ -140,6 +144,6 @@ def root_cause(run: TrainingRun, error: BaseException) -> BaseException:
         while inner is not None and not isinstance(inner, UserError):
             inner = inner.__cause__ or getattr(inner, "cause", None)
         if inner is not None:
-            kinds = (DamagedFileError, DiskError, ServiceUnavailableError)  # which another try may not meet
-            return next((kind for kind in kinds if isinstance(inner, kind)), UserError)(str(inner))
+            # Ray raises a class of its own that is also the worker's; the first of ours in it is the worker's.
+            return next(kind for kind in type(inner).__mro__ if kind.__module__.startswith("mcrnn."))(str(inner))
     return error

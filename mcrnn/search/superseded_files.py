@@ -15,6 +15,7 @@ from functools import partial
 
 import optuna
 
+from mcrnn.errors import first_line
 from mcrnn.search.study import ENDED, state_of
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.storage.location import Location
@@ -45,7 +46,7 @@ class Deletion:
         try:
             yield
         except Exception as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            reason = first_line(error)
             if not self._has_warned:
                 self.warn(f"files in '{self.url}' that the search needs no more cannot be deleted: {reason}")
             self._has_warned = True

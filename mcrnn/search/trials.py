@@ -20,14 +20,14 @@ from ray.tune.experiment import Trial
 from mcrnn.config.paths import Values
 from mcrnn.config.space import Search
 from mcrnn.data.description import FieldDescription
-from mcrnn.errors import DamagedFileError, DiskError, NotEnoughMemoryError, UserError
+from mcrnn.errors import IsolatedError, NotEnoughMemoryError, UserError, first_line
 from mcrnn.models import with_resolved_width
 from mcrnn.runners.ray_train import root_cause, run_distributed
 from mcrnn.runners.session import report_constants
 from mcrnn.runners.tune_trial import run_in_tune
 from mcrnn.search.trial_report import TrialFailedError, TrialReport
 from mcrnn.storage.lease import Lease
-from mcrnn.storage.retry import ServiceUnavailableError, enable_retries
+from mcrnn.storage.retry import enable_retries
 from mcrnn.tracking.run_folder import RunFolder, SearchFolder
 from mcrnn.training.run import TrainingRun
 from mcrnn.training.session import End
@@ -235,14 +235,13 @@ def run_trial(proposal: dict[str, Any], *, context: TrialContext) -> None:
         if is_mistake(error):
             tune.report(TrialReport.of_mistake(f"{name}: {error}").as_result())
             return
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        reason = first_line(error) if str(error).strip() else "no message"
         raise TrialFailedError(f"{type(error).__name__}: {reason}{file}") from error
 
 
 def is_mistake(error: Exception) -> bool:
     """Return whether an error is one of the configuration, which every other trial would meet as well."""
-    not_of_others = DamagedFileError | DiskError | ServiceUnavailableError
-    return isinstance(error, UserError) and not isinstance(error, not_of_others)
+    return isinstance(error, UserError) and not isinstance(error, IsolatedError)
 
 
 def _write_error(folder: RunFolder) -> str:

@@ -40,25 +40,13 @@ SETTLING = 3.0
 read is given the time to be written completely."""
 
 
-@dataclass(frozen=True)
-class _Holder:
-    """What a lease says of its holder. Of one that was written in part, or by something else, nothing is known."""
-
-    content: dict[str, Any] | None
-
-    @classmethod
-    def of(cls, data: bytes) -> _Holder:
-        try:
-            content = json.loads(data)
-        except ValueError:
-            return cls(None)
-        return cls(content if isinstance(content, dict) and "token" in content else None)
-
-    def has(self, key: str) -> Any:
-        return None if self.content is None else self.content.get(key)
-
-    def __str__(self) -> str:
-        return f"process {self.has('pid') or '?'} on {self.has('host') or '?'}"
+def _holder(data: bytes) -> dict[str, Any]:
+    """Return what a lease says of its holder, nothing of one that was written in part, or by something else."""
+    try:
+        content = json.loads(data)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) and "token" in content else {}
 
 
 @dataclass
@@ -114,7 +102,7 @@ class Lease:
         Raises:
             UserError: Another process has it.
         """
-        first: str | None = None
+        seen: str | None = None  # the version that is watched
         since = looked = time.monotonic()
         while True:
             try:
@@ -123,28 +111,27 @@ class Lease:
                 if self._take(None):
                     return
                 continue  # another process was faster, or has just released it
-            now, holder = time.monotonic(), _Holder.of(data)
-            if holder.has("token") == self.token:  # a request was repeated whose answer had been lost
+            now, holder = time.monotonic(), _holder(data)
+            if holder.get("token") == self.token:  # a request was repeated whose answer had been lost
                 self._version, self.renewed = version, now
                 return
-            alive = runs(holder.has("process"))
-            if alive or (first is not None and version != first):
-                raise UserError(
-                    f"another {self.work} ({holder}) is writing '{self.location.url}': wait until it ends, or stop it"
-                )
-            needed = LIFETIME if holder.content is not None else SETTLING
+            who = f"another {self.work} (process {holder.get('pid', '?')} on {holder.get('host', '?')})"
+            alive = runs(holder.get("process"))
+            if alive or (seen is not None and version != seen):
+                raise UserError(f"{who} is writing '{self.location.url}': wait until it ends, or stop it")
+            needed = LIFETIME if holder else SETTLING
             if now - looked > RENEWAL:
                 since = now  # neither this process nor the storage was there, and perhaps the holder was neither
             looked = now
-            if alive is False or (first is not None and now - since >= needed):
+            if alive is False or (seen is not None and now - since >= needed):
                 if self._take(version):
                     return
-                first = version  # whoever was faster has it
+                seen = version  # whoever was faster has it
                 continue
-            if first is None:
-                first, since = version, now
+            if seen is None:
+                seen, since = version, now
                 print(
-                    f"another {self.work} ({holder}) was writing '{self.location.url}': "
+                    f"{who} was writing '{self.location.url}': "
                     f"waiting for up to {needed:.0f} s to see whether it still does",
                     file=sys.stderr,
                     flush=True,
@@ -225,7 +212,7 @@ class Lease:
             data, version = self.location.read_version(self.key)
         except FileNotFoundError:
             return False
-        own = bool(_Holder.of(data).has("token") == self.token)
+        own = bool(_holder(data).get("token") == self.token)
         if own:
             self._version = version
         return own

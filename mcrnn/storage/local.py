@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcrnn.errors import DiskError
-from mcrnn.storage.location import Location
+from mcrnn.storage.location import Location, NoConditionalWritesError
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -91,7 +91,7 @@ class LocalFolder:
             return None
         except OSError as error:
             if error.errno in WITHOUT_LOCKS:
-                raise NotImplementedError(f"no locks: {error.strerror}") from None
+                raise NoConditionalWritesError(f"no locks: {error.strerror}") from None
             raise self._cannot_write(key, error) from None
         return _version(data)
 

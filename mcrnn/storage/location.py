@@ -14,6 +14,13 @@ CHECK_PREFIX = ".mcrnn-check-"
 """Start of the key of the object that `check` writes and deletes. One is left behind if the process is killed."""
 
 
+class NoConditionalWritesError(Exception):
+    """A storage cannot write under a condition: a service that refuses the conditions, a file system without locks.
+
+    It never reaches a user: a lease then does without; see `mcrnn.storage.lease`.
+    """
+
+
 class Location(Protocol):
     """A folder, local or on object storage, that holds objects.
 
@@ -67,7 +74,7 @@ class Location(Protocol):
             The version of the object; None if it was not written.
 
         Raises:
-            NotImplementedError: The storage cannot do this; see `has_conditional_writes`.
+            NoConditionalWritesError: The storage cannot do this; see `has_conditional_writes`.
         """
 
     def replace(self, key: str, data: bytes, version: str) -> str | None:
@@ -82,7 +89,7 @@ class Location(Protocol):
             The new version; None if it was not written.
 
         Raises:
-            NotImplementedError: The storage cannot do this; see `has_conditional_writes`.
+            NoConditionalWritesError: The storage cannot do this; see `has_conditional_writes`.
         """
 
     def delete(self, key: str) -> None:
@@ -135,7 +142,7 @@ def has_conditional_writes(location: Location) -> bool:
             and location.create(key, b"second") is None
             and location.replace(key, b"third", "no version") is None
         )
-    except NotImplementedError:
+    except NoConditionalWritesError:
         return False
     finally:
         location.delete(key)

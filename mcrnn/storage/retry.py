@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from mcrnn.errors import UserError
+from mcrnn.errors import IsolatedError, UserError
 from mcrnn.passwords import mask_passwords
 
 Result = TypeVar("Result")
@@ -35,7 +35,7 @@ LOGGER.propagate = False
 _patience = 0.0
 
 
-class ServiceUnavailableError(UserError):
+class ServiceUnavailableError(IsolatedError):
     """A service does not answer or is overloaded: the same request may succeed later."""
 
 

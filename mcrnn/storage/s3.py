@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mcrnn.errors import UserError
 from mcrnn.storage import s3_errors
-from mcrnn.storage.location import Location
+from mcrnn.storage.location import Location, NoConditionalWritesError
 from mcrnn.storage.retry import PATIENCE_UNDER_WAY, Outage, with_retries
 
 if TYPE_CHECKING:
@@ -117,6 +117,11 @@ class S3Prefix:
         """Return bucket and full key of an object, as s3fs takes them."""
         return f"{self.bucket_and_prefix}/{key}"
 
+    def _named(self, key: str) -> dict[str, str]:
+        """Return bucket and full key of an object, as the service takes them."""
+        bucket, name = self._path(key).split("/", 1)
+        return {"Bucket": bucket, "Key": name}
+
     def child(self, name: str) -> Location:
         return S3Prefix(f"{self.bucket_and_prefix}/{name.strip('/')}")
 
@@ -126,32 +131,27 @@ class S3Prefix:
     def read_with_age(self, key: str) -> tuple[bytes, float]:
         import email.utils  # only here, because it takes a while to import
 
-        import fsspec.asyn
-
-        bucket, name = self._path(key).split("/", 1)
-
-        def get() -> tuple[bytes, float]:
-            files = self._files
-            answer = files.call_s3("get_object", Bucket=bucket, Key=name)
-            now = email.utils.parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-            return fsspec.asyn.sync(files.loop, answer["Body"].read), (now - answer["LastModified"]).total_seconds()
-
-        content, age = s3_request(self.url, get)
-        return content, max(0.0, age)
+        content, answer = self._get(key)
+        now = email.utils.parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return content, max(0.0, (now - answer["LastModified"]).total_seconds())
 
     def write(self, key: str, data: bytes) -> None:
         s3_request(self.url, lambda: self._files.pipe_file(self._path(key), data))
 
     def read_version(self, key: str) -> tuple[bytes, str]:
+        content, answer = self._get(key)
+        return content, answer["ETag"]
+
+    def _get(self, key: str) -> tuple[bytes, dict[str, Any]]:
+        """Return the content of an object, with the answer of the service, of which s3fs itself returns nothing."""
         from fsspec.asyn import sync
 
         files = self._files
-        bucket, name = self._path(key).split("/", 1)
 
-        async def get() -> tuple[bytes, str]:
-            answer = await files._call_s3("get_object", Bucket=bucket, Key=name)
+        async def get() -> tuple[bytes, dict[str, Any]]:
+            answer = await files._call_s3("get_object", **self._named(key))
             async with answer["Body"] as body:
-                return await body.read(), answer["ETag"]
+                return await body.read(), answer
 
         return s3_request(self.url, lambda: sync(files.loop, get))
 
@@ -163,17 +163,16 @@ class S3Prefix:
 
     def _write_if(self, key: str, data: bytes, **condition: str) -> str | None:
         """Write an object under a condition, and return its version; None if the condition does not hold."""
-        bucket, name = self._path(key).split("/", 1)
 
         def put() -> str | None:
             try:
-                answer = self._files.call_s3("put_object", Bucket=bucket, Key=name, Body=data, **condition)
+                answer = self._files.call_s3("put_object", **self._named(key), Body=data, **condition)
             except Exception as error:
                 code = s3_errors.code_of(error)
                 if code in s3_errors.CONDITION_FAILED:
                     return None
                 if code in s3_errors.NOT_IMPLEMENTED:
-                    raise NotImplementedError(f"{condition}: {code}") from None
+                    raise NoConditionalWritesError(f"{condition}: {code}") from None
                 raise
             return answer["ETag"]
 
@@ -181,8 +180,7 @@ class S3Prefix:
 
     def delete(self, key: str) -> None:
         # rm of s3fs first asks whether there is such an object, and fails where there is none
-        bucket, name = self._path(key).split("/", 1)
-        s3_request(self.url, lambda: self._files.call_s3("delete_object", Bucket=bucket, Key=name))
+        s3_request(self.url, lambda: self._files.call_s3("delete_object", **self._named(key)))
 
     def sizes(self) -> dict[str, int]:
         found = s3_request(self.url, lambda: self._files.find(self.bucket_and_prefix, detail=True))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mcrnn.errors import UserError
+from mcrnn.storage.location import NoConditionalWritesError
 from mcrnn.storage.retry import ServiceUnavailableError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def translate_errors(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, FileExistsError, NotImplementedError):
+    except (UserError, FileExistsError, NoConditionalWritesError):
         raise
     except Exception as error:
         explained = _explain(url, _find_cause(error))

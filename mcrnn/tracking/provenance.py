@@ -28,7 +28,10 @@ DIGITS = 12
 
 def code_version() -> str:
     """Return the version of this package."""
-    return packages().get("mcrnn", "of an unknown version")
+    try:
+        return version("mcrnn")
+    except PackageNotFoundError:
+        return "of an unknown version"
 
 
 def source_line(path: str) -> str:

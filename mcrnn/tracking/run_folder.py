@@ -126,12 +126,12 @@ class RunFolder:
         recorded = self.read_configuration()
         before, configuration = without_passwords(recorded), without_passwords(configuration)
         if before is not None:
-            if before == recorded and not differences(before, configuration):
+            changed = differences(before, configuration)
+            if before == recorded and not changed:
                 return  # what a finished search has written stays as it is
-            changed = differences(before, configuration, may_change)
-            if changed:
+            if refused := [text for path, text in changed.items() if path not in may_change]:
                 raise UserError(
-                    f"'{self.url}' was started with another configuration: {'; '.join(changed)}. "
+                    f"'{self.url}' was started with another configuration: {'; '.join(refused)}. "
                     "Start a new one beside it with --new"
                 )
         self._write_json(CONFIGURATION_FILE, configuration, indent=1)

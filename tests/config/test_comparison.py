@@ -63,8 +63,9 @@ def test_another_value_than_the_default_of_an_added_field_is_refused(tmp_path: P
 
 def test_field_that_has_no_default_or_is_no_field_must_be_the_same() -> None:
     now = stored()
-    assert differences(without(now, "store_digest"), now) == ["store_digest is d, was not given"]
-    assert differences(without(now, "data.store"), now) == [f"data.store is {now['data']['store']}, was not given"]
+    assert differences(without(now, "store_digest"), now) == {"store_digest": "store_digest is d, was not given"}
+    store = now["data"]["store"]
+    assert differences(without(now, "data.store"), now) == {"data.store": f"data.store is {store}, was not given"}
 
 
 def test_field_left_out_of_the_file_is_its_default() -> None:
@@ -72,17 +73,17 @@ def test_field_left_out_of_the_file_is_its_default() -> None:
     now["train"].pop("optimizer", None)
     before = json.loads(json.dumps(now))
     before["train"]["optimizer"] = "adam"
-    assert differences(before, now) == differences(now, before) == []
+    assert differences(before, now) == differences(now, before) == {}
 
 
 def test_field_that_is_added_to_the_entries_of_a_space_is_its_default() -> None:
     now = stored()
     before = json.loads(json.dumps(now))
     del before["space"]["train.learning_rate"][0]["log"]
-    (only,) = differences(before, now)
+    (only,) = differences(before, now).values()
     assert only.startswith("space.train.learning_rate is ")
     now["space"]["train.learning_rate"][0]["log"] = False
-    assert differences(before, now) == []
+    assert differences(before, now) == {}
 
 
 def test_section_that_is_left_out_differs_from_one_with_defaults() -> None:

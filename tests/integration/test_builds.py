@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 SMALL = ("--train", "64", "--val", "8", "--test", "8", "--seed", "3", "--frames", "30")
 
 
-@pytest.mark.long(20)
+@pytest.mark.soak
 def test_killed_build_on_two_workers_ends_in_the_bytes_of_one_worker(
     command: CommandRunner, start: Start, root: Path, shared_ray: str
 ) -> None:

@@ -55,8 +55,8 @@ def assert_champion_is_registered(client: MlflowClient, root: Path) -> None:
     assert {run.data.tags[PARENT_TAG] for run in trials} == {search.info.run_id}
 
 
-@pytest.mark.long(50)
-@pytest.mark.parametrize("what", [pytest.param("runs", marks=pytest.mark.soak), "experiment"])
+@pytest.mark.soak
+@pytest.mark.parametrize("what", ["runs", "experiment"])
 def test_search_registers_its_champion_whatever_is_deleted_in_mlflow(
     command: CommandRunner, root: Path, start: Start, shared_ray: str, what: str
 ) -> None:

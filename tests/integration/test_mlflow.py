@@ -177,7 +177,7 @@ def run_with_outage(root: Path, server: Server, start: Start, seconds: float) ->
     assert_all_metrics_are_there(root, server.url, "s")
 
 
-@pytest.mark.long(35)
+@pytest.mark.soak
 def test_nothing_is_lost_while_the_server_is_away(
     root: Path,
     server: Server,

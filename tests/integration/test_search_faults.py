@@ -202,7 +202,7 @@ def test_three_removals_of_the_node_that_trains(
         cluster.shutdown()
 
 
-@pytest.mark.long(20)
+@pytest.mark.soak
 def test_ctrl_c_stops_after_saving_and_a_second_driver_is_refused(
     command: CommandRunner, root: Path, start: Start, shared_ray: str
 ) -> None:

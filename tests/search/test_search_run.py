@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -43,9 +46,7 @@ def test_trials_of_cover_are_added_once_by_all_that_start_at_the_same_moment(roo
     assert all("another search (process" in each for each in refused)
 
 
-def test_what_another_process_wrote_until_it_ended_is_seen(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_another_process_wrote_until_it_ended_is_seen(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The journal is read when this process has the folder to itself, however long it has waited for that."""
     search = load_search(str(root / write(root, "s")))
     storage = Storage.open(str(root))
@@ -56,6 +57,8 @@ def test_what_another_process_wrote_until_it_ended_is_seen(
     elsewhere.acquire()
     monkeypatch.setattr(lease, "runs", lambda identity: None)
     seen: list[int] = []
+    said = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", said)
 
     def wait_and_open() -> None:
         with open_search(search, storage, new=False) as search_run:
@@ -63,8 +66,9 @@ def test_what_another_process_wrote_until_it_ended_is_seen(
 
     waiting = threading.Thread(target=wait_and_open)
     waiting.start()
-    while "waiting for up to" not in capsys.readouterr().err:
+    while "waiting for up to" not in said.getvalue():
         assert waiting.is_alive()
+        time.sleep(0.01)
     before.study.enqueue_trial({"train.learning_rate": 1e-2})
     elsewhere.release()
     waiting.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import multiprocessing
 import os
 from datetime import timedelta
@@ -36,32 +37,35 @@ def on_worker(rank: int, world: int, kind: str, store: str, out: str) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     if world > 1:
         dist.init_process_group("gloo", f"file://{out}.store", timedelta(seconds=60), world, rank)
+    torch.save(trained(rank, world, kind, store), f"{out}-{rank}")
+    gc.collect()  # or the data-parallel model is the last to hold the process group; see `mcrnn.runners.ray_train`
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def trained(rank: int, world: int, kind: str, store: str) -> Any:
+    """What a worker has found, of a kind that the test names."""
     config = noisy(precision=kind) if kind.startswith("float") else noisy(epochs=3 if kind == "resume" else 9)
     data = FieldData.load(FieldStore.open(LocalFolder(Path(store))), config.data)
     reports: list[Metrics] = []
     states: list[State] = []
     session = CallbackSession(lambda metrics, state: reports.append(metrics), rank=rank, world_size=world)
-    result: Any
     if kind == "resume":
         keeping = Keeping(rank, world)
         fit(config, data, keeping)
         again = CallbackSession(lambda metrics, state: reports.append(metrics), keeping.within, rank, world)
         fit(config, data, again)
-        result = {"whole": keeping.history[1:], "resumed": reports}
-    elif kind == "stop":
+        return {"whole": keeping.history[1:], "resumed": reports}
+    if kind == "stop":
         stopping = Stopping(rank, world, states)
         end = fit(config, data, stopping)
-        result = {"end": str(end), "epochs": len(stopping.history)}
-    else:
-        training = Trainer(config, data, session, torch.device("cpu"))
-        training._step(next(prefetch(training.windows.epoch(1, rank, world))))
-        # before it was clipped the gradient was another, but for one factor that is the same for all
-        gradients = {name: p.grad.double() for name, p in training.model.named_parameters() if p.grad is not None}
-        fit(config, data, CallbackSession(lambda metrics, state: states.append(state), rank=rank, world_size=world))
-        result = {"gradients": gradients, "weights": states[-1]["model"], "history": states[-1]["history"]}
-    torch.save(result, f"{out}-{rank}")
-    if world > 1:
-        dist.destroy_process_group()
+        return {"end": str(end), "epochs": len(stopping.history)}
+    training = Trainer(config, data, session, torch.device("cpu"))
+    training._step(next(prefetch(training.windows.epoch(1, rank, world))))
+    # before it was clipped the gradient was another, but for one factor that is the same for all
+    gradients = {name: p.grad.double() for name, p in training.model.named_parameters() if p.grad is not None}
+    fit(config, data, CallbackSession(lambda metrics, state: states.append(state), rank=rank, world_size=world))
+    return {"gradients": gradients, "weights": states[-1]["model"], "history": states[-1]["history"]}
 
 
 class Stopping(CallbackSession):
