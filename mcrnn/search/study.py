@@ -13,10 +13,10 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, cast
 
 import optuna
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState
 
 from mcrnn.config.paths import Values
@@ -25,7 +25,7 @@ from mcrnn.config.space import Search
 from mcrnn.errors import UserError
 from mcrnn.passwords import mask_passwords
 from mcrnn.search.attributes import STOPPED_PAUSED, VALUES_ATTRIBUTE
-from mcrnn.search.database import Database
+from mcrnn.search.database import Database, PatientStorage
 from mcrnn.search.journal import Journal
 from mcrnn.search.learning import ExpectedErrors
 from mcrnn.search.parameters import distribution, parameter_name, parameters_of, values_of
@@ -146,7 +146,9 @@ def leave_old_study(search: Search, folder: SearchFolder) -> None:
 
 def _storage(journal: Journal, config: SearchConfig) -> BaseStorage:
     """Return Optuna's storage: the journal, or the database that `search.storage` names."""
-    return journal.storage() if config.storage is None else _database(config.storage)
+    if config.storage is None:
+        return journal.storage()
+    return cast("BaseStorage", PatientStorage(get_storage(_database(config.storage))))
 
 
 def _database(url: str) -> Database:
