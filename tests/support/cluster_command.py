@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from tests.support import shared
+from tests.support.commands import ForkedProcess
 from tests.support.ray_cluster import TwoNodes
 
 
@@ -27,22 +27,17 @@ class ClusterCommand:
         self.environment = cluster.environment | {"RAY_ADDRESS": cluster.address}
         self.lines: list[str] = []
         """What all starts have printed so far, on stdout and stderr."""
-        self._process: subprocess.Popen[str] | None = None
-        self._reader: threading.Thread | None = None
+        self._process: ForkedProcess | None = None
+        self._readers: list[threading.Thread] = []
 
     def start(self) -> None:
         """Give the command; the one before it must have ended."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", *self.arguments],
-            cwd=self.folder,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
-        self._reader.start()
+        words = ["-m", *self.arguments]
+        self._process = ForkedProcess(shared.command_server(), words, self.folder, self.environment)
+        streams = self._process.stdout, self._process.stderr
+        self._readers = [threading.Thread(target=self._read, args=(each,), daemon=True) for each in streams]
+        for reader in self._readers:
+            reader.start()
 
     def _read(self, stream: IO[str]) -> None:
         for line in stream:
@@ -67,10 +62,11 @@ class ClusterCommand:
 
     def wait(self, seconds: float) -> int | None:
         """Wait for its end, and return its exit code; None if it was never started."""
-        if self._process is None or self._reader is None:
+        if self._process is None:
             return None
         code = self._process.wait(seconds)
-        self._reader.join(10)
+        for reader in self._readers:
+            reader.join(10)
         return code
 
     def wait_until(self, condition: Callable[[], Any], seconds: float, what: str) -> None:
