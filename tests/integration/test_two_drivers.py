@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.location import Location
 from mcrnn.storage.s3 import S3Prefix
+from mcrnn.tracking.run_folder import SUMMARY_FILE
 from tests.conftest import PROJECT
 from tests.integration.test_search_faults import write
 from tests.storage.test_lease import container
@@ -23,14 +25,17 @@ pytestmark = [pytest.mark.integration, pytest.mark.soak, pytest.mark.timeout(360
 __all__ = ["container"]
 
 ROUNDS = int(os.environ.get("MCRNN_TEST_ROUNDS", "50"))
+ROUNDS_OF_A_SEARCH = 10
+"""Starts of one search: it is new at the first. At each later one, its model is still to be registered."""
 SMALL = {"search": {"trials": 2, "scheduler": "none", "cover": None}, "train": {"epochs": 1}}
 
 
-def race(root: Path, *prefix: str) -> None:
-    """Start two drivers of a new search at the same moment, many times.
+def race(root: Path, searches: Location, *prefix: str) -> None:
+    """Start two drivers of a search at the same moment, many times.
 
     Args:
         root: folder in which they run; the storage root where the environment names no other.
+        searches: the folder of all searches.
         prefix: what their processes are started with.
     """
     file = write(root, "s", **SMALL)
@@ -49,13 +54,19 @@ def race(root: Path, *prefix: str) -> None:
     try:
         assert answers() == ["ready\n"] * 2
         for number in range(ROUNDS):
+            name, is_new = f"s{number // ROUNDS_OF_A_SEARCH}", number % ROUNDS_OF_A_SEARCH == 0
+            folder = searches.child(name)
+            if not is_new:
+                folder.delete(SUMMARY_FILE)
             moment = time.monotonic() + 0.1
             for racer in racers:
-                print(moment, file, "--set", f"name=s{number}", file=racer.stdin)
+                print(moment, file, "--set", f"name={name}", file=racer.stdin)
             ends = sorted((json.loads(answer) for answer in answers()), key=lambda end: end["code"])
             assert [end["code"] for end in ends] == [0, 2], ends
             assert "another search (process" in ends[1]["said"].splitlines()[-1]
-            assert "[2/2]" in ends[0]["said"], ends
+            assert f"search {name}: {2 if is_new else 0} trials to run" in ends[0]["said"], ends
+            assert folder.read(SUMMARY_FILE)
+            print(f"{number + 1} of {ROUNDS} starts: one works, the other is refused", flush=True)
     finally:
         for racer in racers:
             racer.kill()
@@ -63,7 +74,7 @@ def race(root: Path, *prefix: str) -> None:
 
 
 def test_one_of_two_drivers_works(root: Path, database: Path, shared_ray: str) -> None:
-    race(root)
+    race(root, LocalFolder(root / "searches"))
 
 
 def test_one_of_two_drivers_on_s3_works(
@@ -73,11 +84,11 @@ def test_one_of_two_drivers_on_s3_works(
     for key in store.sizes():
         S3Prefix("lab/mcrnn/data").write(key, store.read(key))
     monkeypatch.setenv("MCRNN_STORAGE", "s3://lab/mcrnn")
-    race(root)
+    race(root, S3Prefix("lab/mcrnn/searches"))
 
 
 def test_one_of_two_drivers_in_containers_with_one_host_name_works(
     root: Path, database: Path, ray_folder: Path, container: tuple[str, ...]
 ) -> None:
     """Each has a Ray of its own, and of the other it knows only what is in the folder."""
-    race(root, *container)
+    race(root, LocalFolder(root / "searches"), *container)

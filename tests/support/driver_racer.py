@@ -2,11 +2,13 @@
 
 The wall clock of the drivers is CLOCK seconds ahead. For each line `MOMENT ARGUMENTS...` of its input it runs
 `python -m mcrnn.tune ARGUMENTS...` at a moment of the monotonic clock, in a forked process, in which the imports are
-done. It answers with one line of JSON: the exit code and what the driver wrote to stderr.
+done. It answers with one line of JSON: the exit code and what the driver wrote to stderr. Who works renews its lease
+all the time, so that one that cannot see its process need not wait long to be refused.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -14,7 +16,9 @@ import tempfile
 import time
 
 import mcrnn.search.driver  # noqa: F401  what drivers import
+from mcrnn.storage import lease
 from mcrnn.tune import main, tune
+from tests.support.fork_server import LIBRARIES
 
 
 def drive(arguments: list[str], errors: int) -> None:
@@ -36,6 +40,9 @@ def drive(arguments: list[str], errors: int) -> None:
 
 def serve(clock: float) -> None:
     """Start drivers until the input ends."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    lease.RENEWAL, lease.POLL = 0.2, 0.1
     right_time = time.time
     time.time = lambda: right_time() + clock  # nothing else of the command is changed
     print("ready", flush=True)
