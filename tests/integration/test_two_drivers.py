@@ -15,7 +15,7 @@ from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.s3 import S3Prefix
 from mcrnn.tracking.run_folder import SUMMARY_FILE
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, CommandRunner
 from tests.integration.test_search_faults import write
 from tests.storage.test_lease import container
 from tests.support.s3_server import S3Server
@@ -26,17 +26,18 @@ __all__ = ["container"]
 
 ROUNDS = int(os.environ.get("MCRNN_TEST_ROUNDS", "50"))
 ROUNDS_OF_A_SEARCH = 10
-"""Starts of one search: it is new at the first. At each later one, its model is still to be registered."""
+"""Starts of one search. It is new at the first; at each later one, its model is still to be registered."""
 SMALL = {"search": {"trials": 2, "scheduler": "none", "cover": None}, "train": {"epochs": 1}}
 
 
-def race(root: Path, searches: Location, *prefix: str) -> None:
+def race(root: Path, searches: Location, *prefix: str, of_a_search: int = ROUNDS_OF_A_SEARCH) -> None:
     """Start two drivers of a search at the same moment, many times.
 
     Args:
         root: folder in which they run; the storage root where the environment names no other.
         searches: the folder of all searches.
         prefix: what their processes are started with.
+        of_a_search: starts of one search.
     """
     file = write(root, "s", **SMALL)
     environment = {"MCRNN_STORAGE": str(root)} | os.environ | {"PYTHONPATH": str(PROJECT)}
@@ -54,17 +55,17 @@ def race(root: Path, searches: Location, *prefix: str) -> None:
     try:
         assert answers() == ["ready\n"] * 2
         for number in range(ROUNDS):
-            name, is_new = f"s{number // ROUNDS_OF_A_SEARCH}", number % ROUNDS_OF_A_SEARCH == 0
+            name = f"s{number // of_a_search}"
             folder = searches.child(name)
-            if not is_new:
-                folder.delete(SUMMARY_FILE)
+            is_new = SUMMARY_FILE not in folder.sizes()
+            folder.delete(SUMMARY_FILE)
             moment = time.monotonic() + 0.1
             for racer in racers:
                 print(moment, file, "--set", f"name={name}", file=racer.stdin)
             ends = sorted((json.loads(answer) for answer in answers()), key=lambda end: end["code"])
-            assert [end["code"] for end in ends] == [0, 2], ends
+            assert [end["code"] for end in ends] == [0, 2], "\n".join(end["said"] for end in ends)
             assert "another search (process" in ends[1]["said"].splitlines()[-1]
-            assert f"search {name}: {2 if is_new else 0} trials to run" in ends[0]["said"], ends
+            assert f"search {name}: {2 if is_new else 0} trials to run" in ends[0]["said"], ends[0]["said"]
             assert folder.read(SUMMARY_FILE)
             print(f"{number + 1} of {ROUNDS} starts: one works, the other is refused", flush=True)
     finally:
@@ -88,7 +89,9 @@ def test_one_of_two_drivers_on_s3_works(
 
 
 def test_one_of_two_drivers_in_containers_with_one_host_name_works(
-    root: Path, database: Path, ray_folder: Path, container: tuple[str, ...]
+    root: Path, database: Path, shared_ray: str, command: CommandRunner, container: tuple[str, ...]
 ) -> None:
-    """Each has a Ray of its own, and of the other it knows only what is in the folder."""
-    race(root, LocalFolder(root / "searches"), *container)
+    """Of the other one, each knows only what is in the folder."""
+    done = command("mcrnn.tune", write(root, "s", **SMALL), "--set", "name=s0")  # they cannot reach the Ray from inside
+    assert done.returncode == 0, done.stderr
+    race(root, LocalFolder(root / "searches"), *container, of_a_search=ROUNDS)
