@@ -210,6 +210,15 @@ def postgres_url(postgres_folder: Path) -> str:
     return shared.postgres(postgres_folder)
 
 
+@pytest.fixture(params=["postgresql", "sqlite"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database for studies: a real PostgreSQL, and SQLite, which differ in their types."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/study.db"
+    found: str = request.getfixturevalue("postgres_url")
+    return found
+
+
 @pytest.fixture
 def postgres(postgres_folder: Path) -> Iterator[PostgresServer]:
     """A PostgreSQL server of the test's own, which it may stop."""

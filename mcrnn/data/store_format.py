@@ -49,7 +49,7 @@ DATA_ARRAYS = ("field", "initial_field")
 """Arrays that hold field values. `initial_field`, of generated fields only, is the state at t = 0."""
 
 BUILD_FOLDER = ".build"
-"""Folder below the store with the lease and the markers of an unfinished build. A complete store has none."""
+"""Folder below the store with the lease and the records of an unfinished build. A complete store has none."""
 
 
 def canonical_json(value: Any) -> bytes:

@@ -17,12 +17,12 @@ from mcrnn.evaluation.metrics import rmse, rmse_normalized
 from mcrnn.evaluation.scoring import score_baselines
 from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
+from mcrnn.search.attributes import END, RESULT, TrialEnd
 from mcrnn.search.budgets import time_limits
 from mcrnn.search.confirmation import Confirmation, statement
 from mcrnn.search.parameters import SHARE_SUFFIX, values_of
 from mcrnn.search.search_run import SearchRun
 from mcrnn.search.study import finished_trials, optuna_quiet
-from mcrnn.search.trial_report import TrialEnd
 from mcrnn.storage.retry import print_warning
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import registry
@@ -50,7 +50,7 @@ def finalize(search_run: SearchRun, sync: RunSync, best: FrozenTrial) -> None:
     folder = search_run.folder.trial(best.number)
     found: dict[str, Any] = {
         "search": search_run.name,
-        "best": best.user_attrs["result"]["best"],
+        "best": best.user_attrs[RESULT]["best"],
         "trial": best.number,
     }
     confirmation = search_run.confirmation()
@@ -79,10 +79,10 @@ def finalize(search_run: SearchRun, sync: RunSync, best: FrozenTrial) -> None:
     rows = [
         {
             "trial": t.number,
-            "end": t.user_attrs.get("end", TrialEnd.FAILED),
+            "end": t.user_attrs.get(END, TrialEnd.FAILED),
             "values": values_of(t),
             "epochs": search.configuration(values_of(t)).train.epochs,
-            **t.user_attrs.get("result", {}),
+            **t.user_attrs.get(RESULT, {}),
         }
         for t in finished_trials(study)
     ]

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mcrnn.errors import UserError, did_you_mean
-from mcrnn.search.attributes import END, HOURS, RESULT, VALUES_ATTRIBUTE
+from mcrnn.search.attributes import END, HOURS, RESULT, VALUES_ATTRIBUTE, TrialEnd
 from mcrnn.search.study_reader import JournalReader, Phase, SeenTrial, StudyReader
 from mcrnn.search.trial_table import TrialRow
 from mcrnn.storage.location import Location
@@ -131,7 +131,7 @@ def overview(storage: Storage, kind: str, name: str) -> Overview | None:
     seen = see(location)
     if kind == RUN:
         return _overview_of_run(RunFolder(location), seen)
-    if seen is not None and seen.progress:
+    if seen is not None and "done" in seen.progress:
         return _overview_of(kind, name, seen)
     watched = WatchedSearch(storage, name)
     return watched.refresh() if watched.exists else None
@@ -221,7 +221,7 @@ class WatchedSearch:
         phases = Counter(trial.phase for trial in trials)
         found.done = phases[Phase.ENDED] + phases[Phase.PAUSED]
         found.budget = found.budget or _budget(settings, len(trials))
-        found.failed = sum(trial.attributes.get(END) == "failed" for trial in trials)
+        found.failed = sum(trial.attributes.get(END) == TrialEnd.FAILED for trial in trials)
         found.best = min((trial.best for trial in trials if trial.best is not None), default=None)
         found.running = phases[Phase.RUNNING] if found.state in ("running", "stopping") else 0
         found.hours, found.hours_budget = self._reader.attributes.get(HOURS), settings.get("hours")
@@ -286,7 +286,7 @@ class WatchedSearch:
 def _state(trial: SeenTrial, is_running: bool) -> str:
     """Return the state of a trial in one word."""
     if trial.phase == Phase.ENDED:
-        return trial.attributes.get(END, "failed")
+        return trial.attributes.get(END, TrialEnd.FAILED)
     return "interrupted" if trial.phase == Phase.RUNNING and not is_running else trial.phase.value
 
 

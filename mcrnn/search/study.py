@@ -24,7 +24,7 @@ from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search
 from mcrnn.errors import UserError
 from mcrnn.passwords import mask_passwords
-from mcrnn.search.attributes import STOPPED_PAUSED, VALUES_ATTRIBUTE
+from mcrnn.search.attributes import COPIED_FROM, END, STOPPED_PAUSED, VALUES_ATTRIBUTE
 from mcrnn.search.database import Database, PatientStorage
 from mcrnn.search.journal import Journal
 from mcrnn.search.learning import ExpectedErrors
@@ -94,7 +94,7 @@ def _has_started(study: optuna.Study) -> bool:
         first = study._storage.get_trial(study._storage.get_trial_id_from_study_id_trial_number(study._study_id, 0))
     except KeyError:
         return False
-    if "from" in first.user_attrs:
+    if COPIED_FROM in first.user_attrs:
         return any(t.state != TrialState.WAITING for t in search_trials(study))
     return first.state != TrialState.WAITING
 
@@ -183,7 +183,7 @@ def _missing_copies(study: optuna.Study, earlier: optuna.Study, search: Search) 
     copied = {
         t.user_attrs.get(NUMBER_BEFORE)
         for t in study.get_trials(deepcopy=False)
-        if t.user_attrs.get("from") == earlier.study_name
+        if t.user_attrs.get(COPIED_FROM) == earlier.study_name
     }
     return [trial for trial in _fitting_trials(earlier, search) if trial.user_attrs[NUMBER_BEFORE] not in copied]
 
@@ -196,7 +196,7 @@ def _fitting_trials(earlier: optuna.Study, search: Search) -> list[FrozenTrial]:
     fitting: list[FrozenTrial] = []
     if earlier.directions != [optuna.study.StudyDirection.MINIMIZE]:
         return fitting
-    trials = [t for t in earlier.get_trials(deepcopy=False) if "from" not in t.user_attrs]
+    trials = [t for t in earlier.get_trials(deepcopy=False) if COPIED_FROM not in t.user_attrs]
     errors = _expected_errors(trials)
     for trial in trials:
         if (error := errors.get(trial.number)) is None:
@@ -216,9 +216,9 @@ def _fitting_trials(earlier: optuna.Study, search: Search) -> list[FrozenTrial]:
                     },
                     value=error,
                     user_attrs={
-                        "from": earlier.study_name,
+                        COPIED_FROM: earlier.study_name,
                         NUMBER_BEFORE: trial.number,
-                        "end": trial.user_attrs.get("end", ""),
+                        END: trial.user_attrs.get(END, ""),
                         VALUES_ATTRIBUTE: values,
                     },
                 )
@@ -265,7 +265,7 @@ def state_of(trial: FrozenTrial) -> TrialState:
 
 def search_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials of this search, without those that were copied from an earlier one."""
-    return [t for t in study.get_trials(deepcopy=False) if "from" not in t.user_attrs]
+    return [t for t in study.get_trials(deepcopy=False) if COPIED_FROM not in t.user_attrs]
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:

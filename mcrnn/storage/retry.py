@@ -31,6 +31,7 @@ SECONDS_BETWEEN_TRIES = 2.0
 LOGGER = logging.getLogger("mcrnn")
 """Takes all warnings, for the log of a search. Nothing else is printed by it."""
 LOGGER.addHandler(logging.NullHandler())
+LOGGER.setLevel(logging.WARNING)  # whatever a library sets for all loggers
 LOGGER.propagate = False
 
 _patience = 0.0

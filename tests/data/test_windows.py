@@ -11,7 +11,7 @@ from botocore.exceptions import EndpointConnectionError
 from mcrnn.config.sections import Configuration, DataConfig
 from mcrnn.data.checks import check_store_serves
 from mcrnn.data.description import Scaling
-from mcrnn.data.splits import FieldData, MemorySplit, StoredSplit, memory_budget, open_split
+from mcrnn.data.splits import FieldData, MemorySplit, StoredSplit, open_split
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import TrainingWindows, evaluation_windows
 from mcrnn.errors import UserError
@@ -152,12 +152,6 @@ def test_split_larger_than_its_memory_is_read_from_the_store(
     # as it comes out on a worker
     for split in (stored, in_memory):
         assert torch.equal(pickle.loads(pickle.dumps(split)).windows(samples, starts, 5), expected)
-
-
-def test_memory_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MCRNN_MEMORY", "much")
-    with pytest.raises(UserError, match="MCRNN_MEMORY is a number of GB"):
-        memory_budget()
 
 
 def test_stored_split_refuses_damage(store: FieldStore, monkeypatch: pytest.MonkeyPatch) -> None:

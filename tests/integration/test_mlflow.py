@@ -24,10 +24,10 @@ from mcrnn.tracking.mlflow_client import client_of, tracking_uri
 from tests.commands.test_commands import CONFIGURATION
 from tests.conftest import CommandRunner
 from tests.integration.test_search import SEARCH
-from tests.integration.test_search_faults import tried
 from tests.support import shared
 from tests.support.commands import ForkedProcess
 from tests.support.processes import WITHOUT_JOBS, Start, free_port, wait_for
+from tests.support.searches import tried
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 

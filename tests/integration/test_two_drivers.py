@@ -16,9 +16,9 @@ from mcrnn.storage.location import Location
 from mcrnn.storage.s3 import S3Prefix
 from mcrnn.tracking.run_folder import SUMMARY_FILE
 from tests.conftest import PROJECT, CommandRunner
-from tests.integration.test_search_faults import write
 from tests.storage.test_lease import container
 from tests.support.s3_server import S3Server
+from tests.support.searches import write
 
 pytestmark = [pytest.mark.integration, pytest.mark.soak, pytest.mark.timeout(3600)]
 
@@ -41,6 +41,8 @@ def race(root: Path, searches: Location, *prefix: str, of_a_search: int = ROUNDS
     """
     file = write(root, "s", **SMALL)
     environment = {"MCRNN_STORAGE": str(root)} | os.environ | {"PYTHONPATH": str(PROJECT)}
+    if prefix:  # a container does not reach the Ray outside
+        environment.pop("RAY_ADDRESS", None)
     racers = [
         subprocess.Popen(
             [*prefix, sys.executable, "-m", "tests.support.driver_racer", clock],
@@ -92,6 +94,6 @@ def test_one_of_two_drivers_in_containers_with_one_host_name_works(
     root: Path, database: Path, shared_ray: str, command: CommandRunner, container: tuple[str, ...]
 ) -> None:
     """Of the other one, each knows only what is in the folder."""
-    done = command("mcrnn.tune", write(root, "s", **SMALL), "--set", "name=s0")  # they cannot reach the Ray from inside
+    done = command("mcrnn.tune", write(root, "s", **SMALL), "--set", "name=s0")
     assert done.returncode == 0, done.stderr
     race(root, LocalFolder(root / "searches"), *container, of_a_search=ROUNDS)

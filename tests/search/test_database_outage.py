@@ -14,8 +14,8 @@ import pytest
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage import retry
 from mcrnn.storage.retry import ServiceUnavailableError, retries_enabled
-from tests.search.test_study import result, run_part, search, study_in
 from tests.support.postgres import PostgresServer
+from tests.support.studies import result, run_part, search, study_in
 
 ERRORS = [0.5, 0.4, 0.6]
 
