@@ -164,7 +164,15 @@ def _is_complete(location: Location, plan: StorePlan, overwrite: bool) -> bool:
     if root is None or overwrite:
         return False
     _check_same_recipe(location, plan, root["attributes"])
-    return root["attributes"]["status"] == "complete"
+    if root["attributes"]["status"] == "complete":
+        return True
+    sizes = _sizes_of_objects(plan)
+    if any(root["attributes"].get(name, size) != size for name, size in sizes.items()):
+        raise UserError(
+            f"'{location.url}' was begun by another version of mcrnn, which cuts arrays into objects of another size: "
+            "finish it with that version, or --overwrite to build it anew"
+        )
+    return False
 
 
 def _check_same_recipe(location: Location, plan: StorePlan, attributes: dict[str, Any]) -> None:
@@ -200,9 +208,14 @@ def _unfinished(plan: StorePlan) -> dict[str, Any]:
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "status": "building",
-        "shards": len(list(plan.shards())),
+        **_sizes_of_objects(plan),
         "recipe": plan.recipe,
     }
+
+
+def _sizes_of_objects(plan: StorePlan) -> dict[str, int]:
+    """Return how a store is cut into objects. Those that are done are of no use to a build that cuts it otherwise."""
+    return {"shards": len(list(plan.shards())), "shard": plan.shard, "chunk": plan.chunk}
 
 
 def _json(document: dict[str, Any]) -> bytes:

@@ -5,7 +5,8 @@
     python -m mcrnn.promote mcrnn-ns --rollback
     python -m mcrnn.promote mcrnn-ns --history
 
-Exit code 0: the alias points where it was asked to; 1: the candidate was not better; 2: it could not be compared.
+Exit code 0: the alias points where it was asked to; 1: the candidate is not better; 2: it could not be compared; 3:
+there is not enough evidence to tell.
 """
 
 from __future__ import annotations
@@ -18,6 +19,13 @@ import typer
 from mcrnn.cli import StorageOption, main
 from mcrnn.errors import UserError
 from mcrnn.storage.root import Storage
+
+ANSWERS = {
+    "better": "version {} is the champion",
+    "not better": "version {} is not better; the champion stays",
+    "not enough evidence": "not enough evidence that version {} is better; the champion stays",
+}
+EXIT_CODES = {"better": 0, "not better": 1, "not enough evidence": 3}
 
 
 def promote(
@@ -37,14 +45,19 @@ def promote(
         float,
         typer.Option(min=0, max=1, help="Share by which the candidate's error must be smaller, beyond the spread."),
     ] = 0.0,
+    starts: Annotated[
+        str | None,
+        typer.Option(metavar="RULE", help="Where windows of a series start, as for evaluate: all, 'every N', ..."),
+    ] = None,
     history: Annotated[bool, typer.Option("--history", help="Print all promotions and rollbacks.")] = False,
     storage: StorageOption = None,
 ) -> None:
     """Compare the newest candidate of NAME with its champion on the test split, and make it the champion if it wins.
 
-    Both are evaluated on the same windows of the same store. The candidate wins if its closed-loop error is smaller in
-    97.5 % of 10,000 bootstrap resamples of the windows; the former champion then gets the alias `previous`. Exit code 1
-    if it does not win.
+    Both are evaluated on the same windows of the same store. The candidate wins if its closed-loop error is smaller
+    beyond doubt, where the doubt takes into account that windows overlap, and how many candidates were tried on this
+    test split before; the former champion then gets the alias `previous`. Exit code 1 if it is not better, 3 if there
+    is not enough evidence; then it is said about how many more windows it would take.
     """
     if alias is not None and (version is None or not reason):
         raise UserError("--alias needs --version, and --reason for the record")
@@ -70,10 +83,10 @@ def promote(
         if candidate is None:
             print(f"{name}: the newest version, {registry.champion(client, name)}, is the champion already")
             return
-        won, figures = promotion.promote(root, client, name, candidate, margin)
+        outcome, (figures, *advice) = promotion.promote(root, client, name, candidate, starts=starts, margin=margin)
         print(f"{name}: closed-loop RMSE over the standard deviation, test split: {figures}")
-        print(f"version {candidate} is {'the champion' if won else 'not better beyond doubt; the champion stays'}")
-        sys.exit(0 if won else 1)
+        print(ANSWERS[outcome].format(candidate), *advice, sep=": ")
+        sys.exit(EXIT_CODES[outcome])
 
 
 def _print_history(moves: list[dict[str, Any]]) -> None:
@@ -81,11 +94,12 @@ def _print_history(moves: list[dict[str, Any]]) -> None:
 
     from mcrnn.console import new_table
 
-    table = new_table(["when", "from", "to", "who", "why", "candidate", "champion"], title="", names=0)
+    table = new_table(["when", "from", "to", "who", "why", "candidate", "champion", "tried"], title="", names=0)
     for move in moves:
         errors = [f"{move[key]:.4f}" if key in move else "" for key in ("rmse_candidate", "rmse_champion")]
         before = "" if move["from"] is None else str(move["from"])
-        table.add_row(move["when"], before, str(move["to"]), move["who"], move["why"], *errors)
+        tried = str(move.get("tried", ""))
+        table.add_row(move["when"], before, str(move["to"]), move["who"], move["why"], *errors, tried)
     Console().print(table)
 
 

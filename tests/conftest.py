@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3  # noqa: F401  (before xarray loads its readers: that of GRIB files may bring an older SQLite)
 import subprocess
 import sys
 from collections.abc import Callable, Iterator

@@ -165,7 +165,7 @@ class StoredSplit:
             raise UserError(f"'{self.location.url}' is damaged: {self.split} cannot be read ({error})") from None
         if not np.isfinite(values).all():
             raise UserError(f"'{self.location.url}' is damaged: {self.split} has values that are not finite")
-        return coarsened(values[:, self._store.channel_indices(self.variables)], self.coarsen)
+        return coarsened(values[:, self._store.channel_indices(self.variables)], self.coarsen, self._store.row_weights)
 
     def on(self, device: torch.device) -> Split:
         return self

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from mcrnn.config.sections import Configuration, DataConfig
+from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.splits import Split, open_split
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import Starts, check_length, evaluation_windows
-from mcrnn.errors import UserError
 from mcrnn.evaluation.baselines import Climatology
-from mcrnn.evaluation.metrics import Measures, Scores, latitude_weights
+from mcrnn.evaluation.metrics import Measures, Scores
+from mcrnn.evaluation.starts import overlap_of, windows_by_rule
 
 BATCH_SIZE = 32
 """Windows that are evaluated at a time."""
-WEEKDAYS = (0, 3)
-"""Monday and Thursday, on which the weather centres start their reforecasts."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +78,9 @@ class EvaluationSet:
             split: name of the split.
             starts: where windows of a series start: `all` (at every frame), `every N` frames, `biweekly` (so that
                 the last given frame is the first of a Monday or Thursday), or `apart` (one window after the other,
-                without overlap). By default biweekly where frames have dates, else apart. Samples always start at
-                their first frame and allow no rule.
+                without overlap). By default biweekly where frames have dates, `all` where these are more than a day
+                apart, and `apart` where there are no dates or too few Mondays and Thursdays. Samples always start
+                at their first frame and allow no rule.
 
         Raises:
             UserError: the samples are too short, or the rule does not fit the store.
@@ -90,7 +88,7 @@ class EvaluationSet:
         frames = open_split(store, split, data)
         steps = warm_up + horizon
         check_length(frames.shape[1], steps + 1, f"a warm-up of {warm_up} and a horizon of {horizon}")
-        windows, rule = _windows(store, split, frames.shape, steps, warm_up, starts)
+        windows, rule = windows_by_rule(store, split, frames.shape, steps, warm_up, starts)
         return cls._with(store, data, frames, split, windows, warm_up, horizon, rule)
 
     @classmethod
@@ -127,6 +125,11 @@ class EvaluationSet:
         """Number of steps of a window, teacher-forced and closed-loop ones."""
         return self.warm_up + self.horizon
 
+    @property
+    def overlap(self) -> float | None:
+        """How many consecutive windows share a frame, at least 1; None where windows are independent samples."""
+        return overlap_of(self.windows, self.steps)
+
     def __len__(self) -> int:
         """Return the number of windows."""
         return len(self.windows[0])
@@ -146,37 +149,3 @@ class EvaluationSet:
             channels: number of predicted channels.
         """
         return Scores.empty(len(self), steps, channels, self.measures, min(self.split.shape[-2:]))
-
-
-def _windows(
-    store: FieldStore, split: str, shape: tuple[int, ...], steps: int, warm_up: int, rule: str | None
-) -> tuple[Starts, str]:
-    """Return the windows that a rule gives, and the rule as it is reported; see `EvaluationSet.of`."""
-    if not store.is_series:
-        if rule is not None:
-            raise UserError(f"--starts is for series; '{store.name}' has samples, each evaluated from its first frame")
-        return evaluation_windows(shape, False, steps), "every sample from its first frame"
-    dates = store.dates(split)
-    rule = rule or ("biweekly" if dates is not None else "apart")
-    last_start = shape[1] - steps - 1
-    if rule == "apart":
-        return evaluation_windows(shape, True, steps), "one after the other"
-    if rule == "all":
-        chosen = np.arange(last_start + 1)
-    elif found := re.fullmatch(r"every[ =]?([1-9][0-9]*)", rule):
-        chosen = np.arange(0, last_start + 1, int(found.group(1)))
-    elif rule == "biweekly":
-        if dates is None:
-            raise UserError(f"--starts biweekly needs dates, which the frames of '{store.name}' have not; try all")
-        days = [(date.year, date.month, date.day) for date in dates]
-        given = range(warm_up - 1, warm_up + last_start)  # the last given frame begins the forecast
-        first_of_day = (t for t in given if t == 0 or days[t] != days[t - 1])
-        chosen = np.array([t - warm_up + 1 for t in first_of_day if dates[t].dayofwk in WEEKDAYS], dtype=int)
-        if not len(chosen):
-            raise UserError(
-                f"no Monday or Thursday of the {split} split leaves room for {steps} steps; try --starts all"
-            )
-    else:
-        raise UserError(f"--starts is all, 'every N', biweekly or apart, not '{rule}'")
-    start = torch.from_numpy(chosen)
-    return (torch.zeros_like(start), start), rule

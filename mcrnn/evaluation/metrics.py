@@ -2,7 +2,7 @@
 
 With W given frames f_0 .. f_{W-1}, step s predicts f_s. Steps 1 .. W are teacher-forced, steps W + 1 .. W + H run in
 closed loop; step W + l - 1 has lead time l. Of each window a few numbers per step and channel are kept: memory does not
-grow with the grid, averages over the split are exact, and windows can be resampled for confidence intervals.
+grow with the grid, averages over the split are exact, and the spread over windows gives confidence intervals.
 
 Array axes: N windows, T steps, C channels, K wavenumbers; B windows of a batch, H and W rows and columns of the grid.
 """
@@ -18,31 +18,6 @@ LARGEST_RATIO, SMALLEST_RATIO = 3.0, 0.2
 """Bounds of the ratio of standard deviations over the grid, forecast over truth.
 
 A forecast above the first has blown up, one below the second has gone flat."""
-
-
-def latitude_weights(latitude: np.ndarray) -> np.ndarray:
-    """Return weights proportional to the area on the sphere of the cells of each row.
-
-    The edge between two rows lies in the middle between them. The first and the last row reach half a row further, or
-    to the pole where there is no room for another row. The area between two latitudes is proportional to the
-    difference of their sines, so that the weights are exact.
-
-    Args:
-        latitude: latitudes of the rows in degrees, rising or falling.
-
-    Returns:
-        A weight for each row, float64, with mean 1.
-    """
-    rising = np.sort(np.deg2rad(np.asarray(latitude, dtype=np.float64)))
-    if len(rising) == 1:
-        return np.ones(1)
-    between = (rising[1:] + rising[:-1]) / 2
-    beyond = np.array([2 * rising[0] - rising[1], 2 * rising[-1] - rising[-2]])  # where another row would be
-    ends = np.where(np.abs(beyond) < np.pi / 2 - 1e-6, (beyond + rising[[0, -1]]) / 2, np.sign(beyond) * np.pi / 2)
-    edges = np.concatenate([ends[:1], between, ends[1:]])
-    area = np.diff(np.sin(edges))
-    area = area if latitude[0] <= latitude[-1] else area[::-1]
-    return area / area.mean()
 
 
 def power_spectrum(x_BTCHW: torch.Tensor) -> torch.Tensor:
@@ -189,28 +164,6 @@ def rmse_mean_of_steps(squared_NTC: np.ndarray, first: int, last: int) -> float:
 def rmse_by_step(squared_NTC: np.ndarray) -> np.ndarray:
     """Return the root of the mean over windows, channels and grid at each step; (T,)."""
     return np.sqrt(squared_NTC.mean((0, 2)))
-
-
-def bootstrap(squared_NTC: np.ndarray, first: int, last: int, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % confidence interval of `rmse` by the percentile bootstrap over windows.
-
-    Args:
-        squared_NTC: squared errors of each window.
-        first: first step, counted from 1.
-        last: last step.
-        draws: number of resamples, each of as many windows as there are, with replacement.
-        seed: seed of the resampling.
-
-    Returns:
-        Lower and upper bound; both infinite where an error is not finite.
-    """
-    by_window = squared_NTC[:, first - 1 : last].mean((1, 2))
-    if not np.isfinite(by_window).all():
-        return float("inf"), float("inf")
-    rng = np.random.default_rng(seed)
-    means = [by_window[rng.integers(0, len(by_window), len(by_window))].mean() for _ in range(draws)]
-    low, high = np.sqrt(np.quantile(means, [0.025, 0.975]))
-    return float(low), float(high)
 
 
 def instability(variance_2NTC: np.ndarray, first: int) -> str | None:

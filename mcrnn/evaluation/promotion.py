@@ -1,95 +1,30 @@
 """Promotion: a candidate replaces the champion only where it is better beyond doubt.
 
-Both are evaluated on the same windows of the test split of the same store. A paired bootstrap (Efron and Tibshirani
-1993) resamples the windows with replacement: the candidate wins if its error is smaller in 97.5 % of the resamples.
+Both are evaluated on the same windows of the test split of the same store; `mcrnn.evaluation.comparison` says how they
+are compared. Each comparison is recorded, also where it moves nothing; see `mcrnn.tracking.tries`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError, did_you_mean
+from mcrnn.evaluation.comparison import Comparison, Outcome, compare
 from mcrnn.evaluation.compatibility import DataIdentity, check_same_data, check_store
 from mcrnn.evaluation.evaluation_set import EvaluationSet
 from mcrnn.evaluation.scoring import score
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.root import Storage
-from mcrnn.tracking import model_loading, registry
+from mcrnn.tracking import model_loading, registry, tries
 from mcrnn.tracking.mlflow_client import all_pages, client_of, quiet_mlflow, reachable, summarize_error, tracking_uri
 from mcrnn.tracking.provenance import origin
 from mcrnn.tracking.registry import CANDIDATE, CHAMPION, PREVIOUS
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
-
-DRAWS = 10_000
-"""Resamples of the bootstrap."""
-CONFIDENCE = 0.975
-"""Share of the resamples in which the candidate's error must be smaller."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Closed-loop errors of a candidate and a champion on the same windows.
-
-    Attributes:
-        candidate: RMSE of the candidate over the training split's standard deviation.
-        champion: the same of the champion.
-        low: lower bound of the relative change of the error, candidate / champion - 1, in 95 % of the resamples.
-        high: upper bound of the relative change.
-        windows: number of windows.
-    """
-
-    candidate: float
-    champion: float
-    low: float
-    high: float
-    windows: int
-
-    def wins(self, margin: float) -> bool:
-        """Say whether the error of the candidate is smaller by more than a share `margin`, beyond the spread."""
-        return self.high < -margin
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        """The comparison as it is recorded with the promotion."""
-        return {
-            "rmse_candidate": self.candidate,
-            "rmse_champion": self.champion,
-            "change": [self.low, self.high],
-            "windows": self.windows,
-        }
-
-    def __str__(self) -> str:
-        change = 100 * (self.candidate / self.champion - 1)
-        return (
-            f"candidate {self.candidate:.4f}, champion {self.champion:.4f}: {change:+.1f} % "
-            f"(95 % of the draws: {100 * self.low:+.1f} to {100 * self.high:+.1f} %; {self.windows} windows)"
-        )
-
-
-def compare(candidate_N: np.ndarray, champion_N: np.ndarray, seed: int = 0) -> Comparison:
-    """Compare the errors of two models by a paired bootstrap over windows.
-
-    Args:
-        candidate_N: mean squared error of the candidate in each window.
-        champion_N: mean squared error of the champion in the same windows.
-        seed: seed of the resampling.
-    """
-    rng = np.random.default_rng(seed)
-    count = len(candidate_N)
-    ratios = np.empty(DRAWS)
-    for i in range(DRAWS):
-        picked = rng.integers(0, count, count)
-        ratios[i] = np.sqrt(candidate_N[picked].mean() / champion_N[picked].mean())
-    low, high = np.quantile(ratios, [1 - CONFIDENCE, CONFIDENCE]) - 1
-    return Comparison(
-        float(np.sqrt(candidate_N.mean())), float(np.sqrt(champion_N.mean())), float(low), float(high), count
-    )
 
 
 def open_registry(storage: Storage, name: str) -> MlflowClient:
@@ -134,8 +69,26 @@ def candidate_of(client: MlflowClient, name: str, version: int | None) -> int | 
     return None if newest == aliases.get(CHAMPION) else newest
 
 
-def compare_versions(storage: Storage, name: str, candidate: int, champion: int) -> Comparison:
+def compare_versions(
+    storage: Storage,
+    client: MlflowClient,
+    name: str,
+    candidate: int,
+    champion: int,
+    *,
+    starts: str | None = None,
+    margin: float = 0.0,
+) -> Comparison:
     """Compare the closed-loop errors of two versions on the windows of the champion's validation, in the test split.
+
+    Args:
+        storage: the storage root.
+        client: client of the registry, where the comparison is numbered and recorded.
+        name: name of the registered model.
+        candidate: version of the candidate.
+        champion: version of the champion.
+        starts: where windows of a series start; see `EvaluationSet.of`.
+        margin: share by which the candidate's error must be smaller.
 
     Raises:
         UserError: they were trained on different data, or their store cannot be used; the message gives all reasons.
@@ -149,10 +102,23 @@ def compare_versions(storage: Storage, name: str, candidate: int, champion: int)
     )
     store = FieldStore.open(storage.location(old.config.data.store))
     check_store(old, store, f"models:/{name}/{champion}")
-    asked = old.config.validation
-    evaluation_set = EvaluationSet.of(store, old.config.data, warm_up=asked.warm_up, horizon=asked.horizon)
+    shape = old.config.validation
+    evaluation_set = EvaluationSet.of(
+        store, old.config.data, warm_up=shape.warm_up, horizon=shape.horizon, starts=starts
+    )
+    asked = {
+        "store_digest": store.digest,
+        "candidate": candidate,
+        "champion": champion,
+        "starts": evaluation_set.starts,
+        "margin": margin,
+    }
+    key, number = tries.number_try(client, name, asked)
     std = np.array(old.field.std[: old.network.channels_out])
-    return compare(_error_by_window(new, evaluation_set, std), _error_by_window(old, evaluation_set, std))
+    candidate_N, champion_N = (_error_by_window(model, evaluation_set, std) for model in (new, old))
+    comparison = compare(candidate_N, champion_N, evaluation_set.overlap, number, margin)
+    tries.note_outcome(client, name, key, asked, comparison.figures)
+    return comparison
 
 
 def _error_by_window(model: TrainedModel, evaluation_set: EvaluationSet, std: np.ndarray) -> np.ndarray:
@@ -161,18 +127,27 @@ def _error_by_window(model: TrainedModel, evaluation_set: EvaluationSet, std: np
     return np.nan_to_num(squared_NTC.mean((1, 2)), posinf=1e30)
 
 
-def promote(storage: Storage, client: MlflowClient, name: str, candidate: int, margin: float) -> tuple[bool, str]:
-    """Compare a candidate with the champion, and make it the champion if it wins.
+def promote(
+    storage: Storage,
+    client: MlflowClient,
+    name: str,
+    candidate: int,
+    *,
+    starts: str | None = None,
+    margin: float = 0.0,
+) -> tuple[Outcome, list[str]]:
+    """Compare a candidate with the champion, and make it the champion if it is better.
 
     Args:
         storage: the storage root.
         client: client of the registry.
         name: name of the registered model.
         candidate: version of the candidate.
-        margin: share by which the candidate's error must be smaller beyond the spread.
+        starts: where windows of a series start; see `EvaluationSet.of`.
+        margin: share by which the candidate's error must be smaller.
 
     Returns:
-        Whether the candidate is the champion now, and the comparison or the reason in words.
+        The answer; `BETTER` where the candidate is the champion now. And the comparison, or the reason, in words.
 
     Raises:
         UserError: they cannot be compared.
@@ -180,10 +155,14 @@ def promote(storage: Storage, client: MlflowClient, name: str, candidate: int, m
     while True:
         champion = registry.champion(client, name)
         if champion == candidate:
-            return True, f"version {candidate} is the champion already"
-        comparison = compare_versions(storage, name, candidate, champion) if champion is not None else None
-        if comparison is not None and not comparison.wins(margin):
-            return False, str(comparison)
+            return Outcome.BETTER, [f"version {candidate} is the champion already"]
+        comparison = None
+        if champion is not None:
+            comparison = compare_versions(storage, client, name, candidate, champion, starts=starts, margin=margin)
+            if comparison.outcome is Outcome.NOT_ENOUGH_EVIDENCE:
+                return comparison.outcome, [str(comparison), comparison.advice]
+            if comparison.outcome is Outcome.NOT_BETTER:
+                return comparison.outcome, [str(comparison)]
         why = f"better than version {champion} in the test" if comparison else "there was no champion"
         with registry.alias_lock(client, name):
             if registry.champion(client, name) != champion:
@@ -197,7 +176,7 @@ def promote(storage: Storage, client: MlflowClient, name: str, candidate: int, m
                 origin=origin(),
                 comparison=comparison.figures if comparison else None,
             )
-            return True, str(comparison or why)
+            return Outcome.BETTER, [str(comparison or why)]
 
 
 def move_by_hand(client: MlflowClient, name: str, version: int, alias: str, reason: str) -> None:

@@ -16,7 +16,6 @@ from mcrnn.evaluation.compatibility import check_store, store_differences
 from mcrnn.evaluation.evaluation_set import BATCH_SIZE, EvaluationSet
 from mcrnn.evaluation.metrics import (
     Scores,
-    bootstrap,
     instability,
     rmse,
     rmse_by_step,
@@ -26,6 +25,7 @@ from mcrnn.evaluation.metrics import (
     spectrum_error,
 )
 from mcrnn.evaluation.scoring import score, score_baselines
+from mcrnn.evaluation.uncertainty import rmse_interval
 from mcrnn.models import model_cost
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.location import Location
@@ -195,7 +195,7 @@ def _metrics(
         "horizon": evaluation_set.horizon,
         **_errors(scores, 1, warm_up, std, "teacher_forced"),
         **_errors(scores, warm_up + 1, steps, std, "closed_loop"),
-        "rmse_closed_loop_interval": bootstrap(scores.squared, warm_up + 1, steps),
+        "rmse_closed_loop_interval": rmse_interval(scores.squared[:, warm_up:].mean((1, 2)), evaluation_set.overlap),
         "rmse_teacher_forced_by_step": by_step[:warm_up].tolist(),
         "rmse_by_lead_time": by_step[warm_up - 1 :].tolist(),
         "mae_by_lead_time": scores.absolute.mean((0, 2))[warm_up - 1 :].tolist(),

@@ -157,12 +157,17 @@ def tables(groups: list[Group]) -> list[Table]:
     for row in baselines:
         errors.add_row(*row[:split], style="dim")
     ratio = groups[0].mean("ratio_to_better_baseline")
-    low, high = groups[0].best.metrics["rmse_closed_loop_interval"]
-    errors.caption = (
-        f"closed-loop RMSE of the best model: {ratio:.2f} of the better baseline's; 95 % confidence interval "
-        f"{format_figure(low)} to {format_figure(high)}"
-    )
+    errors.caption = f"closed-loop RMSE of the best model: {ratio:.2f} of the better baseline's; {confidence(groups)}"
     return [errors, costs]
+
+
+def confidence(groups: list[Group]) -> str:
+    """Return the confidence interval of the best model's error in words, or that there is none."""
+    metrics = groups[0].best.metrics
+    interval = metrics["rmse_closed_loop_interval"]
+    if interval is None:
+        return f"{metrics['windows']} windows, as far as they overlap, are too few for a confidence interval"
+    return "95 % confidence interval {} to {}".format(*map(format_figure, interval))
 
 
 def as_csv(groups: list[Group]) -> str:

@@ -49,7 +49,8 @@ def run(
     new: bool,
     digest: str | None = None,
     facts: dict[str, Any] | None = None,
-) -> None:
+    target: int | None = None,
+) -> RunFolder:
     """Train, or continue a run of that name, and print its result.
 
     Args:
@@ -58,6 +59,10 @@ def run(
         new: True to start a new run beside one of the same name.
         digest: digest that the store must have, where an earlier run is repeated.
         facts: what `python -m mcrnn.status` is to know of this process, such as which file it has read; JSON.
+        target: epoch after which the training is paused; None to train to the end.
+
+    Returns:
+        The folder of the run.
 
     Raises:
         UserError: the store cannot be used, its samples are too short, the folder holds another run, or memory was not
@@ -84,7 +89,7 @@ def run(
     if ended is None or ended.end == End.OUT_OF_MEMORY:
         folder.delete_end()
         sync = RunSync(Tracker.open(storage, EXPERIMENT))
-        training_run = TrainingRun(config, field, folder, run_name=name, tags=(("mcrnn.kind", "run"),))
+        training_run = TrainingRun(config, field, folder, run_name=name, tags=(("mcrnn.kind", "run"),), target=target)
         console.print(
             f"run {name}: {config.train.epochs} epochs, in {storage.show(folder.location)}",
             highlight=False,
@@ -99,23 +104,25 @@ def run(
         sync.update(folder, mlflow_status(End(ended.end)))
         sync.wait()
         sync.close()
-    if ended is None:
-        raise KeyboardInterrupt
     history = folder.read_metrics()
-    if ended.end == End.DIVERGED:
+    if ended is None and (target is None or len(history) < target):
+        raise KeyboardInterrupt
+    if ended is not None and ended.end == End.DIVERGED:
         print(
             f"{name} diverged in epoch {history[-1]['epoch']:.0f}: its gradients were not finite for several steps in "
             "a row. Try a smaller train.learning_rate or train.gradient_clip, in a new run beside it with --new",
             file=sys.stderr,
         )
         sys.exit(1)
-    early = f", stopped early after {len(history)} epochs" if ended.end == End.STOPPED_EARLY else ""
+    stopped = ended is not None and ended.end == End.STOPPED_EARLY
+    early = f", stopped early after {len(history)} epochs" if stopped else ""
     console.print(
         f"{name}: best closed-loop RMSE {history[-1]['best']:.4f} of the training split's standard deviation{early}; "
         f"the model is in {storage.show(folder.model)}",
         highlight=False,
         soft_wrap=True,
     )
+    return folder
 
 
 def _train(run: TrainingRun, data: FieldData, console: Console, sync: RunSync, facts: dict[str, Any]) -> None:

@@ -21,15 +21,13 @@ from optuna.trial import FrozenTrial
 
 from mcrnn.config.search import DEFAULT_TRIALS, SearchConfig
 from mcrnn.config.space import Search
-from mcrnn.search.attributes import END, HOURS, RESULT, TrialEnd
+from mcrnn.search.attributes import END, ERROR, HOURS, RESULT, TrialEnd
 from mcrnn.search.confirmation import Confirmation, Retraining, competitors
 from mcrnn.search.parameters import values_of
 from mcrnn.search.trial_index import TrialIndex, rank
 
 TIME_IS_UP = "time is up"
 """Attribute of the study: that no time is left for another trial, as a sentence and the limits for which it holds."""
-ERROR = "error"
-"""User attribute of a failed trial: what ended it, in one line that names the file with the traceback."""
 FEWEST_AT_A_TIME = 8
 """Trials at a time that are always allowed, however few trials a search has."""
 CONFIRMATION_SHARE = 1 / 3

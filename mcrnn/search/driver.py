@@ -23,6 +23,7 @@ from mcrnn.search.budgets import Budgets, budget, stop_reason, useful_concurrenc
 from mcrnn.search.callbacks import ConfirmationCallback, PresenceCallback, TrialCallback
 from mcrnn.search.driver_log import DriverLog
 from mcrnn.search.finalize import finalize
+from mcrnn.search.page_writer import PageWriter
 from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.search_run import ActiveSearch, SearchRun
 from mcrnn.search.stop_requests import SearchStopRequests, StopTrialsCallback
@@ -56,6 +57,7 @@ def run(search_run: SearchRun, facts: dict[str, Any] | None = None) -> None:
     shown_folder = search_run.storage.show(folder.location)
     with contextlib.ExitStack() as at_end, retries_enabled():  # what is done at the end waits for nothing
         log = at_end.enter_context(DriverLog(folder.location, shown_folder, lambda: not lease.lost))
+        at_end.enter_context(PageWriter(search_run.storage, search_run.name, lambda: not lease.lost))
         requests = SearchStopRequests(
             search_run.name, lambda line: console.print(line, highlight=False, soft_wrap=True)
         )

@@ -19,7 +19,7 @@ from mcrnn.search.study_reader import JournalReader, Phase, SeenTrial, StudyRead
 from mcrnn.search.trial_table import TrialRow
 from mcrnn.storage.location import Location
 from mcrnn.storage.presence import SILENCE, SeenPresence, see
-from mcrnn.storage.process import runs
+from mcrnn.storage.process import is_gone
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.run_folder import LEASE_FILE, RunFolder, SearchFolder
 from mcrnn.training.session import OBJECTIVE
@@ -89,7 +89,7 @@ class Overview:
     def is_over(self) -> bool:
         """Whether nothing more is to be seen of it. What is lost may come back, unless its process is surely gone."""
         if self.state == "lost":
-            return runs(self.process.get("identity")) is False
+            return bool(self.process) and is_gone(self.process)
         return self.state not in ("running", "stopping")
 
     def as_json(self) -> dict[str, Any]:

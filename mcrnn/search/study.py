@@ -110,8 +110,7 @@ def study_in_database(url: str, folder: Location) -> optuna.Study | None:
         UserError: the database cannot be used.
     """
     storage = _database(url)
-    usual = f":{folder.url}"
-    known = SearchFolder(folder).study_name("")
+    usual, known = SearchFolder(folder).usual_study_name(""), SearchFolder(folder).study_name("")
     names = [
         each
         for each in optuna.get_all_study_names(storage)
@@ -131,7 +130,7 @@ def leave_old_study(search: Search, folder: SearchFolder) -> None:
     """
     if search.search.storage is None:
         return
-    usual = chosen = f"{search.name}:{folder.url}"
+    usual = chosen = folder.usual_study_name(search.name)
     names, number = set(optuna.get_all_study_names(_database(search.search.storage))), 1
     while chosen in names:
         number += 1

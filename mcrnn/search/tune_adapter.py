@@ -16,8 +16,8 @@ from ray.tune.search import Searcher
 
 from mcrnn.config.paths import Values
 from mcrnn.config.space import Search
-from mcrnn.search.attributes import DECIDED, END, RESULT, STOPPED_PAUSED, TARGET, VALUES_ATTRIBUTE, TrialEnd
-from mcrnn.search.budgets import ERROR, Budgets, budget, stop_reason
+from mcrnn.search.attributes import DECIDED, END, ERROR, RESULT, STOPPED_PAUSED, TARGET, VALUES_ATTRIBUTE, TrialEnd
+from mcrnn.search.budgets import Budgets, budget, stop_reason
 from mcrnn.search.database import written_together
 from mcrnn.search.learning import StudyView
 from mcrnn.search.sampling import suggest

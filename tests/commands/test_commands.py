@@ -20,6 +20,7 @@ COMMANDS = (
     "mcrnn.tune",
     "mcrnn.train",
     "mcrnn.evaluate",
+    "mcrnn.forecast",
     "mcrnn.status",
     "mcrnn.stop",
     "mcrnn.promote",

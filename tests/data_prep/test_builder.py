@@ -237,6 +237,16 @@ def test_other_recipe_is_refused_by_name_unless_overwritten(place: Location) -> 
     assert FieldStore.open(place).attributes["recipe"] == {"seed": 7}
 
 
+def test_build_is_not_continued_with_objects_of_another_size(place: Location) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build(place, plan(), Numbers(fail_after=2))
+    for change in ({"shard": 3}, {"shard": 4}):
+        with pytest.raises(UserError, match="cuts arrays into objects of another size"):
+            build(place, plan(**change), Numbers())
+    assert build(place, plan(), Numbers())
+    assert not build(place, plan(shard=4), Numbers())  # a complete store is read by its own sizes
+
+
 def test_interrupted_overwrite_goes_on_with_the_same_command(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     build(place, plan(), Numbers())
     delete, deleted = type(place).delete, []

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from mcrnn.data.sphere import latitude_weights
 from mcrnn.evaluation.metrics import (
     Measures,
     Scores,
-    bootstrap,
     instability,
-    latitude_weights,
     power_spectrum,
     rmse,
     rmse_by_step,
@@ -145,15 +144,6 @@ def test_what_is_not_finite_is_an_infinite_error_of_its_step_only() -> None:
     assert np.isfinite(np.delete(scores.squared.ravel(), np.ravel_multi_index((2, 3, 0), scores.squared.shape))).all()
     assert rmse(scores.squared, 4, 4) == np.inf
     assert np.isfinite(rmse(scores.squared, 1, 3))
-    assert bootstrap(scores.squared, 1, 5) == (np.inf, np.inf)
-
-
-def test_bootstrap_of_a_mean_has_the_width_of_its_standard_error() -> None:
-    squared = np.random.default_rng(3).normal(4, 1, size=(400, 1, 1))
-    low, high = bootstrap(squared, 1, 1)
-    assert low < 2 < high
-    # the error of the mean square is 1 / 20; of its root a quarter of that, and 1.96 deviations each way
-    assert high - low == pytest.approx(2 * 1.96 / 20 / 4, rel=0.15)
 
 
 def test_skill_horizon_is_where_an_error_passes_the_baseline() -> None:

@@ -9,7 +9,6 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mcrnn.errors import UserError
@@ -172,16 +171,3 @@ def test_two_promotions_at_once_leave_the_better_champion_and_a_full_record(
     assert chain in ([(None, 1), (1, 2)], [(None, 1), (1, 3), (3, 2)])
     assert registry.aliases(client, "m")["previous"] == chain[-1][0]
     assert [m.name for m in client.search_registered_models()] == ["m"]  # the lock is gone
-
-
-def test_comparison_of_equals_and_of_halves() -> None:
-    rng = np.random.default_rng(0)
-    champion_N = rng.gamma(4, size=200)
-    equal = promotion.compare(champion_N * rng.normal(1, 0.2, 200).clip(0.5), champion_N)
-    assert equal.low < 0 < equal.high
-    assert not equal.wins(0.0)
-    half = promotion.compare(0.25 * champion_N, champion_N)
-    assert half.candidate == pytest.approx(half.champion / 2)
-    assert half.high == pytest.approx(-0.5)
-    assert half.wins(0.4)
-    assert not half.wins(0.6)

@@ -85,6 +85,11 @@ def test_search_to_champion_to_evaluation_and_again(
     assert {"evaluation/metrics.json", "evaluation/rmse.png", "evaluation/report.html"} <= logged
     assert client.get_run(version.run_id).data.metrics["test_rmse_closed_loop"] == metrics["rmse_closed_loop"]
 
+    # the champion once more, from what MLflow knows of it alone
+    repeated = command("mcrnn.train", "--from-run", "models:/mcrnn-small@champion", "--compare")
+    assert repeated.returncode == 0, repeated.stderr + repeated.stdout
+    assert f"the weights are the same bits as those of the run {version.run_id}" in repeated.stdout
+
     # as pyfunc, in another process: the same forecasts as ours, for any batch and length
     check = f"""
 import mlflow, numpy as np, torch

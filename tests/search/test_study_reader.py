@@ -24,6 +24,8 @@ from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.retry import ServiceUnavailableError
+from mcrnn.storage.s3 import S3Prefix
+from tests.support.s3_server import S3Server
 from tests.support.studies import ASHA, ERRORS, epochs_of, run_part, search
 
 
@@ -127,6 +129,83 @@ def test_successor_of_a_deleted_search_is_seen_from_the_beginning(tmp_path: Path
     epochs_of(folder, search(trials=5, cover=None), [0.5] * 5, restart=False)
     reader.refresh()
     assert len(reader.trials) == 5
+
+
+def uploaded(folder: Location, trials: int) -> Journal:
+    """A search on object storage of which some trials run."""
+    journal = Journal.open(folder)
+    study = open_study(journal, search(trials=trials, cover=None))
+    for _ in range(trials):
+        study.ask()
+    journal.checkpoint()
+    journal.upload()
+    return journal
+
+
+@pytest.mark.parametrize(
+    ("logs", "look_between", "trials"), [(1, False, 2), (10_000, True, 2), (1, True, 9), (10_000, False, 9)]
+)
+def test_successor_of_a_deleted_search_on_object_storage_is_seen_from_the_beginning(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, logs: int, look_between: bool, trials: int
+) -> None:
+    monkeypatch.setattr(journal_module, "LOGS_BETWEEN_CHECKPOINTS", logs)
+    folder = S3Prefix("lab/place")
+    reader = JournalReader(folder)
+    first = uploaded(folder, 5)
+    open_study(first, search(trials=5, cover=None)).set_user_attr("of the first", True)
+    first.upload()
+    reader.refresh()
+    assert (len(reader.trials), reader.attributes["of the first"]) == (5, True)
+    folder.clear()
+    if look_between:
+        reader.refresh()
+        assert (reader.trials, reader.attributes) == ([], {})
+    journal = uploaded(folder, trials)
+    reader.refresh()
+    assert len(reader.trials) == trials
+    assert "of the first" not in reader.attributes
+    open_study(journal, search(trials=20, cover=None)).ask()
+    journal.upload()
+    reader.refresh()
+    assert len(reader.trials) == trials + 1
+
+
+def test_journal_of_an_earlier_version_on_object_storage_is_read(s3: S3Server) -> None:
+    folder = S3Prefix("lab/place")
+    journal = uploaded(S3Prefix("lab/written"), 3)
+    lines = journal.file.read_bytes().splitlines(keepends=True)
+    reader = JournalReader(folder)
+    for count in (len(lines) - 1, len(lines)):
+        folder.write("study.journal", b"".join(lines[:count]))
+        reader.refresh()
+        whole = JournalReader(folder)
+        whole.refresh()
+        assert reader.trials == whole.trials
+    assert len(reader.trials) == 3
+    folder.delete("study.journal")
+    reader.refresh()
+    assert reader.trials == []
+
+
+def test_only_a_damaged_snapshot_is_left_out(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be reached is tried again at the next look."""
+    monkeypatch.setattr(journal_module, "LOGS_BETWEEN_CHECKPOINTS", 1)
+    folder = S3Prefix("lab/place")
+    uploaded(folder, 3)
+    read, error = S3Prefix.read, UserError("damaged")
+
+    def fail(self: S3Prefix, key: str) -> bytes:
+        if "snapshot" in self.url:
+            raise error
+        return read(self, key)
+
+    monkeypatch.setattr(S3Prefix, "read", fail)
+    reader = JournalReader(folder)
+    reader.refresh()
+    assert len(reader.trials) == 3
+    error = ServiceUnavailableError("away")
+    with pytest.raises(ServiceUnavailableError, match="away"):
+        JournalReader(folder).refresh()
 
 
 def test_database_is_read_as_optuna_reads_it(
