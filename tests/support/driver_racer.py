@@ -2,9 +2,9 @@
 
 The wall clock of the drivers is CLOCK seconds ahead. For each line `MOMENT ARGUMENTS...` of its input it runs
 `python -m mcrnn.tune ARGUMENTS...` at a moment of the monotonic clock, in a forked process, in which the imports are
-done. It answers with one line of JSON: the exit code and what the driver wrote. After a line `end`, the driver is killed
-as soon as it has said what it is going to do. Who works renews its lease all the time, so that one that cannot see its
-process need not wait long to be refused.
+done. It answers with one line of JSON: the exit code and what the driver wrote. After a line `end`, the driver is
+killed as soon as it has said what it is going to do. Who works renews its lease all the time, so that one that cannot
+see its process need not wait long to be refused.
 """
 
 from __future__ import annotations
