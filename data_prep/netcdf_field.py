@@ -69,7 +69,7 @@ class NetcdfField:
         columns: coordinate of each column.
         row_is_latitude: whether rows are latitudes.
         column_is_longitude: whether columns are longitudes.
-        units: units of the variables, joined by commas where they differ.
+        units: units of each variable.
         long_name: long names of the variables, joined by commas.
     """
 
@@ -81,7 +81,7 @@ class NetcdfField:
     columns: np.ndarray
     row_is_latitude: bool
     column_is_longitude: bool
-    units: str
+    units: dict[str, str]
     long_name: str
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -272,24 +272,24 @@ def _join_times(
 
 def _select_channels(
     parts: dict[str, tuple[Part, ...]], dimensions: dict[str, Dimensions], levels: list[float]
-) -> tuple[tuple[Channel, ...], str, str]:
-    """Return the channels, and units and long names of their variables."""
+) -> tuple[tuple[Channel, ...], dict[str, str], str]:
+    """Return the channels, the units of each variable, and the long names of the variables."""
     variables = list(parts)
     if levels and all(dimensions[variable].level is None for variable in variables):
         raise UserError(f"{variables[0]} has no levels to select by --level")
     channels: list[Channel] = []
-    units: dict[str, None] = {}  # a dictionary for a set that keeps its order
-    long_names: dict[str, None] = {}
+    units: dict[str, str] = {}
+    long_names: dict[str, None] = {}  # a dictionary for a set that keeps its order
     for variable in variables:
         with open_file(parts[variable][0].path) as file:
-            units[str(getattr(file[variable], "units", "1"))] = None
+            units[variable] = str(getattr(file[variable], "units", "1"))
             long_names[str(getattr(file[variable], "long_name", variable))] = None
             level_dimension = dimensions[variable].level
             if level_dimension is None:
                 channels.append(Channel(variable, variable, None))
             else:
                 channels += _channels_of_levels(variable, coordinate_values(file, level_dimension), levels)
-    return tuple(channels), ", ".join(units), ", ".join(long_names)
+    return tuple(channels), units, ", ".join(long_names)
 
 
 def _channels_of_levels(variable: str, known: np.ndarray, levels: list[float]) -> list[Channel]:

@@ -101,7 +101,8 @@ def plan_store(
     attributes: dict[str, Any] = {
         "variable": ", ".join(c.name for c in field.channels),
         "long_name": field.long_name,
-        "units": field.units,
+        "units": ", ".join(dict.fromkeys(field.units.values())),
+        "channel_units": [field.units[channel.variable] for channel in field.channels],
         "boundary": boundary,
         "time_step": field.axis.step,
         "calendar": field.axis.calendar,
