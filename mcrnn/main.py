@@ -23,6 +23,7 @@ COMMANDS = {
     "tune": ("mcrnn.tune", "tune", "Search hyperparameters and register the best model."),
     "train": ("mcrnn.train", "train", "Train one configuration."),
     "evaluate": ("mcrnn.evaluate", "evaluate", "Evaluate models on the test split and write a report."),
+    "leaderboard": ("mcrnn.leaderboard", "leaderboard", "Rank all models of a store."),
     "status": ("mcrnn.status", "status", "Show searches and runs from any terminal."),
     "stop": ("mcrnn.stop", "stop", "Stop a search, one of its trials, or a run."),
     "promote": ("mcrnn.promote", "promote", "Decide which version of a model is in use."),
