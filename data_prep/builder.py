@@ -4,12 +4,12 @@ The order of writes makes this safe:
 
 1. the root with the status `building`;
 2. metadata and coordinates;
-3. for each shard its objects, each of which is read back, and then a marker with their sizes, their SHA-256 and the
+3. for each shard its objects, each of which is read back, and then a record with their sizes, their SHA-256 and the
    statistics of the values;
 4. the manifest;
 5. the root with the status `complete`, without which no reader opens the store.
 
-The same command continues an unfinished build with the shards that have no marker.
+The same command continues an unfinished build with the shards that have no record.
 
 Shards are Ray tasks, each in a process with one thread. The content of a shard depends on its position alone, so the
 store is the same for any number of workers, in any order, in one go or in several.
@@ -25,14 +25,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from data_prep.plan import Shard, StorePlan, root_document
+from data_prep.shard_records import Record, ShardRecords
 from data_prep.statistics import Statistics
+from mcrnn.data.manifest import map_ahead
 from mcrnn.data.store_format import BUILD_FOLDER, FORMAT, FORMAT_VERSION, MANIFEST, canonical_json, root_digest, sha256
 from mcrnn.errors import UserError
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import CHECK_PREFIX, Location
-
-Marker = dict[str, Any]
-"""What is kept of a shard that is done: `objects` (size and SHA-256 by key), `split` and `statistics`."""
 
 LEASE = f"{BUILD_FOLDER}/lock.json"
 """Key of the lease that keeps two builds from writing one store."""
@@ -98,8 +97,8 @@ def build(
         # Another build may have ended between the first look and the lease.
         if _is_complete(location, plan, overwrite):
             return False
+        root = _read_root(location)
         keys = location.sizes()
-        root = _read_root(location, keys)
         if overwrite and root is not None:
             _delete_store(location, keys)
             keys, root = {}, None
@@ -110,34 +109,42 @@ def build(
             if key != "zarr.json" and keys.get(key) != len(content):
                 location.write(key, content)
         _delete_partial_files(location, keys)
-        markers = _read_markers(location, plan, keys)
+        done = ShardRecords(location, keys)
+        missing = []
         for shard in plan.shards():
-            if shard.name in markers:
+            if shard.name in done.records:
                 on_done(shard.stop - shard.start, False)
-        missing = [shard for shard in plan.shards() if shard.name not in markers]
-        for shard, marker in _build_shards(location, plan, source, missing, workers, lease):
-            markers[shard.name] = marker
-            on_done(shard.stop - shard.start, True)
-        _complete(location, plan, metadata, [markers[shard.name] for shard in plan.shards()])
+            else:
+                missing.append(shard)
+        try:
+            for shard, record in _build_shards(location, plan, source, missing, workers, lease):
+                done.add(shard.name, record)
+                on_done(shard.stop - shard.start, True)
+        finally:
+            done.write()
+        _complete(location, plan, metadata, [done.records[shard.name] for shard in plan.shards()])
+        done.delete()
     finally:
         lease.release()
     return True
 
 
-def _read_root(location: Location, keys: dict[str, int]) -> dict[str, Any] | None:
+def _read_root(location: Location) -> dict[str, Any] | None:
     """Return the root document, or None if there is nothing yet or a build was killed before it wrote the root.
 
     Raises:
         UserError: there are files that are no store.
     """
-    # another build may be checking its access just now, or was killed while it did
-    if all(key.startswith((BUILD_FOLDER, CHECK_PREFIX)) or key.endswith(".partial") for key in keys):
-        return None
     try:
-        # Also if it was not listed: a build that began during the listing wrote the root before anything else.
         content = location.read("zarr.json")
     except FileNotFoundError:
-        content = b""
+        # another build may be checking its access just now, or was killed while it did
+        if all(key.startswith((BUILD_FOLDER, CHECK_PREFIX)) or key.endswith(".partial") for key in location.sizes()):
+            return None
+        try:
+            content = location.read("zarr.json")  # a build that began since the first look wrote it before the others
+        except FileNotFoundError:
+            content = b""
     try:
         document = json.loads(content)
         if document["attributes"]["format"] == FORMAT:
@@ -153,11 +160,19 @@ def _is_complete(location: Location, plan: StorePlan, overwrite: bool) -> bool:
     Raises:
         UserError: there is something else, or a store of another recipe that is not to be overwritten.
     """
-    root = _read_root(location, location.sizes())
+    root = _read_root(location)
     if root is None or overwrite:
         return False
     _check_same_recipe(location, plan, root["attributes"])
-    return root["attributes"]["status"] == "complete"
+    if root["attributes"]["status"] == "complete":
+        return True
+    sizes = _sizes_of_objects(plan)
+    if any(root["attributes"].get(name, size) != size for name, size in sizes.items()):
+        raise UserError(
+            f"'{location.url}' was begun by another version of mcrnn, which cuts arrays into objects of another size: "
+            "finish it with that version, or --overwrite to build it anew"
+        )
+    return False
 
 
 def _check_same_recipe(location: Location, plan: StorePlan, attributes: dict[str, Any]) -> None:
@@ -182,9 +197,8 @@ def _delete_store(location: Location, keys: dict[str, int]) -> None:
     The root goes last: as long as it is there, a deletion that was interrupted leaves what is still recognised as a
     store of this project, and the same command may go on deleting it.
     """
-    for key in keys:
-        if key not in ("zarr.json", LEASE):
-            location.delete(key)
+    for _ in map_ahead(location.delete, (key for key in keys if key not in ("zarr.json", LEASE))):
+        pass
     location.delete("zarr.json")
 
 
@@ -194,17 +208,18 @@ def _unfinished(plan: StorePlan) -> dict[str, Any]:
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "status": "building",
-        "shards": len(list(plan.shards())),
+        **_sizes_of_objects(plan),
         "recipe": plan.recipe,
     }
 
 
+def _sizes_of_objects(plan: StorePlan) -> dict[str, int]:
+    """Return how a store is cut into objects. Those that are done are of no use to a build that cuts it otherwise."""
+    return {"shards": len(list(plan.shards())), "shard": plan.shard, "chunk": plan.chunk}
+
+
 def _json(document: dict[str, Any]) -> bytes:
     return json.dumps(document, indent=2).encode()
-
-
-def _marker_key(name: str) -> str:
-    return f"{BUILD_FOLDER}/{name}.json"
 
 
 def _delete_partial_files(location: Location, keys: dict[str, int]) -> None:
@@ -214,26 +229,10 @@ def _delete_partial_files(location: Location, keys: dict[str, int]) -> None:
             location.delete(key)
 
 
-def _read_markers(location: Location, plan: StorePlan, keys: dict[str, int]) -> dict[str, Marker]:
-    """Return the marker of each shard that is done and whose objects are there with the size that they had."""
-    markers = {}
-    for shard in plan.shards():
-        if _marker_key(shard.name) not in keys:
-            continue
-        content = location.read(_marker_key(shard.name))
-        try:
-            marker = json.loads(content)
-            if all(keys.get(key) == entry["size"] for key, entry in marker["objects"].items()):
-                markers[shard.name] = marker
-        except (ValueError, KeyError, TypeError):
-            continue  # the marker was not written completely: the shard is built again
-    return markers
-
-
 def _build_shards(
     location: Location, plan: StorePlan, source: Source, missing: list[Shard], workers: int, lease: Lease
-) -> Iterator[tuple[Shard, Marker]]:
-    """Build the missing shards, in this process or as Ray tasks, and yield each with its marker when it is done."""
+) -> Iterator[tuple[Shard, Record]]:
+    """Build the missing shards, in this process or as Ray tasks, and yield each with its record when it is done."""
     at_once = source.shards_at_once
     groups = [missing[i : i + at_once] for i in range(0, len(missing), at_once)]
     if workers == 1 or len(groups) < 2 or at_once > 1:
@@ -272,18 +271,21 @@ def _build_shards(
                 ray.cancel(reference)
 
 
-def _build_group_in_task(shared: tuple[Location, StorePlan, Source], shards: list[Shard]) -> list[Marker]:
+def _build_group_in_task(shared: tuple[Location, StorePlan, Source], shards: list[Shard]) -> list[Record]:
     # Ray replaces a reference by its object only where the reference is an argument itself, so what is shared is one.
     return _build_group(*shared, shards)
 
 
-def _build_group(location: Location, plan: StorePlan, source: Source, shards: list[Shard]) -> list[Marker]:
-    """Compute some shards together, and for each encode, write and read back its objects and write its marker.
+def _build_group(location: Location, plan: StorePlan, source: Source, shards: list[Shard]) -> list[Record]:
+    """Compute some shards together, and for each encode, write and read back its objects.
+
+    Returns:
+        The record of each shard.
 
     Raises:
         UserError: values are not finite, or the storage does not return what was written to it.
     """
-    markers = []
+    records = []
     for shard, arrays in zip(shards, source.compute(shards), strict=True):
         objects = {}
         for name, values in arrays.items():
@@ -295,20 +297,18 @@ def _build_group(location: Location, plan: StorePlan, source: Source, shards: li
                 raise UserError(f"'{location.url}' did not return '{key}' as it was written: check the storage")
             objects[key] = {"size": len(content), "sha256": sha256(content)}
         statistics = Statistics.of(arrays["field"]).to_json()
-        marker = {"objects": objects, "split": shard.split, "statistics": statistics}
-        location.write(_marker_key(shard.name), canonical_json(marker))
-        markers.append(marker)
-    return markers
+        records.append({"objects": objects, "split": shard.split, "statistics": statistics})
+    return records
 
 
-def _complete(location: Location, plan: StorePlan, metadata: dict[str, bytes], markers: list[Marker]) -> None:
-    """Write the manifest and the root with the status `complete`, and delete the markers."""
+def _complete(location: Location, plan: StorePlan, metadata: dict[str, bytes], records: list[Record]) -> None:
+    """Write the manifest and the root with the status `complete`."""
     statistics: Statistics | None = None
     objects = {k: {"size": len(v), "sha256": sha256(v)} for k, v in metadata.items() if k != "zarr.json"}
-    for marker in markers:
-        objects.update(marker["objects"])
-        if marker["split"] == "train":
-            of_shard = Statistics(**marker["statistics"])
+    for record in records:
+        objects.update(record["objects"])
+        if record["split"] == "train":
+            of_shard = Statistics(**record["statistics"])
             statistics = statistics.merge(of_shard) if statistics else of_shard
     assert statistics is not None
     manifest = canonical_json({"objects": objects})
@@ -329,5 +329,3 @@ def _complete(location: Location, plan: StorePlan, metadata: dict[str, bytes], m
     document = json.loads(_json(root_document(metadata, attributes)))
     document["attributes"]["sha256"] = root_digest(document)
     location.write("zarr.json", _json(document))
-    for shard in plan.shards():
-        location.delete(_marker_key(shard.name))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mcrnn.cli import StorageOption, main
-from mcrnn.data.store_format import BUILD_FOLDER, SPLITS
+from mcrnn.data.store_format import SPLITS
 from mcrnn.storage.location import Location
 from mcrnn.storage.root import Storage
 
@@ -65,8 +65,10 @@ def inspect(
 
 
 def _print_build(name: str, attributes: dict[str, Any], location: Location) -> None:
-    markers = [key for key in location.sizes() if key.startswith(f"{BUILD_FOLDER}/") and not key.endswith("lock.json")]
-    print(f"{name}: unfinished, {len(markers)} of {attributes['shards']} objects are done")
+    from data_prep.shard_records import read_records, record_keys
+
+    done = read_records(location, record_keys(location.sizes()))
+    print(f"{name}: unfinished, {len(done)} of {attributes['shards']} objects are done")
     print("the command that builds it continues; its parameters:")
     _print_pairs(attributes["recipe"])
 

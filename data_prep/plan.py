@@ -54,7 +54,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """Name of the shard's marker. Names sort in the order of the data."""
+        """Name of the shard's record. Names sort in the order of the data."""
         return f"{self.split}-{self.start:010d}"
 
 

@@ -19,9 +19,6 @@ from mcrnn.storage.root import Storage
 if TYPE_CHECKING:
     from mcrnn.search.overview import WatchedSearch
 
-REGISTRATION = "registration"
-"""What a search does last, as its process writes it down. No request stops that."""
-
 
 def stop(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Search or run.")],
@@ -39,6 +36,8 @@ def stop(
     """
     root = Storage.open(storage, read_only=True)
 
+    from mcrnn.runners.stop_requests import FINISHES, SAVES
+    from mcrnn.search.attributes import REGISTRATION
     from mcrnn.search.overview import FOLDERS, SEARCH, WatchedSearch, find
     from mcrnn.storage.presence import request_stop, see
     from mcrnn.storage.retry import print_warning
@@ -55,9 +54,9 @@ def stop(
         _check_trial(WatchedSearch(root, found), trial)
     request_stop(location, seen, trial)
     what = f"the {kind} '{found}'" if trial is None else f"trial {trial} of '{found}'"
-    effect = "it saves and ends" if trial is None else "it ends with the error that it has"
+    effect = SAVES if trial is None else "it ends with the error that it has"
     if seen.progress.get("phase") == REGISTRATION:
-        effect = "its trials have ended, it registers the best model and finishes"
+        effect = FINISHES
     if not seen.is_running:
         print_warning(
             f"the {kind} '{found}' has given no sign of life for {seen.age:.0f} s: its process is gone, or it is cut "
@@ -72,6 +71,7 @@ def _check_trial(watched: WatchedSearch, trial: int) -> None:
     Raises:
         UserError: there is no such trial, it has not been started, or it has ended.
     """
+    from mcrnn.search.attributes import END, TrialEnd
     from mcrnn.search.study_reader import Phase
 
     watched.refresh()
@@ -80,7 +80,7 @@ def _check_trial(watched: WatchedSearch, trial: int) -> None:
         last = f"its trials are 0 to {max(trials)}" if trials else "it has no trials yet"
         raise UserError(f"the search '{watched.name}' has no trial {trial}; {last}")
     if trials[trial].phase == Phase.ENDED:
-        end = trials[trial].attributes.get("end", "failed")
+        end = trials[trial].attributes.get(END, TrialEnd.FAILED)
         raise UserError(f"trial {trial} of '{watched.name}' has ended already ({end})")
     if trials[trial].phase == Phase.WAITING:
         raise UserError(f"trial {trial} of '{watched.name}' has not been started")

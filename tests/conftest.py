@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3  # noqa: F401  (before xarray loads its readers: that of GRIB files may bring an older SQLite)
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -208,6 +209,15 @@ def postgres_folder() -> Path:
 def postgres_url(postgres_folder: Path) -> str:
     """An empty database of the PostgreSQL server that all tests share."""
     return shared.postgres(postgres_folder)
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database for studies: a real PostgreSQL, and SQLite, which differ in their types."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/study.db"
+    found: str = request.getfixturevalue("postgres_url")
+    return found
 
 
 @pytest.fixture

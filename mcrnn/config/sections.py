@@ -56,7 +56,7 @@ class DataConfig(Section):
         0.0,
         ge=0,
         description="Standard deviation of Gaussian noise added to the inputs in training, in the units that the "
-        "network sees; 0 for none.",
+        "network sees; 0 for none. Channels that are not predicted (model.channels_out) stay as they are.",
     )
 
 

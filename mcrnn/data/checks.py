@@ -16,8 +16,17 @@ def check_store_serves(store: FieldStore, config: Configuration) -> None:
         config: the configuration of a training.
 
     Raises:
-        UserError: the grid, the variables or the length of the samples do not fit.
+        UserError: the grid, the variables or the length of the samples do not fit, or a variable does not vary.
     """
+    variables = config.data.variables
+    for channel, low, high in zip(
+        variables or store.channels, store.statistic("min", variables), store.statistic("max", variables), strict=True
+    ):
+        if low == high:
+            raise UserError(
+                f"{channel} of '{store.name}' is {low:g} at all points and times of the training split, so that its "
+                "errors cannot be normalised: name the other channels in data.variables"
+            )
     height, width = store.grid(config.data.coarsen)
     padding, reach = config.model.padding or store.padding, config.model.kernel_size // 2
     # A field that continues at the opposite edge can do so once only.
@@ -26,7 +35,7 @@ def check_store_serves(store: FieldStore, config: Configuration) -> None:
             f"model.kernel_size {config.model.kernel_size} is too large for a grid of {height} x {width}: make it "
             "smaller, or data.coarsen"
         )
-    channels, predicted = len(store.channel_indices(config.data.variables)), config.model.channels_out
+    channels, predicted = len(store.channel_indices(variables)), config.model.channels_out
     if predicted is not None and predicted > channels:
         raise UserError(f"model.channels_out ({predicted}) is above the number of variables ({channels})")
     length, validation = config.data.sequence_length, config.validation

@@ -6,10 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from mcrnn.config.sections import DataConfig
 from mcrnn.data.store import FieldStore
+from mcrnn.device import constant
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,14 @@ class Scaling:
     def _statistics_for(self, x_BTCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and std as tensors that broadcast over x, which may have the first channels only."""
         channels = x_BTCHW.shape[-3]  # a model may predict only the first of its channels (`model.channels_out`)
-        mean, std = (
-            torch.tensor(v[:channels], dtype=x_BTCHW.dtype, device=x_BTCHW.device) for v in (self.mean, self.std)
-        )
-        return mean[:, None, None], std[:, None, None]
+        dtype, device = x_BTCHW.dtype, x_BTCHW.device
+        mean_C11 = constant(_by_channel, self.mean[:channels], dtype, device, like=x_BTCHW)
+        return mean_C11, constant(_by_channel, self.std[:channels], dtype, device, like=x_BTCHW)
+
+
+def _by_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return one value for each channel, (C, 1, 1)."""
+    return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,9 @@ class FieldDescription:
         store_digest: digest of the store.
         store: URL of the store.
         recipe: how the store was made.
+        rows: coordinate of each row after coarsening, empty for a model that was trained before it was kept.
+        columns: coordinate of each column after coarsening, likewise.
+        coarsened_by_area: whether the means of coarsening are weighted by the area of the cells of each latitude.
     """
 
     variable: str
@@ -83,6 +92,9 @@ class FieldDescription:
     store_digest: str
     store: str = ""
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    rows: tuple[float, ...] = ()
+    columns: tuple[float, ...] = ()
+    coarsened_by_area: bool = False
 
     @classmethod
     def of(cls, store: FieldStore, data: DataConfig) -> FieldDescription:
@@ -104,4 +116,25 @@ class FieldDescription:
             store_digest=store.digest,
             store=store.location.url,
             recipe=store.attributes["recipe"],
+            rows=_block_means(store.coordinate("height"), data.coarsen),
+            columns=_block_means(store.coordinate("width"), data.coarsen),
+            coarsened_by_area=store.row_weights is not None,
         )
+
+    def as_dataset(self, store: str) -> dict[str, Any]:
+        """Return what the record of a run says of its data; see `mcrnn.tracking.run_folder`.
+
+        Args:
+            store: name of the store in the configuration.
+        """
+        return {
+            "name": store,
+            "source": self.store or store,
+            "digest": self.store_digest,
+            "recipe": self.recipe,
+            "schema": {"variable": self.variable, "units": self.units, "channels": self.channels},
+        }
+
+
+def _block_means(values: np.ndarray, block: int) -> tuple[float, ...]:
+    return tuple(values.reshape(-1, block).mean(1).tolist())

@@ -28,6 +28,7 @@ class FieldReader:
         array: the field of the split as it is stored, (N, T, C, H, W).
         channels: positions of the channels that are wanted, in order.
         coarsen: side of the blocks of grid points that are averaged; it divides the grid.
+        row_weights: weights of the rows in these means, see `coarsened`.
     """
 
     manifest: Manifest
@@ -35,6 +36,7 @@ class FieldReader:
     array: zarr.Array
     channels: list[int]
     coarsen: int
+    row_weights: np.ndarray | None
 
     def blocks(self, into: np.ndarray | None = None) -> Iterator[Block]:
         """Read all objects in the order of the data, several at a time.
@@ -76,7 +78,7 @@ class FieldReader:
         values = np.empty((samples.stop - n, times.stop - t, *self.array.shape[2:]), np.float32)
         self._decode(key, values)
         if not as_stored:
-            values = coarsened(values[:, :, self.channels], self.coarsen)
+            values = coarsened(values[:, :, self.channels], self.coarsen, self.row_weights)
         if target is None:
             return samples, times, values
         target[...] = values
@@ -100,10 +102,21 @@ class FieldReader:
             raise damaged_error(self.manifest.location, f"{key} has values that are not finite")
 
 
-def coarsened(values: np.ndarray, block: int) -> np.ndarray:
-    """Return the means over blocks of `block` x `block` grid points, which lie along the last two axes."""
+def coarsened(values: np.ndarray, block: int, row_weights: np.ndarray | None = None) -> np.ndarray:
+    """Return the means over blocks of `block` x `block` grid points, which lie along the last two axes.
+
+    Args:
+        values: float32 (..., height, width).
+        block: side of a block; it divides height and width.
+        row_weights: weight of each row, such as the area of its cells; None if all have the same.
+    """
     if block == 1:
         return values
     *rest, height, width = values.shape
     blocks = values.reshape(*rest, height // block, block, width // block, block)
-    return blocks.mean(axis=(-3, -1), dtype=np.float32)
+    if row_weights is None:
+        return blocks.mean(axis=(-3, -1), dtype=np.float32)
+    weights = row_weights.reshape(height // block, block)
+    weights = weights / weights.sum(1, keepdims=True)
+    rows = blocks.mean(axis=-1, dtype=np.float64)
+    return (rows * weights[:, :, None]).sum(axis=-2).astype(np.float32)

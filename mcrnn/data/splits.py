@@ -6,7 +6,6 @@ Axes: N sample, B window of a batch, T time, C channel, H height, W width.
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 from mcrnn.config.sections import DataConfig
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.field_reader import coarsened
+from mcrnn.data.memory import memory_budget
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.storage.local import LocalFolder
@@ -165,7 +165,7 @@ class StoredSplit:
             raise UserError(f"'{self.location.url}' is damaged: {self.split} cannot be read ({error})") from None
         if not np.isfinite(values).all():
             raise UserError(f"'{self.location.url}' is damaged: {self.split} has values that are not finite")
-        return coarsened(values[:, self._store.channel_indices(self.variables)], self.coarsen)
+        return coarsened(values[:, self._store.channel_indices(self.variables)], self.coarsen, self._store.row_weights)
 
     def on(self, device: torch.device) -> Split:
         return self
@@ -204,23 +204,6 @@ def open_split(store: FieldStore, split: str, data: DataConfig) -> Split:
     if 4 * math.prod(shape) > memory_budget():
         return StoredSplit(store.location, split, data.coarsen, data.variables, shape)
     return MemorySplit(store.load(split, data.coarsen, data.variables))
-
-
-def memory_budget() -> float:
-    """Return how many bytes a split may take: MCRNN_MEMORY (in GB), by default half of the memory that is free now.
-
-    Raises:
-        UserError: MCRNN_MEMORY is not a number.
-    """
-    given = os.environ.get("MCRNN_MEMORY")
-    if given is None:
-        import psutil
-
-        return psutil.virtual_memory().available / 2
-    try:
-        return float(given) * 1e9
-    except ValueError:
-        raise UserError(f"MCRNN_MEMORY is a number of GB such as 16, not '{given}'") from None
 
 
 def _gather_windows(

@@ -17,7 +17,8 @@ import numpy as np
 
 from mcrnn.data.field_reader import Block, FieldReader
 from mcrnn.data.manifest import Manifest, damaged_error
-from mcrnn.data.store_format import FORMAT, FORMAT_VERSION, root_digest
+from mcrnn.data.sphere import latitude_weights
+from mcrnn.data.store_format import BY_AREA, FORMAT, FORMAT_VERSION, root_digest
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.storage.location import Location
 
@@ -42,7 +43,7 @@ def read_root(location: Location) -> dict[str, Any]:
         content = location.read("zarr.json")
     except FileNotFoundError:
         raise UserError(
-            f"there is no store '{location.url}'; make one with python -m data_prep.navier_stokes or data_prep.netcdf"
+            f"there is no store '{location.url}'; make one with python -m data_prep.navier_stokes or data_prep.convert"
         ) from None
     try:
         document = json.loads(content)
@@ -182,11 +183,25 @@ class FieldStore:
         values = np.asarray(time) if frames is None else np.asarray(time)[list(frames)]
         return list(cftime.num2date(values, str(time.attrs["units"]), calendar=calendar))
 
+    def coordinate(self, dimension: str) -> np.ndarray:
+        """Return the values along a dimension of the grid, height or width, as float64."""
+        return np.asarray(self._group[f"train/{dimension}"], dtype=np.float64)
+
     @property
     def latitude(self) -> np.ndarray | None:
         """Latitude of each row in degrees north, None where the rows are not latitudes."""
         values = self.attributes.get("latitude")
         return None if values is None else np.asarray(values, dtype=np.float64)
+
+    @property
+    def row_weights(self) -> np.ndarray | None:
+        """Weight of each row in the means of coarsening: the area of its cells, None where all rows have the same.
+
+        Stores that were made before there was the attribute `coarsening` are coarsened by the plain mean, as ever.
+        """
+        if self.latitude is None or self.attributes.get("coarsening") != BY_AREA:
+            return None
+        return latitude_weights(self.latitude)
 
     def grid(self, coarsen: int = 1) -> tuple[int, int]:
         """Return height and width after coarsening.
@@ -223,7 +238,8 @@ class FieldStore:
         """
         self.grid(coarsen)  # refuses blocks that do not divide the grid
         channels = self.channel_indices(variables)
-        return FieldReader(self.manifest, split, self.array(split), channels, coarsen).blocks(into)
+        reader = FieldReader(self.manifest, split, self.array(split), channels, coarsen, self.row_weights)
+        return reader.blocks(into)
 
     def load(self, split: str, coarsen: int = 1, variables: list[str] | None = None) -> np.ndarray:
         """Load a whole split into memory, in the field's units.

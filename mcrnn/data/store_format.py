@@ -11,6 +11,8 @@ height, width), float32, and the coordinates of these dimensions. The attributes
   time between frames, and how the field continues beyond its edges (see `BOUNDARIES`).
 - `long_name`, `calendar`, `latitude`: for a series, the field in words, the calendar of its times, and the latitude of
   each row where the rows have one.
+- `coarsening`: `area` where coarsening weights the rows of latitudes by the area of their cells. Stores without it are
+  coarsened by the plain mean.
 - `statistics`: mean, std, min and max of each channel of the training split.
 - `recipe`, `versions`: all that determines the values, and the versions of the packages that made them.
 - `manifest_sha256`: the SHA-256 of the manifest, called the digest of the store. The manifest lists every object except
@@ -42,6 +44,9 @@ BOUNDARIES = ("periodic", "cylinder", "zeros")
 `periodic` continues at the opposite edge along both axes. `cylinder` does so along the width only (longitude) and has
 nothing beyond the height (latitude). `zeros` has nothing beyond any edge."""
 
+BY_AREA = "area"
+"""Value of the root attribute `coarsening`."""
+
 MANIFEST = "manifest.json"
 """Key of the manifest: JSON `{"objects": {KEY: {"size": BYTES, "sha256": HEXADECIMAL}}}`."""
 
@@ -49,7 +54,7 @@ DATA_ARRAYS = ("field", "initial_field")
 """Arrays that hold field values. `initial_field`, of generated fields only, is the state at t = 0."""
 
 BUILD_FOLDER = ".build"
-"""Folder below the store with the lease and the markers of an unfinished build. A complete store has none."""
+"""Folder below the store with the lease and the records of an unfinished build. A complete store has none."""
 
 
 def canonical_json(value: Any) -> bytes:

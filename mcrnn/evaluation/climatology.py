@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from mcrnn.config.sections import DataConfig
-from mcrnn.data.splits import memory_budget
+from mcrnn.data.memory import memory_budget
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.storage.location import Location

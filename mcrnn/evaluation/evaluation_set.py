@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 
 from mcrnn.config.sections import Configuration, DataConfig
-from mcrnn.data.splits import Split, memory_budget, open_split
+from mcrnn.data.memory import memory_budget
+from mcrnn.data.sphere import latitude_weights
+from mcrnn.data.splits import Split, open_split
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import Starts, check_length, evaluation_windows
 from mcrnn.evaluation.climatology import Climatology
-from mcrnn.evaluation.metrics import Measures, Scores, latitude_weights
+from mcrnn.evaluation.metrics import Measures, Scores
 from mcrnn.evaluation.starts import overlap_of, windows_by_rule
 from mcrnn.storage.location import Location
 

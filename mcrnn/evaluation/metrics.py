@@ -23,31 +23,6 @@ VALUES_AT_A_TIME = 2**21
 """Values that are scored at a time. Each array of them takes 16 MB, and about a dozen are needed."""
 
 
-def latitude_weights(latitude: np.ndarray) -> np.ndarray:
-    """Return weights proportional to the area on the sphere of the cells of each row.
-
-    The edge between two rows lies in the middle between them. The first and the last row reach half a row further, or
-    to the pole where there is no room for another row. The area between two latitudes is proportional to the
-    difference of their sines, so that the weights are exact.
-
-    Args:
-        latitude: latitudes of the rows in degrees, rising or falling.
-
-    Returns:
-        A weight for each row, float64, with mean 1.
-    """
-    rising = np.sort(np.deg2rad(np.asarray(latitude, dtype=np.float64)))
-    if len(rising) == 1:
-        return np.ones(1)
-    between = (rising[1:] + rising[:-1]) / 2
-    beyond = np.array([2 * rising[0] - rising[1], 2 * rising[-1] - rising[-2]])  # where another row would be
-    ends = np.where(np.abs(beyond) < np.pi / 2 - 1e-6, (beyond + rising[[0, -1]]) / 2, np.sign(beyond) * np.pi / 2)
-    edges = np.concatenate([ends[:1], between, ends[1:]])
-    area = np.diff(np.sin(edges))
-    area = area if latitude[0] <= latitude[-1] else area[::-1]
-    return area / area.mean()
-
-
 def power_spectrum(x_BTCHW: torch.Tensor) -> torch.Tensor:
     """Split the mean square of a periodic field by wavenumber.
 

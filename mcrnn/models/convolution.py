@@ -22,7 +22,6 @@ Axes: N frames, C channels, H height, W width; P grid points (H x W), K output c
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
+
+from mcrnn import device
 
 CACHED_GRID_POINTS = 8192
 """Grid points of the frames that a processor works on at a time, so that they stay in its cache: 32 of 16 x 16."""
@@ -82,22 +83,21 @@ class BoundaryPadding:
         if not self.rows and not self.columns:
             return x_NCHW.contiguous(memory_format=torch.channels_last)
         frames, channels, height, width = x_NCHW.shape
-        points = _wrapped_points(height, width, self.rows, self.columns, x_NCHW.device)
+        points = device.constant(_wrapped_points, height, width, self.rows, self.columns, x_NCHW.device, like=x_NCHW)
         x_NPC = x_NCHW.permute(0, 2, 3, 1).reshape(frames, height * width, channels)
         padded_NPC = x_NPC.index_select(1, points)
         return padded_NPC.view(frames, height + 2 * self.rows, -1, channels).permute(0, 3, 1, 2)
 
 
-@functools.cache
-def _wrapped_points(height: int, width: int, rows: int, columns: int, device: torch.device) -> torch.Tensor:
+def _wrapped_points(height: int, width: int, rows: int, columns: int, place: torch.device) -> torch.Tensor:
     """Return, for each point of the padded grid, the index of the grid point that it repeats."""
     if height < rows or width < columns:
         raise ValueError(
             f"a grid of {height} x {width} is too small for a kernel that reaches {max(rows, columns)} beyond it"
         )
-    row = torch.arange(-rows, height + rows) % height
-    column = torch.arange(-columns, width + columns) % width
-    return (row[:, None] * width + column).flatten().to(device)
+    row = torch.arange(-rows, height + rows, device=place) % height
+    column = torch.arange(-columns, width + columns, device=place) % width
+    return (row[:, None] * width + column).flatten()
 
 
 class PreparedConv:
@@ -114,9 +114,9 @@ class PreparedConv:
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, boundary: BoundaryPadding) -> None:
-        device = weight.device.type
-        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
+        kind = weight.device.type
+        autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if autocast else weight.dtype
         ready = weight.to(dtype).contiguous(memory_format=torch.channels_last)
         self._gradients = _ParameterGradients(ready.detach(), boundary, bias is not None)
         self.weight, self.bias = _DeliverGradients.apply(
@@ -148,57 +148,66 @@ class PreparedConv:
         self._gradients.add(grad_NKHW, padded_NCHW)
 
 
+class _Pass:
+    """What one backward pass has collected so far."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
+        """Gradients of results, and the padded frames that the results came from."""
+        self.sums: dict[str, torch.Tensor] = {}
+
+
 class _ParameterGradients:
     """The gradients of weight and bias, added up over all uses of a convolution in one backward pass.
 
     Frames wait until there are enough for a fast convolution: closed loops hand them in one step at a time.
 
-    A graph that is retained can be run backward several times, and a pass can end before it reaches the parameters
-    (`torch.autograd.grad` with respect to inputs). So sums belong to one pass, and those that another pass left
-    behind are dropped. What tells passes apart is the id of autograd's graph task, for which PyTorch has no public
-    function.
+    A graph that is retained can be run backward several times; a pass can end before it reaches the parameters
+    (`torch.autograd.grad` with respect to inputs); and another can run within it (reentrant checkpointing), which
+    delivers what it has collected by itself. So sums belong to one pass, and are dropped when it ends. What tells
+    passes apart is the id of autograd's graph task, for which PyTorch has no public function.
     """
 
     def __init__(self, weight: torch.Tensor, boundary: BoundaryPadding, has_bias: bool) -> None:
         self._weight, self._boundary, self._has_bias = weight, boundary, has_bias
-        self._start(-1)
-
-    def _start(self, backward_pass: int) -> None:
-        self._pass = backward_pass
-        self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._sums: dict[str, torch.Tensor] = {}
+        self._passes: dict[int, _Pass] = {}
 
     def add(self, grad_NKHW: torch.Tensor, padded_NCHW: torch.Tensor) -> None:
         """Take the gradient of some results and the padded frames they came from."""
-        backward_pass = torch._C._current_graph_task_id()
-        if backward_pass != self._pass:
-            self._start(backward_pass)
+        number = torch._C._current_graph_task_id()
+        collected = self._passes.get(number)
+        if collected is None:
+            collected = self._passes[number] = _Pass()
+            torch.autograd.Variable._execution_engine.queue_callback(lambda: self._drop(number))
         points = grad_NKHW.shape[2:].numel()
         if len(grad_NKHW) * points >= BACKWARD_GRID_POINTS:
-            self._flush()  # frames that are enough by themselves are not copied to stand beside others
-        self._waiting.append((grad_NKHW.to(self._weight.dtype), padded_NCHW))
-        if sum(len(grad) for grad, _ in self._waiting) * points >= BACKWARD_GRID_POINTS:
-            self._flush()
+            self._flush(collected)  # frames that are enough by themselves are not copied to stand beside others
+        collected.waiting.append((grad_NKHW.to(self._weight.dtype), padded_NCHW))
+        if sum(len(grad) for grad, _ in collected.waiting) * points >= BACKWARD_GRID_POINTS:
+            self._flush(collected)
 
-    def _flush(self) -> None:
-        if not self._waiting:
+    def _drop(self, number: int) -> None:
+        self._passes.pop(number, None)
+
+    def _flush(self, collected: _Pass) -> None:
+        if not collected.waiting:
             return
-        several = len(self._waiting) > 1
-        grad, padded = (torch.cat(parts) if several else parts[0] for parts in zip(*self._waiting, strict=True))
-        self._waiting = []
+        several = len(collected.waiting) > 1
+        grad, padded = (torch.cat(parts) if several else parts[0] for parts in zip(*collected.waiting, strict=True))
+        collected.waiting = []
         mask = [False, True, self._has_bias]  # gradients of the frames, the weight, the bias
         _, *parts = _convolution_backward(grad, padded, self._weight, self._boundary, mask)
+        sums = collected.sums
         for name, part in zip(("weight", "bias")[: 1 + self._has_bias], parts, strict=False):
-            self._sums[name] = self._sums[name].add_(part) if name in self._sums else part
+            sums[name] = sums[name].add_(part) if name in sums else part
 
     def take(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Return the gradients of weight and bias in this backward pass, None where nothing was collected."""
-        if torch._C._current_graph_task_id() != self._pass:
-            self._start(-1)
-        self._flush()
-        sums = self._sums
-        self._start(-1)
-        return sums.get("weight"), sums.get("bias")
+        collected = self._passes.pop(torch._C._current_graph_task_id(), None)
+        if collected is None:
+            return None, None
+        self._flush(collected)
+        return collected.sums.get("weight"), collected.sums.get("bias")
 
 
 class _DeliverGradients(torch.autograd.Function):
@@ -237,7 +246,7 @@ def _convolution_backward(
 def _convolution(
     padded_NCHW: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, zeros: tuple[int, int]
 ) -> torch.Tensor:
-    on_cpu = padded_NCHW.is_cpu and padded_NCHW.dtype == torch.float32
+    on_cpu = device.on_processor(padded_NCHW) and padded_NCHW.dtype == torch.float32
     if on_cpu and len(padded_NCHW) == 1 and torch.backends.mkldnn.is_available():
         # for a single frame torch would choose its own convolution, which has half the speed of oneDNN's
         return torch.ops.aten.mkldnn_convolution(padded_NCHW, weight, bias, zeros, [1, 1], [1, 1], 1)
@@ -259,7 +268,7 @@ def cache_sized_slices(x_NCHW: torch.Tensor, batch: int, grid_points: int = CACH
         grid_points: largest number of grid points of a slice, but at least one step.
     """
     frames, _, height, width = x_NCHW.shape
-    at_once = max(1, grid_points // (height * width * batch)) * batch if x_NCHW.is_cpu else frames
+    at_once = max(1, grid_points // (height * width * batch)) * batch if device.on_processor(x_NCHW) else frames
     return [slice(start, min(start + at_once, frames)) for start in range(0, frames, at_once)]
 
 

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from mcrnn import device
 from mcrnn.models.convolution import PreparedConv, cache_sized_slices, empty_frames_like
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
@@ -179,7 +180,7 @@ def _fused() -> Implementation | None:
 
 def implementation(h_BCHW: torch.Tensor) -> Implementation:
     """Return the implementation for such states: the fused kernel for float32 on GPUs, else the functions above."""
-    if h_BCHW.is_cuda and h_BCHW.dtype == torch.float32:
+    if not device.on_processor(h_BCHW) and not h_BCHW.is_meta and h_BCHW.dtype == torch.float32:
         return _fused() or CPU
     return CPU
 

@@ -145,6 +145,8 @@ def run_backward(
     grad_TBCHW, carry_BCHW, h0_BCHW = _in_rows(grad_TBCHW), _in_rows(carry_BCHW), _in_rows(h0_BCHW)
     grid, shared = _geometry(blocks_TBKHW, h0_BCHW)
     of_blocks, of_h0 = torch.empty_like(blocks_TBKHW), torch.empty_like(h0_BCHW)
+    if h0_BCHW.stride() != of_h0.stride():  # an expanded state: the kernel reads and writes both by the same strides
+        h0_BCHW = torch.empty_like(of_h0).copy_(h0_BCHW)
     with torch.cuda.device_of(blocks_TBKHW):
         _backward[grid](
             grad_TBCHW, carry_BCHW, blocks_TBKHW, h_TBCHW, h0_BCHW, of_blocks, of_h0, *shared,
@@ -163,17 +165,26 @@ def _geometry(blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor) -> tuple[tuple[
     batch, channels, height, width = h0_BCHW.shape
     points = height * width
     size = channels * points
-    channels_first = blocks_TBKHW.stride(-1) < blocks_TBKHW.stride(2)
+    channels_first = _strides(blocks_TBKHW)[-1] < blocks_TBKHW.stride(2)
     return (triton.cdiv(size, BLOCK), batch), (len(blocks_TBKHW), size, channels, points, channels_first)
+
+
+def _of_points(x: torch.Tensor) -> int | None:
+    """Return the stride from grid point to grid point, None where the rows do not follow one another in memory."""
+    height, width = x.shape[-2:]
+    of_rows, of_columns = x.stride()[-2:]
+    if height == 1 or width == 1:  # the stride of an axis of length one means nothing
+        return of_rows if width == 1 else of_columns
+    return of_columns if of_rows == of_columns * width else None
 
 
 def _in_rows(x: torch.Tensor) -> torch.Tensor:
     """Return the tensor, copied if the rows of its grid do not follow one another in memory."""
-    return x if x.stride(-2) == x.stride(-1) * x.shape[-1] else x.contiguous()
+    return x.contiguous() if _of_points(x) is None else x
 
 
 def _strides(x: torch.Tensor) -> tuple[int, ...]:
     """Return the strides, with one for the grid points in place of those of rows and columns."""
-    *before, of_rows, of_columns = x.stride()
-    assert of_rows == of_columns * x.shape[-1], "rows of the grid must follow each other in memory"
-    return *before, of_columns
+    of_points = _of_points(x)
+    assert of_points is not None, "rows of the grid must follow each other in memory"
+    return *x.stride()[:-2], of_points

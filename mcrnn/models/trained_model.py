@@ -5,8 +5,10 @@ Training writes it, the registry packages it, evaluation reads it. Imports neith
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,11 @@ class TrainedModel:
         """Conversion between the field's units and the network's."""
         return Scaling.of(self.config.data, self.field.mean, self.field.std)
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the weights as they are saved, which is that of the file `model.safetensors`."""
+        return hashlib.sha256(_serialize(self.network.state_dict())).hexdigest()
+
     @torch.no_grad()
     def forecast(self, frames_BTCHW: torch.Tensor, steps: int) -> torch.Tensor:
         """Continue a sequence of frames, in the field's units.
@@ -73,7 +80,9 @@ class TrainedModel:
         if isinstance(frames, torch.Tensor):
             return self.forecast(frames.float(), steps)
         if isinstance(frames, np.ndarray):
-            return self.forecast(torch.from_numpy(np.ascontiguousarray(frames, dtype=np.float32)), steps).numpy()
+            device = next(self.network.parameters()).device
+            given_BTCHW = torch.from_numpy(np.ascontiguousarray(frames, dtype=np.float32)).to(device)
+            return self.forecast(given_BTCHW, steps).cpu().numpy()
         return self._predict_labelled(frames, steps)
 
     def _predict_labelled(self, frames: Any, steps: int) -> Any:
@@ -120,9 +129,12 @@ def save(folder: Location, config: Configuration, field: FieldDescription, weigh
         weights: state of the network; saved in float32.
     """
     content = {"configuration": config.model_dump(), "field": vars(field)}
-    tensors = {name: value.float().contiguous() for name, value in weights.items()}
-    folder.write(WEIGHTS, save_safetensors(tensors))
+    folder.write(WEIGHTS, _serialize(weights))
     folder.write(CONFIG, json.dumps(content, indent=1).encode())
+
+
+def _serialize(weights: dict[str, torch.Tensor]) -> bytes:
+    return save_safetensors({name: value.float().contiguous() for name, value in weights.items()})
 
 
 def exists(folder: Location) -> bool:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from mcrnn.evaluation.evaluation_set import BATCH_SIZE
 from mcrnn.evaluation.result import EvaluationResult
@@ -32,7 +31,6 @@ class Forecasts:
         return self.group["truth"][0, :, 0], self.group["forecast"][self.names.index(name), 0, :, 0]
 
 
-@torch.no_grad()
 def write_forecasts(path: Path, results: dict[str, EvaluationResult], num_windows: int | None) -> Forecasts:
     """Write given frames, truth and forecasts of the first windows, batch by batch so that they need not fit in memory.
 
@@ -97,13 +95,11 @@ def write_forecasts(path: Path, results: dict[str, EvaluationResult], num_window
         if kept <= 0:
             break
         frames_BTCHW = batch.frames_BTCHW[:kept]
-        given[rows] = frames_BTCHW[:, : evaluation_set.warm_up].numpy()
+        given_BTCHW = frames_BTCHW[:, : evaluation_set.warm_up].numpy()
+        given[rows] = given_BTCHW
         truth[rows] = frames_BTCHW[:, evaluation_set.warm_up :, :predicted].numpy()
         for index, name in enumerate(names):
-            model = results[name].model
-            device = next(model.network.parameters()).device
-            forecast_BTCHW = model.forecast(frames_BTCHW[:, : evaluation_set.warm_up].to(device), leads)
-            forecast[index, rows] = forecast_BTCHW.float().cpu().numpy()
+            forecast[index, rows] = results[name].model.predict(given_BTCHW, leads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Zarr warns that consolidated metadata, which xarray reads, are not specified
         zarr.consolidate_metadata(str(path))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,7 +24,8 @@ from mcrnn.runners.ray_train import root_cause, run_distributed
 from mcrnn.runners.session import RunSession
 from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
-from mcrnn.storage.presence import Presence, StopRequest
+from mcrnn.runners.stop_requests import StopRequests
+from mcrnn.storage.presence import Presence
 from mcrnn.storage.retry import print_warning, retries_enabled
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.experiment import Tracker
@@ -49,7 +49,8 @@ def run(
     new: bool,
     digest: str | None = None,
     facts: dict[str, Any] | None = None,
-) -> None:
+    target: int | None = None,
+) -> RunFolder:
     """Train, or continue a run of that name, and print its result.
 
     Args:
@@ -58,6 +59,10 @@ def run(
         new: True to start a new run beside one of the same name.
         digest: digest that the store must have, where an earlier run is repeated.
         facts: what `python -m mcrnn.status` is to know of this process, such as which file it has read; JSON.
+        target: epoch after which the training is paused; None to train to the end.
+
+    Returns:
+        The folder of the run.
 
     Raises:
         UserError: the store cannot be used, its samples are too short, the folder holds another run, or memory was not
@@ -84,7 +89,7 @@ def run(
     if ended is None or ended.end == End.OUT_OF_MEMORY:
         folder.delete_end()
         sync = RunSync(Tracker.open(storage, EXPERIMENT))
-        training_run = TrainingRun(config, field, folder, run_name=name, tags=(("mcrnn.kind", "run"),))
+        training_run = TrainingRun(config, field, folder, run_name=name, tags=(("mcrnn.kind", "run"),), target=target)
         console.print(
             f"run {name}: {config.train.epochs} epochs, in {storage.show(folder.location)}",
             highlight=False,
@@ -99,37 +104,40 @@ def run(
         sync.update(folder, mlflow_status(End(ended.end)))
         sync.wait()
         sync.close()
-    if ended is None:
-        raise KeyboardInterrupt
     history = folder.read_metrics()
-    if ended.end == End.DIVERGED:
+    if ended is None and (target is None or len(history) < target):
+        raise KeyboardInterrupt
+    if ended is not None and ended.end == End.DIVERGED:
         print(
             f"{name} diverged in epoch {history[-1]['epoch']:.0f}: its gradients were not finite for several steps in "
             "a row. Try a smaller train.learning_rate or train.gradient_clip, in a new run beside it with --new",
             file=sys.stderr,
         )
         sys.exit(1)
-    early = f", stopped early after {len(history)} epochs" if ended.end == End.STOPPED_EARLY else ""
+    stopped = ended is not None and ended.end == End.STOPPED_EARLY
+    early = f", stopped early after {len(history)} epochs" if stopped else ""
     console.print(
         f"{name}: best closed-loop RMSE {history[-1]['best']:.4f} of the training split's standard deviation{early}; "
         f"the model is in {storage.show(folder.model)}",
         highlight=False,
         soft_wrap=True,
     )
+    return folder
 
 
 def _train(run: TrainingRun, data: FieldData, console: Console, sync: RunSync, facts: dict[str, Any]) -> None:
     display = RunDisplay(run, console, sync)
-    presence = Presence(run.folder.location, facts, display.stop_requested)
+    requests = StopRequests(run.run_name, lambda line: display.bar.print(line, console))
+    presence = Presence(run.folder.location, facts, requests.hear)
     display.presence = presence
     status = "FAILED"
     try:
         with presence, display.bar:
             with retries_enabled():
                 if run.config.train.workers == 1:
-                    _train_here(run, data, display)
+                    _train_here(run, data, display, requests)
                 else:
-                    _train_on_workers(run, data, display)
+                    _train_on_workers(run, data, display, requests)
                 ended = run.folder.read_end()
             presence.end("interrupted" if ended is None else "finished")
         status = mlflow_status(End(ended.end) if ended else End.INTERRUPTED)
@@ -141,19 +149,18 @@ def _train(run: TrainingRun, data: FieldData, console: Console, sync: RunSync, f
         sync.close()
 
 
-def _train_here(run: TrainingRun, data: FieldData, display: RunDisplay) -> None:
+def _train_here(run: TrainingRun, data: FieldData, display: RunDisplay, requests: StopRequests) -> None:
     def stop() -> None:
         session.stop_requested = True
 
     session = RunSession(
         run, on_epoch=display.epoch, on_step=display.step, on_recorded=display.recorded, warn=display.warn
     )
-    display.stop_by(stop)
-    with on_stop(stop):
+    with requests.handled_by(stop), on_stop(stop):
         session.train(data, choose_device(run.config.train.device, "train.device"))
 
 
-def _train_on_workers(run: TrainingRun, data: FieldData, display: RunDisplay) -> None:
+def _train_on_workers(run: TrainingRun, data: FieldData, display: RunDisplay, requests: StopRequests) -> None:
     import ray
 
     workers = run.config.train.workers
@@ -172,7 +179,7 @@ def _train_on_workers(run: TrainingRun, data: FieldData, display: RunDisplay) ->
                 failure.append(error)
 
         reference = ray.put(data)
-        display.stop_by(lambda: flag.request.remote())
+        until_end.enter_context(requests.handled_by(lambda: flag.request.remote()))
         until_end.enter_context(on_stop(lambda: flag.request.remote()))
         # in a thread, because in the main thread Ray would handle the signals itself
         driver = threading.Thread(target=drive, daemon=True)
@@ -208,8 +215,6 @@ class RunDisplay:
         """How long each epoch took that this command has trained."""
         self.presence: Presence | None = None
         """Gets to know how far the training is."""
-        self._stop: Callable[[], None] | None = None
-        self._is_stop_requested = False
 
     def step(self, epoch: int, batch: int, batches: int) -> None:
         """Show that a step is done."""
@@ -225,20 +230,6 @@ class RunDisplay:
             self.presence.progress = {"done": epoch, "budget": self.epochs, "best": metrics["best"], "hours": hours}
         left = sum(self.seconds) / len(self.seconds) * (self.epochs - epoch)
         self.bar.print(_line(metrics, self.epochs, left), self.console)
-
-    def stop_requested(self, request: StopRequest) -> None:
-        """Take a request of `python -m mcrnn.stop`."""
-        self._is_stop_requested = True
-        if self._stop is not None:
-            self._stop()
-        text = f"{self.run.run_name}: {request.by} has asked for a stop by python -m mcrnn.stop; it saves and ends"
-        self.bar.print(text, self.console)
-
-    def stop_by(self, stop: Callable[[], None]) -> None:
-        """Say what asks the training to save and stop, which is called for a request that has come before, too."""
-        self._stop = stop
-        if self._is_stop_requested:
-            stop()
 
     def recorded(self) -> None:
         """Send what has been recorded to MLflow."""

@@ -21,16 +21,13 @@ from optuna.trial import FrozenTrial
 
 from mcrnn.config.search import DEFAULT_TRIALS, SearchConfig
 from mcrnn.config.space import Search
-from mcrnn.search.attributes import HOURS
+from mcrnn.search.attributes import END, ERROR, HOURS, RESULT, TrialEnd
 from mcrnn.search.confirmation import Confirmation, Retraining, competitors
 from mcrnn.search.parameters import values_of
 from mcrnn.search.trial_index import TrialIndex, rank
-from mcrnn.search.trial_report import TrialEnd
 
 TIME_IS_UP = "time is up"
 """Attribute of the study: that no time is left for another trial, as a sentence and the limits for which it holds."""
-ERROR = "error"
-"""User attribute of a failed trial: what ended it, in one line that names the file with the traceback."""
 FEWEST_AT_A_TIME = 8
 """Trials at a time that are always allowed, however few trials a search has."""
 CONFIRMATION_SHARE = 1 / 3
@@ -92,7 +89,7 @@ def stop_reason(study: optuna.Study, config: SearchConfig, index: TrialIndex | N
 
 def _last_error(index: TrialIndex) -> str:
     """Return what ended the last trial that failed, as the end of a sentence; empty where that is not known."""
-    failed = [t for t in index.trials if t.user_attrs.get("end") == TrialEnd.FAILED and ERROR in t.user_attrs]
+    failed = [t for t in index.trials if t.user_attrs.get(END) == TrialEnd.FAILED and ERROR in t.user_attrs]
     if not failed:
         return ""
     last = max(failed, key=lambda t: (t.datetime_complete is not None and t.datetime_complete.timestamp(), t.number))
@@ -184,7 +181,7 @@ class Budgets:
     def _time_is_up(self, running: int) -> str | None:
         if not self._limited:
             return None
-        tried = self.index.ended + len(self.index.having("result"))
+        tried = self.index.ended + len(self.index.having(RESULT))
         trial = self.index.trial_seconds / 3600 / tried if tried else 0.0
         whole, least = self.expected_confirmation()
         return _over(self.config.hours, "hours", self.hours, trial, whole.hours, least.hours) or _over(
@@ -209,7 +206,7 @@ class Budgets:
         enough = 2 * confirm.configurations
         best = self.index.ranked(enough)
         if len(best) < enough:
-            results = self.index.having("result")
+            results = self.index.having(RESULT)
             paused = [self.index.trial(number) for number, result in results.items() if "best" in result]
             best += heapq.nsmallest(enough - len(best), paused, key=rank)
         trials = competitors(self.search, confirm, best)
@@ -284,8 +281,8 @@ def _over(
 
 def training_seconds(search: Search, trial: FrozenTrial) -> float:
     """Return the seconds that a trial would have taken if it had not been stopped early; 0 where they are not known."""
-    result = trial.user_attrs.get("result", {})
+    result = trial.user_attrs.get(RESULT, {})
     seconds, epoch = result.get("time_total_s", 0.0), result.get("epoch", 0)
-    if trial.user_attrs.get("end") == TrialEnd.FINISHED or not epoch:
+    if trial.user_attrs.get(END) == TrialEnd.FINISHED or not epoch:
         return seconds
     return seconds / epoch * search.configuration(values_of(trial)).train.epochs

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 from ray import tune
 
+from mcrnn.search.attributes import TrialEnd
 from mcrnn.search.budgets import budget
 from mcrnn.search.search_run import ActiveSearch
 from mcrnn.search.superseded_files import Deletion
-from mcrnn.search.trial_report import TrialEnd, TrialReport, error_of
+from mcrnn.search.trial_report import TrialReport, error_of
 from mcrnn.search.tune_adapter import StudySearcher
+from mcrnn.search.unsaved import Unsaved
 from mcrnn.storage.presence import Presence
 from mcrnn.storage.retry import print_warning
 from mcrnn.training.session import PENALTY
@@ -23,7 +26,7 @@ SECOND_TRIES = "second tries"
 """Attribute of the study: names of the confirmation's trainings that are tried once more."""
 
 
-class TrialCallback(tune.Callback):
+class TrialCallback(Unsaved, tune.Callback):
     """Keeps the runs and the files of trials up to date, and stops the search at a mistake in its configuration.
 
     Args:
@@ -35,10 +38,6 @@ class TrialCallback(tune.Callback):
         self.search_run, self.sync, self.uploads, self.stop = active.search_run, active.sync, active.uploads, stop
         self.superseded_files = self.search_run.superseded_files(active.index)
         self.uploads.put("superseded files", self.search_run.remove_superseded_files)  # those of a killed search
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune pickles its callbacks for its own state, from which a search is never restored."""
-        return {}
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **_: Any) -> None:
         """Send an epoch to MLflow."""
@@ -69,7 +68,7 @@ class TrialCallback(tune.Callback):
         self.sync.update(self.search_run.folder.trial(trial.config["number"]), status)
 
 
-class PresenceCallback(tune.Callback):
+class PresenceCallback(Unsaved, tune.Callback):
     """Writes down now and then how far a search is, for `python -m mcrnn.status`.
 
     Args:
@@ -79,21 +78,15 @@ class PresenceCallback(tune.Callback):
 
     def __init__(self, presence: Presence, searcher: StudySearcher) -> None:
         self.presence, self.searcher = presence, searcher
-        results = [trial.user_attrs["result"] for trial in searcher.index.ranked()]
-        results += searcher.index.having("result").values()
-        self._best = min((each["best"] for each in results if each and "best" in each), default=None)
+        self._best = searcher.index.smallest_error()
         self._next = 0.0
         self.note()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing, for the reason that `TrialCallback` gives."""
-        return {}
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Take up the error of a trial."""
         report = TrialReport.of(trial.last_result)
         if report.epoch and report.end is None:
-            self._best = min(report.metrics["best"], self._best or report.metrics["best"])
+            self._best = min(self._best, report.metrics["best"])
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """Write it down if it is time for it."""
@@ -113,14 +106,14 @@ class PresenceCallback(tune.Callback):
             "budget": budget(index, config),
             "running": len(self.searcher.running),
             "failed": index.failures,
-            "best": self._best,
+            "best": self._best if math.isfinite(self._best) else None,
             "hours": self.searcher.budgets.hours,
             "hours_budget": config.hours,
             "phase": phase,
         }
 
 
-class ConfirmationCallback(tune.Callback):
+class ConfirmationCallback(Unsaved, tune.Callback):
     """Keeps the runs of the confirmation's trainings up to date, and prints their validation errors.
 
     Args:
@@ -139,10 +132,6 @@ class ConfirmationCallback(tune.Callback):
     def second_tries(self) -> list[str]:
         """Names of the trainings that ran out of memory beside others and are tried once more."""
         return self.search_run.study.user_attrs.get(SECOND_TRIES, [])
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing, for the reason that `TrialCallback` gives."""
-        return {}
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **_: Any) -> None:
         """Send an epoch to MLflow."""

@@ -1,31 +1,66 @@
-"""The study in a database: Optuna's storage, with fewer queries.
+"""The study in a database: Optuna's storage, with fewer queries, and patient where the database is away.
 
 Optuna writes each value of a trial in a transaction of its own, and reads the trial again from each of its tables.
 `Database` writes what is set of trials inside `written_together` in one transaction, and reads as
 `mcrnn.search.database_rows` does. The tables and their content are Optuna's.
+
+A call of Optuna's that finds the database away, or loses the connection to it, is made again by `PatientStorage`. The
+transaction of the first call may have been committed all the same: then `Database` changes nothing in the second.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Container, Iterator
+import functools
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
-from optuna.storages import RDBStorage
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb.models import NOT_FOUND_MSG, TrialModel, TrialParamModel, TrialUserAttributeModel
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
+from mcrnn.errors import first_line
+from mcrnn.passwords import mask_passwords
 from mcrnn.search.database_rows import TrialQueries, distribution_of
 from mcrnn.search.snapshot import without_garbage_collection
+from mcrnn.storage.retry import PATIENCE_UNDER_WAY, Outage, ServiceUnavailableError, with_retries
 
 MOST_LISTED = 1000
 """Most trials that a query lists. Where more are wanted, all trials from the first one of them on are read."""
 ONE_TRIAL = TrialQueries(TrialModel.trial_id == sqlalchemy.bindparam("trial_id"))
+NEWEST_TRIAL = TrialQueries(
+    TrialModel.trial_id
+    == sqlalchemy.select(sqlalchemy.func.max(TrialModel.trial_id))
+    .where(TrialModel.study_id == sqlalchemy.bindparam("study_id"))
+    .scalar_subquery()
+)
+
+_outage = Outage(
+    "the study's database", meanwhile=f"asked again for {PATIENCE_UNDER_WAY / 60:.0f} min", afterwards="work goes on"
+)
+
+
+class PatientStorage:
+    """A storage each call of which waits for the database where it is away and this process has enabled retries.
+
+    Args:
+        storage: Optuna's storage of a `Database`.
+    """
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self._storage, name)
+        if not callable(member):
+            return member
+        return lambda *arguments, **options: with_retries(functools.partial(member, *arguments, **options), _outage)
 
 
 class Database(RDBStorage):
@@ -37,10 +72,41 @@ class Database(RDBStorage):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
+        sqlalchemy.event.listen(self.engine, "handle_error", _translate_error)
+        self._creating = False
+        """Whether a trial was to be created, and it is not known whether it was."""
         self._changes: list[Callable[[Session], None]] | None = None
         """What is written at the end of `written_together`; None outside of it."""
         self._params: list[dict[str, Any]] = []
         """Rows of parameters that are written then."""
+
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        """Create a trial, or return the one that the call before has created, whose answer was lost.
+
+        Args:
+            study_id: the study's id.
+            template_trial: what the trial has from the start; None for a trial that runs and has nothing yet.
+        """
+        newest = self._read(NEWEST_TRIAL, study_id=study_id) if self._creating and template_trial is None else []
+        self._creating = True
+        # every other trial that runs got its values directly after it was created
+        is_created = newest and newest[0].state == TrialState.RUNNING and not newest[0].user_attrs
+        trial = newest[0] if is_created else super()._create_new_trial(study_id, template_trial)
+        self._creating = False
+        return trial
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Set the state of a trial, and its values where it has ended; returns whether it has this state now.
+
+        Raises:
+            UpdateFinishedTrialError: it has ended in another state.
+        """
+        try:
+            return super().set_trial_state_values(trial_id, state, values)
+        except UpdateFinishedTrialError:
+            if self.get_trial(trial_id).state != state:
+                raise
+            return True
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Return a trial.
@@ -105,9 +171,12 @@ class Database(RDBStorage):
             changes, params = self._changes, self._params
         finally:
             self._changes = None
-        if not changes and not params:
-            return
-        with _create_scoped_session(self.scoped_session) as session:
+        if changes or params:
+            with_retries(lambda: self._write(changes, params), _outage)
+
+    def _write(self, changes: list[Callable[[Session], None]], params: list[dict[str, Any]]) -> None:
+        """Write parameters and other changes in one transaction, unless it has been made, so that they are there."""
+        with _create_scoped_session(self.scoped_session, ignore_integrity_error=True) as session:
             for trial_id in {row["trial_id"] for row in params}:
                 trial: Any = TrialModel.find_or_raise_by_id(trial_id, session)
                 self.check_trial_is_updatable(trial_id, trial.state)
@@ -170,6 +239,14 @@ class Database(RDBStorage):
                 session, trial_id, step, intermediate_value
             )
         )
+
+
+def _translate_error(context: sqlalchemy.engine.ExceptionContext) -> ServiceUnavailableError | None:
+    """Return the error for a database that stops, starts, or cannot be reached; None for another error."""
+    if not isinstance(context.sqlalchemy_exception, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError):
+        return None
+    reason = mask_passwords(first_line(context.original_exception))
+    return ServiceUnavailableError(f"search.storage cannot be reached: {reason}")
 
 
 def written_together(study: optuna.Study) -> contextlib.AbstractContextManager[None]:

@@ -17,13 +17,16 @@ from mcrnn.runners.cluster_size import gpus_for
 from mcrnn.runners.ray_cluster import connected
 from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
+from mcrnn.runners.stop_requests import FINISHES
+from mcrnn.search.attributes import CONFIRMATION, REGISTRATION
 from mcrnn.search.budgets import Budgets, budget, stop_reason, useful_concurrency
 from mcrnn.search.callbacks import ConfirmationCallback, PresenceCallback, TrialCallback
 from mcrnn.search.driver_log import DriverLog
 from mcrnn.search.finalize import finalize
+from mcrnn.search.page_writer import PageWriter
 from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.search_run import ActiveSearch, SearchRun
-from mcrnn.search.stop_requests import StopRequests, StopTrialsCallback
+from mcrnn.search.stop_requests import SearchStopRequests, StopTrialsCallback
 from mcrnn.search.training_list import TrainingList
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trials import TrialContext, TrialRunner, run_trial, trial_name
@@ -54,7 +57,10 @@ def run(search_run: SearchRun, facts: dict[str, Any] | None = None) -> None:
     shown_folder = search_run.storage.show(folder.location)
     with contextlib.ExitStack() as at_end, retries_enabled():  # what is done at the end waits for nothing
         log = at_end.enter_context(DriverLog(folder.location, shown_folder, lambda: not lease.lost))
-        requests = StopRequests(search_run.name, console)
+        at_end.enter_context(PageWriter(search_run.storage, search_run.name, lambda: not lease.lost))
+        requests = SearchStopRequests(
+            search_run.name, lambda line: console.print(line, highlight=False, soft_wrap=True)
+        )
         presence = Presence(folder.location, facts or {}, requests.hear, lambda: not lease.lost)
         at_end.enter_context(presence)
         tracker = Tracker.open(search_run.storage, search_run.model_name)
@@ -83,6 +89,9 @@ def run(search_run: SearchRun, facts: dict[str, Any] | None = None) -> None:
                 raise UserError(
                     f"no trial of '{search_run.name}' has produced a model; see {shown_folder}/trials for their errors"
                 )
+            requests.effect = FINISHES
+            presence.progress = presence.progress | {"phase": REGISTRATION}
+            presence.write()  # at once, because it takes less time than is between two signs of life
             with refusals_explained():
                 finalize(search_run, sync, best)
             status = "FINISHED"
@@ -98,7 +107,7 @@ def run(search_run: SearchRun, facts: dict[str, Any] | None = None) -> None:
                 uploads.wait()
 
 
-def _run_trials(active: ActiveSearch, presence: Presence, requests: StopRequests) -> None:
+def _run_trials(active: ActiveSearch, presence: Presence, requests: SearchStopRequests) -> None:
     """Run the remaining trials, then the confirmation.
 
     Args:
@@ -177,6 +186,7 @@ def _run_trials(active: ActiveSearch, presence: Presence, requests: StopRequests
                 budget=budget(searcher.index, search.search),
                 done=searcher.index.ended,
                 paused=searcher.progress.paused,
+                best=searcher.index.smallest_error(),
             ) as display:
                 trials = TrialCallback(active, stop)
                 stop_trials = StopTrialsCallback(requests, searcher, flag, trials, display)
@@ -194,7 +204,8 @@ def _run_trials(active: ActiveSearch, presence: Presence, requests: StopRequests
             raise KeyboardInterrupt
         paused = f"; {stopped} paused trials have been stopped, and a larger budget lets them go on" if stopped else ""
         console.print(f"{search_run.name}: {reason}{paused}", highlight=False, soft_wrap=True)
-        progress.note("confirmation" if search_run.confirmation(active.index).missing else "registration")
+        if search_run.confirmation(active.index).missing:
+            progress.note(CONFIRMATION)
         _confirm(active, trial_runner, searcher)
 
 

@@ -49,10 +49,8 @@ class DriverLog(logging.Handler):
         """What earlier starts of the search have written; None until it has been read."""
         self._writing = threading.Lock()
         """Held while the file is written, so that older content does not replace newer."""
-        self._level_before = LOGGER.level
 
     def __enter__(self) -> DriverLog:
-        LOGGER.setLevel(logging.INFO)
         LOGGER.addHandler(self)
         return self
 
@@ -63,7 +61,6 @@ class DriverLog(logging.Handler):
         if isinstance(error, Exception):
             LOGGER.error("the search has ended: %s", error, exc_info=error)
         LOGGER.removeHandler(self)
-        LOGGER.setLevel(self._level_before)
         self._try_to_write()  # where the folder cannot be written to, the error itself says it
         if isinstance(error, Exception) and not isinstance(error, UserError):
             reason = next(iter(str(error).strip().splitlines()), "no message")

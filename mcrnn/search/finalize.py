@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from mcrnn.errors import UserError
 from mcrnn.evaluation.evaluation_set import EvaluationSet
@@ -17,12 +16,13 @@ from mcrnn.evaluation.metrics import rmse, rmse_normalized
 from mcrnn.evaluation.scoring import score_baselines
 from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
+from mcrnn.search.attributes import END, RESULT, TrialEnd
 from mcrnn.search.budgets import time_limits
 from mcrnn.search.confirmation import Confirmation, statement
-from mcrnn.search.parameters import SHARE_SUFFIX, values_of
+from mcrnn.search.importance import importance
+from mcrnn.search.parameters import values_of
 from mcrnn.search.search_run import SearchRun
-from mcrnn.search.study import finished_trials, optuna_quiet
-from mcrnn.search.trial_report import TrialEnd
+from mcrnn.search.study import finished_trials
 from mcrnn.storage.retry import print_warning
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import registry
@@ -50,7 +50,7 @@ def finalize(search_run: SearchRun, sync: RunSync, best: FrozenTrial) -> None:
     folder = search_run.folder.trial(best.number)
     found: dict[str, Any] = {
         "search": search_run.name,
-        "best": best.user_attrs["result"]["best"],
+        "best": best.user_attrs[RESULT]["best"],
         "trial": best.number,
     }
     confirmation = search_run.confirmation()
@@ -79,10 +79,10 @@ def finalize(search_run: SearchRun, sync: RunSync, best: FrozenTrial) -> None:
     rows = [
         {
             "trial": t.number,
-            "end": t.user_attrs.get("end", TrialEnd.FAILED),
+            "end": t.user_attrs.get(END, TrialEnd.FAILED),
             "values": values_of(t),
             "epochs": search.configuration(values_of(t)).train.epochs,
-            **t.user_attrs.get("result", {}),
+            **t.user_attrs.get(RESULT, {}),
         }
         for t in finished_trials(study)
     ]
@@ -193,24 +193,3 @@ def _record_baselines(search_run: SearchRun, sync: RunSync) -> None:
         }
         folder.write_metrics([metrics])
         sync.update(folder, "FINISHED")
-
-
-def importance(study: optuna.Study) -> dict[str, float]:
-    """Return the share of the spread of the errors that each hyperparameter explains, the largest first.
-
-    The method is PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255).
-
-    Returns:
-        Shares by name of Optuna's parameter; empty with fewer than four complete trials, with several objectives, and
-        where all trials are alike.
-    """
-    done = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
-    if len(done) < 4 or len(study.directions) > 1:
-        return {}
-    try:
-        with optuna_quiet():
-            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-            importances = optuna.importance.get_param_importances(study, evaluator=evaluator)
-        return {name.removesuffix(SHARE_SUFFIX): share for name, share in importances.items()}
-    except (ValueError, RuntimeError):  # Optuna raises them where all trials are alike
-        return {}

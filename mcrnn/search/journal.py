@@ -17,7 +17,7 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 
 from mcrnn.errors import UserError
-from mcrnn.search.snapshot import CHECKED_BYTES, StudySnapshot, StudyState, checksum_before, holds
+from mcrnn.search.snapshot import CHECKED_BYTES, StudySnapshot, StudyState, checksum_before, download_needed, holds
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.parts import UploadedParts
@@ -221,7 +221,7 @@ class Journal:
         if self.is_remote:
             self._parts = UploadedParts(self.file, folder.child(JOURNAL_PARTS))
             self._snapshot_parts = UploadedParts(self._snapshot_file, folder.child(SNAPSHOT_PARTS))
-            self._download()
+            download_needed(self._parts, self._snapshot_parts, folder)
 
     @classmethod
     def open(cls, folder: Location) -> Journal:
@@ -232,26 +232,6 @@ class Journal:
     def is_remote(self) -> bool:
         """Whether the folder is on object storage, so that the file must be uploaded."""
         return not isinstance(self.folder, LocalFolder)
-
-    def _download(self) -> None:
-        """Download the snapshot, and what the journal says beyond it.
-
-        Earlier versions kept the journal as one object, which is deleted once there are parts.
-        """
-        assert self._parts is not None
-        if not self._parts.find():
-            with contextlib.suppress(FileNotFoundError):
-                self.file.write_bytes(self.folder.read(JOURNAL_FILE))
-            return
-        try:
-            if self._snapshot_parts.find():
-                self._snapshot_parts.download()
-        except ServiceUnavailableError:
-            raise
-        except UserError:  # it is damaged, and only a cache
-            self._snapshot_file.unlink(missing_ok=True)
-        *_, last = next(StudySnapshot(self._snapshot_file).checkpoints(), (None,))
-        self._parts.download(max(0, last["position"]["offset"] - CHECKED_BYTES) if last else 0)
 
     def storage(self) -> JournalStorage:
         """Return the journal as a storage of Optuna, after repairing an end that was cut off."""

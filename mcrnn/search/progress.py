@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection
 from typing import Any
@@ -15,11 +16,12 @@ from mcrnn.config.space import Search
 from mcrnn.console import field_label, format_value
 from mcrnn.search.trial_report import TrialReport, error_of
 from mcrnn.search.trial_table import TrialRow, trial_table
+from mcrnn.search.unsaved import Unsaved
 from mcrnn.storage.retry import print_warning
 from mcrnn.training.session import OBJECTIVE
 
 
-class ProgressDisplay(Callback):
+class ProgressDisplay(Unsaved, Callback):
     """A callback of Tune that shows the trials of a search.
 
     Args:
@@ -29,6 +31,7 @@ class ProgressDisplay(Callback):
         budget: number of trials of the search.
         done: number of trials that ended before.
         paused: numbers of the trials that were paused before.
+        best: the smallest error that was reached before.
     """
 
     def __init__(
@@ -40,17 +43,15 @@ class ProgressDisplay(Callback):
         budget: int,
         done: int = 0,
         paused: Collection[int] = (),
+        best: float = math.inf,
     ) -> None:
         self.search, self.name, self.console = search, name, console
         self.budget, self.done, self.paused = budget, done + len(paused), set(paused)
+        self.best = best
         self.rows: dict[int, dict[str, Any]] = {}
         """State, values and last metrics of each trial by its number."""
         self.started = time.monotonic()
         self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune pickles its callbacks for its own state, from which a search is never restored."""
-        return {}
 
     def __enter__(self) -> ProgressDisplay:
         if self.live:
@@ -133,8 +134,8 @@ class ProgressDisplay(Callback):
             )
 
     def _best(self) -> str:
-        known = [row["best"] for row in self.rows.values() if "best" in row]
-        return f"{min(known):.4f}" if known else "-"
+        best = min([self.best, *(row["best"] for row in self.rows.values() if "best" in row)])
+        return f"{best:.4f}" if math.isfinite(best) else "-"
 
     def _time_left(self) -> str:
         ended = sum(row["state"] != "running" for row in self.rows.values())

@@ -23,13 +23,13 @@ from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import DamagedFileError, UserError, did_you_mean
 from mcrnn.models import trained_model, with_resolved_width
+from mcrnn.search.attributes import END, TrialEnd
 from mcrnn.search.budgets import stop_reason, time_limits
 from mcrnn.search.confirmation import Confirmation
 from mcrnn.search.journal import Journal
 from mcrnn.search.study import STUDY, finished_trials, leave_old_study, open_study, study_in_database
 from mcrnn.search.superseded_files import Deletion, SupersededFiles
 from mcrnn.search.trial_index import TrialIndex
-from mcrnn.search.trial_report import TrialEnd
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
 from mcrnn.storage.outbox import Outbox
@@ -256,6 +256,7 @@ class ActiveSearch:
             tags={"mcrnn.kind": "search", "mcrnn.searched": ", ".join(search_run.search.space)},
             params=fixed,
             files={"search.json": content},
+            dataset=search_run.field.as_dataset(search_run.first_configuration.data.store),
         )
         self.sync.update_now(search_run.folder, "RUNNING")
         self.sync.parent = search_run.folder
@@ -281,7 +282,7 @@ class ActiveSearch:
         """Complete the runs of all trainings that ended, also of those whose driver was killed before it could."""
         search_run = self.search_run
         ends = {
-            search_run.folder.trial(t.number): TrialEnd(t.user_attrs.get("end", TrialEnd.FAILED))
+            search_run.folder.trial(t.number): TrialEnd(t.user_attrs.get(END, TrialEnd.FAILED))
             for t in finished_trials(search_run.study)
         }
         ends |= {

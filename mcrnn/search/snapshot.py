@@ -5,7 +5,8 @@ the one before, and then a line that says how far the journal was replayed by th
 changed, and reading costs one line for each trial. The snapshot is a cache: where it is missing, torn or not of this
 journal, the journal is replayed instead.
 
-Reading the lines needs no Optuna (`lines`); only building its trials from them does (`load`).
+Downloading what is needed of a study (`download_needed`) and reading the lines (`lines`) need no Optuna; only building
+its trials from them does (`load`).
 
 A line is a key, a tab and JSON. The key is the number of a trial, `kind` for the parameters that trials have in common,
 or `checkpoint`. A checkpoint has the checksum of all lines before it.
@@ -22,6 +23,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mcrnn.errors import UserError
+from mcrnn.storage.location import Location
+from mcrnn.storage.parts import UploadedParts
+from mcrnn.storage.retry import ServiceUnavailableError
+from mcrnn.tracking.run_folder import JOURNAL_FILE
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -219,6 +226,41 @@ def checksum_before(journal: Path, offset: int) -> int:
         start = max(0, offset - CHECKED_BYTES)
         file.seek(start)
         return zlib.crc32(file.read(offset - start))
+
+
+def download_needed(journal: UploadedParts, snapshot: UploadedParts, folder: Location) -> bool:
+    """Download the snapshot of a study, and what its journal says beyond it.
+
+    Earlier versions kept the journal as one object, which is deleted once there are parts.
+
+    Args:
+        journal: the parts of the journal.
+        snapshot: those of the snapshot.
+        folder: folder of the search.
+
+    Returns:
+        Whether there is a journal.
+
+    Raises:
+        ServiceUnavailableError: the folder cannot be reached.
+        UserError: the journal is damaged. A damaged snapshot is left out: it is only a cache.
+    """
+    snapshot.file.unlink(missing_ok=True)  # it may be one of a search that was deleted
+    if not journal.find():
+        with contextlib.suppress(FileNotFoundError):
+            journal.file.write_bytes(folder.read(JOURNAL_FILE))
+            return True
+        return False
+    try:
+        if snapshot.find():
+            snapshot.download()
+    except ServiceUnavailableError:
+        raise
+    except UserError:
+        snapshot.file.unlink(missing_ok=True)
+    *_, last = next(StudySnapshot(snapshot.file).checkpoints(), (None,))
+    journal.download(max(0, last["position"]["offset"] - CHECKED_BYTES) if last else 0)
+    return True
 
 
 def _json(content: object) -> str:

@@ -2,72 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
-from rich.console import Console
 
+from mcrnn.runners.stop_requests import StopRequests
 from mcrnn.search.callbacks import TrialCallback
 from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.study import ENDED, state_of
 from mcrnn.search.trials import trial_name
 from mcrnn.search.tune_adapter import StudySearcher
+from mcrnn.search.unsaved import Unsaved
 from mcrnn.storage.presence import StopRequest
 
 
-class StopRequests:
-    """Takes the requests to a search, in the thread of its `Presence`, and hands them to whoever can fulfil them.
+class SearchStopRequests(StopRequests):
+    """Keeps the requests to end single trials until the search can fulfil them, beside those to end all of it."""
 
-    Args:
-        name: name of the search.
-        console: takes a line for each request.
-    """
-
-    def __init__(self, name: str, console: Console) -> None:
-        self.name, self.console = name, console
+    def __init__(self, name: str, print_line: Callable[[str], None]) -> None:
+        super().__init__(name, print_line)
         self.trials: dict[int, str] = {}
         """Numbers of the trials that are to be stopped, and who asked for it."""
-        self._is_requested = False
-        self._stop: Callable[[], None] | None = None
-        self._mutex = threading.Lock()
 
     def hear(self, request: StopRequest) -> None:
-        """Take a request. It is fulfilled first, because there may be no terminal any more that takes a line."""
-        if request.trial is not None:
+        """Take a request to end the search or one of its trials."""
+        if request.trial is None:
+            super().hear(request)
+        else:
             self.trials[request.trial] = request.by
-            return
-        with self._mutex:
-            self._is_requested = True
-            if self._stop is not None:
-                self._stop()
-        self.say(f"{request.by} has asked for a stop by python -m mcrnn.stop; it saves and ends")
-
-    @contextlib.contextmanager
-    def handled_by(self, stop: Callable[[], None]) -> Iterator[None]:
-        """Fulfil requests to end inside the block, also one that has come before it.
-
-        Args:
-            stop: asks all that runs to save and stop, as the first Ctrl-C does.
-        """
-        with self._mutex:
-            self._stop = stop
-            if self._is_requested:
-                stop()
-        try:
-            yield
-        finally:
-            with self._mutex:
-                self._stop = None
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        self.console.print(f"{self.name}: {text}", highlight=False, soft_wrap=True)
 
 
-class StopTrialsCallback(tune.Callback):
+class StopTrialsCallback(Unsaved, tune.Callback):
     """Stops the trials that are asked to stop, in Tune's thread, which alone may write into the study.
 
     A trial that runs is asked to save and ends with the error that it has. One that is paused ends at once. One that an
@@ -83,7 +49,7 @@ class StopTrialsCallback(tune.Callback):
 
     def __init__(
         self,
-        requests: StopRequests,
+        requests: SearchStopRequests,
         searcher: StudySearcher,
         flag: Any,
         trials: TrialCallback,
@@ -92,10 +58,6 @@ class StopTrialsCallback(tune.Callback):
         self.requests, self.searcher, self.flag = requests, searcher, flag
         self.trials, self.display = trials, display
         self._asked: set[int] = set()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune pickles its callbacks for its own state, from which a search is never restored."""
-        return {}
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """Fulfil what has been asked for since the last step."""

@@ -13,10 +13,10 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, cast
 
 import optuna
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState
 
 from mcrnn.config.paths import Values
@@ -24,8 +24,8 @@ from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search
 from mcrnn.errors import UserError
 from mcrnn.passwords import mask_passwords
-from mcrnn.search.attributes import STOPPED_PAUSED, VALUES_ATTRIBUTE
-from mcrnn.search.database import Database
+from mcrnn.search.attributes import COPIED_FROM, END, STOPPED_PAUSED, VALUES_ATTRIBUTE
+from mcrnn.search.database import Database, PatientStorage
 from mcrnn.search.journal import Journal
 from mcrnn.search.learning import ExpectedErrors
 from mcrnn.search.parameters import distribution, parameter_name, parameters_of, values_of
@@ -94,7 +94,7 @@ def _has_started(study: optuna.Study) -> bool:
         first = study._storage.get_trial(study._storage.get_trial_id_from_study_id_trial_number(study._study_id, 0))
     except KeyError:
         return False
-    if "from" in first.user_attrs:
+    if COPIED_FROM in first.user_attrs:
         return any(t.state != TrialState.WAITING for t in search_trials(study))
     return first.state != TrialState.WAITING
 
@@ -110,8 +110,7 @@ def study_in_database(url: str, folder: Location) -> optuna.Study | None:
         UserError: the database cannot be used.
     """
     storage = _database(url)
-    usual = f":{folder.url}"
-    known = SearchFolder(folder).study_name("")
+    usual, known = SearchFolder(folder).usual_study_name(""), SearchFolder(folder).study_name("")
     names = [
         each
         for each in optuna.get_all_study_names(storage)
@@ -131,7 +130,7 @@ def leave_old_study(search: Search, folder: SearchFolder) -> None:
     """
     if search.search.storage is None:
         return
-    usual = chosen = f"{search.name}:{folder.url}"
+    usual = chosen = folder.usual_study_name(search.name)
     names, number = set(optuna.get_all_study_names(_database(search.search.storage))), 1
     while chosen in names:
         number += 1
@@ -146,7 +145,9 @@ def leave_old_study(search: Search, folder: SearchFolder) -> None:
 
 def _storage(journal: Journal, config: SearchConfig) -> BaseStorage:
     """Return Optuna's storage: the journal, or the database that `search.storage` names."""
-    return journal.storage() if config.storage is None else _database(config.storage)
+    if config.storage is None:
+        return journal.storage()
+    return cast("BaseStorage", PatientStorage(get_storage(_database(config.storage))))
 
 
 def _database(url: str) -> Database:
@@ -181,7 +182,7 @@ def _missing_copies(study: optuna.Study, earlier: optuna.Study, search: Search) 
     copied = {
         t.user_attrs.get(NUMBER_BEFORE)
         for t in study.get_trials(deepcopy=False)
-        if t.user_attrs.get("from") == earlier.study_name
+        if t.user_attrs.get(COPIED_FROM) == earlier.study_name
     }
     return [trial for trial in _fitting_trials(earlier, search) if trial.user_attrs[NUMBER_BEFORE] not in copied]
 
@@ -194,7 +195,7 @@ def _fitting_trials(earlier: optuna.Study, search: Search) -> list[FrozenTrial]:
     fitting: list[FrozenTrial] = []
     if earlier.directions != [optuna.study.StudyDirection.MINIMIZE]:
         return fitting
-    trials = [t for t in earlier.get_trials(deepcopy=False) if "from" not in t.user_attrs]
+    trials = [t for t in earlier.get_trials(deepcopy=False) if COPIED_FROM not in t.user_attrs]
     errors = _expected_errors(trials)
     for trial in trials:
         if (error := errors.get(trial.number)) is None:
@@ -214,9 +215,9 @@ def _fitting_trials(earlier: optuna.Study, search: Search) -> list[FrozenTrial]:
                     },
                     value=error,
                     user_attrs={
-                        "from": earlier.study_name,
+                        COPIED_FROM: earlier.study_name,
                         NUMBER_BEFORE: trial.number,
-                        "end": trial.user_attrs.get("end", ""),
+                        END: trial.user_attrs.get(END, ""),
                         VALUES_ATTRIBUTE: values,
                     },
                 )
@@ -263,7 +264,7 @@ def state_of(trial: FrozenTrial) -> TrialState:
 
 def search_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials of this search, without those that were copied from an earlier one."""
-    return [t for t in study.get_trials(deepcopy=False) if "from" not in t.user_attrs]
+    return [t for t in study.get_trials(deepcopy=False) if COPIED_FROM not in t.user_attrs]
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:

@@ -15,9 +15,16 @@ from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from mcrnn.errors import UserError
 from mcrnn.search.attributes import COPIED_FROM, END, RESULT, STOPPED_PAUSED, TARGET
-from mcrnn.search.snapshot import CHECKED_BYTES, SnapshotLines, StudySnapshot, holds, without_garbage_collection
+from mcrnn.search.snapshot import (
+    CHECKED_BYTES,
+    SnapshotLines,
+    StudySnapshot,
+    checksum_before,
+    download_needed,
+    holds,
+    without_garbage_collection,
+)
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.parts import UploadedParts
@@ -123,13 +130,17 @@ class JournalReader:
     def __init__(self, folder: Location) -> None:
         self.folder = folder
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._journal_parts: UploadedParts | None = None
+        self._parts: tuple[UploadedParts, UploadedParts] | None = None
+        """The parts of the journal and of the snapshot, where they are on object storage."""
         if isinstance(folder, LocalFolder):
             local = folder.path
         else:
             self._temporary = tempfile.TemporaryDirectory(prefix="mcrnn-status-")
             local = Path(self._temporary.name)
-            self._journal_parts = UploadedParts(local / JOURNAL_FILE, folder.child(JOURNAL_PARTS))
+            self._parts = (
+                UploadedParts(local / JOURNAL_FILE, folder.child(JOURNAL_PARTS)),
+                UploadedParts(local / SNAPSHOT_FILE, folder.child(SNAPSHOT_PARTS)),
+            )
         self._file, self._snapshot_file = local / JOURNAL_FILE, local / SNAPSHOT_FILE
         self._inode = 0
         self._restart()
@@ -137,12 +148,12 @@ class JournalReader:
     def _restart(self) -> None:
         self.trials: list[SeenTrial] = []
         self.attributes: dict[str, Any] = {}
-        self._offset = 0
+        self._offset = self._checksum = 0
         self._is_first = True
 
     def refresh(self) -> None:
         """Read what has changed; the first time all, as far as possible from the snapshot."""
-        if self._journal_parts is not None and not self._download(self._journal_parts):
+        if self._parts is not None and not self._download(*self._parts):
             return
         try:
             file = self._file.stat()
@@ -154,36 +165,33 @@ class JournalReader:
                     self._read_snapshot()
                 self._is_first = False
                 self._read_journal()
+            if self._parts is not None:
+                self._checksum = checksum_before(self._file, self._offset)
         except FileNotFoundError:
             self._restart()
 
-    def _download(self, parts: UploadedParts) -> bool:
-        """Download what is needed of the journal, and at the first time the snapshot; returns if there is something."""
-        if not parts.find():  # earlier versions kept the journal as one object
-            with contextlib.suppress(FileNotFoundError):
-                self._file.write_bytes(self.folder.read(JOURNAL_FILE))
-                return True
-            return False
-        start = self._offset
-        if self._is_first:
-            snapshot = UploadedParts(self._snapshot_file, self.folder.child(SNAPSHOT_PARTS))
-            with contextlib.suppress(UserError):  # it is damaged, and only a cache
-                if snapshot.find():
-                    snapshot.download()
-            *_, last = next(StudySnapshot(self._snapshot_file).checkpoints(), (None,))
-            start = max(0, last["position"]["offset"] - CHECKED_BYTES) if last else 0
-        elif parts.end <= start:
-            return False
-        parts.download(start)
-        return True
+    def _download(self, journal: UploadedParts, snapshot: UploadedParts) -> bool:
+        """Download what is new of the journal, the first time what is needed; returns whether there is something."""
+        if not self._is_first and (end := journal.find()):
+            if end == self._offset:
+                return False
+            if end > self._offset:
+                journal.download(max(0, self._offset - CHECKED_BYTES))
+                if checksum_before(self._file, self._offset) == self._checksum:
+                    return True
+            self._restart()  # it was deleted, and another has begun
+        is_there = download_needed(journal, snapshot, self.folder)
+        if not is_there:
+            self._restart()
+        return is_there
 
     def _read_snapshot(self) -> None:
         lines = next(StudySnapshot(self._snapshot_file).lines(lambda position: holds(self._file, position)), None)
         if lines is not None:
             self.trials = list(_trials_of(lines))
             self.attributes, self._offset = dict(lines.study["user_attrs"]), lines.position["offset"]
-        elif self._journal_parts is not None:
-            self._journal_parts.download()
+        elif self._parts is not None and self._parts[0].parts:
+            self._parts[0].download()
 
     def _read_journal(self) -> None:
         wanted = []

@@ -10,10 +10,11 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from mcrnn.search.unsaved import Unsaved
 from mcrnn.training.session import OBJECTIVE
 
 
-class TrainingList(Searcher):
+class TrainingList(Unsaved, Searcher):
     """Proposes the trainings of a list, one after another.
 
     Args:
@@ -24,10 +25,6 @@ class TrainingList(Searcher):
     def __init__(self, proposals: Iterable[dict[str, Any]], is_stopped: Callable[[], bool]) -> None:
         super().__init__(metric=OBJECTIVE, mode="min")
         self.remaining, self.is_stopped = list(proposals), is_stopped
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune pickles a searcher for its own state, from which a search is never restored."""
-        return {}
 
     def suggest(self, trial_id: str) -> Any:
         """Propose the next training; Searcher.FINISHED where no more are to be started."""

@@ -17,8 +17,8 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from mcrnn.search.attributes import COPIED_FROM, END, RESULT, TrialEnd
 from mcrnn.search.study import ENDED, state_of
-from mcrnn.search.trial_report import TrialEnd
 
 
 def rank(trial: FrozenTrial) -> tuple[bool, float, int]:
@@ -26,7 +26,7 @@ def rank(trial: FrozenTrial) -> tuple[bool, float, int]:
 
     Trials that were stopped early come after all that ran to their end.
     """
-    return trial.state != TrialState.COMPLETE, trial.user_attrs["result"]["best"], trial.number
+    return trial.state != TrialState.COMPLETE, trial.user_attrs[RESULT]["best"], trial.number
 
 
 class TrialIndex:
@@ -105,11 +105,11 @@ class TrialIndex:
 
     def _enter(self, trial: FrozenTrial) -> None:
         """Take up what is to be known of a trial."""
-        if "from" in trial.user_attrs:
+        if COPIED_FROM in trial.user_attrs:
             return
         state = state_of(trial)
         self._states[state].add(trial.number)
-        self._seconds[trial.number] = trial.user_attrs.get("result", {}).get("time_total_s", 0.0)
+        self._seconds[trial.number] = trial.user_attrs.get(RESULT, {}).get("time_total_s", 0.0)
         self.trial_seconds += self._seconds[trial.number]
         if state not in ENDED:
             if state == TrialState.WAITING:
@@ -117,9 +117,9 @@ class TrialIndex:
             for key, value in trial.user_attrs.items():
                 self._attributes.setdefault(key, {})[trial.number] = value
             return
-        end = trial.user_attrs.get("end")
+        end = trial.user_attrs.get(END)
         self.failures += end == TrialEnd.FAILED
-        if end in (TrialEnd.FINISHED, TrialEnd.STOPPED) and "best" in trial.user_attrs["result"]:
+        if end in (TrialEnd.FINISHED, TrialEnd.STOPPED) and "best" in trial.user_attrs[RESULT]:
             bisect.insort(self._ranked, rank(trial))
         if trial.state not in ENDED:
             self._stopped[trial.number] = rank(trial)
@@ -193,6 +193,11 @@ class TrialIndex:
             count: how many of them; None for all.
         """
         return [self._trials[number] for *_, number in self._ranked[:count]]
+
+    def smallest_error(self) -> float:
+        """Return the smallest error of all trials that ended well or are paused; infinite where there is none."""
+        results = [*(trial.user_attrs[RESULT] for trial in self.ranked()), *self.having(RESULT).values()]
+        return min((result["best"] for result in results if result and "best" in result), default=math.inf)
 
     @property
     def front(self) -> list[FrozenTrial]:

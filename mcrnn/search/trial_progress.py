@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from optuna.trial import FrozenTrial, TrialState
 
 from mcrnn.config.space import Search
-from mcrnn.search.attributes import TARGET, VALUES_ATTRIBUTE
+from mcrnn.search.attributes import COPIED_FROM, DECIDED, END, TARGET, VALUES_ATTRIBUTE, TrialEnd
 from mcrnn.search.halving import SuccessiveHalving, rungs
 from mcrnn.search.learning import ExpectedErrors, as_shown
 from mcrnn.search.parameters import values_of
 from mcrnn.search.study import ENDED, state_of
 from mcrnn.search.trial_index import TrialIndex
-from mcrnn.search.trial_report import TrialEnd
 
 BEST, NEWEST, RUNNING = 25, 75, 25
 """Most trials that a sampler with one objective is shown: those of the smallest expected errors, the newest ones, and
@@ -69,9 +68,9 @@ class TrialProgress:
         errors = dict(trial.intermediate_values)
         if trial.state == TrialState.COMPLETE and trial.value is not None:
             errors[steps[-1]] = trial.value
-        failed = trial.user_attrs.get("end") in BADLY_ENDED
+        failed = trial.user_attrs.get(END) in BADLY_ENDED
         self.expected_errors.note(trial.number, steps, errors, failed=failed)
-        if self.halving is not None and "from" not in trial.user_attrs:
+        if self.halving is not None and COPIED_FROM not in trial.user_attrs:
             target = _target(trial, steps)
             self.halving.note(trial.number, steps, errors, target, ended=state_of(trial) in ENDED, failed=failed)
             if trial.state == TrialState.PRUNED:  # a user has stopped it on its way
@@ -131,4 +130,4 @@ def _target(trial: FrozenTrial, steps: list[int]) -> int:
         trial: the trial as it is in the study.
         steps: the epochs at which it is compared.
     """
-    return trial.user_attrs.get(TARGET, steps[-1] if "decided" in trial.user_attrs else steps[0])
+    return trial.user_attrs.get(TARGET, steps[-1] if DECIDED in trial.user_attrs else steps[0])

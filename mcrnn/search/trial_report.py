@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from mcrnn.search.attributes import TrialEnd
 from mcrnn.training.run import mlflow_status
 from mcrnn.training.session import OBJECTIVE, PENALTY, End
 
@@ -25,23 +25,6 @@ KEPT_METRICS = (
     "time_total_s",
 )
 """Metrics of a trial's last report that the study keeps; `time_total_s` is Tune's."""
-
-
-class TrialEnd(StrEnum):
-    """How a trial ended, as the study records it. The values are stored there."""
-
-    FINISHED = "finished"
-    STOPPED = "stopped"
-    """It was not worth training further, or a user has stopped it."""
-    DIVERGED = "diverged"
-    OUT_OF_MEMORY = "out of memory"
-    FAILED = "failed"
-    """It raised an error, or its processes were lost, more often than `train.max_failures` allows."""
-
-    @property
-    def mlflow_status(self) -> str:
-        """The status of the trial's run in MLflow."""
-        return "FAILED" if self is TrialEnd.FAILED else "FINISHED"
 
 
 TRIAL_ENDS = {

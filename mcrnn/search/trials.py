@@ -26,6 +26,7 @@ from mcrnn.runners.ray_train import root_cause, run_distributed
 from mcrnn.runners.session import report_constants
 from mcrnn.runners.tune_trial import run_in_tune
 from mcrnn.search.trial_report import TrialFailedError, TrialReport
+from mcrnn.search.unsaved import Unsaved
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.retry import enable_retries
 from mcrnn.tracking.run_folder import RunFolder, SearchFolder
@@ -36,7 +37,7 @@ SECONDS_TO_END = 10.0
 """Time that Tune's thread gets to end when its trials are given up. A step of Tune takes a tenth of a second or so."""
 
 
-class EndOfTune(tune.Callback):
+class EndOfTune(Unsaved, tune.Callback):
     """Ends Tune's thread at its next step.
 
     Args:
@@ -48,10 +49,6 @@ class EndOfTune(tune.Callback):
         self.given_up, self.interrupted = given_up, interrupted
         self.has_ended_tune = False
         """Whether Tune's thread was ended. Tune may then raise an error of its own."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune pickles its callbacks for its own state, from which a search is never restored."""
-        return {}
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """Raise what Tune does not handle; the processes of the trials end with their handles."""

@@ -16,14 +16,15 @@ from ray.tune.search import Searcher
 
 from mcrnn.config.paths import Values
 from mcrnn.config.space import Search
-from mcrnn.search.attributes import STOPPED_PAUSED, TARGET, VALUES_ATTRIBUTE
-from mcrnn.search.budgets import ERROR, Budgets, budget, stop_reason
+from mcrnn.search.attributes import DECIDED, END, ERROR, RESULT, STOPPED_PAUSED, TARGET, VALUES_ATTRIBUTE, TrialEnd
+from mcrnn.search.budgets import Budgets, budget, stop_reason
 from mcrnn.search.database import written_together
 from mcrnn.search.learning import StudyView
 from mcrnn.search.sampling import suggest
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trial_progress import TrialProgress
-from mcrnn.search.trial_report import TrialEnd, TrialReport, error_of
+from mcrnn.search.trial_report import TrialReport, error_of
+from mcrnn.search.unsaved import Unsaved
 from mcrnn.training.session import OBJECTIVE, PENALTY
 
 CONSTRAINT = "ends well"
@@ -32,7 +33,7 @@ SECOND_TRY = "second try"
 """User attribute of a trial that ran out of memory beside others and is tried once more, after all others."""
 
 
-class StudySearcher(Searcher):
+class StudySearcher(Unsaved, Searcher):
     """Proposes the study's trials to Tune, and writes their results into the study.
 
     Args:
@@ -76,10 +77,6 @@ class StudySearcher(Searcher):
         """What ended trials that raised an error, by Tune's id."""
         self.trained_seconds: Callable[[int], float] = lambda number: 0.0
         """Callback (trial): the seconds that its epochs took, over all its starts."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune pickles a searcher for its own state, from which a search is never restored."""
-        return {}
 
     def suggest(self, trial_id: str) -> Any:
         """Propose the next trial.
@@ -190,13 +187,13 @@ class StudySearcher(Searcher):
     def _record_pause(self, trial: optuna.Trial, report: TrialReport) -> None:
         """Write into the study what a trial has reached at its rung."""
         with written_together(self.study):
-            trial.set_user_attr("result", report.kept_metrics | self._seconds(trial, report))
+            trial.set_user_attr(RESULT, report.kept_metrics | self._seconds(trial, report))
             trial.report(report.metrics["best"], step=cast("int", report.epoch))  # the last: now it is paused
 
     def stop_paused(self, number: int) -> None:
         """End a paused trial for good, with the error that it has."""
         storage, trial_id = self.study._storage, self.index.trial(number)._trial_id
-        storage.set_trial_user_attr(trial_id, "end", TrialEnd.STOPPED)
+        storage.set_trial_user_attr(trial_id, END, TrialEnd.STOPPED)
         storage.set_trial_state_values(trial_id, TrialState.PRUNED)
         self._refresh(number)
         self.on_study_changed()
@@ -207,7 +204,7 @@ class StudySearcher(Searcher):
         with written_together(self.study):
             for number in paused:
                 trial_id = self.index.trial(number)._trial_id
-                storage.set_trial_user_attr(trial_id, "end", TrialEnd.STOPPED)
+                storage.set_trial_user_attr(trial_id, END, TrialEnd.STOPPED)
                 storage.set_trial_user_attr(trial_id, STOPPED_PAUSED, True)
         for number in paused:
             self._refresh(number)
@@ -236,14 +233,14 @@ class StudySearcher(Searcher):
         if error or (report.epoch is None and not report.stopped):
             with written_together(self.study):
                 trial.set_user_attr(ERROR, self.errors.get(trial_id, "its processes were lost too often"))
-                trial.set_user_attr("result", time)
-                trial.set_user_attr("end", TrialEnd.FAILED)
+                trial.set_user_attr(RESULT, time)
+                trial.set_user_attr(END, TrialEnd.FAILED)
             self.study.tell(trial, state=TrialState.FAIL)  # Optuna's word for writing down the result of a trial
             return
         end = report.trial_end(pruned=trial_id in self.pruned)
         with written_together(self.study):
-            trial.set_user_attr("result", report.kept_metrics | time)
-            trial.set_user_attr("end", end)
+            trial.set_user_attr(RESULT, report.kept_metrics | time)
+            trial.set_user_attr(END, end)
         if end == TrialEnd.STOPPED:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
@@ -269,7 +266,7 @@ class StudySearcher(Searcher):
         """Do nothing: a search goes on from its study, not from Tune's state."""
 
 
-class StudyScheduler(FIFOScheduler):
+class StudyScheduler(Unsaved, FIFOScheduler):
     """Stops trials early as the study's pruner says, and writes each decision into the study.
 
     Args:
@@ -279,10 +276,6 @@ class StudyScheduler(FIFOScheduler):
     def __init__(self, searcher: StudySearcher) -> None:
         super().__init__()
         self.searcher = searcher
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing, for the reason that `StudySearcher` gives."""
-        return {}
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Note what ended a trial; Tune tells the searcher only that it failed."""
@@ -317,13 +310,13 @@ class StudyScheduler(FIFOScheduler):
         step = report.epoch
         assert step is not None
         frozen = self.searcher.study._storage.get_trial(running._trial_id)
-        decided = frozen.user_attrs.get("decided", {"step": 0, "stop": False})
+        decided = frozen.user_attrs.get(DECIDED, {"step": 0, "stop": False})
         if step <= decided["step"] or decided["stop"]:
             return decided["step"] if decided["stop"] and step >= decided["step"] else None
         if step not in frozen.intermediate_values:
             running.report(report.metrics[OBJECTIVE], step=step)
         stop = step < report.metrics.get("epochs", step + 1) and self._prunes(running._trial_id, step)
-        running.set_user_attr("decided", {"step": step, "stop": stop})
+        running.set_user_attr(DECIDED, {"step": step, "stop": stop})
         return step if stop else None
 
     def _prunes(self, trial_id: int, step: int) -> bool:

@@ -103,12 +103,16 @@ class LocalFolder:
                 file.parent.rmdir()
 
     def sizes(self) -> dict[str, int]:
-        sizes = {}
-        for folder, _, names in os.walk(self.path):
-            for name in names:
-                file = Path(folder) / name
-                with contextlib.suppress(FileNotFoundError):  # another process has just removed the file
-                    sizes[file.relative_to(self.path).as_posix()] = file.stat().st_size
+        sizes, waiting = {}, [("", str(self.path))]
+        while waiting:
+            prefix, folder = waiting.pop()
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:  # another process may have removed it
+                for entry in entries:
+                    if not entry.is_dir():
+                        with contextlib.suppress(FileNotFoundError):  # or the file
+                            sizes[prefix + entry.name] = entry.stat().st_size
+                    elif not entry.is_symlink():
+                        waiting.append((f"{prefix}{entry.name}/", entry.path))
         return sizes
 
     def folders(self) -> list[str]:

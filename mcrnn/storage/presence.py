@@ -24,7 +24,7 @@ from typing import Any
 from mcrnn.errors import UserError
 from mcrnn.passwords import mask_passwords
 from mcrnn.storage.location import Location
-from mcrnn.storage.process import process_identity, runs
+from mcrnn.storage.process import is_gone, this_process
 from mcrnn.storage.retry import LOGGER
 
 PROCESS_FILE = "process.json"
@@ -190,7 +190,7 @@ class SeenPresence:
     @property
     def is_gone(self) -> bool:
         """Whether it is certain that the process is no more. One that is only silent may be cut off for a while."""
-        return "ended" in self.content or runs(self.content.get("identity")) is False
+        return "ended" in self.content or is_gone(self.content)
 
     @property
     def is_running(self) -> bool:
@@ -313,7 +313,7 @@ def whoami() -> str:
 
 def _here() -> dict[str, Any]:
     """Return where this process runs, how others can tell whether it still does, and as which job of a Ray cluster."""
-    here = {"host": socket.gethostname(), "pid": os.getpid(), "identity": process_identity()}
+    here = this_process()
     job = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
     with contextlib.suppress(ValueError, LookupError, TypeError):
         here["job"] = json.loads(job or "{}")["metadata"]["job_submission_id"]

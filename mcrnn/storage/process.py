@@ -58,6 +58,18 @@ def process_identity() -> str:
         return _identity
 
 
+def this_process() -> dict[str, Any]:
+    """Return what others are to know of this process, as `is_gone` takes it."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": psutil.Process().create_time(),
+        "identity": process_identity(),
+        "machine": machine(),
+        "boot": boot(),
+    }
+
+
 def runs(identity: object) -> bool | None:
     """Return whether a process runs; None if that cannot be known here.
 

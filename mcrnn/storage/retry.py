@@ -1,9 +1,10 @@
 """Wait for a service that is away: one deadline, one warning when it goes away and one when it is back.
 
-Three kinds of requests wait in this way: those to object storage (`mcrnn.storage.s3.s3_request`), those to MLflow
-(`mcrnn.tracking.mlflow_client.mlflow_request`) and whatever an `Outbox` sends in the background. Object storage is
-waited for only in a process that has enabled it, which a command does when its work is under way: a mistyped endpoint
-must be named at once, and an outage must not end a training that has run for hours.
+Four kinds of requests wait in this way: those to object storage (`mcrnn.storage.s3.s3_request`), those to the database
+of a study (`mcrnn.search.database`), those to MLflow (`mcrnn.tracking.mlflow_client.mlflow_request`) and whatever an
+`Outbox` sends in the background. Object storage and the database are waited for only in a process that has enabled it,
+which a command does when its work is under way: a mistyped endpoint must be named at once, and an outage must not end a
+training that has run for hours.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ Result = TypeVar("Result")
 PATIENCE = 600.0
 """Seconds that the end of a command waits for a service that is away."""
 PATIENCE_UNDER_WAY = 900.0
-"""Seconds that a training or a search under way waits for object storage."""
+"""Seconds that a training or a search under way waits for object storage and the database of its study."""
 SECONDS_BETWEEN_TRIES = 2.0
 
 LOGGER = logging.getLogger("mcrnn")
 """Takes all warnings, for the log of a search. Nothing else is printed by it."""
 LOGGER.addHandler(logging.NullHandler())
+LOGGER.setLevel(logging.WARNING)  # whatever a library sets for all loggers
 LOGGER.propagate = False
 
 _patience = 0.0
@@ -123,7 +125,7 @@ def with_retries(
 
 
 def enable_retries() -> None:
-    """Have this process wait for object storage from now on.
+    """Have this process wait for object storage and the database of a study from now on.
 
     Meant for the worker processes of a command, which start after the command has found the storage reachable.
     """
@@ -133,7 +135,8 @@ def enable_retries() -> None:
 
 @contextlib.contextmanager
 def retries_enabled() -> Iterator[None]:
-    """Have this process wait for object storage inside the block, in which the work of a command is under way."""
+    """Have this process wait for object storage and the database of a study inside the block, in which the work of a
+    command is under way."""
     global _patience
     before, _patience = _patience, PATIENCE_UNDER_WAY
     try:

@@ -64,6 +64,7 @@ def filesystem(asynchronous: bool = False) -> Any:
         asynchronous=asynchronous,
         use_listings_cache=False,
         endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None,
+        max_concurrency=1,  # otherwise s3fs asks for the size of each object before it reads it
         config_kwargs={"retries": {"max_attempts": s3_errors.ATTEMPTS, "mode": "standard"}, **TIMEOUTS},
     )
 

@@ -26,6 +26,8 @@ MISSING_BUCKET = {"NoSuchBucket"}
 OVERLOADED = {"SlowDown", "InternalError", "ServiceUnavailable"}
 CONDITION_FAILED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412"}
 NOT_IMPLEMENTED = {"NotImplemented", "501"}
+EXPECTED = {"NoSuchKey", "404", "InvalidRange", "416", *CONDITION_FAILED, *NOT_IMPLEMENTED}
+"""Answers that the code which asks knows how to take."""
 
 
 @contextlib.contextmanager
@@ -137,6 +139,9 @@ def _explain_refusal(url: str, error: ClientError) -> UserError | None:
             f"{endpoint} failed {ATTEMPTS} times in a row for '{url}' ({code or status}): it is overloaded or down. "
             "The same command continues when it is back"
         )
+    if code not in EXPECTED:
+        reason = str(details.get("Message") or "no reason given").strip()
+        return UserError(f"{endpoint} refuses {error.operation_name} on '{url}': {reason} ({code or status})")
     return None
 
 

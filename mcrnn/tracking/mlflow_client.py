@@ -23,7 +23,6 @@ from mcrnn.passwords import mask_passwords
 from mcrnn.storage.retry import PATIENCE, Outage, ServiceUnavailableError, with_retries
 from mcrnn.storage.root import Storage
 from mcrnn.storage.s3_errors import translate_errors
-from mcrnn.tracking.run_folder import CONFIGURATION_FILE
 
 if TYPE_CHECKING:
     from mlflow.store.entities import PagedList
@@ -200,37 +199,6 @@ def summarize_error(message: str) -> str:
         if known in message:
             return known
     return line if len(line) < 200 else line[:200] + "..."
-
-
-def read_training(storage: Storage, run_id: str) -> tuple[dict[str, Any], str]:
-    """Read what a run in MLflow has trained.
-
-    Args:
-        storage: the storage root.
-        run_id: id of the run.
-
-    Returns:
-        The configuration, and the digest of the store.
-
-    Raises:
-        UserError: there is no such run, or it is not of a training.
-    """
-    from mlflow.exceptions import MlflowException
-
-    quiet_mlflow()
-    uri = tracking_uri(storage)
-    try:
-        with reachable(uri):
-            client_of(uri).search_experiments(max_results=1)
-        run = client_of(uri).get_run(run_id)
-        digest = run.data.tags["mcrnn.store_digest"]
-        with tempfile.TemporaryDirectory(prefix="mcrnn-run-") as folder:
-            path = client_of(uri).download_artifacts(run_id, CONFIGURATION_FILE, folder)
-            return json.loads(Path(path).read_bytes()), digest
-    except KeyError:
-        raise UserError(f"the run {run_id} is not of a training: it has no record of what it trained on") from None
-    except (MlflowException, OSError) as error:
-        raise UserError(f"there is no run {run_id} with a configuration: {summarize_error(str(error))}") from None
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
+from mcrnn.passwords import mask_passwords
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.mlflow_client import all_pages, client_of, quiet_mlflow, reachable, silenced, tracking_uri
+from mcrnn.tracking.provenance import code_version
 from mcrnn.tracking.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -27,6 +29,23 @@ class LoadedModel:
     model: TrainedModel
     run_id: str | None
     """Id of the run in MLflow that trained it; None for a model of a folder."""
+    version: int | None = None
+    """Version of the registered model; None for a model that was not named by the registry."""
+
+    def identity(self, uri: str) -> dict[str, str]:
+        """Return what says for good which model it is, by the name that it was asked for.
+
+        Returns:
+            `model`, `model_digest` (SHA-256 of its weights), `store_digest` (of the data that it was trained on),
+            `version` (of this package) and, where they are known, `model_version` and `run_id`.
+        """
+        known = {"model_version": self.version, "run_id": self.run_id, "store_digest": self.model.field.store_digest}
+        return {
+            "model": mask_passwords(uri),
+            "model_digest": self.model.digest,
+            **{key: str(value) for key, value in known.items() if value},
+            "version": code_version(),
+        }
 
 
 def load_model(uri: str, storage: Storage | None = None) -> TrainedModel:
@@ -64,22 +83,26 @@ def find(uri: str, storage: Storage) -> LoadedModel:
         client.search_registered_models(max_results=1)
     mlflow.set_tracking_uri(tracking_uri(storage))
     run_id: str | None = None
+    version: int | None = None
     try:
         with silenced():
+            address = uri
             if uri.startswith("models:/"):
-                run_id = _find_version(client, uri).run_id
+                found_version = find_version(client, uri)
+                run_id, version = found_version.run_id, int(found_version.version)
+                address = f"models:/{found_version.name}/{version}"  # an alias may move before it is read again
             else:
                 run_id = uri.removeprefix("runs:/").split("/")[0]
-            local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+            local = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
     except (MlflowException, OSError) as error:
         raise UserError(_explain(client, uri, error)) from None
     folders = [path.parent for path in local.rglob(trained_model.WEIGHTS)]
     if not folders:
         raise UserError(f"'{uri}' is not a model of this project")
-    return LoadedModel(trained_model.load(LocalFolder(folders[0])), run_id)
+    return LoadedModel(trained_model.load(LocalFolder(folders[0])), run_id, version)
 
 
-def _find_version(client: MlflowClient, uri: str) -> ModelVersion:
+def find_version(client: MlflowClient, uri: str) -> ModelVersion:
     """Return the version that a registry URI names.
 
     Raises:

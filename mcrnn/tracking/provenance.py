@@ -18,7 +18,7 @@ import psutil
 
 from mcrnn.config.document import find, shipped_folder
 from mcrnn.passwords import mask_passwords
-from mcrnn.storage.process import boot, machine, process_identity
+from mcrnn.storage.process import this_process
 
 PACKAGES = ("mcrnn", "torch", "ray", "optuna", "mlflow", "numpy", "xarray", "zarr", "s3fs", "pydantic", "safetensors")
 """Packages that have an influence on results."""
@@ -62,14 +62,7 @@ def origin() -> dict[str, Any]:
     """
     return {
         "command": mask_passwords(" ".join([f"python -m {_module()}", *sys.argv[1:]])),
-        "process": {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "started": psutil.Process().create_time(),
-            "identity": process_identity(),
-            "machine": machine(),
-            "boot": boot(),
-        },
+        "process": this_process(),
         "user": os.environ.get("USER") or str(os.getuid()),
         "packages": packages(),
         **commit(),
@@ -128,6 +121,13 @@ def hardware() -> dict[str, Any]:
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "gpus": gpus,
     }
+
+
+def numerics() -> dict[str, Any]:
+    """Return what decides in which order PyTorch adds on the processors: its instruction set, and its threads now."""
+    import torch
+
+    return {"instruction_set": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
 
 
 def _processor() -> str:

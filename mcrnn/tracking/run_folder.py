@@ -26,6 +26,7 @@ and the folder of a search
     confirmation/NAME/   trainings of the best configurations with other seeds
     baselines/NAME/      the errors of persistence and climatology
     figures/             pictures of the result
+    report.html          a page with all that is known of the search, written while it runs and when it ends
     summary.json         the result, once the search has finished
 """
 
@@ -43,6 +44,9 @@ from mcrnn.storage.location import Location
 
 CONFIGURATION_FILE = "configuration.json"
 """File of a folder, and artifact of a training's run in MLflow."""
+MACHINE_FILE = "machine.json"
+ORIGIN_FILE = "origin.json"
+"""Artifacts of a run in MLflow: the machine, and the command with its packages; see `mcrnn.tracking.provenance`."""
 RECORD_FILE = "record.json"
 METRICS_FILE = "metrics.jsonl"
 SYNC_FILE = "run.json"
@@ -60,6 +64,7 @@ STUDY_FILE = "study.json"
 LEASE_FILE = "lock.json"
 DRIVER_LOG = "driver.log"
 SUMMARY_FILE = "summary.json"
+PAGE_FILE = "report.html"
 TRIALS_FOLDER = "trials"
 CONFIRMATION_FOLDER = "confirmation"
 
@@ -251,7 +256,12 @@ class SearchFolder(RunFolder):
 
     def retraining(self, name: str) -> RunFolder:
         """Return the folder of one training of the confirmation."""
-        return RunFolder(self.location.child(f"{CONFIRMATION_FOLDER}/{name}"))
+        return RunFolder(self.confirmation.child(name))
+
+    @property
+    def confirmation(self) -> Location:
+        """The folder that holds the trainings of the confirmation."""
+        return self.location.child(CONFIRMATION_FOLDER)
 
     def baseline(self, name: str) -> RunFolder:
         """Return the folder of a baseline's errors."""
@@ -264,7 +274,11 @@ class SearchFolder(RunFolder):
             search: name of the search in its configuration.
         """
         content = self._read_json(STUDY_FILE)
-        return f"{search}:{self.url}" if content is None else content["name"]
+        return self.usual_study_name(search) if content is None else content["name"]
+
+    def usual_study_name(self, search: str) -> str:
+        """Return the name that the study in a database has unless `write_study_name` has given it another one."""
+        return f"{search}:{self.url}"
 
     def write_study_name(self, name: str) -> None:
         """Use another name for the study than the usual one."""

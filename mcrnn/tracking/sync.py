@@ -22,7 +22,7 @@ from mcrnn.storage.outbox import Outbox
 from mcrnn.storage.retry import PATIENCE, RefusedError, ServiceUnavailableError
 from mcrnn.tracking.experiment import KEY_TAG, PROCESS_TAG, Tracker
 from mcrnn.tracking.mlflow_client import REFUSALS, Run, all_pages, client_of, find_deletion, summarize_error
-from mcrnn.tracking.run_folder import RunFolder
+from mcrnn.tracking.run_folder import ORIGIN_FILE, RunFolder
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -190,7 +190,7 @@ class _SyncedRun:
         )
         if record["dataset"] is not None:
             self._log_dataset(record["dataset"])
-        self.sync.tracker.run(run_id, patience=0).log_json(record["files"] | {"origin.json": origin})
+        self.sync.tracker.run(run_id, patience=0).log_json(record["files"] | {ORIGIN_FILE: origin})
 
     def _log_dataset(self, described: dict[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -68,9 +68,12 @@ class BatchLoss:
         return nn.functional.mse_loss(prediction_BTCHW, x_BTCHW[:, 1:, : prediction_BTCHW.shape[2]])
 
     def _noise(self, x_BTCHW: torch.Tensor, positions: list[int], epoch: int) -> torch.Tensor:
-        """Draw Gaussian noise that follows from the seed, the epoch and the position of each window in the epoch."""
-        noise_BTCHW = torch.empty_like(x_BTCHW, memory_format=torch.contiguous_format)
+        """Draw Gaussian noise that follows from the seed, the epoch and the position of each window in the epoch.
+
+        There is none on channels that are not predicted: what they hold, such as orography, is known without an error.
+        """
+        noise_BTCHW = torch.zeros_like(x_BTCHW, memory_format=torch.contiguous_format)
         for noise_TCHW, position in zip(noise_BTCHW, positions, strict=True):
             self.noise_generator.manual_seed((self.config.train.seed << 43) + (epoch << 28) + position)
-            noise_TCHW.normal_(generator=self.noise_generator)
+            noise_TCHW[:, : self.config.model.channels_out].normal_(generator=self.noise_generator)
         return noise_BTCHW

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
+import os
 import sys
 from collections.abc import Iterator
 
@@ -61,6 +62,9 @@ def running_in(precision: str, device: torch.device) -> Iterator[None]:
 def numeric_settings(train: TrainConfig, device: torch.device) -> Iterator[None]:
     """Compute with the precision and the determinism of a configuration, within the context."""
     before = torch.are_deterministic_algorithms_enabled()
+    if train.deterministic and device.type == "cuda":
+        # without a workspace of its own for each stream cuBLAS is not deterministic, and PyTorch raises an error
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(train.deterministic or before)
     try:
         with running_in(train.precision, device):

@@ -9,8 +9,8 @@ from mcrnn.config.sections import Configuration
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import UserError
 from mcrnn.models import model_cost
-from mcrnn.tracking.provenance import hardware
-from mcrnn.tracking.run_folder import CONFIGURATION_FILE, RunEnd, RunFolder
+from mcrnn.tracking.provenance import hardware, numerics
+from mcrnn.tracking.run_folder import CONFIGURATION_FILE, MACHINE_FILE, RunEnd, RunFolder
 from mcrnn.training.checkpoints import Checkpoints, deserialize
 from mcrnn.training.session import End
 
@@ -59,26 +59,19 @@ class TrainingRun:
     def write_record(self) -> None:
         """Write down what is trained, on which data and on which machine, for the run in MLflow."""
         config, field = self.config, self.field
-        machine = hardware()
+        machine = hardware() | numerics()
         size = asdict(model_cost(config.model, field.frame_shape))
         tags = {
             "mcrnn.machine": f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gb']:g} GB",
             "mcrnn.gpus": ", ".join(machine["gpus"]) or "none",
             "mcrnn.store_digest": field.store_digest,
         }
-        dataset = {
-            "name": config.data.store,
-            "source": field.store or config.data.store,
-            "digest": field.store_digest,
-            "recipe": field.recipe,
-            "schema": {"variable": field.variable, "units": field.units, "channels": field.channels},
-        }
         self.folder.write_record(
             self.run_name,
             tags=dict(self.tags) | tags,
             params=config.model_dump() | {"size": size},
-            files={CONFIGURATION_FILE: config.model_dump(), "machine.json": machine},
-            dataset=dataset,
+            files={CONFIGURATION_FILE: config.model_dump(), MACHINE_FILE: machine},
+            dataset=field.as_dataset(config.data.store),
         )
 
     def finish(self, end: End, message: str = "") -> None:

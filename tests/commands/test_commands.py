@@ -15,11 +15,14 @@ pytestmark = pytest.mark.usefixtures("database")
 
 COMMANDS = (
     "data_prep.navier_stokes",
+    "data_prep.convert",
     "data_prep.netcdf",
     "data_prep.inspect",
     "mcrnn.tune",
     "mcrnn.train",
     "mcrnn.evaluate",
+    "mcrnn.forecast",
+    "mcrnn.serve",
     "mcrnn.status",
     "mcrnn.stop",
     "mcrnn.promote",

@@ -24,16 +24,13 @@ from mcrnn.storage.root import Storage
 from mcrnn.tracking.run_folder import RunEnd, RunFolder, SearchFolder
 from tests.commands.test_commands import refused
 from tests.conftest import CommandRunner
-from tests.search.test_study import run_part, search
 from tests.support.processes import Start, wait_for
-
-ASHA = {"grace_epochs": 1, "reduction_factor": 2}
-ERRORS = [0.5, 0.6, 0.4, 0.45, 0.7, 0.3]
+from tests.support.studies import ASHA, ERRORS, run_part, search
 
 
 @pytest.fixture(params=["local", "s3"])
-def storage(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
-    """A storage root, to which the environment of commands leads."""
+def storage(request: pytest.FixtureRequest, root: Path) -> Storage:
+    """A storage root, which commands are to be told."""
     if request.param == "local":
         return Storage.open(str(root))
     request.getfixturevalue("s3")

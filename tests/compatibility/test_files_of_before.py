@@ -10,8 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +42,6 @@ def root(tmp_path: Path) -> Path:
             database.execute(f"UPDATE {table} SET {column} = REPLACE({column}, ?, ?)", (str(ROOT), str(tmp_path)))
     database.close()
     return tmp_path
-
-
-@pytest.fixture
-def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Ray's own files in a folder with a short path, since those of its sockets may have 107 characters at most."""
-    with tempfile.TemporaryDirectory(prefix="mcrnn-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        monkeypatch.setenv("RAY_TMPDIR", folder)
-        yield
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -100,7 +90,7 @@ def test_store_of_before_is_opened_and_verified(command: CommandRunner) -> None:
 
 
 def test_half_finished_search_of_before_is_finished_without_its_trials_run_again(
-    command: CommandRunner, root: Path, ray_folder: None
+    command: CommandRunner, root: Path, shared_ray: str
 ) -> None:
     trials, runs = trials_of(root, "half"), runs_of(root, "mcrnn-half")
     assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "RUNNING"]

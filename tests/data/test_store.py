@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mcrnn.data.store import FieldStore
@@ -14,6 +16,20 @@ def test_coarsening_is_the_mean_over_blocks(store: FieldStore) -> None:
     fine, coarse = store.load("val"), store.load("val", 4)
     assert coarse.shape == (3, 14, 1, 4, 4)
     assert coarse[1, 2, 0, 3, 1] == pytest.approx(fine[1, 2, 0, 12:16, 4:8].mean(), rel=1e-6)
+
+
+def test_coarsening_weights_latitudes_by_area_in_stores_that_ask_for_it(store: FieldStore) -> None:
+    latitude = np.linspace(-84.375, 84.375, 16)
+    attributes = store.attributes | {"latitude": latitude.tolist()}
+    as_before = dataclasses.replace(store, attributes=attributes)
+    assert np.array_equal(as_before.load("val", 4), store.load("val", 4))
+    by_area = dataclasses.replace(store, attributes=attributes | {"coarsening": "area"}).load("val", 4)
+    # the area of rows of 11.25 degrees, and their mean over the southernmost 45 degrees
+    edges = np.sin(np.deg2rad(np.linspace(-90, -45, 5)))
+    cap = (store.load("val")[1, 2, 0, :4, 4:8].mean(1, dtype=np.float64) * np.diff(edges)).sum() / (
+        edges[-1] - edges[0]
+    )
+    assert by_area[1, 2, 0, 0, 1] == pytest.approx(cap, rel=1e-6)
 
 
 def test_blocks_that_do_not_divide_the_grid_are_refused(store: FieldStore) -> None:

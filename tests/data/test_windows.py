@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from typing import Any
 
@@ -11,13 +12,13 @@ from botocore.exceptions import EndpointConnectionError
 from mcrnn.config.sections import Configuration, DataConfig
 from mcrnn.data.checks import check_store_serves
 from mcrnn.data.description import Scaling
-from mcrnn.data.splits import FieldData, MemorySplit, StoredSplit, memory_budget, open_split
+from mcrnn.data.splits import FieldData, MemorySplit, StoredSplit, open_split
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import TrainingWindows, evaluation_windows
 from mcrnn.errors import UserError
 from mcrnn.storage.retry import retries_enabled
 from mcrnn.storage.s3 import S3Prefix
-from tests.support.s3_server import S3Server
+from tests.support.s3_server import S3Server, error
 
 
 def numbered(samples: int = 7, frames: int = 9) -> torch.Tensor:
@@ -154,12 +155,6 @@ def test_split_larger_than_its_memory_is_read_from_the_store(
         assert torch.equal(pickle.loads(pickle.dumps(split)).windows(samples, starts, 5), expected)
 
 
-def test_memory_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MCRNN_MEMORY", "much")
-    with pytest.raises(UserError, match="MCRNN_MEMORY is a number of GB"):
-        memory_budget()
-
-
 def test_stored_split_refuses_damage(store: FieldStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MCRNN_MEMORY", "0.000001")
     split = open_split(store, "train", DataConfig(store="x"))
@@ -193,6 +188,19 @@ def test_configuration_that_the_store_cannot_serve_is_refused(
     raw[section] = raw[section] | value
     with pytest.raises(UserError, match=message):
         check_store_serves(store, Configuration.model_validate(raw))
+
+
+def test_channel_that_does_not_vary_is_refused_by_name(store: FieldStore) -> None:
+    statistics = {"mean": [0.5, 2.0], "std": [0.1, 0.0], "min": [0.0, 2.0], "max": [1.0, 2.0]}
+    attributes = store.attributes | {"channels": ["vorticity", "land"], "statistics": statistics}
+    with_land = dataclasses.replace(store, attributes=attributes)
+    raw: dict[str, Any] = {"name": "test", "data": {"store": "x", "sequence_length": 10}}
+    raw["model"] = {"architecture": "convgru"}
+    raw["validation"] = {"warm_up": 10, "horizon": 3}
+    with pytest.raises(UserError, match=r"land of '.*' is 2 at all points and times .* name the other channels in"):
+        check_store_serves(with_land, Configuration.model_validate(raw))
+    raw["data"]["variables"] = ["vorticity"]
+    check_store_serves(with_land, Configuration.model_validate(raw))
 
 
 def test_normalisation_uses_the_statistics_of_the_training_split_before_coarsening(store: FieldStore) -> None:
@@ -235,6 +243,11 @@ def test_stored_split_waits_for_object_storage(
     requests = s3.requests
     split.windows(samples[:1], starts[:1], 14)
     assert s3.requests - requests <= 2  # the index of its shard, and the chunk; nothing to find them
+    s3.fault = lambda environ: error("400 Bad Request", "KMS.DisabledException")
+    with pytest.raises(UserError, match=r"refuses GetObject on 's3://lab/tiny\.zarr': told to \(KMS") as refusal:
+        split.windows(samples[:1], starts[:1], 14)
+    assert "damaged" not in str(refusal.value)
+    s3.fault = None
     array, outages = split._array, iter(range(3))
 
     class Away:

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from data_prep import shard_records
 from data_prep.builder import LEASE, build
 from data_prep.plan import Shard, SplitPlan, StorePlan, text_array
+from data_prep.shard_records import record_keys
 from data_prep.statistics import Statistics
 from mcrnn.data.store import FieldStore
 from mcrnn.data.store_format import BUILD_FOLDER
@@ -28,16 +30,18 @@ SAMPLES = {"train": 5, "val": 1, "test": 2}
 FRAMES, CHANNELS, HEIGHT, WIDTH = 3, 2, 4, 6
 
 
-def plan(**changes: Any) -> StorePlan:
-    def coordinates(samples: int) -> dict[str, Any]:
-        return {
-            "sample": (("sample",), np.arange(samples), {}),
-            "time": (("time",), np.arange(float(FRAMES)), {}),
-            "channel": (("channel",), text_array(["a", "b"]), {}),
-        }
+def samples(count: int) -> SplitPlan:
+    coordinates = {
+        "sample": (("sample",), np.arange(count), {}),
+        "time": (("time",), np.arange(float(FRAMES)), {}),
+        "channel": (("channel",), text_array(["a", "b"]), {}),
+    }
+    return SplitPlan(count, FRAMES, coordinates)
 
+
+def plan(**changes: Any) -> StorePlan:
     arguments: dict[str, Any] = {
-        "splits": {name: SplitPlan(count, FRAMES, coordinates(count)) for name, count in SAMPLES.items()},
+        "splits": {name: samples(count) for name, count in SAMPLES.items()},
         "channels": ["a", "b"],
         "height": HEIGHT,
         "width": WIDTH,
@@ -156,16 +160,64 @@ def test_object_of_a_check_of_access_is_no_reason_to_refuse_a_folder(place: Loca
     FieldStore.open(place).verify()
 
 
-def test_shard_that_vanished_or_whose_marker_is_torn_is_made_again(place: Location) -> None:
+def test_shard_that_vanished_is_made_again(place: Location) -> None:
     with pytest.raises(KeyboardInterrupt):
         build(place, plan(), Numbers(fail_after=4))
-    markers = sorted(key for key in place.sizes() if key.startswith(BUILD_FOLDER))
-    place.write(markers[0], b'{"objects"')
     place.delete(plan().key("field", list(plan().shards())[1]))
     rest = Numbers()
     build(place, plan(), rest)
-    assert len(rest.computed) == len(list(plan().shards())) - 4 + 2
+    assert len(rest.computed) == len(list(plan().shards())) - 4 + 1
     FieldStore.open(place).verify()
+
+
+@pytest.mark.parametrize("torn", [b'{"train-0000000000":', b"[]", b'{"train-0000000000": 1}'])
+def test_shards_whose_records_are_torn_are_made_again(place: Location, torn: bytes) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build(place, plan(), Numbers(fail_after=4))
+    (records,) = record_keys(place.sizes())
+    place.write(records, torn)
+    rest = Numbers()
+    build(place, plan(), rest)
+    assert len(rest.computed) == len(list(plan().shards()))
+    FieldStore.open(place).verify()
+
+
+def test_build_that_version_0_1_0_has_begun_goes_on(place: Location) -> None:
+    """It kept an object for each shard that was done."""
+    with pytest.raises(KeyboardInterrupt):
+        build(place, plan(), Numbers(fail_after=4))
+    (key,) = record_keys(place.sizes())
+    for name, record in json.loads(place.read(key)).items():
+        place.write(f"{BUILD_FOLDER}/{name}.json", json.dumps(record).encode())
+    place.delete(key)
+    rest = Numbers()
+    build(place, plan(), rest)
+    assert len(rest.computed) == len(list(plan().shards())) - 4
+    assert not [key for key in place.sizes() if key.startswith(BUILD_FOLDER)]
+
+
+def test_records_are_written_every_two_seconds_and_not_for_each_shard(
+    place: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    write = type(place).write
+    monkeypatch.setattr(type(place), "write", lambda self, key, data: (written.append(key), write(self, key, data)))
+    monkeypatch.setattr(shard_records, "SECONDS_BETWEEN_WRITES", 3600.0)
+    build(place, plan(), Numbers())
+    assert len([key for key in written if key.startswith(f"{BUILD_FOLDER}/shards-")]) == 2, "the first and the others"
+
+
+def test_records_are_shared_out_among_objects(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_records, "RECORDS_OF_AN_OBJECT", 2)
+    monkeypatch.setattr(shard_records, "SECONDS_BETWEEN_WRITES", 0.0)
+    for fail_after in (3, 1):
+        with pytest.raises(KeyboardInterrupt):
+            build(place, plan(), Numbers(fail_after=fail_after))
+    assert len(record_keys(place.sizes())) == 3
+    rest = Numbers()
+    build(place, plan(), rest)
+    assert len(rest.computed) == len(list(plan().shards())) - 4
+    assert not [key for key in place.sizes() if key.startswith(BUILD_FOLDER)]
 
 
 def test_complete_store_is_left_alone(place: Location) -> None:
@@ -183,6 +235,16 @@ def test_other_recipe_is_refused_by_name_unless_overwritten(place: Location) -> 
         build(place, plan(recipe={"seed": 7}), Numbers())
     assert build(place, plan(recipe={"seed": 7}), Numbers(), overwrite=True)
     assert FieldStore.open(place).attributes["recipe"] == {"seed": 7}
+
+
+def test_build_is_not_continued_with_objects_of_another_size(place: Location) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build(place, plan(), Numbers(fail_after=2))
+    for change in ({"shard": 3}, {"shard": 4}):
+        with pytest.raises(UserError, match="cuts arrays into objects of another size"):
+            build(place, plan(**change), Numbers())
+    assert build(place, plan(), Numbers())
+    assert not build(place, plan(shard=4), Numbers())  # a complete store is read by its own sizes
 
 
 def test_interrupted_overwrite_goes_on_with_the_same_command(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,6 +316,17 @@ def test_one_failed_request_in_ten_does_not_matter(s3: S3Server) -> None:
     build(place, plan(), Numbers())
     assert np.array_equal(FieldStore.open(place).load("train"), values("train", 0, 5))
     FieldStore.open(place).verify()
+
+
+def test_build_that_goes_on_asks_for_what_is_missing_only(s3: S3Server) -> None:
+    place, total, missing = S3Prefix("lab/s.zarr"), 40, 3
+    of_a_shard = plan(shard=1, splits=plan().splits | {"train": samples(total)})
+    with pytest.raises(KeyboardInterrupt):
+        build(place, of_a_shard, Numbers(fail_after=total - missing))
+    before = s3.requests
+    build(place, of_a_shard, Numbers())
+    to_build = missing + SAMPLES["val"] + SAMPLES["test"]
+    assert s3.requests - before <= 2 * to_build + 20
 
 
 def test_series_is_cut_along_time(place: Location) -> None:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from mcrnn.data.sphere import latitude_weights
 from mcrnn.evaluation.metrics import (
     Measures,
     Scores,
     instability,
-    latitude_weights,
     power_spectrum,
     rmse,
     rmse_by_step,

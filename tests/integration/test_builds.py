@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.shard_records import record_keys
 from mcrnn.data.store import FieldStore
-from mcrnn.data.store_format import BUILD_FOLDER
 from mcrnn.storage.local import LocalFolder
 from tests.conftest import CommandRunner
 from tests.data_prep.test_builder import contents
@@ -28,9 +28,9 @@ def test_killed_build_on_two_workers_ends_in_the_bytes_of_one_worker(
     assert alone.returncode == 0, alone.stderr
 
     driver = start("data_prep.navier_stokes", "killed.zarr", *SMALL, "--workers", "2")
-    markers = root / "killed.zarr" / BUILD_FOLDER
+    killed = LocalFolder(root / "killed.zarr")
     deadline = time.monotonic() + 120
-    while len(list(markers.glob("train-*.json"))) < 2:
+    while not record_keys(killed.sizes()):
         assert driver.poll() is None, "finished before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -41,5 +41,5 @@ def test_killed_build_on_two_workers_ends_in_the_bytes_of_one_worker(
     assert "unfinished" in seen.stdout
     again = command("data_prep.navier_stokes", "killed.zarr", *SMALL, "--workers", "2")
     assert again.returncode == 0, again.stderr
-    assert contents(LocalFolder(root / "killed.zarr")) == contents(LocalFolder(root / "alone.zarr"))
-    FieldStore.open(LocalFolder(root / "killed.zarr")).verify()
+    assert contents(killed) == contents(LocalFolder(root / "alone.zarr"))
+    FieldStore.open(killed).verify()

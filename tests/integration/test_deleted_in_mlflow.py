@@ -13,8 +13,8 @@ from mcrnn.storage.root import Storage
 from mcrnn.tracking.mlflow_client import client_of, tracking_uri
 from mcrnn.tracking.sync import PARENT_TAG
 from tests.conftest import CommandRunner
-from tests.integration.test_search_faults import tried, write
 from tests.support.processes import Start, wait_for
+from tests.support.searches import tried, write
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 

@@ -12,8 +12,8 @@ from mcrnn.search.driver import run
 from mcrnn.tracking.run_folder import RunEnd
 from mcrnn.training.session import End
 from tests.conftest import CommandRunner
-from tests.integration.test_search_faults import write
 from tests.integration.test_search_resources import opened, ray_of_two  # noqa: F401  a fixture
+from tests.support.searches import write
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT, CommandRunner
-from tests.integration.test_search_faults import tried, write
+from tests.conftest import CommandRunner
+from tests.support import shared
+from tests.support.commands import ForkedProcess
 from tests.support.processes import Start, wait_for
+from tests.support.searches import tried, write
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 
@@ -87,15 +87,13 @@ lease.release()
 
 def test_tune_ends_with_the_error_that_ends_the_command(tmp_path: Path, shared_ray: str) -> None:
     """In a process of its own: a signal to the process of the tests would reach whatever else runs there."""
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, str(tmp_path)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as process:  # fmt: skip
+    process = ForkedProcess(shared.command_server(), ["-c", INTERRUPTED, str(tmp_path)], tmp_path, os.environ)
+    try:
         wait_for((tmp_path / "0.started").exists, process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 0, err
     assert "MainThread" in json.loads(out.splitlines()[-1])
     assert "Tune" not in json.loads(out.splitlines()[-1])

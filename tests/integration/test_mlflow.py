@@ -24,10 +24,10 @@ from mcrnn.tracking.mlflow_client import client_of, tracking_uri
 from tests.commands.test_commands import CONFIGURATION
 from tests.conftest import CommandRunner
 from tests.integration.test_search import SEARCH
-from tests.integration.test_search_faults import tried
 from tests.support import shared
 from tests.support.commands import ForkedProcess
 from tests.support.processes import WITHOUT_JOBS, Start, free_port, wait_for
+from tests.support.searches import tried
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 
@@ -58,12 +58,32 @@ def test_run_leads_back_to_data_code_and_configuration_and_can_be_repeated(
         assert [(m.step, m.value) for m in history] == [(e["epoch"], pytest.approx(e[name])) for e in local], name
     assert any(name.startswith("system/") for name in local[0])
 
-    again = command("mcrnn.train", "--from-run", run.info.run_id)
-    assert again.returncode == 0, again.stderr
+    again = command("mcrnn.train", "--from-run", run.info.run_id, "--compare")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert f"the weights are the same bits as those of the run {run.info.run_id}" in again.stdout
+    assert "packages, code and machine are the same" in again.stdout
     folder = root / f"runs/one-from-{run.info.run_id[:8]}"
     repeated = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for ours, theirs in zip(repeated, local, strict=True):
         assert {ours[k] == theirs[k] for k in ("loss", "gradient_norm", "rmse_closed_loop")} == {True}
+
+    # what is recorded is made another: the repetition, which has ended, is compared once more
+    weights = root / "runs/one/model/model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    client.log_metric(run.info.run_id, "loss", local[1]["loss"] * (1 + 1e-9), step=2)
+    origin = json.loads(origin_file.read_bytes())
+    origin["packages"]["torch"] = "1.2.3"
+    origin_file.write_text(json.dumps(origin))
+    client.log_artifact(run.info.run_id, str(origin_file))
+    differs = command("mcrnn.train", "--from-run", run.info.run_id, "--compare")
+    assert (differs.returncode, differs.stderr) == (1, "")
+    assert f"the weights are not those of the run {run.info.run_id}" in differs.stdout
+    assert f"they differ from epoch 2 on: loss is {local[1]['loss']!r}" in differs.stdout
+    assert f"differs: package torch is {torch.__version__}, was 1.2.3" in differs.stdout
+    set_too = command("mcrnn.train", "--from-run", run.info.run_id, "--compare", "--set", "train.seed=3")
+    assert set_too.returncode == 2
 
     both = command("mcrnn.train", "one.yaml", "--from-run", run.info.run_id)
     assert both.returncode == 2

@@ -63,6 +63,13 @@ def test_search_to_champion_to_evaluation_and_again(
     assert len(kinds["trial"]) == 6
     assert {r.info.run_name for r in kinds["baseline"]} == {"persistence", "climatology"}
     assert {r.info.status for r in runs} == {"FINISHED"}
+    # the parent has the data set of its trials, and the page of the search, which is also in its folder
+    (dataset,) = [each.dataset for each in parent.inputs.dataset_inputs]
+    assert {each.dataset.digest for r in kinds["trial"] for each in r.inputs.dataset_inputs} == {dataset.digest}
+    page = Path(client.download_artifacts(parent.info.run_id, "report.html", str(root))).read_text()
+    assert page == (root / "searches/small/report.html").read_text()
+    assert 'load_model("models:/mcrnn-small@champion")' in page
+    assert '<span class="state">finished</span>' in page
     for child in kinds["trial"]:
         history = client.get_metric_history(child.info.run_id, "rmse_closed_loop")
         assert [m.step for m in history] == list(range(1, len(history) + 1))
@@ -84,6 +91,11 @@ def test_search_to_champion_to_evaluation_and_again(
     logged = {a.path for a in client.list_artifacts(version.run_id, "evaluation")}
     assert {"evaluation/metrics.json", "evaluation/rmse.png", "evaluation/report.html"} <= logged
     assert client.get_run(version.run_id).data.metrics["test_rmse_closed_loop"] == metrics["rmse_closed_loop"]
+
+    # the champion once more, from what MLflow knows of it alone
+    repeated = command("mcrnn.train", "--from-run", "models:/mcrnn-small@champion", "--compare")
+    assert repeated.returncode == 0, repeated.stderr + repeated.stdout
+    assert f"the weights are the same bits as those of the run {version.run_id}" in repeated.stdout
 
     # as pyfunc, in another process: the same forecasts as ours, for any batch and length
     check = f"""

@@ -12,57 +12,15 @@ from typing import Any
 
 import psutil
 import pytest
-import yaml
 
 from mcrnn.search.study import state_of
 from tests.conftest import CommandRunner
 from tests.support.processes import Start, wait_for
+from tests.support.searches import TRIALS, journal, tried, write
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 
-TRIALS = 8
 TRIALS_OF_SOAK = 20
-SEARCH: dict[str, Any] = {
-    "name": "s",
-    "data": {"store": "data/tiny.zarr", "coarsen": 2, "sequence_length": 6, "windows_per_epoch": 24},
-    "model": {"layers": 1},
-    "train": {"epochs": 4, "batch_size": 4, "teacher_forcing_steps": 4, "checkpoint_minutes": 0.002},
-    "validation": {"warm_up": 4, "horizon": 5},
-    "search": {"trials": TRIALS, "concurrency": 1, "seed": 3, "asha": {"grace_epochs": 2, "reduction_factor": 2}},
-    "space": {
-        "model.architecture": {"choice": ["convgru", "minconvgru", "minconvexplstm"]},
-        "model.hidden_size": [
-            {"int": [2, 8], "when": {"model.architecture": "convgru"}},
-            {"int": [4, 16], "step": 4, "when": {"model.architecture": ["minconvgru", "minconvexplstm"]}},
-        ],
-        "train.learning_rate": {"float": [1e-3, 1e-2], "log": True},
-    },
-}
-
-
-def write(root: Path, name: str, **changes: Any) -> str:
-    content = SEARCH | {"name": name}
-    for section, values in changes.items():
-        content[section] = content[section] | values
-    (root / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    return f"{name}.yaml"
-
-
-def journal(root: Path, name: str) -> Any:
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    path = root / "searches" / name / "study.journal"
-    return optuna.load_study(study_name="search", storage=JournalStorage(JournalFileBackend(str(path))))
-
-
-def tried(root: Path, name: str) -> int:
-    """Trials that ended or were paused so far; looks at the file only, which the driver is writing."""
-    try:
-        return len([t for t in journal(root, name).get_trials(deepcopy=False) if "result" in t.user_attrs])
-    except (KeyError, OSError):
-        return 0
 
 
 def rows(root: Path, name: str) -> list[dict[str, Any]]:

@@ -16,11 +16,14 @@ import yaml
 from optuna.trial import TrialState
 
 from mcrnn.config.loading import load_search
+from mcrnn.search.attributes import VALUES_ATTRIBUTE
 from mcrnn.search.driver import run
 from mcrnn.search.search_run import SearchRun, open_search
+from mcrnn.search.study_reader import JournalReader
+from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
-from tests.integration.test_search_faults import SEARCH
 from tests.support.processes import Start, wait_for
+from tests.support.searches import SEARCH
 
 pytestmark = pytest.mark.integration
 
@@ -126,8 +129,13 @@ def test_an_interrupted_search_does_not_wait_for_machines_that_have_not_come(
     assert said[2] == (
         "cluster: 0 GPUs now, may grow to 2 (MCRNN_MAX_GPUS); 1 GPU per trial, up to 2 trials at a time\n"
     )
-    journal = root / "searches" / "s" / "study.journal"
-    wait_for(lambda: journal.read_text().count('"user_attr":{"values":') == 2, search)  # two trials are proposed
+    reader = JournalReader(LocalFolder(root / "searches" / "s"))
+
+    def proposed() -> int:
+        reader.refresh()
+        return sum(VALUES_ATTRIBUTE in trial.attributes for trial in reader.trials)
+
+    wait_for(lambda: proposed() == 2, search)
     search.send_signal(signal.SIGINT)
     _, errors = search.communicate(60)
     assert search.returncode == 130, errors

@@ -18,10 +18,11 @@ from mcrnn.errors import UserError
 from mcrnn.storage.parts import UploadedParts
 from mcrnn.storage.s3 import S3Prefix
 from tests.conftest import CommandRunner
-from tests.integration.test_search_faults import TRIALS_OF_SOAK, kept, undisturbed, write
+from tests.integration.test_search_faults import TRIALS_OF_SOAK, kept, undisturbed
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Start, wait_for
 from tests.support.s3_server import S3Server
+from tests.support.searches import write
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 

@@ -11,8 +11,8 @@ import yaml
 
 from mcrnn.stop import stop
 from tests.conftest import CommandRunner
-from tests.integration.test_search_faults import write
 from tests.support.processes import Start, free_port, wait_for
+from tests.support.searches import write
 from tests.support.training_runs import CONTENT
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]

@@ -69,6 +69,26 @@ def test_kernel_for_gpus_agrees_with_the_direct_form(
     assert relative(of_h0, expected_of_h0) < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")
+@pytest.mark.parametrize(("height", "width"), [(1, 5), (5, 1), (1, 1)])
+def test_kernel_for_gpus_takes_any_strides_of_grids_of_one_row_or_column(height: int, width: int) -> None:
+    minimal_recurrence_triton = pytest.importorskip("mcrnn.models.minimal_recurrence_triton", exc_type=ImportError)
+    generator = torch.Generator().manual_seed(1)
+    steps, batch, channels = 3, 2, 4
+    blocks = torch.randn(steps, batch, 2 * channels, height, width, generator=generator)
+    h0 = torch.rand(1, channels, 1, 1, generator=generator).expand(batch, channels, height, width)
+    # a transposed gradient, which is contiguous whatever the stride of the axis of length one is
+    grad = torch.randn(steps, batch, channels, width, height, generator=generator).transpose(-1, -2)
+    h, kept = torch.empty(steps, batch, channels, height, width), blocks.clone()
+    minimal_recurrence_triton.run_forward(blocks, h0, h)
+    expected = torch.empty_like(h)
+    run_forward(kept, h0, expected)
+    assert torch.allclose(h, expected, atol=1e-5)
+    ours = minimal_recurrence_triton.run_backward(grad, None, blocks, h, h0)
+    for a, b in zip(ours, run_backward(grad, None, kept, expected, h0), strict=True):
+        assert relative(a, b) < 1e-5
+
+
 COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget

@@ -11,9 +11,9 @@ import pytest
 import xarray as xr
 from scores.continuous import additive_bias, mae, rmse
 
+from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.store import FieldStore
 from mcrnn.evaluation.channel_metrics import channel_units
-from mcrnn.evaluation.metrics import latitude_weights
 from mcrnn.models import trained_model
 from mcrnn.storage.local import LocalFolder
 from tests.conftest import CommandRunner

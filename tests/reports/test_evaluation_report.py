@@ -16,11 +16,11 @@ import zarr
 
 from mcrnn.config.sections import Configuration, DataConfig
 from mcrnn.data.description import FieldDescription
+from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.evaluation.climatology import Climatology
 from mcrnn.evaluation.evaluation_set import EvaluationSet
-from mcrnn.evaluation.metrics import latitude_weights
 from mcrnn.evaluation.scoring import score
 from mcrnn.models import trained_model
 from mcrnn.models.forecaster import build_model

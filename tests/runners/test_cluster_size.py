@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import ssl
 import subprocess
 import threading
@@ -21,18 +20,7 @@ from mcrnn.errors import UserError
 from mcrnn.runners.autoscaler import AutoscalerLimits, Machines
 from mcrnn.runners.cluster_size import MAX_GPUS, NO_MACHINE, Cluster, gpus_for
 from tests.conftest import PROJECT
-from tests.support import shared
-from tests.support.commands import ForkedProcess
-
-
-def run(code: str, folder: Path, *arguments: str, **environment: str) -> str:
-    """What a program says in a process of its own."""
-    words = ["-c", code, *arguments]
-    process = ForkedProcess(shared.command_server(), words, folder, os.environ | environment)
-    out, err = process.communicate(120)
-    assert process.wait() == 0, err
-    return out.strip()
-
+from tests.support.commands import said_by
 
 GPU_MACHINES = AutoscalerLimits((Machines(8, 8, 1),), 8)
 
@@ -161,13 +149,13 @@ except UserError as error:
 
 @pytest.mark.integration
 def test_the_variable_says_what_a_cluster_may_get(shared_ray: str, tmp_path: Path) -> None:
-    assert run(SIZE, tmp_path).startswith("False cluster: ")
-    assert run(SIZE, tmp_path, MCRNN_MAX_GPUS="8").startswith(
+    assert said_by(SIZE, tmp_path).startswith("False cluster: ")
+    assert said_by(SIZE, tmp_path, MCRNN_MAX_GPUS="8").startswith(
         "True cluster: 0 GPUs now, may grow to 8 (MCRNN_MAX_GPUS); "
     )
-    assert run(SIZE, tmp_path, MCRNN_MAX_GPUS="0").startswith("False cluster: ")
+    assert said_by(SIZE, tmp_path, MCRNN_MAX_GPUS="0").startswith("False cluster: ")
     for wrong in ("many", "-1", "nan", "inf"):
-        said = run(SIZE, tmp_path, MCRNN_MAX_GPUS=wrong)
+        said = said_by(SIZE, tmp_path, MCRNN_MAX_GPUS=wrong)
         assert said == f"MCRNN_MAX_GPUS is to be the number of GPUs that the cluster may have, such as 8, not '{wrong}'"
 
 
@@ -237,11 +225,11 @@ def test_limits_of_the_cluster_on_kubernetes(
     pod: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = str(tmp_path / "token")
-    limits = AutoscalerLimits.of_configuration(json.loads(run(KUBERAY, tmp_path, token, **pod)))
+    limits = AutoscalerLimits.of_configuration(json.loads(said_by(KUBERAY, tmp_path, token, **pod)))
     assert limits == AutoscalerLimits((Machines(8, 8, 1),), 8)
     monkeypatch.setattr(Kubernetes, "autoscaling", False)
-    assert not AutoscalerLimits.of_configuration(json.loads(run(KUBERAY, tmp_path, token, **pod))).grows
+    assert not AutoscalerLimits.of_configuration(json.loads(said_by(KUBERAY, tmp_path, token, **pod))).grows
     (tmp_path / "token").write_text("of another")
-    assert "403 Client Error" in run(KUBERAY, tmp_path, token, **pod)
-    no_pod = json.loads(run(KUBERAY, tmp_path, str(tmp_path / "none"), **pod))
+    assert "403 Client Error" in said_by(KUBERAY, tmp_path, token, **pod)
+    no_pod = json.loads(said_by(KUBERAY, tmp_path, str(tmp_path / "none"), **pod))
     assert not AutoscalerLimits.of_configuration(no_pod).grows

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from ray.tune.search import Searcher
@@ -11,7 +10,6 @@ from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search
 from mcrnn.search.budgets import Budgets, stop_reason, training_seconds, useful_concurrency
 from mcrnn.search.confirmation import Confirmation
-from mcrnn.search.search_run import SearchRun
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trial_report import TrialFailedError
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
@@ -19,7 +17,7 @@ from mcrnn.storage.local import LocalFolder
 from mcrnn.tracking.run_folder import SearchFolder
 from tests.search.test_confirmation import confirmation, finish
 from tests.search.test_failed_trials import tune_trial
-from tests.search.test_study import conditional, result, search, study_in
+from tests.support.studies import conditional, result, run_in, search, study_in
 
 
 class Clock:
@@ -243,9 +241,7 @@ def test_models_of_the_whole_front_are_kept(tmp_path: Path) -> None:
         metrics = {"parameters": 10.0 + number}
         searcher.on_trial_complete(str(number), result(9.0 if worse else 1 - number / 10) | metrics)
         folder.trial(number).model.write("weights", b"x")
-    nothing = cast(Any, None)
-    search_run = SearchRun(plan, nothing, folder, nothing, searcher.study, cast(Any, SimpleNamespace()), nothing)
-    search_run.remove_superseded_files()
+    run_in(folder, plan, searcher.study).remove_superseded_files()
     assert sorted(key.split("/")[0] for key in folder.trials.sizes()) == [f"{number:04d}" for number in range(5)]
 
 

@@ -7,7 +7,7 @@ import math
 import random
 import statistics
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import optuna
@@ -17,13 +17,12 @@ from mcrnn.config.search import ConfirmConfig
 from mcrnn.config.space import Search
 from mcrnn.search.budgets import time_limits
 from mcrnn.search.confirmation import Confirmation, Retraining, confidence_interval, statement
-from mcrnn.search.search_run import SearchRun
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
 from mcrnn.tracking.run_folder import RunEnd, SearchFolder
 from mcrnn.training.session import End
-from tests.search.test_study import result, search, study_in
+from tests.support.studies import result, run_in, search, study_in
 
 
 def finish(training: Retraining, error: float | None, seconds: float = 1.0) -> None:
@@ -221,8 +220,7 @@ def test_search_whose_confirmation_is_enlarged_goes_on_and_another_one_is_finish
     plan, study = confirmed_search(tmp_path, [0.1], **asked)
     folder = SearchFolder(LocalFolder(tmp_path))
     folder.write_summary(made)
-    nothing = cast(Any, None)
-    assert SearchRun(plan, nothing, folder, nothing, study, nothing, nothing).finished == finished
+    assert run_in(folder, plan, study).finished == finished
 
 
 def test_confirmation_for_which_there_was_no_time_goes_on_with_another_limit(tmp_path: Path) -> None:
@@ -234,6 +232,4 @@ def test_confirmation_for_which_there_was_no_time_goes_on_with_another_limit(tmp
     folder.write_summary({"seeds": 5, "confirmation": unfinished})
     for hours, finished in ((2.0, True), (3.0, False)):
         changed = Search(plan.space, plan.search.model_copy(update={"hours": hours}))
-        nothing = cast(Any, None)
-        search_run = SearchRun(changed, nothing, folder, nothing, study, nothing, nothing)
-        assert search_run.finished == finished
+        assert run_in(folder, changed, study).finished == finished

@@ -21,10 +21,8 @@ from mcrnn.search import database
 from mcrnn.search.database import Database, written_together
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.tune_adapter import StudySearcher
-from tests.search.test_study import epochs_of, run_part, search, study_in
+from tests.support.studies import ASHA, ERRORS, epochs_of, run_part, search, study_in
 
-ASHA = {"grace_epochs": 1, "reduction_factor": 2}
-ERRORS = [0.5, 0.6, 0.4, 0.45, 0.7, 0.3]
 OTHER_PROCESS = """
 import sys, optuna
 study = optuna.load_study(study_name=sys.argv[1], storage=sys.argv[2])
@@ -42,15 +40,6 @@ study.ask().set_user_attr("note", {"by": "another process"})
 
 class Killed(BaseException):
     """What ends a process in place of a transaction."""
-
-
-@pytest.fixture(params=["postgresql", "sqlite"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database: a real PostgreSQL, and SQLite, which differ in their types."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/study.db"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
 
 
 def searched(folder: Path, url: str, errors: list[float] = ERRORS) -> optuna.Study:
@@ -85,9 +74,9 @@ def counted(study: optuna.Study, event: str) -> Iterator[list[Any]]:
     sqlalchemy.event.remove(engine, event, note)
 
 
-def test_every_kind_of_trial_is_read_as_optuna_reads_it(url: str) -> None:
-    study = optuna.create_study(storage=Database(url), study_name="kinds")
-    other = optuna.create_study(storage=Database(url), study_name="other")
+def test_every_kind_of_trial_is_read_as_optuna_reads_it(database_url: str) -> None:
+    study = optuna.create_study(storage=Database(database_url), study_name="kinds")
+    other = optuna.create_study(storage=Database(database_url), study_name="other")
     for value in (0.5, math.inf, -math.inf):
         for each in (study, other):
             trial = each.ask()
@@ -104,9 +93,9 @@ def test_every_kind_of_trial_is_read_as_optuna_reads_it(url: str) -> None:
     study.enqueue_trial({"z": 0.1})
     study.ask()
     study.enqueue_trial({"z": 0.2})
-    expected = row_by_row(url, "kinds")
+    expected = row_by_row(database_url, "kinds")
     assert {each["state"] for each in expected} == set(TrialState)
-    storage = Database(url)
+    storage = Database(database_url)
     study_id = storage.get_study_id_from_name("kinds")
     assert content_of(storage.get_all_trials(study_id)) == expected
     assert content_of([storage.get_trial(each["_trial_id"]) for each in expected]) == expected
@@ -116,22 +105,24 @@ def test_every_kind_of_trial_is_read_as_optuna_reads_it(url: str) -> None:
         storage.get_all_trials(1000)
 
 
-def test_objectives_keep_their_order(url: str) -> None:
-    study = optuna.create_study(storage=Database(url), study_name="front", directions=["minimize"] * 3)
+def test_objectives_keep_their_order(database_url: str) -> None:
+    study = optuna.create_study(storage=Database(database_url), study_name="front", directions=["minimize"] * 3)
     study.tell(study.ask(), [3.0, 1.0, 2.0])
-    assert [trial.values for trial in Database(url).get_all_trials(study._study_id)] == [[3.0, 1.0, 2.0]]
+    assert [trial.values for trial in Database(database_url).get_all_trials(study._study_id)] == [[3.0, 1.0, 2.0]]
 
 
 @pytest.mark.parametrize("most_listed", [0, 1000])
-def test_only_what_is_asked_for_is_returned(url: str, monkeypatch: pytest.MonkeyPatch, most_listed: int) -> None:
+def test_only_what_is_asked_for_is_returned(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, most_listed: int
+) -> None:
     monkeypatch.setattr(database, "MOST_LISTED", most_listed)
-    study = optuna.create_study(storage=url)
+    study = optuna.create_study(storage=database_url)
     for number in range(8):
         trial = study.ask()
         if number % 2:
             study.tell(trial, 0.5)
     ids = [trial._trial_id for trial in study.get_trials()]
-    ours, optunas = Database(url), RDBStorage(url)
+    ours, optunas = Database(database_url), RDBStorage(database_url)
     for states in (None, [TrialState.RUNNING]):
         for listed in (set(), {ids[1], ids[2]}, {ids[0], ids[7]}):
             for newer in (-1, ids[4], ids[7]):
@@ -139,23 +130,23 @@ def test_only_what_is_asked_for_is_returned(url: str, monkeypatch: pytest.Monkey
                 assert content_of(found) == content_of(optunas._get_trials(study._study_id, states, listed, newer))
 
 
-def test_search_that_is_taken_up_sees_what_another_process_has_written(tmp_path: Path, url: str) -> None:
-    study = searched(tmp_path, url)
+def test_search_that_is_taken_up_sees_what_another_process_has_written(tmp_path: Path, database_url: str) -> None:
+    study = searched(tmp_path, database_url)
     paused = {trial.number for trial in study.get_trials(states=[TrialState.RUNNING])}
     assert paused
-    assert content_of(study.get_trials()) == row_by_row(url, study.study_name)
-    subprocess.run([sys.executable, "-c", OTHER_PROCESS, study.study_name, url], check=True)
-    expected = row_by_row(url, study.study_name)
+    assert content_of(study.get_trials()) == row_by_row(database_url, study.study_name)
+    subprocess.run([sys.executable, "-c", OTHER_PROCESS, study.study_name, database_url], check=True)
+    expected = row_by_row(database_url, study.study_name)
     assert content_of(study.get_trials()) == expected  # the study that was open before
-    again = study_in(tmp_path, search(trials=len(ERRORS), asha=ASHA, storage=url))
+    again = study_in(tmp_path, search(trials=len(ERRORS), asha=ASHA, storage=database_url))
     assert content_of(TrialIndex(again).trials) == expected
     assert all(again.trials[number].state == TrialState.PRUNED for number in paused)
 
 
-def test_taking_up_costs_as_many_queries_with_more_trials(tmp_path: Path, url: str) -> None:
+def test_taking_up_costs_as_many_queries_with_more_trials(tmp_path: Path, database_url: str) -> None:
     def queries(errors: list[float]) -> int:
         (folder := tmp_path / str(len(errors))).mkdir()
-        study = searched(folder, url, errors)
+        study = searched(folder, database_url, errors)
         with counted(study, "before_cursor_execute") as found:
             again = optuna.load_study(study_name=study.study_name, storage=study._storage)
             TrialIndex(again)
@@ -164,8 +155,8 @@ def test_taking_up_costs_as_many_queries_with_more_trials(tmp_path: Path, url: s
     assert queries(ERRORS) == queries(ERRORS * 4)
 
 
-def test_a_trial_is_proposed_and_ended_in_few_transactions(tmp_path: Path, url: str) -> None:
-    plan = search(trials=4, storage=url, cover=None)
+def test_a_trial_is_proposed_and_ended_in_few_transactions(tmp_path: Path, database_url: str) -> None:
+    plan = search(trials=4, storage=database_url, cover=None)
     searcher = StudySearcher(study_in(tmp_path, plan), plan)
     searcher.suggest("0")
     with counted(searcher.study, "commit") as commits, counted(searcher.study, "before_cursor_execute") as queries:
@@ -180,14 +171,14 @@ def test_a_trial_is_proposed_and_ended_in_few_transactions(tmp_path: Path, url: 
     assert searcher.study.trials[1].state == TrialState.COMPLETE
 
 
-def test_what_is_written_together_is_written_at_the_end_or_not_at_all(url: str) -> None:
-    study = optuna.create_study(storage=Database(url), study_name="together")
+def test_what_is_written_together_is_written_at_the_end_or_not_at_all(database_url: str) -> None:
+    study = optuna.create_study(storage=Database(database_url), study_name="together")
     trial = study.ask()
     with contextlib.suppress(RuntimeError), written_together(study):
         trial.suggest_float("x", 0.0, 1.0)
         trial.set_user_attr("values", 1)
         raise RuntimeError
-    assert row_by_row(url, "together")[0]["_params"] == {}
+    assert row_by_row(database_url, "together")[0]["_params"] == {}
     trial = optuna.Trial(study, trial._trial_id)
     with written_together(study):
         drawn = trial.suggest_float("x", 0.0, 1.0)
@@ -195,19 +186,19 @@ def test_what_is_written_together_is_written_at_the_end_or_not_at_all(url: str) 
         trial.report(0.5, step=3)
         trial.set_user_attr("values", 1)
         trial.set_user_attr("values", 2)
-        before = row_by_row(url, "together")[0]
-    after = row_by_row(url, "together")[0]
+        before = row_by_row(database_url, "together")[0]
+    after = row_by_row(database_url, "together")[0]
     assert (before["_params"], before["steps"], before["_user_attrs"]) == ({}, {}, {})
     assert after["order"] == ["x", "n"]
     assert (after["_params"]["x"], after["steps"], after["_user_attrs"]) == (drawn, {3: "0.5"}, {"values": 2})
     trial.set_user_attr("later", 3)
-    assert row_by_row(url, "together")[0]["_user_attrs"] == {"values": 2, "later": 3}
+    assert row_by_row(database_url, "together")[0]["_user_attrs"] == {"values": 2, "later": 3}
 
 
-def test_what_is_written_together_is_checked_as_optuna_does(url: str) -> None:
-    study = optuna.create_study(storage=Database(url))
+def test_what_is_written_together_is_checked_as_optuna_does(database_url: str) -> None:
+    study = optuna.create_study(storage=Database(database_url))
     study.ask({"kind": CategoricalDistribution(["a", "b"])})
-    again = optuna.load_study(study_name=study.study_name, storage=Database(url))
+    again = optuna.load_study(study_name=study.study_name, storage=Database(database_url))
     trial, ended = again.ask(), again.ask()
     again.tell(ended, 0.5)
     with pytest.raises(ValueError, match="CategoricalDistribution"), written_together(again):

@@ -16,14 +16,6 @@ from mcrnn.storage.root import Storage
 from tests.support.lab import SEARCH
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/study.db"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
 def opened(root: Path, url: str, *, new: bool = False) -> SearchRun:
     content = SEARCH | {"search": SEARCH["search"] | {"storage": url}}
     (root / "s.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
@@ -32,36 +24,38 @@ def opened(root: Path, url: str, *, new: bool = False) -> SearchRun:
 
 
 def test_search_whose_folder_was_deleted_starts_anew_and_says_so(
-    root: Path, url: str, capsys: pytest.CaptureFixture[str]
+    root: Path, database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = opened(root, url)
+    first = opened(root, database_url)
     first.study.ask()
     waiting = len(first.study.trials)
-    assert opened(root, url).study.study_name == first.study.study_name
+    assert opened(root, database_url).study.study_name == first.study.study_name
     assert capsys.readouterr().err == ""
 
     for count in (2, 3):
         shutil.rmtree(root / "searches/s")
-        again = opened(root, url)
+        again = opened(root, database_url)
         assert again.study.study_name == f"{first.study.study_name} ({count})"
         assert all(trial.state == optuna.trial.TrialState.WAITING for trial in again.study.trials)
         said = capsys.readouterr().err
         assert "warning: the folder of the search 's' was deleted, but the database has its study" in said
         again.study.ask()
         # the same command continues the new one, and others learn from it
-        continued = opened(root, url)
+        continued = opened(root, database_url)
         assert continued.study.study_name == again.study.study_name
         assert any(trial.state == optuna.trial.TrialState.RUNNING for trial in continued.study.trials)
-        found = study_in_database(url, again.folder.location)
+        found = study_in_database(database_url, again.folder.location)
         assert found is not None
         assert found.study_name == again.study.study_name
         assert capsys.readouterr().err == ""
-    old = optuna.load_study(study_name=first.study.study_name, storage=url)
+    old = optuna.load_study(study_name=first.study.study_name, storage=database_url)
     assert len(old.trials) == waiting
 
 
-def test_search_beside_another_has_a_study_of_its_own(root: Path, url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = opened(root, url), opened(root, url, new=True)
+def test_search_beside_another_has_a_study_of_its_own(
+    root: Path, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = opened(root, database_url), opened(root, database_url, new=True)
     assert second.name == "s-2"
     assert {first.study.study_name, second.study.study_name} == {
         f"s:{root}/searches/s",

@@ -12,14 +12,19 @@ import pytest
 from mcrnn.config.loading import load_search
 from mcrnn.errors import LoggedError, UserError
 from mcrnn.search import driver, finalize
+from mcrnn.search.attributes import CONFIRMATION, REGISTRATION
 from mcrnn.search.journal import Journal
+from mcrnn.search.overview import overviews
 from mcrnn.search.search_run import ActiveSearch, SearchRun, open_search
+from mcrnn.stop import stop
+from mcrnn.storage import presence as presence_module
 from mcrnn.storage import retry
 from mcrnn.storage.presence import Presence
 from mcrnn.storage.retry import print_warning
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.run_folder import DRIVER_LOG
-from tests.integration.test_search_faults import write
+from tests.support.processes import wait_for
+from tests.support.searches import write
 
 
 class NoMlflow:
@@ -103,6 +108,37 @@ def test_confirmation_of_a_search_that_was_taken_over_does_not_start(search_run:
     searcher: Any = SimpleNamespace(budgets=None)
     with pytest.raises(UserError, match="another search has taken over"):
         driver._confirm(active, SimpleNamespace(), searcher)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("has_trials_left", [True, False])
+def test_search_that_registers_its_model_says_that_it_finishes(
+    search_run: SearchRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], has_trials_left: bool
+) -> None:
+    said: list[str] = []
+    phases: list[str | None] = []
+
+    def run_trials(active: ActiveSearch, presence: Presence, _: Any) -> None:
+        presence.progress = {"done": 8, "budget": 8, "phase": CONFIRMATION}
+
+    def has_heard() -> bool:
+        said.extend(capsys.readouterr().out.splitlines())
+        return any("has asked for a stop" in line for line in said)
+
+    def register(*_: Any) -> None:
+        stop("s", storage=search_run.storage.name)
+        wait_for(has_heard, seconds=20)
+        (seen,) = overviews(search_run.storage)
+        phases.append(seen.phase)
+        assert seen.budget == 8
+
+    monkeypatch.setattr(presence_module, "SECONDS_BETWEEN_POLLS", 0.05)
+    monkeypatch.setattr(driver, "_run_trials", run_trials)
+    monkeypatch.setattr(driver, "stop_reason", lambda *_: None if has_trials_left else "all trials have ended")
+    monkeypatch.setattr(driver, "finalize", register)
+    monkeypatch.setattr(SearchRun, "best_trial", lambda *_: object())
+    driver.run(search_run)
+    assert phases == [REGISTRATION]
+    assert [line.endswith("registers the best model and finishes") for line in said if "stop" in line] == [True, True]
 
 
 @pytest.mark.parametrize("lost", ["before", "meanwhile"])

@@ -22,7 +22,7 @@ from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.retry import ServiceUnavailableError
 from mcrnn.tracking.run_folder import RunEnd, RunFolder, SearchFolder
 from mcrnn.training.session import End
-from tests.search.test_study import result, search, study_in
+from tests.support.studies import result, search, study_in
 
 
 class Actor:

@@ -11,7 +11,7 @@ from mcrnn.search.journal import Journal
 from mcrnn.search.study import open_study, search_trials
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
-from tests.search.test_study import play, result, search
+from tests.support.studies import play, result, search
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from optuna.storages._cached_storage import _CachedStorage
 
 from mcrnn.search.study import state_of
 from mcrnn.search.tune_adapter import StudySearcher
-from tests.search.test_study import epochs_of, run_part, search, study_in
+from tests.support.studies import ASHA, epochs_of, run_part, search, study_in
 
 WRITES = (
     "create_new_study",
@@ -27,7 +27,6 @@ WRITES = (
 """Methods of a storage that write."""
 EARLIER = [0.5, 0.6, 0.4, 0.45]
 """Errors of the trials of the search from which others learn."""
-ASHA = {"grace_epochs": 1, "reduction_factor": 2}
 
 
 class Killed(BaseException):

@@ -11,7 +11,7 @@ from mcrnn.search.parameters import parameters_of, value_at
 from mcrnn.search.study import open_study
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
-from tests.search.test_study import result
+from tests.support.studies import result
 
 PROJECT = Path(__file__).parents[2]
 RANGES = [

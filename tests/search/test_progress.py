@@ -10,9 +10,12 @@ import pytest
 from rich.console import Console
 
 from mcrnn.config.loading import load_search
+from mcrnn.search.callbacks import PresenceCallback
 from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.trial_report import TrialFailedError, TrialReport
+from mcrnn.search.tune_adapter import StudySearcher
 from tests.search.test_failed_trials import tune_trial
+from tests.support.studies import run_part, search, study_in
 
 
 def trial(number: int, **result: Any) -> Any:
@@ -67,3 +70,29 @@ def test_trial_that_was_stopped_before_its_first_epoch_has_no_error(capsys: pyte
     row = next(line for line in capsys.readouterr().out.splitlines() if "stopped" in line)
     assert "10.0000" not in row
     assert " - " in row
+
+
+def test_smallest_error_of_a_search_may_be_zero_and_is_not_known_before_the_first_one(tmp_path: Path) -> None:
+    plan, presence = search(), SimpleNamespace()
+    callback = PresenceCallback(presence, StudySearcher(study_in(tmp_path, plan), plan))  # type: ignore[arg-type]
+    assert presence.progress["best"] is None
+    for error, best in ((0.5, 0.5), (0.0, 0.0), (0.25, 0.0)):
+        callback.on_trial_complete(1, [], trial(0, epoch=1, best=error))
+        callback.note()
+        assert presence.progress["best"] == best
+
+
+def test_smallest_error_in_a_line_counts_the_starts_of_a_search_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = search(trials=4, asha={"grace_epochs": 1, "reduction_factor": 2})
+    searcher = StudySearcher(study_in(tmp_path, plan), plan)
+    for error in (0.3, 0.2):  # one of which is paused
+        run_part(searcher, searcher.suggest("t"), error, 0, 4)
+    best = StudySearcher(study_in(tmp_path, plan), plan).index.smallest_error()
+    with ProgressDisplay(plan, "s", Console(), budget=4, best=best) as progress:
+        for number, error in ((2, 0.5), (3, 0.1)):
+            progress.on_trial_complete(1, [], trial(number, epoch=1, epochs=1, best=error))
+    first, second = capsys.readouterr().out.splitlines()
+    assert "error 0.5000, best 0.2000: " in first
+    assert "error 0.1000, best 0.1000: " in second

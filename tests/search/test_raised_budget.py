@@ -14,10 +14,9 @@ from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
 from mcrnn.tracking.run_folder import SearchFolder
-from tests.search.test_study import run_part, search, study_in
+from tests.support.studies import ASHA, run_part, search, study_in
 
 ERRORS = [0.5, 0.6, 0.4, 0.7, 0.9, 0.91, 0.92, 0.93]
-ASHA = {"grace_epochs": 1, "reduction_factor": 2}
 
 
 def run(folder: Path, **budget: Any) -> tuple[StudySearcher, list[int]]:

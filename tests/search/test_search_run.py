@@ -17,7 +17,7 @@ from mcrnn.storage import lease
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.run_folder import LEASE_FILE
-from tests.integration.test_search_faults import write
+from tests.support.searches import write
 
 
 def test_trials_of_cover_are_added_once_by_all_that_start_at_the_same_moment(root: Path) -> None:

@@ -7,20 +7,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import pytest
 from optuna.trial import TrialState
-from rich.console import Console
 
+from mcrnn.search.attributes import TrialEnd
 from mcrnn.search.halving import SuccessiveHalving
-from mcrnn.search.stop_requests import StopRequests, StopTrialsCallback
+from mcrnn.search.stop_requests import SearchStopRequests, StopTrialsCallback
 from mcrnn.search.trial_index import TrialIndex
-from mcrnn.search.trial_report import TrialEnd, TrialReport
+from mcrnn.search.trial_report import TrialReport
 from mcrnn.search.trials import trial_name
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.presence import StopRequest
-from tests.search.test_study import result, run_part, search, study_in
-
-ASHA = {"grace_epochs": 1, "reduction_factor": 2}
+from tests.support.studies import ASHA, result, run_part, search, study_in
 
 
 def stop(searcher: StudySearcher, trial_id: str, metrics: dict[str, float] | None) -> None:
@@ -107,7 +104,8 @@ class Asked:
         self.ended.append(number)
 
     def callback(self, searcher: StudySearcher) -> StopTrialsCallback:
-        requests, nobody = StopRequests("s", Console(file=self.output)), SimpleNamespace()
+        requests = SearchStopRequests("s", lambda line: print(line, file=self.output))
+        nobody = SimpleNamespace()
         nobody.paused_trial_stopped = lambda number: None
         return StopTrialsCallback(requests, searcher, self, cast(Any, self), nobody)
 
@@ -148,15 +146,3 @@ def test_interrupted_trial_is_asked_to_stop_once_it_has_started_again(tmp_path: 
     stop(searcher, "again", result(0.5, epoch=2) | {"epochs": 4})
     callback.on_step_begin(1, [])
     assert callback.requests.trials == {}
-
-
-def test_request_is_fulfilled_although_no_terminal_is_left() -> None:
-    closed, stops = io.StringIO(), list[str]()
-    closed.close()
-    requests = StopRequests("s", Console(file=closed))
-    with pytest.raises(ValueError, match="closed file"), requests.handled_by(lambda: stops.append("now")):
-        requests.hear(StopRequest("me"))
-    assert stops == ["now"]
-    with requests.handled_by(lambda: stops.append("later")):  # as one that comes before the first trial
-        pass
-    assert stops == ["now", "later"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import optuna
@@ -25,10 +24,9 @@ from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.location import Location
 from mcrnn.storage.retry import ServiceUnavailableError
-from tests.search.test_study import epochs_of, run_part, search
-
-ASHA = {"grace_epochs": 1, "reduction_factor": 2}
-ERRORS = [0.5, 0.6, 0.4, 0.45, 0.7, 0.3]
+from mcrnn.storage.s3 import S3Prefix
+from tests.support.s3_server import S3Server
+from tests.support.studies import ASHA, ERRORS, epochs_of, run_part, search
 
 
 def same(seen: SeenTrial, trial: FrozenTrial) -> bool:
@@ -133,15 +131,93 @@ def test_successor_of_a_deleted_search_is_seen_from_the_beginning(tmp_path: Path
     assert len(reader.trials) == 5
 
 
-@pytest.mark.parametrize("kind", ["postgresql", "sqlite"])
-def test_database_is_read_as_optuna_reads_it(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
-    url = f"sqlite:///{tmp_path}/study.db" if kind == "sqlite" else request.getfixturevalue("postgres_url")
-    plan = search(trials=len(ERRORS), asha=ASHA, storage=url)
+def uploaded(folder: Location, trials: int) -> Journal:
+    """A search on object storage of which some trials run."""
+    journal = Journal.open(folder)
+    study = open_study(journal, search(trials=trials, cover=None))
+    for _ in range(trials):
+        study.ask()
+    journal.checkpoint()
+    journal.upload()
+    return journal
+
+
+@pytest.mark.parametrize(
+    ("logs", "look_between", "trials"), [(1, False, 2), (10_000, True, 2), (1, True, 9), (10_000, False, 9)]
+)
+def test_successor_of_a_deleted_search_on_object_storage_is_seen_from_the_beginning(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, logs: int, look_between: bool, trials: int
+) -> None:
+    monkeypatch.setattr(journal_module, "LOGS_BETWEEN_CHECKPOINTS", logs)
+    folder = S3Prefix("lab/place")
+    reader = JournalReader(folder)
+    first = uploaded(folder, 5)
+    open_study(first, search(trials=5, cover=None)).set_user_attr("of the first", True)
+    first.upload()
+    reader.refresh()
+    assert (len(reader.trials), reader.attributes["of the first"]) == (5, True)
+    folder.clear()
+    if look_between:
+        reader.refresh()
+        assert (reader.trials, reader.attributes) == ([], {})
+    journal = uploaded(folder, trials)
+    reader.refresh()
+    assert len(reader.trials) == trials
+    assert "of the first" not in reader.attributes
+    open_study(journal, search(trials=20, cover=None)).ask()
+    journal.upload()
+    reader.refresh()
+    assert len(reader.trials) == trials + 1
+
+
+def test_journal_of_an_earlier_version_on_object_storage_is_read(s3: S3Server) -> None:
+    folder = S3Prefix("lab/place")
+    journal = uploaded(S3Prefix("lab/written"), 3)
+    lines = journal.file.read_bytes().splitlines(keepends=True)
+    reader = JournalReader(folder)
+    for count in (len(lines) - 1, len(lines)):
+        folder.write("study.journal", b"".join(lines[:count]))
+        reader.refresh()
+        whole = JournalReader(folder)
+        whole.refresh()
+        assert reader.trials == whole.trials
+    assert len(reader.trials) == 3
+    folder.delete("study.journal")
+    reader.refresh()
+    assert reader.trials == []
+
+
+def test_only_a_damaged_snapshot_is_left_out(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be reached is tried again at the next look."""
+    monkeypatch.setattr(journal_module, "LOGS_BETWEEN_CHECKPOINTS", 1)
+    folder = S3Prefix("lab/place")
+    uploaded(folder, 3)
+    read, error = S3Prefix.read, UserError("damaged")
+
+    def fail(self: S3Prefix, key: str) -> bytes:
+        if "snapshot" in self.url:
+            raise error
+        return read(self, key)
+
+    monkeypatch.setattr(S3Prefix, "read", fail)
+    reader = JournalReader(folder)
+    reader.refresh()
+    assert len(reader.trials) == 3
+    error = ServiceUnavailableError("away")
+    with pytest.raises(ServiceUnavailableError, match="away"):
+        JournalReader(folder).refresh()
+
+
+def test_database_is_read_as_optuna_reads_it(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_reader, "QUICK", math.inf)  # a busy machine reads slowly
+    plan = search(trials=len(ERRORS), asha=ASHA, storage=database_url)
     epochs_of(tmp_path, plan, ERRORS, restart=False)
     study = open_study(Journal.open(LocalFolder(tmp_path)), plan)
-    reader = DatabaseReader(url, study.study_name)
+    reader = DatabaseReader(database_url, study.study_name)
     assert_read(reader, study)
-    larger = search(trials=8, asha=ASHA, storage=url)
+    larger = search(trials=8, asha=ASHA, storage=database_url)
     searcher = StudySearcher(open_study(Journal.open(LocalFolder(tmp_path)), larger), larger)
     while isinstance(proposal := searcher.suggest("t"), dict):
         assert_read(reader, study)
@@ -184,13 +260,3 @@ def test_host_that_does_not_answer_is_given_up_soon(monkeypatch: pytest.MonkeyPa
         url = f"postgresql+psycopg://mcrnn:secret@127.0.0.1:{server.getsockname()[1]}/postgres"
         with pytest.raises(UserError, match="timeout"):
             DatabaseReader(url, "any").refresh()
-
-
-def test_reading_imports_neither_optuna_nor_ray() -> None:
-    program = """
-import sys, mcrnn.status, mcrnn.stop, mcrnn.search.overview, mcrnn.search.overview_tables
-heavy = {"ray", "optuna", "mlflow", "torch", "numpy", "pydantic", "sqlalchemy", "s3fs", "boto3"}
-print(sorted(heavy & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

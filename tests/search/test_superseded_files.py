@@ -8,8 +8,8 @@ import optuna
 import pytest
 from optuna.storages import RDBStorage
 
+from mcrnn.search.attributes import TrialEnd
 from mcrnn.search.superseded_files import SupersededFiles
-from mcrnn.search.trial_report import TrialEnd
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.s3 import S3Prefix
 from mcrnn.tracking.run_folder import SearchFolder

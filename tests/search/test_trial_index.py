@@ -6,10 +6,9 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from mcrnn.search.attributes import STOPPED_PAUSED
+from mcrnn.search.attributes import STOPPED_PAUSED, TrialEnd
 from mcrnn.search.study import finished_trials, search_trials, state_of
 from mcrnn.search.trial_index import TrialIndex, rank
-from mcrnn.search.trial_report import TrialEnd
 
 ENDS = [TrialEnd.FINISHED, TrialEnd.STOPPED, TrialEnd.DIVERGED, TrialEnd.FAILED]
 

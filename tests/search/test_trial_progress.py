@@ -13,7 +13,7 @@ from mcrnn.search.learning import StudyView
 from mcrnn.search.trial_index import TrialIndex
 from mcrnn.search.trial_progress import BEST, NEWEST, RUNNING, TrialProgress
 from mcrnn.search.tune_adapter import StudySearcher
-from tests.search.test_study import result, search, study_in
+from tests.support.studies import result, search, study_in
 
 
 def progress_of(plan: Search, errors: list[float], still_running: int = 0) -> tuple[TrialProgress, StudySearcher]:

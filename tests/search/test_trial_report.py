@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mcrnn.search.trial_report import TrialEnd, TrialReport
+from mcrnn.search.attributes import TrialEnd
+from mcrnn.search.trial_report import TrialReport
 from mcrnn.training.session import OBJECTIVE, PENALTY, End
 
 

@@ -14,8 +14,8 @@ from mcrnn.search.study import finished_trials, open_study, study_in_database
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
-from tests.search.test_study import epochs_of, play, result, search, study_in
 from tests.support.s3_server import S3Server
+from tests.support.studies import ASHA, epochs_of, play, result, search, study_in
 
 
 def test_earlier_trials_that_fit_are_learnt_from_and_do_not_count(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_earlier_trials_that_fit_are_learnt_from_and_do_not_count(tmp_path: Path
 def test_earlier_trials_that_were_stopped_are_learnt_from(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
-    plan = search(asha={"grace_epochs": 1, "reduction_factor": 2})
+    plan = search(asha=ASHA)
     lengths = epochs_of(tmp_path / "a", plan, [0.5, 0.6, 0.4, 0.7, 0.3, 0.8], restart=False)
     before = study_in(tmp_path / "a", plan)
     assert min(lengths) < max(lengths) == 4

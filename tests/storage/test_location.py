@@ -139,6 +139,7 @@ def answer_all(status: str, code: str, **headers: str) -> Any:
             r"wrong region for 's3://lab/x': the bucket is in eu-west-1; set AWS_DEFAULT_REGION \(now us-east-1\)",
         ),
         (answer_all("400 Bad Request", "AuthorizationHeaderMalformed"), "wrong region for 's3://lab/x'"),
+        (answer_all("400 Bad Request", "KMS.DisabledException"), "refuses PutObject on 's3://lab/x': told to .KMS.Dis"),
     ],
 )
 def test_refusals_of_the_service_are_named(s3: S3Server, fault: Any, message: str) -> None:

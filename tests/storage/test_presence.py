@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -132,16 +133,24 @@ def test_damaged_files_are_no_process_and_no_request(tmp_path: Path, content: by
     assert heard == []
 
 
+@dataclass(frozen=True)
 class Unreliable(LocalFolder):
     """A folder of which some objects cannot be read or written for a while."""
 
+    failing: dict[str, Exception] = field(default_factory=dict)
+    asked: list[tuple[str, bool]] = field(default_factory=list)
+    """Which objects were to be read or written, and whether that was refused."""
+
     def fail(self, error: Exception | None, *keys: str) -> None:
         """From now on operations on these objects raise an error; None for no more errors."""
-        object.__setattr__(self, "failing", (error, keys))
+        self.failing.clear()
+        if error is not None:
+            self.failing.update(dict.fromkeys(keys, error))
 
     def _check(self, key: str) -> None:
-        error, keys = getattr(self, "failing", (None, ()))
-        if error is not None and key in keys:
+        error = self.failing.get(key)
+        self.asked.append((key, error is not None))
+        if error is not None:
             raise error
 
     def read(self, key: str) -> bytes:
@@ -202,9 +211,12 @@ def test_failed_sign_of_life_is_given_at_the_next_poll(tmp_path: Path, monkeypat
     with Presence(place, {}, lambda _: None) as presence:
         place.fail(UserError("the disk is full"), PROCESS_FILE)
         presence.progress = {"done": 1}
-        time.sleep(0.6)  # a sign of life has failed by now
+        wait_for(lambda: (PROCESS_FILE, True) in place.asked)
         place.fail(None)
-        wait_for(lambda: seen(place).progress == {"done": 1}, seconds=0.35)
+        wait_for(lambda: seen(LocalFolder(tmp_path)).progress == {"done": 1})
+    since = place.asked[place.asked.index((PROCESS_FILE, True)) + 1 :]
+    until_given = [key for key, _ in since[: since.index((PROCESS_FILE, False)) + 1]]
+    assert until_given == [STOP_FILE, PROCESS_FILE] * (len(until_given) // 2)  # a poll looks for a request first
 
 
 @pytest.mark.parametrize("wrong_by", [-3600, 3600])

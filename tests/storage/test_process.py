@@ -103,10 +103,30 @@ def test_nothing_is_known_of_a_process_of_a_machine_of_the_same_name(
     assert "host" in different or not is_gone(unknown)
 
 
-def test_machine_is_known_by_its_network_cards() -> None:
-    if not list(Path("/sys/class/net").glob("*/device")):
-        assert machine() is None
-    assert machine() == machine() == origin()["process"]["machine"]
+def test_machine_is_known_by_its_network_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image that it was started from has an id here, whether or not this machine has one."""
+    (tmp_path / "machine-id").write_text("of the image\n")
+    places = {"/sys/class/net": tmp_path / "net", "/etc/machine-id": tmp_path / "machine-id"}
+    monkeypatch.setattr(module, "Path", lambda path: places.get(path, Path(path)))
+    assert machine() is None  # it has no network
+    for name, address in (("eth0", "02:00:00:00:00:01"), ("eth1", "02:00:00:00:00:02")):
+        (tmp_path / "net" / name / "device").mkdir(parents=True)
+        (tmp_path / "net" / name / "address").write_text(f"{address}\n")
+    known = machine()
+    assert known is not None
+    assert known == machine() == origin()["process"]["machine"]
+    (tmp_path / "net/lo").mkdir()  # what is there only in software does not count
+    (tmp_path / "net/lo/address").write_text("00:00:00:00:00:00\n")
+    assert machine() == known
+    (tmp_path / "net/eth1/address").write_text("02:00:00:00:00:03\n")
+    assert machine() not in (known, None)
+    (tmp_path / "net/eth1/address").write_text("02:00:00:00:00:02\n")
+    assert machine() == known
+    (tmp_path / "machine-id").write_text("of another image\n")
+    assert machine() not in (known, None)
+    for name in ("eth0", "eth1"):
+        (tmp_path / "net" / name / "device").rmdir()
+    assert machine() is None
 
 
 @pytest.fixture

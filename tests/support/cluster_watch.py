@@ -76,10 +76,6 @@ class ClusterWatch(threading.Thread):
         """How many nodes have a GPU of which something is used now."""
         return sum(node["used"]["GPU"] > 0 for node in self.nodes.values())
 
-    def first(self, condition: Any) -> float:
-        """The first time at which a condition on the nodes held."""
-        return next(moment for moment, nodes in self.seen if condition(nodes))
-
 
 if __name__ == "__main__":
     main()

@@ -143,6 +143,27 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
 
+def said_by(code: str, folder: Path, *arguments: str, timeout: float = 120, **environment: str) -> str:
+    """Return what a program says, without its last line break, in a process of its own that must end well.
+
+    Args:
+        code: the program.
+        folder: its current folder.
+        arguments: its arguments.
+        timeout: seconds after which it is killed.
+        environment: what it is told beside the environment of this process.
+    """
+    from tests.support.shared import command_server
+
+    process = ForkedProcess(command_server(), ["-c", code, *arguments], folder, os.environ | environment)
+    try:
+        out, err = process.communicate(timeout)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    return out.removesuffix("\n")
+
+
 def start_server(address: Path, owner: int, folder: Path) -> subprocess.Popen[bytes]:
     """Start the server of forked processes.
 

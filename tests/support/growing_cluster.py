@@ -22,7 +22,8 @@ HEAD = "127.0.0.2"
 
 HEAD_ID = "f" * 51 + "00000"
 """Ray's own identifier of the head of such a cluster."""
-GPU_NODES = {"gpu": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 8}}
+IDLE_SECONDS = 5.0
+"""Seconds after which a node without work goes."""
 DEFAULTS: dict[str, Any] = {
     "cluster_name": "growing",
     "upscaling_speed": 1.0,
@@ -51,10 +52,8 @@ class GrowingCluster:
         folder: Path,
         python: Path,
         version: int,
-        node_types: dict[str, Any] | None = None,
-        idle_seconds: float = 5,
+        node_types: dict[str, Any],
         max_workers: int = 8,
-        **environment: str,
     ) -> None:
         """Start the head.
 
@@ -62,14 +61,12 @@ class GrowingCluster:
             folder: an empty folder with a short path, where Ray's own files are.
             python: the program that stands for Python where nodes start workers.
             version: of the autoscaler, 1 or 2.
-            node_types: the nodes that may come; by default 8 with 8 CPUs and 1 GPU each, which is there in name only.
-            idle_seconds: after which a node goes.
+            node_types: the nodes that may come.
             max_workers: largest number of nodes beside the head.
-            environment: what nodes are told beside the environment of this process.
         """
-        self.folder, self.idle_seconds = folder, idle_seconds
+        self.folder = folder
         self.port, self.token = free_port(), secrets.token_hex(16)
-        types = {name: {"node_config": {}} | each for name, each in (node_types or GPU_NODES).items()}
+        types = {name: {"node_config": {}} | each for name, each in node_types.items()}
         head = {"ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}}
         provider = {"type": "fake_multinode", "use_node_id_as_ip": True, "disable_node_updaters": True}
         provider |= {
@@ -79,7 +76,7 @@ class GrowingCluster:
             "launch_multiple": True,
         }
         provider |= {"gcs_address": f"{HEAD}:{self.port}"}
-        content = DEFAULTS | {"provider": provider, "idle_timeout_minutes": idle_seconds / 60}
+        content = DEFAULTS | {"provider": provider, "idle_timeout_minutes": IDLE_SECONDS / 60}
         content["max_workers"] = max_workers
         self.configuration = folder / "cluster.yaml"
         self.configuration.write_text(yaml.safe_dump(content | {"available_node_types": types | head}))
@@ -92,7 +89,6 @@ class GrowingCluster:
             "RAY_FAKE_CLUSTER": "1",
             "AUTOSCALER_UPDATE_INTERVAL_S": "1",
             "AUTOSCALER_HEARTBEAT_TIMEOUT_S": "10",
-            **environment,
         }
         if version == 2:
             self.environment |= {

@@ -1,27 +1,31 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import Scaling
 from mcrnn.data.splits import FieldData, MemorySplit, Split
 from mcrnn.data.store import FieldStore
-from mcrnn.data.windows import evaluation_windows
+from mcrnn.data.windows import Batch, evaluation_windows
 from mcrnn.errors import UserError
 from mcrnn.models.forecaster import build_model
+from mcrnn.training.batch_loss import BatchLoss
 from mcrnn.training.checkpoints import deserialize, serialize
-from mcrnn.training.numerics import running_in
+from mcrnn.training.numerics import numeric_settings, running_in
 from mcrnn.training.session import OBJECTIVE, PENALTY, CallbackSession, End, Metrics, Request, State, evaluated_weights
-from mcrnn.training.trainer import fit
+from mcrnn.training.trainer import Trainer, fit
 from mcrnn.training.validation import validate
+from tests.support.device_operations import DeviceOperations
 
 
 def configuration(**train: Any) -> Configuration:
@@ -340,6 +344,64 @@ def test_noise_is_added_to_inputs_only(data: FieldData) -> None:
     noisy_loss = run(noisy, data)[0][0]["loss"]
     assert noisy_loss != plain_loss
     assert noisy_loss < 10 * plain_loss
+
+
+def test_noise_leaves_channels_that_are_not_predicted() -> None:
+    config = changed(channels_out=1)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"noise": 0.5})})
+    given: list[torch.Tensor] = []
+
+    def model(x_BTCHW: torch.Tensor, teacher_forcing_steps: int) -> torch.Tensor:
+        given.append(x_BTCHW)
+        return x_BTCHW[:, :, :1].clone().requires_grad_()
+
+    x = torch.ones(2, 7, 2, 3, 4)
+    loss = BatchLoss(config, cast("nn.Module", model), Scaling((0.0,) * 2, (1.0,) * 2), x.device, x.dtype)
+    loss.backward(Batch(x, [3, 1], 1.0), epoch=1)
+    assert (given[0][:, :, 0] != 1).all()
+    assert (given[0][:, :, 1] == 1).all()
+
+
+def with_everything(data: FieldData, device: str) -> tuple[Trainer, Batch]:
+    """A training with all that adds to a step, after its first one, and the windows of a step on the device."""
+    content = changed(dropout=0.1).model_dump()
+    content["data"] |= {"noise": 0.1, "normalize": True}
+    content["train"] |= {"ema": 0.99, "gradient_clip": 1.0}
+    session = CallbackSession(lambda *_: None)
+    trainer = Trainer(Configuration.model_validate(content), data, session, torch.device(device))
+    batch = next(trainer.windows.epoch(1))
+    trainer._step(batch)
+    return trainer, batch
+
+
+def test_a_step_makes_no_tensor_of_python_numbers(data: FieldData) -> None:
+    # on a GPU each would be a copy, and a wait for it
+    trainer, batch = with_everything(data, "cpu")
+    with DeviceOperations() as operations:
+        trainer._step(batch)
+    assert operations.from_lists == 0
+    assert operations.calls["_fused_adam_"] == operations.calls["_foreach_lerp_"] == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_does_not_wait_for_the_gpu(data: FieldData) -> None:
+    trainer, batch = with_everything(data, "cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer._step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("own", [None, ":16:8"])
+def test_determinism_on_gpus_sets_up_cublas(own: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "CUBLAS_WORKSPACE_CONFIG"
+    monkeypatch.setenv(name, own or "")  # so that it is restored
+    if own is None:
+        monkeypatch.delenv(name)
+    for device, expected in (("cpu", own), ("cuda", own or ":4096:8")):
+        with numeric_settings(configuration(deterministic=True).train, torch.device(device)):
+            assert os.environ.get(name) == expected
 
 
 def test_samples_too_short_for_validation_are_refused(data: FieldData) -> None:

@@ -1,0 +1,179 @@
+"""Open what forecasts start from: a field store, another Zarr group or a NetCDF file, local or on S3."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mcrnn.data.store import FieldStore
+from mcrnn.data.store_format import FORMAT, SPLITS
+from mcrnn.errors import UserError, did_you_mean, first_line
+from mcrnn.storage.local import LocalFolder
+from mcrnn.storage.location import Location
+from mcrnn.storage.root import Storage
+from mcrnn.storage.s3 import S3_SCHEME, S3Prefix
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+NETCDF_ENDINGS = (".nc", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5")
+"""Endings of files; what has none of them, and is no file, is a Zarr group."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that is open for reading, with its values not loaded yet.
+
+    Attributes:
+        name: the name that the user has given, for messages.
+        dataset: the data set, with dates as cftime objects.
+        grid: names of the dimensions of the rows and the columns, None where they have to be recognised.
+        units: units of the field, where the data set does not say them for each variable.
+    """
+
+    name: str
+    dataset: xr.Dataset
+    grid: tuple[str, str] | None = None
+    units: str | None = None
+
+
+@contextlib.contextmanager
+def opened(name: str, storage: Storage, split: str) -> Iterator[Source]:
+    """Open a source within the context.
+
+    Args:
+        name: a NetCDF file, relative to the current folder; or a Zarr group, relative to the storage root or, where
+            there is none, to the current folder; or a URL of either on S3.
+        storage: the storage root.
+        split: which split of a field store is meant.
+
+    Raises:
+        UserError: there is no such source, or it cannot be read.
+    """
+    if _is_file(name):
+        with _local_file(name) as path, open_netcdf(path, name) as dataset:
+            yield Source(name, dataset)
+        return
+    places = [storage.location(name), *([] if S3_SCHEME in name else [LocalFolder(Path(name).expanduser().resolve())])]
+    location = next((place for place in places if _is_zarr(place)), None)
+    if location is None:
+        raise UserError(f"there is no '{name}': neither a NetCDF file nor a Zarr group")
+    with _open_zarr(location, name) as dataset:
+        if dataset.attrs.get("format") != FORMAT:
+            yield Source(name, dataset)
+            return
+    with _open_store(location, name, split) as source:
+        yield source
+
+
+def _is_file(name: str) -> bool:
+    return name.lower().endswith(NETCDF_ENDINGS) if name.startswith(S3_SCHEME) else Path(name).expanduser().is_file()
+
+
+def _is_zarr(location: Location) -> bool:
+    for key in ("zarr.json", ".zgroup"):
+        with contextlib.suppress(FileNotFoundError):
+            location.read(key)
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def _local_file(name: str) -> Iterator[Path]:
+    """Return the path of a file; one on S3 is copied for the time of the context."""
+    if not name.startswith(S3_SCHEME):
+        yield Path(name).expanduser()
+        return
+    folder, _, key = name.rpartition("/")
+    with tempfile.TemporaryDirectory(prefix="mcrnn-forecast-") as temporary:
+        path = Path(temporary) / key
+        try:
+            path.write_bytes(S3Prefix.from_url(folder).read(key))
+        except FileNotFoundError:
+            raise UserError(f"there is no file '{name}'") from None
+        yield path
+
+
+@contextlib.contextmanager
+def open_netcdf(path: Path, name: str) -> Iterator[xr.Dataset]:
+    """Open a NetCDF file within the context.
+
+    Raises:
+        UserError: it cannot be read as NetCDF.
+    """
+    import xarray as xr
+
+    with _translated(name, "NetCDF"):
+        dataset = xr.open_dataset(path, engine="netcdf4", **_decoding())
+    with dataset:
+        yield dataset
+
+
+@contextlib.contextmanager
+def _open_zarr(location: Location, name: str, group: str | None = None) -> Iterator[xr.Dataset]:
+    import xarray as xr
+
+    with _translated(name, "Zarr"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Object at .* is not recognized")  # the manifest of a field store
+        # without consolidated metadata, which a group need not have
+        dataset = xr.open_zarr(
+            location.zarr_store(), group=group, consolidated=False, chunks=None, zarr_format=None, **_decoding()
+        )
+    with dataset:
+        yield dataset
+
+
+def _decoding() -> dict[str, Any]:
+    """Return how xarray is to read: every date as a cftime object of its calendar, and lead times as numbers."""
+    import xarray as xr
+
+    return {
+        "decode_times": xr.coders.CFDatetimeCoder(use_cftime=True),
+        "decode_timedelta": False,
+        "decode_coords": "all",
+    }
+
+
+@contextlib.contextmanager
+def _translated(name: str, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"'{name}' cannot be read as {kind} ({getattr(error, 'strerror', None) or first_line(error)})"
+        ) from None
+
+
+@contextlib.contextmanager
+def _open_store(location: Location, name: str, split: str) -> Iterator[Source]:
+    """Open a split of a field store, with a variable for each channel."""
+    store = FieldStore.open(location)
+    if split not in SPLITS:
+        raise UserError(f"--split is {', '.join(SPLITS)}, not '{split}'{did_you_mean(split, SPLITS)}")
+    with _open_zarr(location, name, split) as dataset:
+        field = dataset["field"].isel(sample=0, drop=True) if store.is_series else dataset["field"]
+        # The conventions of CF keep the names height and time for what has a unit of length or of time.
+        names = {"height": "row", "width": "column", "time": "time" if "calendar" in store.attributes else "t"}
+        for dimension in ("height", "width"):
+            if "units" in field[dimension].attrs:  # a coordinate of the NetCDF files that the store was made of
+                names[dimension] = str(field[dimension].attrs.pop("long_name", names[dimension]))
+        field = field.rename(names)
+        if "sample" in field.coords:
+            field["sample"].attrs["long_name"] = "sample"
+        one_name = {"long_name": store.attributes["long_name"]} if "long_name" in store.attributes else {}
+        variables = {
+            channel: field.isel(channel=index, drop=True).assign_attrs(
+                {"units": store.attributes["units"], "long_name": channel}
+                | (one_name if len(store.channels) == 1 else {})
+            )
+            for index, channel in enumerate(store.channels)
+        }
+        grid = (names["height"], names["width"])
+        yield Source(name, dataset.drop_vars(dataset.data_vars).assign(variables), grid, store.attributes["units"])

@@ -1,0 +1,190 @@
+"""What the page of a search shows, read from its folder and its study by any process; `reports.search_page` draws it.
+
+Nothing is written, and Optuna is imported for the importance of the fields only, while there is no summary.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from mcrnn.config.paths import default_of, value_at
+from mcrnn.config.search_yaml import as_yaml
+from mcrnn.errors import DamagedFileError
+from mcrnn.reports.search_page import Group, PageContent, PageTrial
+from mcrnn.search.attributes import ERROR, RESULT, STOPPED_PAUSED, VALUES_ATTRIBUTE
+from mcrnn.search.importance import importance_of
+from mcrnn.search.overview import WatchedSearch
+from mcrnn.search.study_reader import SeenTrial
+from mcrnn.search.trial_table import TrialRow
+from mcrnn.storage.root import Storage
+from mcrnn.training.session import OBJECTIVE, PENALTY
+
+READS_AT_ONCE = 16
+USABLE = ("finished", "stopped", "paused", "running", "interrupted")
+"""States of the trials whose smallest error so far says something."""
+
+
+class PageReader:
+    """Reads a search again and again for its page; what has ended is read once.
+
+    Args:
+        storage: the storage root.
+        name: name of the search's folder.
+    """
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self.storage, self.name = storage, name
+        self.watched = WatchedSearch(storage, name)
+        self._curves: dict[int, list[float | None]] = {}
+        """Errors of the epochs of trials that have ended, by number."""
+        self._trainings: dict[str, float | None] = {}
+        """Smallest errors of the trainings of the confirmation that have ended, by name."""
+
+    def read(self, seconds: float = math.inf) -> PageContent:
+        """Read what the page shows.
+
+        Args:
+            seconds: how long reading learning curves may take; those that are left out are read the next time.
+
+        Raises:
+            UserError: the folder, or the study, cannot be read.
+        """
+        watched = self.watched
+        seen = watched.refresh()
+        configuration = watched.configuration
+        summary = watched.folder.read_summary() or {}
+        rows, trials = watched.rows(), watched.trials
+        curves = self._read_curves(trials, rows, time.monotonic() + seconds)
+        places = _places(curves)
+        shown = [self._trial(*pair, curves, places) for pair in zip(trials, rows, strict=True)]
+        option = "" if self.storage == Storage.open() else f" --storage {self.storage.name}"
+        return PageContent(
+            name=self.name,
+            state=seen.state if seen.phase is None else f"{seen.state}: {seen.phase}",
+            overview=seen.as_json(),
+            written=time.time(),
+            fields=watched.fields,
+            choices=[path for path, entries in configuration["space"].items() if "choice" in entries[0]],
+            trials=shown,
+            missing_curves=sum(1 for trial in trials if trial.number not in curves),
+            importance=summary["importance"] if summary else importance_of(configuration, trials),
+            summary={key: value for key, value in summary.items() if key != "trials"},
+            confirmation=[] if summary.get("confirmed") else self._read_confirmation(),
+            yaml=as_yaml(configuration),
+            data={
+                "store": value_at(configuration, "data.store"),
+                "store digest": configuration.get("store_digest", "")[:12],
+                "given frames": value_at(configuration, "validation.warm_up", default_of("validation.warm_up")),
+                "steps in closed loop": value_at(configuration, "validation.horizon", default_of("validation.horizon")),
+            },
+            continued=configuration["name"] == self.name,
+            option=option,
+        )
+
+    def _read_curves(
+        self, trials: list[SeenTrial], rows: list[TrialRow], until: float
+    ) -> dict[int, list[float | None]]:
+        """Return the errors of the epochs of each trial by number."""
+        changing = {row.number for row in rows if row.state in ("running", "paused", "interrupted")}
+        wanted = [each.number for each in trials if each.number not in self._curves and each.attributes]
+        found: dict[int, list[float | None]] = {}
+
+        def read(number: int) -> list[float | None] | None:
+            if time.monotonic() > until:
+                return None
+            try:
+                metrics = self.watched.folder.trial(number).read_metrics()
+            except DamagedFileError:
+                return []
+            return [_finite(each.get(OBJECTIVE)) for each in metrics]
+
+        with ThreadPoolExecutor(READS_AT_ONCE) as threads:
+            for number, curve in zip(wanted, threads.map(read, wanted), strict=True):
+                if curve is not None:
+                    found[number] = curve
+        self._curves |= {number: curve for number, curve in found.items() if number not in changing}
+        return self._curves | found
+
+    def _trial(
+        self,
+        trial: SeenTrial,
+        row: TrialRow,
+        curves: dict[int, list[float | None]],
+        places: dict[tuple[int, int], tuple[int, int]],
+    ) -> PageTrial:
+        """Return what the page shows of a trial."""
+        result, values = trial.attributes.get(RESULT) or {}, trial.attributes.get(VALUES_ATTRIBUTE, {})
+        base = value_at(self.watched.configuration, "train.epochs", default_of("train.epochs"))
+        best = _finite(row.best) if row.state in USABLE else None
+        return PageTrial(
+            number=trial.number,
+            state=row.state,
+            values=values,
+            epoch=row.epoch,
+            epochs=values.get("train.epochs", base),
+            best=None if best is None or best >= PENALTY else best,
+            parameters=result.get("parameters"),
+            frames_per_second=result.get("frames_per_second"),
+            seconds=row.seconds,
+            curve=curves.get(trial.number, []),
+            why=_why(trial, row, places),
+        )
+
+    def _read_confirmation(self) -> list[Group]:
+        """Return the trainings with other seeds so far, by the trial whose configuration they have."""
+        groups: dict[int, Group] = {}
+        for name in self.watched.folder.confirmation.folders():
+            _, number, _, _seed = name.split("-")
+            group = groups.setdefault(int(number), Group(int(number), []))
+            if name not in self._trainings:
+                folder = self.watched.folder.retraining(name)
+                metrics = folder.read_metrics()
+                error = _finite(metrics[-1].get("best")) if metrics else None
+                if folder.read_end() is None:
+                    group.unfinished += 1
+                    continue
+                self._trainings[name] = error
+            group.errors.append(self._trainings[name])
+        return list(groups.values())
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _places(curves: dict[int, list[float | None]]) -> dict[tuple[int, int], tuple[int, int]]:
+    """Return for each trial and its last epoch its place among all trials that came so far, and their number."""
+    ends = {len(curve) for curve in curves.values() if curve}
+    places = {}
+    for epoch in ends:
+        reached = sorted(
+            (min((e for e in curve[:epoch] if e is not None), default=math.inf), number)
+            for number, curve in curves.items()
+            if len(curve) >= epoch
+        )
+        for place, (_, number) in enumerate(reached, 1):
+            if len(curves[number]) == epoch:
+                places[number, epoch] = place, len(reached)
+    return places
+
+
+def _why(trial: SeenTrial, row: TrialRow, places: dict[tuple[int, int], tuple[int, int]]) -> str:
+    """Say why a trial has not been trained to its end; empty where it was, or still runs."""
+    epoch = row.epoch or 0
+    place = ""
+    if (trial.number, epoch) in places:
+        place = ", where its smallest error was number {} of {}".format(*places[trial.number, epoch])
+    if row.state == "paused":
+        return f"waits after epoch {epoch}{place}"
+    if row.state == "stopped":
+        until = " until the search ended" if trial.attributes.get(STOPPED_PAUSED) else ""
+        return f"stopped after epoch {epoch}{place}" if not until else f"paused after epoch {epoch}{until}{place}"
+    if row.state == "diverged":
+        return f"diverged in epoch {epoch}" if epoch else "diverged"
+    if row.state == "out of memory":
+        return "memory was not enough"
+    if row.state == "failed":
+        return trial.attributes.get(ERROR) or "its processes were lost too often"
+    return ""
