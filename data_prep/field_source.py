@@ -131,6 +131,7 @@ def plan_store(
         "variable": ", ".join(c.name for c in field.channels),
         "long_name": field.long_name,
         "units": field.units,
+        "channel_units": [field.units_of[channel.variable] for channel in field.channels],
         "boundary": boundary,
         "time_step": field.axis.step,
     }

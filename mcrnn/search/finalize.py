@@ -27,7 +27,7 @@ from mcrnn.storage.retry import print_warning
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import registry
 from mcrnn.tracking.mlflow_client import Run, mlflow_request
-from mcrnn.tracking.registry import TEST_METRICS
+from mcrnn.tracking.registry import test_errors
 from mcrnn.tracking.run_folder import SUMMARY_FILE, RunFolder
 from mcrnn.tracking.sync import RunSync, is_synced
 from mcrnn.training.session import OBJECTIVE
@@ -96,7 +96,7 @@ def finalize(search_run: SearchRun, sync: RunSync, best: FrozenTrial) -> None:
         "seeds": search.search.confirm.seeds if search.search.confirm else 0,
         "importance": importance(study),
         "front": [t.number for t in study.best_trials] if several_objectives else [],
-        "test": {name: test_metrics[name] for name in TEST_METRICS} if test_metrics else None,
+        "test": test_errors(test_metrics) if test_metrics else None,
         "run_id": run.run_id,
         "model": search_run.model_name,
         "version": version,
@@ -162,7 +162,7 @@ def _evaluate_on_test_split(model: TrainedModel, run: Run, storage: Storage) -> 
     except UserError as error:
         print_warning(f"the model was not evaluated on the test split: {error}")
         return None
-    run.log_metrics({f"test_{name}": result.metrics[name] for name in TEST_METRICS})
+    run.log_metrics({f"test_{name}": value for name, value in test_errors(result.metrics).items()})
     with tempfile.TemporaryDirectory(prefix="mcrnn-report-") as folder:
         files = evaluation_report.write([Group(result.metrics["architecture"], [result], [])], Path(folder))
         run.log_files(files, "evaluation")

@@ -52,11 +52,12 @@ def card(
             "",
             f"| | RMSE{unit and ' in' + unit} | over the standard deviation |",
             "|---|---|---|",
-            f"| teacher forced | {test_metrics['rmse_teacher_forced']:#.3g} | |",
-            f"| **closed loop** | **{test_metrics['rmse_closed_loop']:#.3g}** | "
-            f"**{test_metrics['rmse_closed_loop_normalized']:#.3g}** |",
+            f"| teacher forced | {_figure(test_metrics['rmse_teacher_forced'])} | |",
+            f"| **closed loop** | **{_figure(test_metrics['rmse_closed_loop'])}** | "
+            f"**{_figure(test_metrics['rmse_closed_loop_normalized'])}** |",
             *(
-                f"| {baseline} | {errors['rmse_closed_loop']:#.3g} | {errors['rmse_closed_loop_normalized']:#.3g} |"
+                f"| {baseline} | {_figure(errors['rmse_closed_loop'])} | "
+                f"{_figure(errors['rmse_closed_loop_normalized'])} |"
                 for baseline, errors in test_metrics["baselines"].items()
             ),
             "",
@@ -81,3 +82,8 @@ def card(
         f"{config.model.padding or field.padding}.",
     ]
     return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    """Format an error; there is none over channels of different units."""
+    return "–" if value is None else f"{value:#.3g}"

@@ -26,6 +26,7 @@ COMMANDS = (
     "mcrnn.status",
     "mcrnn.stop",
     "mcrnn.promote",
+    "mcrnn.leaderboard",
     "mcrnn.ui",
     "mcrnn.convert",
 )
