@@ -163,7 +163,8 @@ class GriddedField:
             values = without_invalid(piece, np.asarray(piece.values), is_netcdf=is_netcdf)
             return _in_order(piece, dimensions, values)
 
-        values = np.concatenate([request_part(part, read, columns) for columns in self.area.columns], axis=-1)
+        pieces = [request_part(part, read, columns) for columns in self.area.columns]
+        values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
         return values[:, :, order] if dimensions.level is not None and levels is not None else values
 
     def describe_position(self, sample: int, time: int, channel: int, row: int, column: int) -> str:
