@@ -1,6 +1,7 @@
 # make demo   data -> search -> registry -> evaluation, on this machine
 # make test   the whole test suite
-# make soak   faults by the dozen: kills of drivers and workers, lost nodes, servers that go away (some hours)
+# make soak   faults by the dozen: kills of drivers and workers, lost nodes, servers that go away, and twenty orders of
+#             all that may happen to one search (some hours)
 # make lint   formatter, linter, type checker, order of packages
 # make docs   the documentation as a site in build/docs/site
 # make ui     the MLflow UI on what is here

@@ -19,9 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import plan as plans
 from data_prep.builder import build
-from data_prep.plan import Shard, StorePlan
+from data_prep.plan import Coordinate, Shard, SplitPlan, StorePlan
 from mcrnn.data.store import FieldStore
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.s3 import S3Prefix
@@ -30,9 +29,12 @@ from mcrnn.storage.s3 import S3Prefix
 def plan(objects: int) -> StorePlan:
     """Return the plan of a store with one sample of one frame in each object."""
 
-    def split(samples: int) -> plans.SplitPlan:
-        coordinates = {"sample": (("sample",), np.arange(samples), {}), "time": (("time",), np.arange(1.0), {})}
-        return plans.SplitPlan(samples, 1, coordinates)
+    def split(samples: int) -> SplitPlan:
+        coordinates: dict[str, Coordinate] = {
+            "sample": (("sample",), np.arange(samples), {}),
+            "time": (("time",), np.arange(1.0), {}),
+        }
+        return SplitPlan(samples, 1, coordinates)
 
     return StorePlan(
         splits={"train": split(objects - 2), "val": split(1), "test": split(1)},

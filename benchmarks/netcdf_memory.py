@@ -30,9 +30,11 @@ def write_files(folder: Path, gigabytes: float) -> int:
     for number, first in enumerate(range(0, frames, 8760)):
         count = min(8760, frames - first)
         with netCDF4.Dataset(folder / f"z_{number:03}.nc", "w") as file:
-            for name, size in (("time", count), ("lat", HEIGHT), ("lon", WIDTH)):
-                file.createDimension(name, size)
-                file.createVariable(name, "f8", (name,))[:] = np.arange(size) + (first if name == "time" else 0)
+            latitude = (np.arange(HEIGHT) + 0.5) * 180 / HEIGHT - 90
+            longitude = np.arange(WIDTH) * 360 / WIDTH
+            for name, values in (("time", first + np.arange(count)), ("lat", latitude), ("lon", longitude)):
+                file.createDimension(name, len(values))
+                file.createVariable(name, "f8", (name,))[:] = values
             file["time"].units = "hours since 2000-01-01"
             variable = file.createVariable("z", "f4", ("time", "lat", "lon"))
             for start in range(0, count, BLOCK):
@@ -52,7 +54,7 @@ def main() -> None:
             frames = write_files(folder, gigabytes)
             days = frames // 24
             dates = [str(np.datetime64("2000-01-01") + np.timedelta64(d, "D")) for d in (days - 3, days - 2, days - 1)]
-            arguments = [sys.executable, "-m", "data_prep.netcdf", f"{name}/*.nc", f"{name}/out.zarr"]
+            arguments = [sys.executable, "-m", "data_prep.convert", f"{name}/*.nc", f"{name}/out.zarr"]
             arguments += ["--train", f"2000-01-01:{dates[0]}", "--val", dates[1], "--test", dates[2]]
             arguments += ["--boundary", "cylinder", "--workers", "1", "--storage", name]
             started = time.perf_counter()

@@ -21,6 +21,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.curves.blackbox import Blackbox
 from mcrnn.config.loading import load_search
@@ -44,7 +45,7 @@ CHROMIUM = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbar
 def fill(storage: Storage, name: str, count: int) -> None:
     """Run a search of so many trials on recorded learning curves."""
     blackbox = Blackbox.load("navier-stokes")
-    settings = {"search.trials": count, "search.failures": count, "search.confirm": None}
+    settings: dict[str, Any] = {"search.trials": count, "search.failures": count, "search.confirm": None}
     settings |= {"train.epochs": blackbox.epochs, "name": name}
     search = load_search(str(SPACE), [f"{path}={json.dumps(value)}" for path, value in settings.items()])
     folder = SearchFolder(storage.location(f"searches/{name}"))

@@ -1,7 +1,8 @@
-"""Time axes of NetCDF files: regular, in any calendar of the CF conventions, cut into splits of whole days."""
+"""Time axes of files: regular, in any calendar of the CF conventions, cut into splits of whole days."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import cftime
@@ -28,19 +29,23 @@ class TimeAxis:
     """Units of all times, in the words of the CF conventions."""
 
     @classmethod
-    def of(cls, seconds: np.ndarray, calendar: str, origin: str) -> TimeAxis:
+    def of(cls, seconds: np.ndarray, calendar: str, origin: str, rounding: float = 0.0) -> TimeAxis:
         """Recognise the interval of some times.
 
         Args:
             seconds: the times in seconds since `REFERENCE`.
             calendar: name of their calendar in the CF conventions.
             origin: where the times come from, for messages.
+            rounding: seconds between two neighbouring numbers of the type that the times were stored in. What was
+                rounded more coarsely than to milliseconds is made regular again.
 
         Raises:
             UserError: there are fewer than two times, or there is a gap or a repeat; the message names the first.
         """
         if len(seconds) < 2:
             raise UserError(f"{origin} has {len(seconds)} times; a series needs at least 2")
+        if rounding > 1e-3 and (regular := _without_rounding(seconds, rounding)) is not None:
+            seconds = regular
         steps = np.diff(seconds)
         usual = float(np.median(steps))
         wrong = np.abs(steps - usual) > max(1e-6 * abs(usual), 1e-3)
@@ -67,6 +72,31 @@ class TimeAxis:
         """Return the time at a position as a date."""
         return cftime.num2date(self.seconds[index], self.REFERENCE, calendar=self.calendar)
 
+    def every(self, text: str) -> tuple[TimeAxis, slice]:
+        """Take one of so many times.
+
+        Args:
+            text: the interval that is wanted, such as 6h, 30min or 2d. Intervals that divide a day start at midnight.
+
+        Returns:
+            The axis of the times that are taken, and their positions in this one.
+
+        Raises:
+            UserError: the text is no such interval, or no multiple of that of the data.
+        """
+        match = re.fullmatch(r"([1-9][0-9]*) ?(min|h|d)", text.strip())
+        if match is None:
+            raise UserError(f"--every is an interval such as 30min, 6h or 1d, not '{text}'")
+        wanted = int(match[1]) * {"min": 60.0, "h": 3_600.0, "d": 86_400.0}[match[2]]
+        steps = np.diff(self.seconds)
+        stride = round(wanted / float(steps[0]))
+        if stride < 1 or np.abs(stride * steps - wanted).max() > 1e-3 * stride:
+            raise UserError(f"--every {text} is no multiple of the interval of the data, {self.step}")
+        phase = min(wanted, 86_400.0)
+        on_time = np.flatnonzero(np.abs(np.mod(self.seconds[:stride] + 1e-3, phase)) < 2e-3)
+        taken = slice(int(on_time[0]) if len(on_time) else 0, None, stride)
+        return TimeAxis.of(self.seconds[taken], self.calendar, f"--every {text}"), taken
+
     def part(self, text: str, option: str) -> tuple[int, int]:
         """Find the times of a range of whole days.
 
@@ -91,15 +121,29 @@ class TimeAxis:
         if beyond <= first:
             raise UserError(f"{option} {text} ends before it starts")
         # A time may stand in the middle of the interval that it covers, as those of monthly means do.
-        slack = max(86_400.0, float(np.diff(self.seconds).max()))
-        if self.seconds[0] >= first + slack or self.seconds[-1] + slack < beyond:
+        interval = float(np.diff(self.seconds).max())
+        if self.seconds[0] >= first + interval or self.seconds[-1] + interval < beyond:
             raise UserError(
-                f"{option} {text} is not covered by the data, which has {show(self.date(0))} to {show(self.date(-1))}"
+                f"{option} {text} is not covered by the data, which has {show(self.date(0))} to {show(self.date(-1))} "
+                f"every {self.step}; a split has whole days"
             )
         start, stop = np.searchsorted(self.seconds, [first, beyond])
         if start == stop:
             raise UserError(f"{option} {text} holds no time of the data")
         return int(start), int(stop)
+
+
+def same_calendar(calendar: str, other: str, first_seconds: float) -> bool:
+    """Return whether two calendars, named as `calendar_name` does, agree from a time on."""
+    both = {calendar, other}
+    begins_1582 = _seconds(cftime.datetime(1582, 10, 15, calendar="standard"), "standard")
+    return len(both) == 1 or (both == {"standard", "proleptic_gregorian"} and first_seconds >= begins_1582)
+
+
+def calendar_name(text: str) -> str:
+    """Return the name of a calendar, one of those that mean the same."""
+    lower = text.strip().lower()
+    return {"gregorian": "standard", "365_day": "noleap", "366_day": "all_leap"}.get(lower, lower)
 
 
 def to_seconds(values: np.ndarray, units: str, calendar: str, origin: str) -> np.ndarray:
@@ -114,6 +158,8 @@ def to_seconds(values: np.ndarray, units: str, calendar: str, origin: str) -> np
     Raises:
         UserError: the units or the calendar are not of the CF conventions.
     """
+    if not values.size:
+        return np.zeros(0)
     try:
         dates = cftime.num2date(values, units, calendar=calendar, only_use_cftime_datetimes=True)
         return np.asarray(cftime.date2num(dates, TimeAxis.REFERENCE, calendar=calendar), dtype=np.float64)
@@ -121,6 +167,36 @@ def to_seconds(values: np.ndarray, units: str, calendar: str, origin: str) -> np
         raise UserError(
             f"the times of {origin} cannot be read: units '{units}', calendar '{calendar}' ({error})"
         ) from None
+
+
+def rounding_in_seconds(values: np.ndarray, units: str, calendar: str) -> float:
+    """Return how far two neighbouring numbers of the type of some times are apart, in seconds."""
+    if values.dtype.kind != "f" or not len(values):
+        return 0.0
+    largest = values[np.abs(values).argmax()]
+    apart = np.float64(np.nextafter(largest, values.dtype.type(np.inf))) - np.float64(largest)
+    # In whole units, because dates have no more than microseconds.
+    one = to_seconds(np.array([0.0, 1.0]), units, calendar, "the times")
+    return float(apart * (one[1] - one[0]))
+
+
+def _without_rounding(seconds: np.ndarray, rounding: float) -> np.ndarray | None:
+    """Return regular times that differ from some times by their rounding only, None if there are none."""
+    mean = float(seconds[-1] - seconds[0]) / (len(seconds) - 1)
+    if mean < 2 * rounding:
+        return None
+    step = _nice(mean, 2 * rounding / (len(seconds) - 1))
+    regular = _nice(float(seconds[0]), rounding) + step * np.arange(len(seconds))
+    return regular if np.abs(regular - seconds).max() <= 2 * rounding else None
+
+
+def _nice(seconds: float, uncertainty: float) -> float:
+    """Return the number of whole days, else hours, minutes or seconds, that a time or interval may be."""
+    for unit in (86_400, 3_600, 60, 1):
+        whole = round(seconds / unit) * unit
+        if whole > 0 and abs(whole - seconds) <= uncertainty:
+            return float(whole)
+    return seconds
 
 
 def show(date: cftime.datetime) -> str:

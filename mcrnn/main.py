@@ -11,7 +11,7 @@ of `data_prep` are known by name alone: `mcrnn` does not depend on `data_prep`.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, ClassVar
 
 import typer
 import typer.core
@@ -37,7 +37,8 @@ COMMANDS = {
 
 DATA_COMMANDS = {
     "navier-stokes": ("data_prep.navier_stokes", "generate", "Generate 2D Navier-Stokes vorticity."),
-    "netcdf": ("data_prep.netcdf", "convert", "Convert NetCDF files, split by date."),
+    "convert": ("data_prep.convert", "convert", "Convert NetCDF, GRIB, HDF5 or Zarr."),
+    "netcdf": ("data_prep.netcdf", "convert", "The same by its former name."),
     "inspect": ("data_prep.inspect", "inspect", "Describe, verify or animate a store."),
 }
 """the same of the commands below `mcrnn data`"""
@@ -46,9 +47,11 @@ DATA_COMMANDS = {
 class _LazyGroup(typer.core.TyperGroup):
     """A group that lists placeholders and imports a command when it is named on the command line."""
 
+    table: ClassVar[dict[str, tuple[str, str, str]]] = {}
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        address = (COMMANDS | DATA_COMMANDS).get(name or "")
+        address = self.table.get(name or "")
         if address is not None:
             module, function, _ = address
             command = typer.main.get_command(new_app(getattr(importlib.import_module(module), function)))
@@ -58,7 +61,7 @@ class _LazyGroup(typer.core.TyperGroup):
 def _new_group(commands: dict[str, tuple[str, str, str]], help_text: str, *, completion: bool = False) -> typer.Typer:
     """Return a group with a placeholder for each command, which carries its line of help."""
     group = typer.Typer(
-        cls=_LazyGroup,
+        cls=type("_Group", (_LazyGroup,), {"table": commands}),
         help=help_text,
         add_completion=completion,
         rich_markup_mode=None,

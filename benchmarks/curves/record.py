@@ -34,8 +34,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import torch
 
+from data_prep.convert import convert
 from data_prep.navier_stokes import generate
-from data_prep.netcdf import convert
 from mcrnn.config.loading import load_search
 from mcrnn.config.paths import Values
 from mcrnn.config.sections import Configuration

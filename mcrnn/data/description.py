@@ -121,6 +121,20 @@ class FieldDescription:
             coarsened_by_area=store.row_weights is not None,
         )
 
+    def as_dataset(self, store: str) -> dict[str, Any]:
+        """Return what the record of a run says of its data; see `mcrnn.tracking.run_folder`.
+
+        Args:
+            store: name of the store in the configuration.
+        """
+        return {
+            "name": store,
+            "source": self.store or store,
+            "digest": self.store_digest,
+            "recipe": self.recipe,
+            "schema": {"variable": self.variable, "units": self.units, "channels": self.channels},
+        }
+
 
 def _block_means(values: np.ndarray, block: int) -> tuple[float, ...]:
     return tuple(values.reshape(-1, block).mean(1).tolist())

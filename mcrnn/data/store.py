@@ -43,7 +43,7 @@ def read_root(location: Location) -> dict[str, Any]:
         content = location.read("zarr.json")
     except FileNotFoundError:
         raise UserError(
-            f"there is no store '{location.url}'; make one with python -m data_prep.navier_stokes or data_prep.netcdf"
+            f"there is no store '{location.url}'; make one with python -m data_prep.navier_stokes or data_prep.convert"
         ) from None
     try:
         document = json.loads(content)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -27,6 +26,8 @@ from mcrnn.training.session import OBJECTIVE
 SEARCH, RUN = "search", "run"
 FOLDERS = {SEARCH: "searches", RUN: "runs"}
 """Folder below the storage root of each kind of work."""
+WORKING = ("running", "stopping")
+"""States of a search or run whose process works on it."""
 READS_AT_ONCE = 8
 
 
@@ -67,6 +68,11 @@ class Overview:
     """All that its process has written down of itself."""
 
     @property
+    def is_running(self) -> bool:
+        """Whether a process works on it."""
+        return self.state in WORKING
+
+    @property
     def rate(self) -> float | None:
         """Trials, or epochs, an hour, over all starts; None where nothing is known of it yet."""
         return self.done / self.hours if self.done and self.hours else None
@@ -90,7 +96,7 @@ class Overview:
         """Whether nothing more is to be seen of it. What is lost may come back, unless its process is surely gone."""
         if self.state == "lost":
             return bool(self.process) and is_gone(self.process)
-        return self.state not in ("running", "stopping")
+        return not self.is_running
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON, with what follows from it."""
@@ -116,7 +122,7 @@ def overviews(storage: Storage) -> list[Overview]:
     with ThreadPoolExecutor(READS_AT_ONCE) as threads:
         found = threads.map(lambda each: look(*each), names)
         seen = [each for each in found if each is not None]
-    return sorted(seen, key=lambda each: (each.state not in ("running", "stopping"), each.kind != SEARCH, each.name))
+    return sorted(seen, key=lambda each: (not each.is_running, each.kind != SEARCH, each.name))
 
 
 def overview(storage: Storage, kind: str, name: str) -> Overview | None:
@@ -151,25 +157,19 @@ def _overview_of(kind: str, name: str, seen: SeenPresence) -> Overview:
 
 def _overview_of_run(folder: RunFolder, seen: SeenPresence | None) -> Overview | None:
     """Return what is to be seen of a run; what an earlier version has left says less."""
-    if seen is None or not seen.is_running or not seen.progress:
-        configuration = folder.read_configuration()
-        if configuration is None:
-            return None
-        metrics, end = folder.read_metrics(), folder.read_end()
-        progress = {
-            "done": len(metrics),
-            "budget": configuration["train"]["epochs"],
-            "best": metrics[-1]["best"] if metrics else None,
-            "hours": sum(each.get("seconds", 0.0) for each in metrics) / 3600,
-        }
-        if seen is None:
-            return Overview(RUN, folder.name, "interrupted" if end is None else end.end, **progress)
-        found = _overview_of(RUN, folder.name, seen)
-        found.done, found.budget, found.best, found.hours = progress.values()
-        if end is not None and not seen.is_running:
-            found.state = end.end
-        return found
-    return _overview_of(RUN, folder.name, seen)
+    if seen is not None and seen.is_running and seen.progress:
+        return _overview_of(RUN, folder.name, seen)
+    configuration = folder.read_configuration()
+    if configuration is None:
+        return None
+    metrics, end = folder.read_metrics(), folder.read_end()
+    found = Overview(RUN, folder.name, "interrupted") if seen is None else _overview_of(RUN, folder.name, seen)
+    found.done, found.budget = len(metrics), configuration["train"]["epochs"]
+    found.best = metrics[-1]["best"] if metrics else None
+    found.hours = sum(each.get("seconds", 0.0) for each in metrics) / 3600
+    if end is not None and not found.is_running:
+        found.state = end.end
+    return found
 
 
 class WatchedSearch:
@@ -223,7 +223,7 @@ class WatchedSearch:
         found.budget = found.budget or _budget(settings, len(trials))
         found.failed = sum(trial.attributes.get(END) == TrialEnd.FAILED for trial in trials)
         found.best = min((trial.best for trial in trials if trial.best is not None), default=None)
-        found.running = phases[Phase.RUNNING] if found.state in ("running", "stopping") else 0
+        found.running = phases[Phase.RUNNING] if found.is_running else 0
         found.hours, found.hours_budget = self._reader.attributes.get(HOURS), settings.get("hours")
         self.overview = found
         return found
@@ -275,7 +275,7 @@ class WatchedSearch:
         return TrialRow(
             trial.number,
             trial.attributes.get(VALUES_ATTRIBUTE, {}),
-            _state(trial, self.overview.state in ("running", "stopping")),
+            _state(trial, self.overview.is_running),
             int(last["epoch"]) if "epoch" in last else None,
             last.get(OBJECTIVE, last.get("best")),
             seconds,
@@ -311,16 +311,12 @@ def find(storage: Storage, name: str) -> tuple[str, str]:
     Raises:
         UserError: there is none; the message says what there is.
     """
-    path = name.strip("/").removesuffix("/")
-    for kind, folder in FOLDERS.items():
-        if path.startswith(f"{folder}/"):
-            candidates: Sequence[tuple[str, str]] = [(kind, path.removeprefix(f"{folder}/"))]
-            break
-    else:
-        candidates = [(kind, path) for kind in FOLDERS]
-    for kind, each in candidates:
-        if each and "/" not in each and _is_used(storage.location(f"{FOLDERS[kind]}/{each}")):
-            return kind, each
+    path = name.strip("/")
+    named = [kind for kind, folder in FOLDERS.items() if path.startswith(f"{folder}/")]
+    found = path.removeprefix(f"{FOLDERS[named[0]]}/") if named else path
+    for kind in named or FOLDERS:
+        if found and "/" not in found and _is_used(storage.location(f"{FOLDERS[kind]}/{found}")):
+            return kind, found
     known = [each for folder in FOLDERS.values() for each in storage.location(folder).folders()]
     raise UserError(f"there is no search and no run '{name}' in '{storage.name}'{did_you_mean(path, known)}")
 

@@ -256,6 +256,7 @@ class ActiveSearch:
             tags={"mcrnn.kind": "search", "mcrnn.searched": ", ".join(search_run.search.space)},
             params=fixed,
             files={"search.json": content},
+            dataset=search_run.field.as_dataset(search_run.first_configuration.data.store),
         )
         self.sync.update_now(search_run.folder, "RUNNING")
         self.sync.parent = search_run.folder

@@ -25,6 +25,30 @@ from mcrnn.tracking.provenance import origin
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+VIEW = "mcrnn"
+"""Name of a view of an experiment's runs, which MLflow's UI shows at `view_addresses`."""
+COLUMNS = (
+    "attributes.`Dataset`",
+    "metrics.`best`",
+    "metrics.`test_rmse_closed_loop`",
+    "params.`model.architecture`",
+    "params.`size.parameters`",
+    "metrics.`frames_per_second`",
+    "params.`model.layers`",
+    "params.`data.sequence_length`",
+    "params.`train.teacher_forcing_steps`",
+    "params.`train.learning_rate`",
+    "params.`train.batch_size`",
+    "tags.`mcrnn.kind`",
+)
+"""Columns of the table of runs in that view, as MLflow names them."""
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    f"mlflow.sharedViewState.{VIEW}": json.dumps(
+        {"selectedColumns": COLUMNS, "orderByKey": "metrics.`best`", "orderByAsc": True}
+    ),
+}
+"""Tags of an experiment: that MLflow's UI shows it as one of model training, not of language models, and the view."""
 KEY_TAG = "mcrnn.key"
 """Tag with the key of the run's record on disk, by which the run is found again."""
 PROCESS_TAG = "mcrnn.process"
@@ -99,10 +123,36 @@ def _open_experiment(client: MlflowClient, name: str, artifacts: str | None, war
         number += 1
         chosen = f"{name} ({number})"
     if found is not None:
+        for tag, value in EXPERIMENT_TAGS.items():  # those of an earlier version have none
+            if tag not in found.tags:
+                client.set_experiment_tag(found.experiment_id, tag, value)
         return found.experiment_id
     if number > 1:
         warn(f"the experiment '{name}' was deleted in MLflow; what is new is recorded in '{chosen}'")
-    return client.create_experiment(chosen, artifact_location=artifacts)
+    return client.create_experiment(chosen, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
+
+
+def view_addresses(uri: str, server: str) -> dict[str, str]:
+    """Return the address in MLflow's UI of the view of each experiment, by the experiment's name.
+
+    The address names the view for model training, because MLflow 3.17 opens that for language models whatever the tag
+    of the experiment says.
+
+    Args:
+        uri: tracking URI.
+        server: address of the UI.
+
+    Raises:
+        UserError: the tracking server cannot be used.
+    """
+    with reachable(uri):
+        experiments = all_pages(client_of(uri).search_experiments)
+    view = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
+    return {
+        each.name: f"{server}/#/experiments/{each.experiment_id}/runs?{view}"
+        for each in experiments
+        if f"mlflow.sharedViewState.{VIEW}" in each.tags
+    }
 
 
 def end_abandoned(uri: str) -> None:

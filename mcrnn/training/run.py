@@ -66,19 +66,12 @@ class TrainingRun:
             "mcrnn.gpus": ", ".join(machine["gpus"]) or "none",
             "mcrnn.store_digest": field.store_digest,
         }
-        dataset = {
-            "name": config.data.store,
-            "source": field.store or config.data.store,
-            "digest": field.store_digest,
-            "recipe": field.recipe,
-            "schema": {"variable": field.variable, "units": field.units, "channels": field.channels},
-        }
         self.folder.write_record(
             self.run_name,
             tags=dict(self.tags) | tags,
             params=config.model_dump() | {"size": size},
             files={CONFIGURATION_FILE: config.model_dump(), MACHINE_FILE: machine},
-            dataset=dataset,
+            dataset=field.as_dataset(config.data.store),
         )
 
     def finish(self, end: End, message: str = "") -> None:

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.usefixtures("database")
 
 COMMANDS = (
     "data_prep.navier_stokes",
+    "data_prep.convert",
     "data_prep.netcdf",
     "data_prep.inspect",
     "mcrnn.tune",

@@ -242,5 +242,6 @@ def test_wrong_files_are_refused(command: CommandRunner, root: Path) -> None:
     write(root / "a.nc", field(72), np.arange(72.0))
     write(root / "b.nc", field(24), 72 + np.arange(24.0), dims=("time", "y", "lon"))
     assert "another grid" in refused(command, "data_prep.netcdf", "a.nc", "b.nc", "out.zarr", *DAYS)
-    xr.Dataset({"z": (("time", "lat", "lon"), np.zeros((3, 4, 8)))}).to_netcdf(root / "c.nc")
+    grid = {"lat": LATITUDE, "lon": LONGITUDE}
+    xr.Dataset({"z": (("time", "lat", "lon"), np.zeros((3, 6, 8)))}, grid).to_netcdf(root / "c.nc")
     assert "has no variable 'time'" in refused(command, "data_prep.netcdf", "c.nc", "out.zarr", *DAYS)

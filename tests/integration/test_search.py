@@ -63,6 +63,13 @@ def test_search_to_champion_to_evaluation_and_again(
     assert len(kinds["trial"]) == 6
     assert {r.info.run_name for r in kinds["baseline"]} == {"persistence", "climatology"}
     assert {r.info.status for r in runs} == {"FINISHED"}
+    # the parent has the data set of its trials, and the page of the search, which is also in its folder
+    (dataset,) = [each.dataset for each in parent.inputs.dataset_inputs]
+    assert {each.dataset.digest for r in kinds["trial"] for each in r.inputs.dataset_inputs} == {dataset.digest}
+    page = Path(client.download_artifacts(parent.info.run_id, "report.html", str(root))).read_text()
+    assert page == (root / "searches/small/report.html").read_text()
+    assert 'load_model("models:/mcrnn-small@champion")' in page
+    assert '<span class="state">finished</span>' in page
     for child in kinds["trial"]:
         history = client.get_metric_history(child.info.run_id, "rmse_closed_loop")
         assert [m.step for m in history] == list(range(1, len(history) + 1))

@@ -21,6 +21,23 @@ def programs() -> Path | None:
     return Path(here).parent if here else None
 
 
+def create_database(url: str, name: str) -> str:
+    """Create a database on the server of another one.
+
+    Args:
+        url: URL of the other one.
+        name: name of the new one.
+
+    Returns:
+        Its URL.
+    """
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{url.rsplit('/', 1)[0]}/{name}"
+
+
 class PostgresServer:
     """A server in a folder of its own."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import resource
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.support.commands import ForkedProcess
@@ -42,3 +44,22 @@ def wait_for(
         assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def full_disk(pid: int) -> Iterator[None]:
+    """Keep a process from writing into any file inside the block, as where its disks are full.
+
+    It needs no privileges. The error is that of a file that is too large (EFBIG) in place of that of a full disk
+    (ENOSPC), which nothing here tells apart.
+
+    Args:
+        pid: id of the process. Processes that it has started before are not concerned.
+    """
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, before)

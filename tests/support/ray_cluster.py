@@ -70,8 +70,17 @@ class TwoNodes:
         return f"http://{HEAD}:{self.dashboard}"
 
     def add_worker(self) -> None:
+        """Start the worker. Ray gives a node up that takes longer than 30 s, as it may on a busy machine."""
+        self._start_worker()
+        self._wait(self._worker_is_there)
+
+    def _start_worker(self) -> None:
         self.worker = self._start(WORKER, "--address", self.address, "--num-cpus", str(self.cpus))
-        self._wait(lambda: self._nodes() == 2)
+
+    def _worker_is_there(self) -> bool:
+        if self.worker is None or self.worker.poll() is not None:
+            self._start_worker()
+        return "Ray runtime started" in (self.folder / f"start-{WORKER}.log").read_text()
 
     def remove_worker(self) -> None:
         """As a spot machine vanishes: all of its processes at once."""
@@ -118,14 +127,8 @@ class TwoNodes:
         except (OSError, urllib.error.URLError):
             return False
 
-    def _nodes(self) -> int:
-        try:
-            return self.ask("/nodes?view=summary").count(b'"state": "ALIVE"')
-        except OSError:
-            return 0
-
     def _wait(self, condition: object) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not condition():  # type: ignore[operator]
             assert self.head.poll() is None, (self.folder / f"start-{HEAD}.log").read_text()
             assert time.monotonic() < deadline

@@ -23,7 +23,7 @@ from typing import Any
 
 from tests.support.commands import start_server
 from tests.support.fork_server import launcher
-from tests.support.postgres import PostgresServer
+from tests.support.postgres import PostgresServer, create_database
 from tests.support.processes import free_port
 from tests.support.ray_cluster import RAY_WITH_PYTHON
 
@@ -112,17 +112,12 @@ def postgres(programs: Path) -> str:
     Args:
         programs: where its programs are.
     """
-    import psycopg
 
     def start() -> dict[str, Any]:
         server = PostgresServer(programs, folder() / "postgres")
         return {"url": server.url, "group": server.pid, "signal": signal.SIGQUIT}
 
-    url = once("postgres", start)["url"]
-    name = f"test_{secrets.token_hex(6)}"
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return f"{url.rsplit('/', 1)[0]}/{name}"
+    return create_database(once("postgres", start)["url"], f"test_{secrets.token_hex(6)}")
 
 
 RAY_CPUS = 4

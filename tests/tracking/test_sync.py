@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
-from mcrnn.tracking.experiment import Tracker
+from mcrnn.tracking.experiment import EXPERIMENT_TAGS, Tracker, view_addresses
 from mcrnn.tracking.mlflow_client import client_of, tracking_uri
 from mcrnn.tracking.run_folder import RunFolder
 from mcrnn.tracking.sync import PARENT_TAG, RunSync, is_synced
@@ -48,6 +48,19 @@ class Command:
 def command(tmp_path: Path) -> Command:
     shutil.copy(shared.mlflow_database(), tmp_path / "mlflow.db")
     return Command(tmp_path)
+
+
+def test_experiment_has_the_view_for_model_training_and_what_a_user_chose_stays(command: Command) -> None:
+    tracker, server = command.sync.tracker, "http://127.0.0.1:5000"
+    tags = command.client.get_experiment(tracker.experiment_id).tags
+    assert tags.items() >= EXPERIMENT_TAGS.items()
+    address = (
+        f"{server}/#/experiments/{tracker.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=mcrnn"
+    )
+    assert view_addresses(tracker.tracking_uri, server) == {"mcrnn-s": address}
+    before = command.client.create_experiment("mcrnn-before", tags={"mlflow.experimentKind": "forecasting"})
+    assert Tracker.open(command.storage, "mcrnn-before").experiment_id == before
+    assert command.client.get_experiment(before).tags == EXPERIMENT_TAGS | {"mlflow.experimentKind": "forecasting"}
 
 
 @pytest.mark.parametrize("for_good", [False, True])

@@ -1,0 +1,265 @@
+"""Convert files or Zarr stores of gridded fields into a store: NetCDF, HDF5, GRIB and Zarr, on a disk or at a URL.
+
+    python -m data_prep.convert 'geopotential_500_5.625deg/*.nc' data/z500.zarr --variable z \\
+           --train 1979:2014 --val 2015:2016 --test 2017:2018 --boundary cylinder
+
+    python -m data_prep.convert s3://lab/era5.zarr data/era5.zarr --variable z@500 --variable t@850 --every 6h \\
+           --coarsen 4 --train 1979:2014 --val 2015:2016 --test 2017:2018 --boundary cylinder
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mcrnn.cli import StorageOption, main
+from mcrnn.data.store_format import BOUNDARIES, SPLITS
+from mcrnn.errors import UserError
+from mcrnn.storage.location import Location, check
+from mcrnn.storage.root import Storage
+
+if TYPE_CHECKING:
+    from data_prep.field_source import Fill
+    from data_prep.gridded_field import GriddedField
+
+Ranges = dict[str, tuple[int, int]]
+"""For each split its first time (or sample), and the one after its last."""
+
+
+def convert(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCES...",
+            help="Files (NetCDF, HDF5, GRIB), Zarr stores, URLs of them, or quoted patterns, such as 'z/*.nc'.",
+        ),
+    ],
+    store: Annotated[
+        str, typer.Argument(metavar="STORE", help="Name of the store: data/z500.zarr, or s3://bucket/z500.zarr.")
+    ],
+    train: Annotated[
+        str,
+        typer.Option(
+            metavar="FROM:TO",
+            help="Training split: years, months or days, both included; of samples, their number.",
+        ),
+    ],
+    val: Annotated[str, typer.Option(metavar="FROM:TO", help="Validation split, such as 2015:2016.")],
+    test: Annotated[str, typer.Option(metavar="FROM:TO", help="Test split, such as 2017-01-01:2018-12-31.")],
+    boundary: Annotated[
+        str, typer.Option(help="periodic (both axes), cylinder (the width, such as longitude) or zeros (a region).")
+    ],
+    variable: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a variable, or NAME@LEVEL; repeat the option for several channels."),
+    ] = None,
+    level: Annotated[
+        list[float] | None,
+        typer.Option(help="Level of variables that are named without one. Repeatable; each level becomes a channel."),
+    ] = None,
+    area: Annotated[
+        str | None, typer.Option(metavar="N/W/S/E", help="Take a part of the globe, in degrees, such as 75/-15/30/45.")
+    ] = None,
+    every: Annotated[
+        str | None, typer.Option(metavar="INTERVAL", help="Take one time of so many, such as 6h or 1d.")
+    ] = None,
+    coarsen: Annotated[
+        int | None,
+        typer.Option(min=2, help="Average blocks of so many rows and columns, by area, from pole to pole on a globe."),
+    ] = None,
+    regrid: Annotated[
+        str | None,
+        typer.Option(metavar="HEIGHTxWIDTH", help="Average by area onto so many equal rows and columns, as in 32x64."),
+    ] = None,
+    fill: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VALUE", help="Put this in place of missing values: a number, or 'mean' for the mean of the frame."
+        ),
+    ] = None,
+    time_dimension: Annotated[
+        str | None, typer.Option(help="Name of the time dimension, if it is not recognised.")
+    ] = None,
+    row_dimension: Annotated[str | None, typer.Option(help="Name of the first grid dimension (latitude, y).")] = None,
+    column_dimension: Annotated[
+        str | None, typer.Option(help="Name of the second grid dimension (longitude, x).")
+    ] = None,
+    sample_dimension: Annotated[
+        str | None, typer.Option(help="Name of the dimension of independent samples, if it is not recognised.")
+    ] = None,
+    files_are_samples: Annotated[
+        bool, typer.Option("--files-are-samples", help="Each file is a sample of its own, and not a part of a series.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of processes; by default one for each core.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store of that name.")] = False,
+    storage: StorageOption = None,
+) -> None:
+    """Convert gridded fields into a store, split by date, or by number where they are independent samples.
+
+    The same command again continues an unfinished store and leaves a complete one alone.
+    """
+    if boundary not in BOUNDARIES:
+        raise UserError(f"--boundary is one of {', '.join(BOUNDARIES)}, not '{boundary}'")
+    if coarsen is not None and regrid is not None:
+        raise UserError("--coarsen and --regrid both choose the grid: give one of them")
+    fill_value = _parse_fill(fill)
+    root = Storage.open(storage)
+    location = root.location(store)
+    check(location)
+
+    from data_prep.build_command import build_and_report
+    from data_prep.field_source import FieldSource, plan_store
+    from data_prep.joining import open_field, summary
+    from data_prep.sources import find_sources
+
+    urls = find_sources(files)
+    dimensions = {"time": time_dimension, "row": row_dimension, "column": column_dimension, "sample": sample_dimension}
+    field = open_field(urls, variable or [], level or [], dimensions, files_are_samples=files_are_samples)
+    found = summary(field)
+    field = _selected(field, area, every, coarsen, regrid)
+    field.area.grid.check_boundary(boundary)
+    splits = dict(zip(SPLITS, (train, val, test), strict=True))
+    ranges = _dates(field, splits) if field.samples is None else _counts(field.samples, splits)
+    selection = {"area": area, "every": every, "coarsen": coarsen, "regrid": regrid}
+    recipe: dict[str, Any] = {
+        "command": "data_prep.convert",
+        **found,
+        "variables": [f"{c.variable}{'' if c.level is None else f'@{c.level:g}'}" for c in field.channels],
+        "channels": [c.name for c in field.channels],
+        **splits,
+        "boundary": boundary,
+        "fill": fill_value,
+        **{name: value for name, value in selection.items() if value is not None},
+    }
+    if not overwrite and not any([*selection.values(), sample_dimension, files_are_samples]):
+        before = {
+            "command": "data_prep.netcdf",
+            "files": [[os.path.basename(url), os.path.getsize(url)] for url in urls if os.path.isfile(url)],
+            "variables": [c.variable for c in field.channels],
+            "levels": list(level or []),
+            **splits,
+            "boundary": boundary,
+            "fill": fill_value,
+        }
+        if _is_complete_of_before(location, before):
+            print(f"{root.show(location)}: made by an earlier version (complete already, nothing to do)")
+            return
+    plan = plan_store(field, ranges, boundary, recipe)
+    counts = " + ".join(str(stop - start) for start, stop in ranges.values())
+    unit = "frames" if field.samples is None else "samples"
+    times = f"every {field.axis.step}" if field.samples is None else f"of {field.frames} frames"
+    build_and_report(
+        root,
+        location,
+        plan,
+        FieldSource(field, {name: start for name, (start, _) in ranges.items()}, fill_value),
+        workers=workers,
+        overwrite=overwrite,
+        unit=unit,
+        content=f"{', '.join(plan.channels)}, {counts} {unit} {times}, {plan.height} x {plan.width}",
+    )
+
+
+def _selected(
+    field: GriddedField, area: str | None, every: str | None, block: int | None, regrid: str | None
+) -> GriddedField:
+    """Return what the options select of a field."""
+    from dataclasses import replace
+
+    from data_prep import resampling
+
+    if area is not None:
+        field = field.select_area(area)
+    if every is not None:
+        field = field.every(every)
+    if block is not None:
+        field = replace(field, remapping=resampling.coarsen(field.area.grid, block))
+    if regrid is not None:
+        field = replace(field, remapping=resampling.regrid(field.area.grid, regrid))
+    return field
+
+
+def _parse_fill(text: str | None) -> Fill:
+    """Return the value of --fill.
+
+    Raises:
+        UserError: it is neither a finite number nor "mean".
+    """
+    if text is None:
+        return None
+    if text == "mean":
+        return "mean"
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"--fill is a number or 'mean', not '{text}'")
+    return value
+
+
+def _dates(field: GriddedField, splits: dict[str, str]) -> Ranges:
+    """Return the times of splits by date.
+
+    Raises:
+        UserError: two splits share times, or the field does not cover one.
+    """
+    from data_prep.time_axis import TimeAxis
+
+    assert isinstance(field.axis, TimeAxis), "a series has dates"
+    ranges = {name: field.axis.part(text, f"--{name}") for name, text in splits.items()}
+    ordered = sorted(ranges.items(), key=lambda item: item[1])
+    for (name, (_, stop)), (other, (start, _)) in itertools.pairwise(ordered):
+        if start < stop:
+            raise UserError(f"--{name} and --{other} overlap; splits must not share any day")
+    return ranges
+
+
+def _counts(samples: int, splits: dict[str, str]) -> Ranges:
+    """Return the samples of splits by number: one after the other, in the order of the sources.
+
+    Raises:
+        UserError: a number is none, or all together are more than there are.
+    """
+    ranges: Ranges = {}
+    start = 0
+    for name, text in splits.items():
+        if not text.isdecimal() or int(text) < 1:
+            raise UserError(f"the field has {samples} samples, so that --{name} is a number of them, not '{text}'")
+        ranges[name] = (start, start + int(text))
+        start += int(text)
+    if start > samples:
+        raise UserError(f"the splits ask for {start} samples, and there are {samples}")
+    return ranges
+
+
+def _is_complete_of_before(location: Location, recipe: dict[str, Any]) -> bool:
+    """Return whether there is a complete store of a recipe as versions wrote it that knew files by name and size only.
+
+    Raises:
+        UserError: there is an unfinished one, of which it is not known what it was read from.
+    """
+    try:
+        attributes = json.loads(location.read("zarr.json"))["attributes"]
+        status, known = attributes["status"], attributes["recipe"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
+    if known != json.loads(json.dumps(recipe)):
+        return False
+    if status != "complete":
+        raise UserError(
+            f"'{location.url}' was begun by an earlier version, which did not note what is in the files; build it "
+            "anew by --overwrite"
+        )
+    return True
+
+
+if __name__ == "__main__":
+    main(convert)

@@ -1,0 +1,212 @@
+"""Several sources as one field: joined in time or as samples, on one grid, with variables and levels as channels.
+
+Only what is asked for is ever read, so the size of the sources does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import xarray as xr
+
+from data_prep.channels import Channel
+from data_prep.decoding import without_invalid
+from data_prep.dimensions import Dimensions
+from data_prep.resampling import Area, Remapping
+from data_prep.sources import SourceIdentity, open_source, request, source_format
+from data_prep.time_axis import TimeAxis, show
+from mcrnn.errors import UserError
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one source holds of a variable: a part of the times of a series, or some of the samples.
+
+    Attributes:
+        source: the source.
+        dimensions: which dimension of the variable is which.
+        first: position of its first time or sample in the whole field.
+        count: number of its times or samples.
+        levels: values of its levels, None where there is no level.
+    """
+
+    source: SourceIdentity
+    dimensions: Dimensions
+    first: int
+    count: int
+    levels: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class SampleTimes:
+    """The times of samples, which are the same for all.
+
+    Attributes:
+        values: the times, float64.
+        units: their units, "1" where there are none.
+        step: the interval between two.
+    """
+
+    values: np.ndarray
+    units: str
+    step: str
+
+
+@dataclass(frozen=True)
+class GriddedField:
+    """The whole field. `data_prep.joining.open_field` makes one.
+
+    Attributes:
+        channels: the channels, in order.
+        parts: for each variable its sources in the order of the field.
+        axis: all times of a series; the times of each sample otherwise.
+        samples: number of samples, None for a series.
+        area: the part of the grid that is read.
+        taken: the times that are taken of those of the sources.
+        units: units of the variables, joined by commas where they differ.
+        long_name: long names of the variables, joined by commas.
+        remapping: how the grid is made coarser, None if it is not.
+    """
+
+    channels: tuple[Channel, ...]
+    parts: dict[str, tuple[Part, ...]]
+    axis: TimeAxis | SampleTimes
+    samples: int | None
+    area: Area
+    taken: slice
+    units: str
+    long_name: str
+    remapping: Remapping | None = None
+
+    @property
+    def frames(self) -> int:
+        """Number of times."""
+        return len(self.axis.seconds if isinstance(self.axis, TimeAxis) else self.axis.values)
+
+    @property
+    def length(self) -> int:
+        """Number of samples, or of the times of a series."""
+        return self.frames if self.samples is None else self.samples
+
+    def select_area(self, text: str) -> GriddedField:
+        """Return the same of a part of the grid, see `Area.select`."""
+        return replace(self, area=Area.select(self.area.grid, text))
+
+    def every(self, text: str) -> GriddedField:
+        """Return the same with fewer times, see `TimeAxis.every`.
+
+        Raises:
+            UserError: the times are no dates, or the interval is none of theirs.
+        """
+        if not isinstance(self.axis, TimeAxis):
+            raise UserError("--every needs a series whose times are dates; samples are taken with all their times")
+        axis, taken = self.axis.every(text)
+        return replace(self, axis=axis, taken=taken)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Read the times of a series, or the samples, from `start` to `stop` - 1, on the grid of the sources.
+
+        Returns:
+            float32 (sample, time, channel, height, width), NaN where values are missing.
+        """
+        is_series = self.samples is None
+        shape = (1, stop - start) if is_series else (stop - start, self.frames)
+        field_NTCHW = np.empty((*shape, len(self.channels), *self.area.grid.shape), np.float32)
+        first, stride = (self.taken.start or 0, self.taken.step or 1) if is_series else (0, 1)
+        for variable, parts in self.parts.items():
+            channels = [c for c, channel in enumerate(self.channels) if channel.variable == variable]
+            for part in parts:
+                # Of position p of the field, the sources have position first + p * stride.
+                low = max(start, -(-(part.first - first) // stride))
+                high = min(stop, -(-(part.first + part.count - first) // stride))
+                if low >= high:
+                    continue
+                begin = first + low * stride - part.first
+                wanted = slice(begin, begin + (high - low - 1) * stride + 1, stride)
+                target = slice(low - start, high - start)
+                place = (slice(None), target) if is_series else (target, slice(None))
+                values = self._read_part(part, variable, channels, wanted)
+                for position, channel in enumerate(channels):
+                    field_NTCHW[(*place, channel)] = values[:, :, position]
+        return field_NTCHW
+
+    def _read_part(self, part: Part, variable: str, channels: list[int], wanted: slice) -> np.ndarray:
+        """Read some times or samples of one source, (sample, time, channel, height, width)."""
+        part.source.check()
+        dimensions = part.dimensions
+        levels = None
+        if part.levels is not None and dimensions.level is not None:
+            positions = [level_position(part.levels, self.channels[c].level) for c in channels]
+            levels = positions[0] if len(set(positions)) == 1 else np.array(sorted(set(positions)))
+            order = [sorted(set(positions)).index(p) for p in positions]
+        array = open_source(part.source.url, variable)[variable].variable
+        index: dict[str, slice | int | np.ndarray] = dict.fromkeys(dimensions.single, 0)
+        index[dimensions.time] = wanted if self.samples is None else self.taken
+        if dimensions.sample is not None:
+            index[dimensions.sample] = wanted
+        if dimensions.level is not None:
+            index[dimensions.level] = 0 if levels is None else levels
+        index[dimensions.row] = self.area.rows
+        index = {name: place for name, place in index.items() if name in array.dims}
+
+        is_netcdf = source_format(part.source.url) == "NetCDF"
+
+        def read(columns: slice) -> np.ndarray:
+            piece = array.isel(index | {dimensions.column: columns})
+            values = without_invalid(piece, np.asarray(piece.values), is_netcdf=is_netcdf)
+            return _in_order(piece, dimensions, values)
+
+        values = np.concatenate([request_part(part, read, columns) for columns in self.area.columns], axis=-1)
+        return values[:, :, order] if dimensions.level is not None and levels is not None else values
+
+    def describe_position(self, sample: int, time: int, channel: int, row: int, column: int) -> str:
+        """Say where a value is, for messages: channel, date or sample, coordinates and source."""
+        position = time if self.samples is None else sample
+        in_source = (self.taken.start or 0) + time * (self.taken.step or 1) if self.samples is None else sample
+        parts = self.parts[self.channels[channel].variable]
+        (url,) = [p.source.url for p in parts if p.first <= in_source < p.first + p.count]
+        grid = self.area.grid
+        point = f"{grid.names[0]} {grid.rows[row]:g}, {grid.names[1]} {grid.columns[column]:g}"
+        when = f"sample {position}, time {time}"
+        if isinstance(self.axis, TimeAxis):
+            when = show(self.axis.date(position))
+        return f"{self.channels[channel].name} at {when}, {point} ({url})"
+
+
+def level_position(levels: tuple[float, ...], level: float | None) -> int:
+    """Return the position of a level among those of a source; the only one where no level is asked for."""
+    if level is None:
+        return 0
+    (position,) = np.flatnonzero(np.isclose(levels, level))
+    return int(position)
+
+
+def request_part(part: Part, read: Callable[[slice], np.ndarray], columns: slice) -> np.ndarray:
+    """Read from a source.
+
+    Raises:
+        UserError: it is damaged, or out of reach.
+    """
+    url = part.source.url
+
+    def checked() -> np.ndarray:
+        try:
+            return read(columns)
+        except (RuntimeError, ValueError, EOFError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"'{url}' is damaged: {error}") from None
+
+    return request(url, checked)
+
+
+def _in_order(piece: xr.Variable, dimensions: Dimensions, values: np.ndarray) -> np.ndarray:
+    """Return values as (sample, time, level, height, width); what a source does not have gets the length one."""
+    names = [str(name) for name in piece.dims]
+    wanted = (dimensions.sample, dimensions.time, dimensions.level, dimensions.row, dimensions.column)
+    present = [name for name in wanted if name in names]
+    values = values.transpose([names.index(name) for name in present if name is not None])
+    shape = iter(values.shape)
+    return values.reshape([next(shape) if name in names else 1 for name in wanted])

@@ -1,0 +1,306 @@
+"""The sources of a field, files and Zarr stores: find them, open each by xarray, and know each again.
+
+A source is a NetCDF, HDF5 or GRIB file or a Zarr store, on a disk or at a URL. Its name and size do not say what is in
+it, so it is known by a checksum of its content, or by the checksums that object storage keeps (ETags).
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import xarray as xr
+
+from data_prep.local_copies import local_copy
+from mcrnn.errors import UserError, first_line
+from mcrnn.storage.s3 import S3_SCHEME, S3Prefix, filesystem, s3_request
+
+FILE_SUFFIXES = (".nc", ".nc3", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".hdf", ".grib", ".grib2", ".grb", ".grb2")
+"""Ends of the URLs of files. Any other URL is that of a Zarr store."""
+
+ZARR_METADATA = ("zarr.json", ".zmetadata", ".zgroup")
+"""Objects of which a Zarr store has at least one."""
+
+HASHED_BYTES = 256 * 2**20
+"""Sources up to this size are hashed as a whole. Of larger ones, so much is hashed in pieces that are evenly spread."""
+
+PIECE = 2**20
+"""Size of these pieces, in bytes."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class SourceIdentity:
+    """What a source was when the build was planned.
+
+    Attributes:
+        url: path or URL.
+        arrays: names of the arrays that are read. Of a Zarr store, other arrays do not count.
+        size: bytes of what counts.
+        checksum: digest of the content, see `identify`.
+        stamp: size, time of the last change and inode of a local file; None for other sources.
+    """
+
+    url: str
+    arrays: tuple[str, ...]
+    size: int
+    checksum: str
+    stamp: tuple[int, int, int] | None
+
+    def check(self) -> None:
+        """Refuse a source that has changed since the build was planned; a copy of the same content is the same.
+
+        Raises:
+            UserError: it has changed, or cannot be read on this machine.
+        """
+        stamp = _stamp(self.url)
+        if stamp is None or stamp != self.stamp:
+            _check_content(self, stamp)
+
+
+def find_sources(patterns: list[str]) -> list[str]:
+    """Return the sources that some names and patterns match, sorted, each once; those of a disk by absolute paths.
+
+    Raises:
+        UserError: a pattern matches nothing, or a folder that is no Zarr store.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        if "://" in pattern:
+            names = _glob_remote(pattern) if glob.has_magic(pattern) else [pattern.rstrip("/")]
+        else:
+            names = [os.path.abspath(name) for name in glob.glob(pattern, recursive=True)]
+        if not names:
+            raise UserError(f"no file matches '{pattern}'")
+        found.update(names)
+    for name in found:
+        if os.path.isdir(name) and not is_zarr(name):
+            raise UserError(f"'{name}' is a folder; name its files, as in '{name}/*.nc'")
+    return sorted(found)
+
+
+def _glob_remote(pattern: str) -> list[str]:
+    files, path = _filesystem(pattern)
+    return request(pattern, lambda: [files.unstrip_protocol(name) for name in files.glob(path)])
+
+
+def is_zarr(url: str) -> bool:
+    """Return whether a source is a Zarr store, and not a file."""
+    if "://" in url:
+        return not url.lower().endswith(FILE_SUFFIXES)
+    return os.path.isdir(url) and any(os.path.exists(os.path.join(url, name)) for name in ZARR_METADATA)
+
+
+def request(url: str, read: Callable[[], Result]) -> Result:
+    """Read from a source, and say in one line why that failed.
+
+    Raises:
+        UserError: it failed.
+    """
+    try:
+        return s3_request(url, read) if url.startswith(S3_SCHEME) else read()
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"there is no '{url}'") from None
+    except Exception as error:  # each library of a format has errors of its own
+        raise UserError(f"'{url}' cannot be read as {source_format(url)} ({first_line(error)})") from None
+
+
+def open_source(url: str, variable: str | None = None) -> xr.Dataset:
+    """Open a source without reading values. Times stay numbers, scale factors and fill values are applied on reading.
+
+    Args:
+        url: path or URL.
+        variable: the variable that is wanted, None for all. A GRIB file may hold variables that do not fit together.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return _open(url, variable if source_format(url) == "GRIB" else None, _stamp(url))
+
+
+@functools.lru_cache(maxsize=32)
+def _open(url: str, variable: str | None, stamp: object) -> xr.Dataset:
+    options: dict[str, Any] = {"decode_times": False, "decode_timedelta": False, "cache": False}
+    form = source_format(url)
+    # By their classes: a name would have xarray import every engine that is installed.
+    from xarray.backends import NetCDF4BackendEntrypoint, ZarrBackendEntrypoint
+
+    def open_it() -> xr.Dataset:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of stores without consolidated metadata, of odd attributes
+            if form == "Zarr":
+                return xr.open_dataset(_zarr_store(url), engine=ZarrBackendEntrypoint, **options)
+            path = local_copy(url) if "://" in url else url
+            if form == "GRIB":
+                keys = {"filter_by_keys": {"cfVarName": variable}} if variable else {}
+                # An index would be written beside the file, and messages of one time would lose that dimension.
+                settings = {"indexpath": "", "squeeze": False, "errors": "raise", **keys}
+                return xr.open_dataset(path, engine="cfgrib", backend_kwargs=settings, **options)
+            return xr.open_dataset(path, engine=NetCDF4BackendEntrypoint, **options)
+
+    if form == "GRIB":
+        _require_cfgrib(url)
+    return request(url, open_it)
+
+
+def _require_cfgrib(url: str) -> None:
+    try:
+        import cfgrib  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"'{url}' is a GRIB file, which needs two more packages: pip install 'mcrnn[grib]' ({first_line(error)})"
+        ) from None
+
+
+def source_format(url: str) -> str:
+    """Return the format of a source: Zarr, GRIB or NetCDF, as which HDF5 is read, too."""
+    if is_zarr(url):
+        return "Zarr"
+    if "://" in url:
+        return "GRIB" if ".gr" in os.path.splitext(url)[1].lower() else "NetCDF"
+    try:
+        with open(url, "rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise UserError(f"'{url}' cannot be read: {error.strerror or error}") from None
+    if not start:
+        raise UserError(f"'{url}' is empty")
+    return "GRIB" if start == b"GRIB" else "NetCDF"
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL, and the path in it.
+
+    Raises:
+        UserError: the package for it is not installed.
+    """
+    if url.startswith(S3_SCHEME):
+        return filesystem(), url.removeprefix(S3_SCHEME)
+    from fsspec.core import url_to_fs
+
+    try:
+        return url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"'{url}' cannot be read: {first_line(error)}") from None
+
+
+def _zarr_store(url: str) -> Any:
+    if url.startswith(S3_SCHEME):
+        return S3Prefix.from_url(url).zarr_store()
+    if "://" not in url:
+        return url
+    from zarr.storage import FsspecStore
+
+    _filesystem(url)
+    return FsspecStore.from_url(url, read_only=True)
+
+
+def identify(url: str, arrays: Iterable[str]) -> SourceIdentity:
+    """Return what a source is now.
+
+    A file and a local Zarr store are known by the SHA-256 of their content, which of more than `HASHED_BYTES` is taken
+    from pieces; a remote source by the ETags of its objects. A Zarr store at an address that lists nothing, such as
+    https, is known by its metadata only.
+
+    Args:
+        url: path or URL.
+        arrays: names of the arrays that are read.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    names = tuple(sorted(set(arrays)))
+    stamp = _stamp(url)
+    size, checksum = request(url, lambda: _hash_remote(url, names) if "://" in url else _hash_local(url, names))
+    return SourceIdentity(url, names, size, checksum, stamp)
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_content(identity: SourceIdentity, stamp: object) -> None:
+    """Compare the content of a source; the answer holds as long as its stamp."""
+    now = identify(identity.url, identity.arrays)
+    if (now.size, now.checksum) != (identity.size, identity.checksum):
+        raise UserError(
+            f"'{identity.url}' has changed since the build was planned, or is another file on this machine; "
+            "run the command again"
+        )
+
+
+def _stamp(url: str) -> tuple[int, int, int] | None:
+    if "://" in url or os.path.isdir(url):
+        return None
+    try:
+        status = os.stat(url)
+    except OSError as error:
+        raise UserError(f"'{url}' cannot be read: {error.strerror}") from None
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _hash_local(url: str, arrays: tuple[str, ...]) -> tuple[int, str]:
+    root = Path(url)
+    if root.is_file():
+        files = [root]
+    else:
+        inside = (path for path in root.rglob("*") if path.is_file())
+        files = sorted(path for path in inside if _counts(path.relative_to(root).as_posix(), arrays))
+    sizes = [file.stat().st_size for file in files]
+    digest = hashlib.sha256()
+    for file, size in zip(files, sizes, strict=True):
+        if len(files) > 1:
+            digest.update(f"{file.relative_to(root).as_posix()} {size}\n".encode())
+        with file.open("rb") as stream:
+            for offset, length in _pieces(size, HASHED_BYTES // len(files) if sum(sizes) > HASHED_BYTES else size):
+                stream.seek(offset)
+                digest.update(stream.read(length))
+    return sum(sizes), digest.hexdigest()
+
+
+def _pieces(size: int, budget: int) -> list[tuple[int, int]]:
+    """Return offset and length of the pieces of a file that are hashed, together about `budget` bytes."""
+    if size <= budget:
+        return [(start, min(PIECE, size - start)) for start in range(0, size, PIECE)]
+    piece = min(PIECE, max(1024, budget // 2), size)
+    count = max(2, budget // piece)
+    return [(round(i * (size - piece) / (count - 1)), piece) for i in range(count)]
+
+
+def _hash_remote(url: str, arrays: tuple[str, ...]) -> tuple[int, str]:
+    files, path = _filesystem(url)
+    digest = hashlib.sha256()
+    if not is_zarr(url):
+        entries = {"": files.info(path)}
+    elif url.startswith(("http://", "https://")):
+        objects = {name: files.cat_file(f"{path}/{name}") for name in ZARR_METADATA if files.exists(f"{path}/{name}")}
+        for name, content in objects.items():
+            digest.update(name.encode() + content)
+        return sum(map(len, objects.values())), digest.hexdigest()
+    else:
+        entries = {}
+        for entry in files.ls(path, detail=True):
+            name = entry["name"].rstrip("/").rsplit("/", 1)[-1]
+            if entry["type"] != "directory":
+                entries[name] = entry
+            elif name in arrays:
+                entries |= files.find(entry["name"], detail=True)
+    for name in sorted(entries):
+        entry = entries[name]
+        version = next(
+            (entry[key] for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified") if entry.get(key)), ""
+        )
+        digest.update(f"{name} {entry.get('size')} {version}\n".encode())
+    return sum(entry.get("size") or 0 for entry in entries.values()), digest.hexdigest()
+
+
+def _counts(key: str, arrays: tuple[str, ...]) -> bool:
+    """Return whether an object of a Zarr store is one of the root or of an array that is read."""
+    return "/" not in key or key.split("/", 1)[0] in arrays

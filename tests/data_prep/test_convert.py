@@ -1,0 +1,366 @@
+"""Sources of all kinds, selections, samples, and builds that go on with what they began with."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from data_prep import field_source
+from data_prep.convert import convert
+from data_prep.field_source import FieldSource
+from data_prep.grid import Grid
+from data_prep.resampling import coarsen, regrid
+from mcrnn.data.sphere import latitude_edges
+from mcrnn.data.store import FieldStore
+from mcrnn.data.store_format import root_digest
+from mcrnn.errors import UserError
+from mcrnn.storage.local import LocalFolder
+from tests.data_prep.test_odd_inputs import DAYS, HOURS, OTHER, VALUES, dataset, two_levels
+from tests.support.s3_server import S3Server, error
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, and storage root."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def stored(folder: Path, name: str = "out.zarr") -> np.ndarray:
+    """All splits of a store, (time, channel, height, width)."""
+    store = FieldStore.open(LocalFolder(folder / name))
+    return np.concatenate([store.load(split)[0] for split in ("train", "val", "test")])
+
+
+def run(*sources: str, store: str = "out.zarr", **options: Any) -> None:
+    convert([*sources], store, **(DAYS | {"workers": 1, "storage": "."} | options))
+
+
+@pytest.fixture
+def interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder with a file `a.nc` and a store of it that has 4 of its 9 objects."""
+    monkeypatch.setattr(field_source, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(field_source, "SHARD_BYTES", 8 * 192)
+    dataset().to_netcdf("a.nc")
+    interrupt_after(4, monkeypatch)
+    return folder
+
+
+def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+    compute, done = FieldSource.compute, iter(range(count))
+
+    def stop(self: FieldSource, shards: Any) -> Any:
+        if next(done, None) is None:
+            raise KeyboardInterrupt
+        return compute(self, shards)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FieldSource, "compute", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run("a.nc", **({"boundary": "zeros"} | options))
+
+
+def test_build_goes_on_with_the_same_file(interrupted: Path) -> None:
+    copy = Path("a.nc").read_bytes()
+    Path("a.nc").unlink()
+    Path("a.nc").write_bytes(copy)  # another file of the same content
+    run("a.nc", boundary="zeros")
+    assert np.array_equal(stored(interrupted)[:, 0], VALUES)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"row_dimension": "lon", "column_dimension": "lat"}, "dimensions is"),
+        ({"every": "2h"}, "every is not set, not 2h"),
+        ({"area": "90/0/-90/360"}, "area is not set"),
+        ({"fill": "0"}, "fill is None, not 0"),
+        ({"regrid": "3x4"}, "regrid is not set, not 3x4"),
+    ],
+)
+def test_build_does_not_go_on_with_other_options(interrupted: Path, options: dict[str, str], named: str) -> None:
+    for _ in range(2):  # neither an unfinished store nor a finished one
+        with pytest.raises(UserError, match=named):
+            run("a.nc", boundary="zeros", **options)
+        run("a.nc", boundary="zeros")
+    assert np.array_equal(stored(interrupted)[:, 0], VALUES)
+
+
+def test_build_does_not_go_on_with_another_file_of_the_same_name_and_size(interrupted: Path) -> None:
+    size = Path("a.nc").stat().st_size
+    Path("a.nc").unlink()
+    dataset(OTHER).to_netcdf("a.nc")
+    assert Path("a.nc").stat().st_size == size
+    with pytest.raises(UserError, match="sources is"):
+        run("a.nc", boundary="zeros")
+
+
+def test_file_that_changes_while_it_is_read_is_refused(interrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute, done = FieldSource.compute, iter(range(2))
+
+    def replace_after_two(self: FieldSource, shards: Any) -> Any:
+        if next(done, None) is None:
+            dataset(OTHER).to_netcdf("b.nc")
+            Path("b.nc").rename("a.nc")
+        return compute(self, shards)
+
+    monkeypatch.setattr(FieldSource, "compute", replace_after_two)
+    with pytest.raises(UserError, match="has changed since the build was planned"):
+        run("a.nc", boundary="zeros")
+
+
+def test_store_of_an_earlier_version_is_left_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset().to_netcdf("a.nc")
+    run("a.nc")
+    path = folder / "out.zarr" / "zarr.json"
+    document = json.loads(path.read_text())
+    days = {name: DAYS[name] for name in ("train", "val", "test", "boundary")}
+    files = [["a.nc", Path("a.nc").stat().st_size]]
+    recipe = {"command": "data_prep.netcdf", "files": files, "variables": ["z"], "levels": [], **days, "fill": None}
+    document["attributes"]["recipe"] = recipe
+    document["attributes"]["sha256"] = root_digest(document)
+    path.write_text(json.dumps(document))
+    run("a.nc")
+    assert "made by an earlier version (complete already, nothing to do)" in capsys.readouterr().out
+    with pytest.raises(UserError, match="was made with other parameters"):
+        run("a.nc", every="2h")
+    document["attributes"]["status"] = "building"
+    path.write_text(json.dumps(document))
+    with pytest.raises(UserError, match="was begun by an earlier version"):
+        run("a.nc")
+
+
+def test_zarr_on_object_storage_is_read_as_on_disk(folder: Path, s3: S3Server) -> None:
+    source = two_levels(dataset())
+    source.to_zarr("era.zarr", zarr_format=2, consolidated=True, encoding={"z": {"chunks": (10, 2, 6, 8)}})
+    client = s3.client()
+    for path in Path("era.zarr").rglob("*"):
+        if path.is_file():
+            client.upload_file(str(path), "lab", path.as_posix())
+    options = {"variable": ["z@850", "z@500"], "every": "6h"}
+    run("s3://lab/era.zarr", store="s3.zarr", **options)
+    run("era.zarr", store="local.zarr", **options)
+    assert np.array_equal(stored(folder, "s3.zarr"), np.stack([VALUES + 1, VALUES], 1)[::6])
+    assert np.array_equal(stored(folder, "local.zarr"), stored(folder, "s3.zarr"))
+    run("s3://lab/era.zarr", store="s3.zarr", **options)  # complete already
+    client.upload_file("era.zarr/z/0.0.0.0", "lab", "era.zarr/z/1.0.0.0")
+    with pytest.raises(UserError, match="sources is"):
+        run("s3://lab/era.zarr", store="s3.zarr", **options)
+    s3.fault = lambda environ: (
+        error("403 Forbidden", "AccessDenied") if environ["PATH_INFO"].startswith("/lab/era.zarr/z/2") else None
+    )
+    with pytest.raises(UserError, match=r"no permission for (Get|Head)Object on 's3://lab/era\.zarr'"):
+        run("s3://lab/era.zarr", store="denied.zarr", **options)
+    s3.fault = None
+    with pytest.raises(UserError, match=r"'s3://lab/nothing\.zarr'"):
+        run("s3://lab/nothing.zarr", store="nothing.zarr")
+
+
+@pytest.fixture
+def site(folder: Path) -> Iterator[str]:
+    """The address at which a web server has the current folder."""
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Without a line for each request."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+
+def test_files_and_zarr_of_a_web_server_and_files_of_object_storage(folder: Path, site: str, s3: S3Server) -> None:
+    dataset().to_netcdf("a.nc")
+    dataset().to_zarr("a.zarr", zarr_format=3)
+    s3.client().upload_file("a.nc", "lab", "raw/a.nc")
+    for number, source in enumerate((f"{site}/a.nc", f"{site}/a.zarr", "s3://lab/raw/a.nc", "s3://lab/raw/*.nc")):
+        run(source, store=f"{number}.zarr")
+        assert np.array_equal(stored(folder, f"{number}.zarr")[:, 0], VALUES)
+    for missing in (f"{site}/b.nc", f"{site}/b.zarr", "s3://lab/raw/b.nc"):
+        with pytest.raises(UserError):
+            run(missing, store="missing.zarr")
+
+
+def write_grib(path: Path, name: str, values: np.ndarray, level: int | None = None) -> None:
+    """Add fields, one for every six hours, to a GRIB file, from the north."""
+    import eccodes
+
+    keys = {
+        "Ni": 8,
+        "Nj": 6,
+        "latitudeOfFirstGridPointInDegrees": 75,
+        "latitudeOfLastGridPointInDegrees": -75,
+        "longitudeOfFirstGridPointInDegrees": 0,
+        "longitudeOfLastGridPointInDegrees": 315,
+        "iDirectionIncrementInDegrees": 45,
+        "jDirectionIncrementInDegrees": 30,
+        "shortName": name,
+        "bitsPerValue": 24,
+    }
+    with path.open("ab") as file:
+        for number, frame in enumerate(values):
+            message = eccodes.codes_grib_new_from_samples(
+                "regular_ll_sfc_grib2" if level is None else "regular_ll_pl_grib2"
+            )
+            times = {"dataDate": 19790101 + number // 4, "dataTime": 600 * (number % 4)}
+            for key, value in (keys | times | ({} if level is None else {"level": level})).items():
+                eccodes.codes_set(message, key, value)
+            eccodes.codes_set_values(message, frame.ravel().astype(float))
+            eccodes.codes_write(message, file)
+            eccodes.codes_release(message)
+
+
+def test_grib_files_of_several_kinds_of_levels(folder: Path) -> None:
+    for name, values, level in (("z", VALUES, 500), ("z", VALUES + 1, 850), ("t", OTHER, 850), ("2t", OTHER + 1, None)):
+        write_grib(folder / "era.grib", name, values[:12], level)
+    run("era.grib", variable=["z@850", "t@850", "t2m"])
+    assert np.allclose(stored(folder), np.stack([VALUES + 1, OTHER, OTHER + 1], 1)[:12], rtol=1e-6)
+    store = FieldStore.open(LocalFolder(folder / "out.zarr"))
+    assert store.channels == ["z850", "t850", "t2m"]
+    assert store.is_from_the_north
+    assert [path.name for path in folder.glob("era.grib*")] == ["era.grib"]  # no index beside it
+    with pytest.raises(UserError, match="fields of several kinds; name those wanted by --variable"):
+        run("era.grib")
+    with pytest.raises(UserError, match="no file has a variable 'q'"):
+        run("era.grib", variable=["q"])
+
+
+GLOBE = Grid(("lat", "lon"), np.linspace(90, -90, 181), np.arange(0, 360, 1.0), True, True)
+
+
+def area_mean(grid: Grid, frame: np.ndarray) -> float:
+    area = -np.diff(np.sin(latitude_edges(grid.rows)))
+    return float((frame.mean(1, dtype=np.float64) * area).sum() / area.sum())
+
+
+@pytest.mark.parametrize(
+    "remapping", [coarsen(GLOBE, 4), coarsen(GLOBE, 2), regrid(GLOBE, "32x64"), regrid(GLOBE, "7x9")]
+)
+def test_coarser_grids_keep_the_mean_of_the_globe(remapping: Any) -> None:
+    frame = np.random.default_rng(0).normal(size=GLOBE.shape).astype(np.float32)
+    coarse = remapping.apply(frame[None])[0]
+    assert coarse.shape == remapping.grid.shape
+    # The coarse rows are where they are said to be: latitude itself is averaged to nearly that of the coarse cells.
+    assert area_mean(remapping.grid, coarse) == pytest.approx(area_mean(GLOBE, frame), abs=2e-6)
+    assert np.allclose(remapping.apply(np.ones((1, *GLOBE.shape), np.float32)), 1, rtol=1e-7)
+
+
+def test_coarse_cells_are_means_by_area_also_at_the_poles() -> None:
+    frame = np.random.default_rng(0).normal(size=GLOBE.shape).astype(np.float32)
+    remapping = coarsen(GLOBE, 4)
+    assert remapping.grid.rows.tolist() == np.linspace(90, -90, 46).tolist()
+    assert remapping.grid.columns[:2].tolist() == [1.5, 5.5]
+    coarse = remapping.apply(frame[None])[0]
+    # The cap goes from the pole to 88 degrees: a half row at the pole, a whole one, and half of the next.
+    edges = np.sin(np.deg2rad([90, 89.5, 88.5, 88]))
+    cap = (frame[:3, :4].mean(1, dtype=np.float64) * -np.diff(edges)).sum() / (edges[0] - edges[-1])
+    assert coarse[0, 0] == pytest.approx(cap, rel=1e-6)
+    # The cell around 46 degrees, the twelfth, goes from 48 to 44.
+    edges = np.sin(np.deg2rad([48, 47.5, 46.5, 45.5, 44.5, 44]))
+    cell = (frame[42:47, 8:12].mean(1, dtype=np.float64) * -np.diff(edges)).sum() / (edges[0] - edges[-1])
+    assert coarse[11, 2] == pytest.approx(cell, rel=1e-6)
+
+
+def test_regridded_rows_lie_as_those_of_weatherbench() -> None:
+    grid = regrid(GLOBE, "32x64").grid
+    assert np.allclose(grid.rows, np.linspace(87.1875, -87.1875, 32))
+    assert np.allclose(grid.columns, np.arange(64) * 5.625)
+
+
+def test_coarsened_store_has_a_coarse_grid(folder: Path) -> None:
+    dataset().to_netcdf("a.nc")
+    run("a.nc", coarsen=2, area="90/0/-90/360")
+    store = FieldStore.open(LocalFolder(folder / "out.zarr"))
+    assert store.attributes["latitude"] == [-60, 0, 60]
+    edges = np.sin(np.deg2rad([-90, -60, -30]))
+    weights = np.diff(edges) / (edges[-1] - edges[0])
+    expected = (VALUES[:, :2, :2].mean(2, dtype=np.float64) * weights).sum(1)
+    assert np.allclose(stored(folder)[:, 0, 0, 0], expected, rtol=1e-7)
+    opened = xr.open_zarr("out.zarr", group="train")
+    assert np.allclose(opened.row_area, [0.75, 1.5, 0.75], atol=0.2)
+
+
+SAMPLES = np.random.default_rng(3).normal(size=(5, 4, 6, 8)).astype(np.float32)
+
+
+def samples(values: np.ndarray = SAMPLES, **coordinates: Any) -> xr.Dataset:
+    return xr.Dataset({"u": (("sample", "time", "y", "x"), values, {"units": "m s-1"})}, coordinates)
+
+
+def check_samples(folder: Path, time_step: str) -> None:
+    store = FieldStore.open(LocalFolder(folder / "out.zarr"))
+    assert not store.is_series
+    assert store.attributes["time_step"] == time_step
+    for split, part in (("train", slice(0, 2)), ("val", slice(2, 3)), ("test", slice(3, 5))):
+        assert np.array_equal(store.load(split)[:, :, 0], SAMPLES[part])
+
+
+COUNTS = {"train": "2", "val": "1", "test": "2", "boundary": "periodic"}
+
+
+def test_dimension_of_samples_is_split_by_number(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples(time=("time", [0.1, 0.2, 0.3, 0.4], {"units": "s"})).to_netcdf("a.nc")
+    run("a.nc", **COUNTS)
+    assert "u, 2 + 1 + 2 samples of 4 frames, 6 x 8" in capsys.readouterr().out
+    check_samples(folder, "0.1 s")
+    with pytest.raises(UserError, match="the splits ask for 6 samples, and there are 5"):
+        run("a.nc", **COUNTS | {"train": "3"})
+    with pytest.raises(UserError, match="--val is a number of them, not '0'"):
+        run("a.nc", **COUNTS | {"val": "0"})
+    with pytest.raises(UserError, match="--every needs a series"):
+        run("a.nc", **COUNTS, every="2h")
+
+
+def test_samples_of_several_files(folder: Path) -> None:
+    samples(SAMPLES[:3]).to_netcdf("a.nc")
+    samples(SAMPLES[3:]).to_netcdf("b.nc")
+    run("a.nc", "b.nc", **COUNTS)
+    check_samples(folder, "1")
+    Path("b.nc").unlink()
+    samples(SAMPLES[3:, :3]).to_netcdf("b.nc")
+    with pytest.raises(UserError, match=r"the samples of '.*b.nc' have 3 times, those of '.*a.nc' 4"):
+        run("a.nc", "b.nc", **COUNTS, store="b.zarr")
+
+
+def test_each_file_a_sample(folder: Path) -> None:
+    for number, values in enumerate(SAMPLES):
+        hours = ("time", 6.0 * np.arange(4) + 100 * number, {"units": HOURS})
+        xr.Dataset({"u": (("time", "y", "x"), values)}, {"time": hours}).to_netcdf(f"{number}.nc")
+    run("*.nc", **COUNTS, files_are_samples=True)
+    check_samples(folder, "6 h")
+    Path("4.nc").unlink()
+    hours = ("time", 3.0 * np.arange(4), {"units": HOURS})
+    xr.Dataset({"u": (("time", "y", "x"), SAMPLES[4])}, {"time": hours}).to_netcdf("4.nc")
+    with pytest.raises(UserError, match=r"the samples of '.*4.nc' have other times than those of"):
+        run("*.nc", **COUNTS, files_are_samples=True, store="b.zarr")
+
+
+def test_samples_in_hdf5_without_names_of_dimensions(folder: Path) -> None:
+    names = dict(zip(("sample", "time", "y", "x"), ("a", "b", "c", "d"), strict=True))
+    samples().rename(names).to_netcdf("a.h5")
+    named = {"sample_dimension": "a", "time_dimension": "b", "row_dimension": "c", "column_dimension": "d"}
+    run("a.h5", **COUNTS, **named)
+    check_samples(folder, "1")
+
+
+def test_missing_value_of_a_sample_is_named(folder: Path) -> None:
+    values = SAMPLES.copy()
+    values[3, 2, 1, 4] = np.nan
+    samples(values).to_netcdf("a.nc")
+    with pytest.raises(UserError, match=r"u at sample 3, time 2, y 1, x 4 \("):
+        run("a.nc", **COUNTS)
