@@ -152,8 +152,15 @@ def test_many_starts_from_s3_to_s3_equal_single_forecasts(
     assert "there is a 's3://lab/out/all.zarr' already" in command(*forecast, "--out", "s3://lab/out/all.zarr").stderr
 
 
-def test_levels_samples_and_any_order_of_dimensions(root: Path) -> None:
-    model = saved_model(root, channels=("z500", "z850", "t"), units=f"{UNITS}, K", recipe={"levels": [500, 850]})
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"variables": ["z", "z", "t"], "levels": [500, 850]},  # as version 0.1.0 wrote it
+        {"variables": ["z@500", "z@850", "t"], "channels": ["z500", "z850", "t"]},
+    ],
+)
+def test_levels_samples_and_any_order_of_dimensions(root: Path, recipe: dict[str, Any]) -> None:
+    model = saved_model(root, channels=("z500", "z850", "t"), units=f"{UNITS}, K", recipe=recipe)
     generator = np.random.default_rng(0)
     z = generator.normal(size=(2, 16, 3, 5, 16)).astype(np.float32)
     levels = xr.concat([geopotential(5).z] * 3, xr.Variable("level", [300, 500, 850], {"axis": "Z"}))
@@ -178,6 +185,17 @@ def test_levels_samples_and_any_order_of_dimensions(root: Path) -> None:
     assert labelled.level.values.tolist() == [500, 850]
     assert np.array_equal(labelled.z.values, values[:, 0, :, :2])
     assert np.array_equal(labelled.t.values, values[:, 0, :, 2])
+
+
+@pytest.mark.parametrize("recipe", [{"variables": ["z"], "levels": [500]}, {"variables": ["z@500"], "channels": ["z"]}])
+def test_only_level_is_selected_from_several(root: Path, recipe: dict[str, Any]) -> None:
+    levels = [geopotential(4).z * scale for scale in (1, 2)]
+    data = xr.concat(levels, xr.Variable("level", [850, 500])).transpose("time", "level", ...).to_dataset(name="z")
+    data["z"].attrs["units"] = UNITS
+    frames = fit(Source("x.nc", data), saved_model(root, recipe=recipe)).read([0], [3], 1)
+    assert np.allclose(frames[0, 0, 0], blocks(2 * geopotential(4).z.values[3]), atol=1e-5)
+    with pytest.raises(UserError, match="has the levels 850, 500, and the model takes only one"):
+        fit(Source("x.nc", data), saved_model(root))
 
 
 def test_rows_are_weighted_as_in_the_coarsening_of_the_store(root: Path) -> None:
