@@ -29,7 +29,6 @@ import numpy as np
 import psutil
 import requests
 import torch
-import xarray as xr
 
 from data_prep.navier_stokes import generate
 from mcrnn.config.sections import Configuration
@@ -46,10 +45,12 @@ from tests.support.served import (
     NETCDF,
     Served,
     arrow,
+    as_json,
     bad_requests,
-    forecast_of,
+    read_forecast,
     replica_processes,
     served_model,
+    write_netcdf,
 )
 
 GIVEN, STEPS, CALLERS = 10, 20, 8
@@ -106,15 +107,15 @@ def measure(served: Served, model: TrainedModel, frames: np.ndarray, netcdf: Pat
 
     All kinds of request are measured in turn, so that what else the machine does is the same for all.
     """
-    session = requests.Session()
+    session, query = requests.Session(), {"steps": str(STEPS)}
     bodies = {
-        "JSON": ({"frames": frames.tolist(), "steps": STEPS}, JSON, ""),
-        "Arrow": (arrow(frames), ARROW, f"?steps={STEPS}"),
-        "NetCDF": (netcdf.read_bytes(), NETCDF, f"?steps={STEPS}"),
+        "JSON": (as_json({"frames": frames.tolist()}), JSON),
+        "Arrow": (arrow(frames), ARROW),
+        "NetCDF": (netcdf.read_bytes(), NETCDF),
     }
 
     def ask(name: str, session: requests.Session = session) -> None:
-        answer = served.post(*bodies[name], session=session)
+        answer = served.post(*bodies[name], query, session)
         assert answer.status_code == 200, answer.text
 
     found: dict[str, list[float]] = {name: [] for name in ("model.predict", *bodies)}
@@ -173,12 +174,12 @@ def hammer(served: Served, models: list[TrainedModel], root: Path, total: int) -
         while (number := next(numbers)) < total:
             which = number % len(questions)
             try:
-                answer = served.post(bodies[which], ARROW, f"?steps={STEPS}", session)
+                answer = served.post(bodies[which], ARROW, {"steps": str(STEPS)}, session)
                 if answer.status_code != 200:
                     outcome = f"lost: status {answer.status_code} {answer.text[:80]}"
                 else:
                     version = answer.headers["X-Model-Version"]
-                    difference = np.abs(forecast_of(answer) - expected[int(version) - 1][which]).max()
+                    difference = np.abs(read_forecast(ARROW, answer.content) - expected[int(version) - 1][which]).max()
                     outcome = f"right, version {version}" if difference <= TOLERANCE * scale else "wrong"
             except requests.RequestException as error:
                 outcome = f"lost: {type(error).__name__}"
@@ -200,9 +201,9 @@ def refuse(served: Served, frames: np.ndarray, netcdf: Path, total: int) -> Coun
     before = {process.pid for process in replica_processes(served.process.pid)}
     cases, results = bad_requests(frames, netcdf), Counter[str]()
     for number in range(total):
-        arguments, status, sentence = cases[number % len(cases)]
-        answer = served.post(**arguments)
-        clear = answer.status_code == status and sentence in answer.json()["error"]
+        case = cases[number % len(cases)]
+        answer = served.post(case.body, case.kind, case.query)
+        clear = answer.status_code == case.status and case.sentence in answer.json()["error"]
         results[f"status {answer.status_code}, {'with its sentence' if clear else answer.text[:100]}"] += 1
     after = {process.pid for process in replica_processes(served.process.pid)}
     results["replicas lost"] = len(before - after)
@@ -223,10 +224,7 @@ def main() -> None:
         (paper,) = prepare(root, "paper", 1)
         models = prepare(root, "small", 3)
         frames = np.random.default_rng(0).normal(size=(1, GIVEN, 1, 16, 16)).astype(np.float32)
-        fine = np.repeat(np.repeat(frames[0, :, 0], 4, -1), 4, -2)
-        netcdf = root / "given.nc"
-        data = xr.Dataset({"vorticity": (("t", "row", "column"), fine)}, {"t": np.arange(1.0, GIVEN + 1)})
-        data.to_netcdf(netcdf)
+        netcdf = write_netcdf(root / "given.nc", frames[0, :, 0], coarsen=4)
         print(f"{options.replicas} replicas, {psutil.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
         if options.repeats:
             with server(root, "paper", options.replicas) as served:

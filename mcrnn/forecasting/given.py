@@ -106,8 +106,8 @@ def fit(source: Source, model: TrainedModel) -> GivenFrames:
     Raises:
         UserError: the source is not what the model takes; the message says what it takes.
     """
-    levels = [float(level) for level in model.field.recipe.get("levels") or []]
-    channels = tuple(_channel(source, name, levels) for name in model.field.channels)
+    origins = _origins(model.field.recipe)
+    channels = tuple(_channel(source, name, origins.get(name)) for name in model.field.channels)
     first = channels[0]
     time, rows, columns = _roles(source, first)
     others = [str(name) for name in first.dims if name not in (time, rows, columns)]
@@ -139,11 +139,23 @@ def fit(source: Source, model: TrainedModel) -> GivenFrames:
     )
 
 
-def _channel(source: Source, name: str, levels: list[float]) -> xr.DataArray:
-    """Return a channel: the variable of its name, or the level of a variable that its name ends with, as in z500."""
+def _origins(recipe: dict[str, Any]) -> dict[str, tuple[str, float | None]]:
+    """Return of which variable, and at which level, the channels of a store are, as far as its recipe says so."""
+    names, variables = recipe.get("channels", []), recipe.get("variables", [])
+    if names:
+        parts = [str(variable).partition("@") for variable in variables]
+        return {n: (v, float(level) if at else None) for n, (v, at, level) in zip(names, parts, strict=True)}
+    levels = recipe.get("levels") or []  # as earlier versions have written it
+    return {str(v): (str(v), float(levels[0])) for v in variables} if len(levels) == 1 else {}
+
+
+def _channel(source: Source, name: str, origin: tuple[str, float | None] | None) -> xr.DataArray:
+    """Return a channel: the variable of its name, or a level of the variable that it was made of, as z500 of z."""
     variables = source.dataset.data_vars
     if name in variables:
-        found, level = variables[name], levels[0] if len(levels) == 1 else None
+        found, level = variables[name], origin[1] if origin is not None else None
+    elif origin is not None and origin[0] in variables:
+        found, level = variables[origin[0]], origin[1]
     else:
         parts = {v: re.fullmatch(re.escape(str(v)) + r"([0-9.]+)", name) for v in variables}
         matches = [(variables[v], float(part.group(1))) for v, part in parts.items() if part is not None]

@@ -158,7 +158,8 @@ def _open_store(location: Location, name: str, split: str) -> Iterator[Source]:
     if split not in SPLITS:
         raise UserError(f"--split is {', '.join(SPLITS)}, not '{split}'{did_you_mean(split, SPLITS)}")
     with _open_zarr(location, name, split) as dataset:
-        field = dataset["field"].isel(sample=0, drop=True) if store.is_series else dataset["field"]
+        field = dataset["field"].drop_vars("row_area", errors="ignore")
+        field = field.isel(sample=0, drop=True) if store.is_series else field
         # The conventions of CF keep the names height and time for what has a unit of length or of time.
         names = {"height": "row", "width": "column", "time": "time" if "calendar" in store.attributes else "t"}
         for dimension in ("height", "width"):

@@ -24,6 +24,7 @@ COMMANDS = (
     "mcrnn.forecast",
     "mcrnn.serve",
     "mcrnn.status",
+    "mcrnn.report",
     "mcrnn.stop",
     "mcrnn.promote",
     "mcrnn.leaderboard",

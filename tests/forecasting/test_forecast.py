@@ -16,14 +16,16 @@ from mcrnn.data.field_reader import coarsened
 from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.time_step import TimeStep
 from mcrnn.errors import UserError
+from mcrnn.evaluation.result import evaluate_model
 from mcrnn.forecasting.given import fit
 from mcrnn.forecasting.source import Source, opened
 from mcrnn.forecasting.starts import find_starts
 from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
+from mcrnn.reports.forecasts import write_forecasts
 from mcrnn.storage.root import Storage
 from tests.conftest import CommandRunner
-from tests.support.registered_models import describe, register, save
+from tests.support.registered_models import describe, save
 from tests.support.s3_server import S3Server
 
 LATITUDE, LONGITUDE = np.linspace(75, -75, 16), np.arange(16) * 22.5
@@ -107,12 +109,12 @@ def test_forecast_of_a_file_continues_its_times_grid_and_attributes(
     assert "there is a 'f.nc' already" in again.stderr
 
 
-def test_forecasts_of_a_store_equal_those_of_its_evaluation(command: CommandRunner, root: Path, database: Path) -> None:
+def test_forecasts_of_a_store_equal_those_of_its_evaluation(command: CommandRunner, root: Path) -> None:
     config, field = describe(root)
-    register(Storage(str(root)), "ns", save(root / "models/ns", config, field))
-    evaluated = command("mcrnn.evaluate", "models:/ns@champion", "--out", "report", "--save-forecasts", "all")
-    assert evaluated.returncode == 0, evaluated.stderr
-    done = command("mcrnn.forecast", "models:/ns@champion", "data/tiny.zarr", "--from", "4", "--out", "f.zarr")
+    model = trained_model.load(save(root / "models/ns", config, field))
+    evaluated = evaluate_model("ns", model, Storage(str(root)))
+    write_forecasts(root / "report/forecasts.zarr", {"ns": evaluated}, None)
+    done = command("mcrnn.forecast", "models/ns", "data/tiny.zarr", "--from", "4", "--out", "f.zarr")
     assert (done.returncode, done.stderr) == (0, "")
     expected = xr.open_zarr(root / "report/forecasts.zarr").forecast[0, :, :, 0]
     found = xr.open_zarr(root / "f.zarr")
@@ -120,8 +122,7 @@ def test_forecasts_of_a_store_equal_those_of_its_evaluation(command: CommandRunn
     assert found.vorticity.shape == expected.shape == (4, 6, 8, 8)
     assert np.abs(found.vorticity.values - expected.values).max() <= 1e-6
     assert found.t.values.tolist() == [5.0, 6.0, 7.0, 8.0, 9.0, 10.0]
-    assert found.attrs["mcrnn_model"] == "models:/ns@champion"
-    assert found.attrs["mcrnn_model_version"] == "1"
+    assert found.attrs["mcrnn_model"] == "models/ns"
     assert found.attrs["mcrnn_store_digest"] == field.store_digest
 
 
@@ -151,8 +152,15 @@ def test_many_starts_from_s3_to_s3_equal_single_forecasts(
     assert "there is a 's3://lab/out/all.zarr' already" in command(*forecast, "--out", "s3://lab/out/all.zarr").stderr
 
 
-def test_levels_samples_and_any_order_of_dimensions(root: Path) -> None:
-    model = saved_model(root, channels=("z500", "z850", "t"), units=f"{UNITS}, K", recipe={"levels": [500, 850]})
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"variables": ["z", "z", "t"], "levels": [500, 850]},  # as version 0.1.0 wrote it
+        {"variables": ["z@500", "z@850", "t"], "channels": ["z500", "z850", "t"]},
+    ],
+)
+def test_levels_samples_and_any_order_of_dimensions(root: Path, recipe: dict[str, Any]) -> None:
+    model = saved_model(root, channels=("z500", "z850", "t"), units=f"{UNITS}, K", recipe=recipe)
     generator = np.random.default_rng(0)
     z = generator.normal(size=(2, 16, 3, 5, 16)).astype(np.float32)
     levels = xr.concat([geopotential(5).z] * 3, xr.Variable("level", [300, 500, 850], {"axis": "Z"}))
@@ -177,6 +185,17 @@ def test_levels_samples_and_any_order_of_dimensions(root: Path) -> None:
     assert labelled.level.values.tolist() == [500, 850]
     assert np.array_equal(labelled.z.values, values[:, 0, :, :2])
     assert np.array_equal(labelled.t.values, values[:, 0, :, 2])
+
+
+@pytest.mark.parametrize("recipe", [{"variables": ["z"], "levels": [500]}, {"variables": ["z@500"], "channels": ["z"]}])
+def test_only_level_is_selected_from_several(root: Path, recipe: dict[str, Any]) -> None:
+    levels = [geopotential(4).z * scale for scale in (1, 2)]
+    data = xr.concat(levels, xr.Variable("level", [850, 500])).transpose("time", "level", ...).to_dataset(name="z")
+    data["z"].attrs["units"] = UNITS
+    frames = fit(Source("x.nc", data), saved_model(root, recipe=recipe)).read([0], [3], 1)
+    assert np.allclose(frames[0, 0, 0], blocks(2 * geopotential(4).z.values[3]), atol=1e-5)
+    with pytest.raises(UserError, match="has the levels 850, 500, and the model takes only one"):
+        fit(Source("x.nc", data), saved_model(root))
 
 
 def test_rows_are_weighted_as_in_the_coarsening_of_the_store(root: Path) -> None:

@@ -102,7 +102,9 @@ def test_registered_models_load_without_the_package_and_give_the_same_numbers(ro
 def test_predict_returns_the_kind_of_array_that_it_was_given(root: Path, storage: Storage) -> None:
     config, field = describe(root)
     register(storage, "kinds", save(root / "m", config, field))
-    model = model_loading.load_model("models:/kinds@champion", storage)
+    loaded = model_loading.find("models:/kinds@champion", storage)
+    model, identity = loaded.model, loaded.identity("models:/kinds@champion")
+    assert (identity["model_version"], identity["model_digest"]) == ("1", model.digest)
     frames = np.random.default_rng(1).normal(size=(2, 5, 1, 8, 8)).astype(np.float32)
     expected = model.predict(frames, 3)
     assert isinstance(expected, np.ndarray)

@@ -13,25 +13,25 @@ import numpy as np
 import psutil
 import pytest
 import requests
-import xarray as xr
 
 from benchmarks import serving
 from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
-from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
 from tests.conftest import CommandRunner
-from tests.support.processes import free_port, wait_for
+from tests.support.processes import Start, free_port, wait_for
 from tests.support.registered_models import describe, register, save
 from tests.support.served import (
     ARROW,
-    NETCDF,
+    JSON,
     Served,
     arrow,
+    as_json,
     bad_requests,
-    forecast_of,
+    read_forecast,
     replica_processes,
     served_model,
+    write_netcdf,
 )
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
@@ -41,68 +41,49 @@ TOKEN = "a-token-of-enough-characters"
 
 def register_versions(root: Path, storage: Storage, count: int) -> list[TrainedModel]:
     """Versions 1, 2, ... of the model `ns`, whose weights differ."""
-    config, field = describe(root)
-    folders = [save(root / f"models/{seed}", config, field, seed=seed) for seed in range(count)]
+    folders = [save(root / f"models/{seed}", *describe(root), seed=seed) for seed in range(count)]
     for folder in folders:
         register(storage, "ns", folder)
-    return [trained_model.load(LocalFolder(folder.path)) for folder in folders]
+    return [trained_model.load(folder) for folder in folders]
 
 
-def write_netcdf(path: Path, frames_THW: np.ndarray) -> Path:
-    data = xr.Dataset({"vorticity": (("t", "row", "column"), frames_THW)}, {"t": np.arange(1.0, len(frames_THW) + 1)})
-    data.to_netcdf(path)
-    return path
+@pytest.fixture
+def frames() -> np.ndarray:
+    """Given frames of three forecasts."""
+    return np.random.default_rng(0).normal(size=(3, 4, 1, 8, 8)).astype(np.float32)
 
 
-@pytest.mark.long(25)
-def test_model_is_served_in_each_kind_of_body_and_follows_its_alias(
-    root: Path, storage: Storage, ray_folder: Path
+def test_model_is_served_and_its_alias_followed(
+    root: Path, storage: Storage, start: Start, shared_ray: str, frames: np.ndarray
 ) -> None:
     first, second = register_versions(root, storage, 2)
-    options = ("--poll", "0.2", "--max-mb", "1")
-    with served_model(root, "models:/ns@champion", *options, token=TOKEN) as served:
-        _ask_refuse_and_move(root, served, first, second)
-        served.process.send_signal(signal.SIGTERM)
-        assert served.process.wait(60) == 0
-
-
-def _ask_refuse_and_move(root: Path, served: Served, first: TrainedModel, second: TrainedModel) -> None:
-    frames = np.random.default_rng(0).normal(size=(3, 4, 1, 8, 8)).astype(np.float32)
-    netcdf = write_netcdf(root / "given.nc", np.repeat(np.repeat(frames[0, :, 0], 2, -1), 2, -2))
-
-    answers = [served.post({"frames": frames.tolist(), "steps": 5}), served.post(arrow(frames), ARROW, "?steps=5")]
-    expected = first.predict(frames, 5)
-    for answer in answers:
-        assert answer.status_code == 200, answer.text
-        assert np.abs(forecast_of(answer) - expected).max() <= 1e-6
-        assert answer.headers["X-Model-Version"] == "1"
-    answer = served.post(netcdf.read_bytes(), NETCDF, "?steps=5")
-    assert answer.status_code == 200, answer.text
-    (root / "answer.nc").write_bytes(answer.content)
-    with xr.open_dataset(root / "answer.nc") as found:
-        assert np.abs(found.vorticity.values - expected[0, :, 0]).max() <= 1e-6
-        assert found.t.values.tolist() == [5.0, 6.0, 7.0, 8.0, 9.0]
-        assert found.attrs["mcrnn_model_digest"] == first.digest
-
-    assert requests.post(f"{served.url}/forecast", timeout=30).status_code == 401
-    assert requests.get(f"{served.url}/model", timeout=30, headers={"Authorization": "Bearer x"}).status_code == 401
-    for arguments, status, sentence in bad_requests(frames, netcdf):
-        answer = served.post(**arguments)
-        assert (answer.status_code, sentence in answer.json()["error"]) == (status, True), answer.text
+    port = free_port()
+    options = ("--port", str(port), "--poll", "0.2")
+    process = start("mcrnn.serve", "models:/ns@champion", *options, MCRNN_SERVE_TOKEN=TOKEN)
+    served = Served(process, f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {TOKEN}"})
+    wait_for(served.is_healthy, process, 240)
+    for kind, body in ((JSON, as_json({"frames": frames.tolist()})), (ARROW, arrow(frames))):
+        answer = served.post(body, kind, {"steps": "5"})
+        assert (answer.status_code, answer.headers["X-Model-Version"]) == (200, "1"), answer.text
+        assert np.abs(read_forecast(kind, answer.content) - first.predict(frames, 5)).max() <= 1e-6
+    refused = served.post(as_json({"frames": frames[..., :3].tolist()}))
+    assert refused.status_code == 400
+    assert "the model takes (batch, time, channel, height, width) with 1 channel and 8 x 8" in refused.json()["error"]
+    for headers in ({}, {"Authorization": "Bearer another-token-of-that-length"}):
+        for path in ("/", "/model", "/metrics", "/openapi.json"):
+            assert requests.get(served.url + path, headers=headers, timeout=30).status_code == 401
+        assert requests.post(f"{served.url}/forecast", headers=headers, timeout=30).status_code == 401
     assert served.get("/nothing").json() == {"error": "there is no /nothing here; / says what there is"}
     assert "/forecast" in served.get("/openapi.json").json()["paths"]
     assert "<code>POST /forecast</code>" in served.get("/").text
     assert 'mcrnn_requests_total{kind="application/json",status="200"} 1.0' in served.get("/metrics").text
-    assert len(replica_processes(served.process.pid)) == 1
-    command = psutil.Process(served.process.pid)
-    connections = [c for each in (command, *command.children(recursive=True)) for c in each.net_connections("inet")]
-    listening = {c.laddr.ip for c in connections if c.status == "LISTEN"}
-    assert listening <= {"127.0.0.1", "::ffff:127.0.0.1"}
 
     mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}").set_registered_model_alias("ns", "champion", "2")
-    wait_for(lambda: served.get("/model").json()["model_version"] == "2", served.process, 60)
-    answer = served.post({"frames": frames.tolist(), "steps": 5})
-    assert np.abs(forecast_of(answer) - second.predict(frames, 5)).max() <= 1e-6
+    wait_for(lambda: served.get("/model").json()["model_version"] == "2", process, 60)
+    answer = served.post(arrow(frames), ARROW, {"steps": "5"})
+    assert np.abs(read_forecast(ARROW, answer.content) - second.predict(frames, 5)).max() <= 1e-6
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
 
 
 def test_open_server_without_a_token_is_refused(command: CommandRunner) -> None:
@@ -114,45 +95,48 @@ def test_open_server_without_a_token_is_refused(command: CommandRunner) -> None:
 
 
 @pytest.mark.soak
-def test_no_request_is_lost_while_the_alias_moves_and_a_replica_is_killed(root: Path, ray_folder: Path) -> None:
-    models = serving.prepare(root, "small", 3)
-    frames = np.random.default_rng(0).normal(size=(1, serving.GIVEN, 1, 16, 16)).astype(np.float32)
-    netcdf = write_netcdf(root / "given.nc", np.repeat(np.repeat(frames[0, :, 0], 4, -1), 4, -2))
-    with serving.server(root, "small", replicas=2) as served:
-        results = serving.hammer(served, models, root, 10_000)
-        assert results.total() == 10_000
-        assert all(outcome.startswith("right, version ") for outcome in results), results
-        assert len(results) == 3
-        refused = serving.refuse(served, frames, netcdf, 200)
-        assert refused.pop("replicas lost") == 0
-        assert all(outcome.startswith("status 4") and "with its sentence" in outcome for outcome in refused), refused
+def test_server_opens_ports_on_loopback_only_and_survives_bad_requests(
+    root: Path, storage: Storage, ray_folder: Path, frames: np.ndarray
+) -> None:
+    register_versions(root, storage, 1)
+    netcdf = write_netcdf(root / "given.nc", frames[0, :, 0], coarsen=2)
+    with served_model(root, "models:/ns@champion", "--max-mb", "1") as served:
+        (replica,) = replica_processes(served.process.pid)
+        for case in bad_requests(frames[:1], netcdf):
+            answer = served.post(case.body, case.kind, case.query)
+            assert (answer.status_code, case.sentence in answer.json()["error"]) == (case.status, True), answer.text
+        assert replica.is_running()
+        command = psutil.Process(served.process.pid)
+        connections = [c for each in (command, *command.children(recursive=True)) for c in each.net_connections("inet")]
+        assert {c.laddr.ip for c in connections if c.status == "LISTEN"} <= {"127.0.0.1", "::ffff:127.0.0.1"}
 
 
 @pytest.mark.soak
-def test_registered_model_is_served_by_mlflow_alone(root: Path, storage: Storage) -> None:
+def test_no_request_is_lost_while_the_alias_moves_and_a_replica_is_killed(root: Path, ray_folder: Path) -> None:
+    models = serving.prepare(root, "small", 3)
+    with serving.server(root, "small", replicas=2) as served:
+        results = serving.hammer(served, models, root, 10_000)
+        assert results.total() == 10_000
+        assert results.keys() == {"right, version 1", "right, version 2", "right, version 3"}, results
+
+
+@pytest.mark.soak
+def test_registered_model_is_served_by_mlflow_alone(root: Path, storage: Storage, frames: np.ndarray) -> None:
     (model,) = register_versions(root, storage, 1)
     port = free_port()
     words = ("models", "serve", "--model-uri", "models:/ns@champion", "--env-manager", "local", "--port", str(port))
     programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # MLflow looks for uvicorn there
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}", "PATH": programs}
     server = subprocess.Popen([sys.executable, "-m", "mlflow", *words], env=environment, start_new_session=True)
+    served = Served(server, f"http://127.0.0.1:{port}")
     try:
-        address = f"http://127.0.0.1:{port}"
-        wait_for(lambda: answers(f"{address}/health"), server, 240)
-        frames = np.random.default_rng(0).normal(size=(2, 4, 1, 8, 8)).astype(np.float32)
+        wait_for(served.is_healthy, seconds=240)
         asked = {"inputs": frames.tolist(), "params": {"steps": 3}}
-        answer = requests.post(f"{address}/invocations", json=asked, timeout=60)
+        answer = requests.post(f"{served.url}/invocations", json=asked, timeout=60)
         assert answer.status_code == 200, answer.text
         assert np.abs(np.array(answer.json()["predictions"]) - model.predict(frames, 3)).max() <= 1e-5
-        wrong = requests.post(f"{address}/invocations", json={"inputs": frames[..., :3].tolist()}, timeout=60)
+        wrong = requests.post(f"{served.url}/invocations", json={"inputs": frames[..., :3].tolist()}, timeout=60)
         assert wrong.status_code == 400, wrong.text
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-
-
-def answers(address: str) -> bool:
-    try:
-        return requests.get(address, timeout=5).ok
-    except requests.RequestException:
-        return False

@@ -8,15 +8,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import psutil
 import pyarrow as pa
 import requests
+import xarray as xr
 
 from tests.support.processes import free_port
 
@@ -32,11 +34,24 @@ def arrow(frames: np.ndarray, column: str = "frames") -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def forecast_of(answer: requests.Response) -> np.ndarray:
+def as_json(content: Any) -> bytes:
+    """A body in JSON."""
+    return json.dumps(content).encode()
+
+
+def write_netcdf(path: Path, frames_THW: np.ndarray, coarsen: int) -> Path:
+    """A file whose means over blocks are some frames of a generated field, at the times 1, 2, ..."""
+    fine_THW = frames_THW.repeat(coarsen, axis=1).repeat(coarsen, axis=2)
+    data = xr.Dataset({"vorticity": (("t", "row", "column"), fine_THW)}, {"t": np.arange(1.0, len(fine_THW) + 1)})
+    data.to_netcdf(path)
+    return path
+
+
+def read_forecast(kind: str, body: bytes) -> np.ndarray:
     """The forecasts that an answer in JSON or Arrow has."""
-    if answer.headers["content-type"] == JSON:
-        return np.array(answer.json()["forecast"], np.float32)
-    column = pa.ipc.open_stream(answer.content).read_all().column("forecast").combine_chunks()
+    if kind == JSON:
+        return np.array(json.loads(body)["forecast"], np.float32)
+    column = pa.ipc.open_stream(body).read_all().column("forecast").combine_chunks()
     return (column.chunk(0) if isinstance(column, pa.ChunkedArray) else column).to_numpy_ndarray()
 
 
@@ -56,12 +71,11 @@ class Served:
             return False
 
     def post(
-        self, body: Any, kind: str = JSON, query: str = "", session: Any = requests, **headers: str
+        self, body: bytes, kind: str = JSON, query: Mapping[str, str] = MappingProxyType({}), session: Any = requests
     ) -> requests.Response:
-        """Ask for forecasts; a body that is no bytes is sent as JSON."""
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        sent = {"Content-Type": kind} | self.headers | headers
-        return session.post(f"{self.url}/forecast{query}", data=content, headers=sent, timeout=120)
+        """Ask for forecasts."""
+        headers = {"Content-Type": kind} | self.headers
+        return session.post(f"{self.url}/forecast", data=body, params=dict(query), headers=headers, timeout=120)
 
     def get(self, path: str) -> requests.Response:
         return requests.get(self.url + path, headers=self.headers, timeout=30)
@@ -97,44 +111,60 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def bad_requests(frames: np.ndarray, netcdf: Path) -> list[tuple[dict[str, Any], int, str]]:
-    """Requests that must be refused: the arguments of `post`, the status, and a part of the sentence."""
-    good = frames.tolist()
+@dataclass(frozen=True)
+class BadRequest:
+    """A request that must be refused, the status of the answer, and a part of its sentence."""
+
+    status: int
+    sentence: str
+    body: bytes
+    kind: str = JSON
+    query: dict[str, str] = field(default_factory=dict)
+
+
+def bad_requests(frames: np.ndarray, netcdf: Path) -> list[BadRequest]:
+    """Requests that a model of one channel must refuse, where bodies may have 1 MB.
+
+    Args:
+        frames: given frames that it takes, (1, time, 1, height, width).
+        netcdf: the same as a file.
+    """
     hole = frames.copy()
     hole.flat[3] = np.nan
-    cases: list[tuple[dict[str, Any], int, str]] = [
-        ({"body": b"{"}, 400, "the body is not JSON"),
-        ({"body": b"\xff\xfe"}, 400, "the body is not JSON"),
-        ({"body": b"[" * 100_000}, 400, "the body is not JSON"),
-        ({"body": []}, 400, "the body: input should be"),
-        ({"body": {}}, 400, "frames: field required"),
-        ({"body": {"frames": good, "step": 3}}, 400, "step: extra inputs are not permitted"),
-        ({"body": {"frames": good, "steps": 0}}, 400, "steps: input should be greater than 0"),
-        ({"body": {"frames": good, "steps": "many"}}, 400, "steps: input should be a valid integer"),
-        ({"body": {"frames": good, "steps": 10**12}}, 400, "at most 1000 are computed here"),
-        ({"body": {"frames": [[1, 2], [3]]}}, 400, "nested lists of numbers"),
-        ({"body": {"frames": [["a"]]}}, 400, "nested lists of numbers"),
-        ({"body": {"frames": []}}, 400, "the frames have the shape"),
-        ({"body": {"frames": frames[..., :3].tolist()}}, 400, "with 1 channel and"),
-        ({"body": {"frames": np.zeros((1, 2, 3, 8, 8)).tolist()}}, 400, "with 1 channel and"),
-        ({"body": {"frames": hole.tolist()}}, 400, "the frames have missing values"),
-        ({"body": {"frames": good}, "query": "?warm_up=3"}, 400, "warm_up and start go with NetCDF"),
-        ({"body": b"no", "kind": ARROW}, 400, "no Arrow stream with a column 'frames'"),
-        ({"body": arrow(frames, "field"), "kind": ARROW}, 400, "no Arrow stream with a column 'frames'"),
-        ({"body": arrow(frames[..., :2]), "kind": ARROW}, 400, "with 1 channel and"),
-        ({"body": arrow(frames), "kind": ARROW, "query": "?steps=x"}, 400, "steps: input should be a valid integer"),
-        ({"body": b"CDF", "kind": NETCDF}, 400, "'the body' cannot be read as NetCDF"),
-        ({"body": netcdf.read_bytes()[:3000], "kind": NETCDF}, 400, "'the body' cannot be read as NetCDF"),
-        ({"body": netcdf.read_bytes(), "kind": NETCDF, "query": "?start=soon"}, 400, "--from is a time such as"),
-        ({"body": netcdf.read_bytes(), "kind": NETCDF, "query": "?warm_up=99"}, 400, "and a forecast is given 99"),
-        (
-            {"body": netcdf.read_bytes(), "kind": NETCDF, "query": "?steps=1000&start=all&warm_up=1"},
-            400,
-            "at most 1 MB",
-        ),
-        ({"body": netcdf.read_bytes(), "kind": NETCDF, "query": "?what=1"}, 400, "what: extra inputs"),
-        ({"body": good, "kind": "text/csv"}, 415, "not 'text/csv'"),
-        ({"body": good, "kind": ""}, 415, "the header Content-Type is"),
-        ({"body": b"0" * 1_100_000}, 413, "more than 1 MB"),
+    good, file = frames.tolist(), netcdf.read_bytes()
+    unreadable, no_tensors = "'the body' cannot be read as NetCDF", "no Arrow stream with a column 'frames'"
+
+    def of_json(sentence: str, content: Any, **query: str) -> BadRequest:
+        return BadRequest(400, sentence, as_json(content), query=query)
+
+    return [
+        BadRequest(400, "the body is not JSON", b"{"),
+        BadRequest(400, "the body is not JSON", b"\xff\xfe"),
+        BadRequest(400, "the body is not JSON", b"[" * 100_000),
+        of_json("the body: input should be", []),
+        of_json("frames: field required", {}),
+        of_json("step: extra inputs are not permitted", {"frames": good, "step": 3}),
+        of_json("steps: input should be greater than 0", {"frames": good, "steps": 0}),
+        of_json("steps: input should be a valid integer", {"frames": good, "steps": "many"}),
+        of_json("at most 1000 are computed here", {"frames": good, "steps": 10**12}),
+        of_json("nested lists of numbers", {"frames": [[1, 2], [3]]}),
+        of_json("nested lists of numbers", {"frames": [["a"]]}),
+        of_json("the frames have the shape", {"frames": []}),
+        of_json("with 1 channel and", {"frames": frames[..., :3].tolist()}),
+        of_json("with 1 channel and", {"frames": np.repeat(frames, 3, axis=2).tolist()}),
+        of_json("the frames have missing values", {"frames": hole.tolist()}),
+        of_json("warm_up and start go with NetCDF", {"frames": good}, warm_up="3"),
+        BadRequest(400, no_tensors, b"no", ARROW),
+        BadRequest(400, no_tensors, arrow(frames, "field"), ARROW),
+        BadRequest(400, "with 1 channel and", arrow(frames[..., :2]), ARROW),
+        BadRequest(400, "steps: input should be a valid integer", arrow(frames), ARROW, {"steps": "x"}),
+        BadRequest(400, unreadable, b"CDF", NETCDF),
+        BadRequest(400, unreadable, file[:3000], NETCDF),
+        BadRequest(400, "--from is a time such as", file, NETCDF, {"start": "soon"}),
+        BadRequest(400, "and a forecast is given 99", file, NETCDF, {"warm_up": "99"}),
+        BadRequest(400, "at most 1 MB", file, NETCDF, {"steps": "1000", "start": "all", "warm_up": "1"}),
+        BadRequest(400, "what: extra inputs", file, NETCDF, {"what": "1"}),
+        BadRequest(415, "not 'text/csv'", b"1,2", "text/csv"),
+        BadRequest(415, "the header Content-Type is", b"1,2", ""),
+        BadRequest(413, "more than 1 MB", b"0" * 1_100_000),
     ]
-    return cases
