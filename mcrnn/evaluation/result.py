@@ -26,7 +26,8 @@ from mcrnn.evaluation.metrics import (
     spectrum_error,
 )
 from mcrnn.evaluation.scoring import score, score_baselines
-from mcrnn.models import model_cost
+from mcrnn.evaluation.spread import spread_metrics
+from mcrnn.models.ensemble import Ensemble
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.location import Location
 from mcrnn.storage.root import Storage
@@ -117,6 +118,8 @@ def evaluate_model(
     baselines = score_baselines(evaluation_set, model.network.channels_out, batch_size=BATCH_SIZE)
     metrics = _metrics(uri, model, field_store, evaluation_set, scores, baselines)
     metrics["frames_per_second"] = frames_per_second
+    if isinstance(model, Ensemble):
+        metrics |= spread_metrics(model, evaluation_set)
     as_configured = (
         starts is None
         and (evaluation_set.warm_up, evaluation_set.horizon) == (configured.warm_up, configured.horizon)
@@ -140,6 +143,8 @@ def _cache_key(model: TrainedModel, store: FieldStore, evaluation_set: Evaluatio
         model.config.model.model_dump(),
         evaluation_set.starts,
     ]
+    if isinstance(model, Ensemble):
+        settings += [each.config.model_dump() for each in model.members]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()[:32]
 
@@ -175,11 +180,11 @@ def _metrics(
     predicted = model.network.channels_out
     std = np.array(store.statistic("std", model.config.data.variables))[:predicted]
     warm_up, steps = evaluation_set.warm_up, evaluation_set.steps
-    costs = model_cost(model.config.model, model.field.frame_shape)
+    costs = model.cost
     by_step = rmse_by_step(scores.squared)
     metrics: dict[str, Any] = {
         "model": uri,
-        "architecture": model.config.model.architecture,
+        "architecture": model.architecture,
         "parameters": costs.parameters,
         "multiply_adds": costs.multiply_adds,
         "store": store.name,
