@@ -21,7 +21,6 @@ from mcrnn.evaluation.metrics import (
     spectrum_error,
 )
 from mcrnn.evaluation.uncertainty import rmse_interval
-from mcrnn.models import model_cost
 from mcrnn.models.trained_model import TrainedModel
 
 
@@ -43,13 +42,13 @@ def summarize(
     std = np.array(store.statistic("std", model.config.data.variables))[: len(channels)]
     has_one_unit = len(channels) == 1 or (len(set(units)) == 1 and ", " not in units[0])
     warm_up, steps = evaluation_set.warm_up, evaluation_set.steps
-    costs = model_cost(model.config.model, model.field.frame_shape)
+    costs = model.cost
     by_step, by_step_normalized = rmse_by_step(scores.squared), rmse_by_step(scores.squared / std**2)
     by_window_NC = scores.squared[:, warm_up:].mean(1)
     overlap = evaluation_set.overlap
     metrics: dict[str, Any] = {
         "model": uri,
-        "architecture": model.config.model.architecture,
+        "architecture": model.architecture,
         "parameters": costs.parameters,
         "multiply_adds": costs.multiply_adds,
         "store": store.name,

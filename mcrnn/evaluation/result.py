@@ -17,6 +17,8 @@ from mcrnn.evaluation.evaluation_set import EvaluationSet
 from mcrnn.evaluation.metric_summary import summarize
 from mcrnn.evaluation.metrics import Scores
 from mcrnn.evaluation.scoring import score, score_baselines
+from mcrnn.evaluation.spread import spread_metrics
+from mcrnn.models.ensemble import Ensemble
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.location import Location
 from mcrnn.storage.root import Storage
@@ -113,6 +115,8 @@ def evaluate_model(
     baselines = beside.baselines if beside else score_baselines(evaluation_set, model.network.channels_out)
     metrics = summarize(uri, model, field_store, evaluation_set, scores, baselines)
     metrics["frames_per_second"] = frames_per_second
+    if isinstance(model, Ensemble):
+        metrics |= spread_metrics(model, evaluation_set)
     as_configured = (
         starts is None
         and (evaluation_set.warm_up, evaluation_set.horizon) == (configured.warm_up, configured.horizon)
@@ -149,6 +153,8 @@ def _cache_key(model: TrainedModel, store: FieldStore, evaluation_set: Evaluatio
         model.config.model.model_dump(),
         evaluation_set.starts,
     ]
+    if isinstance(model, Ensemble):
+        settings += [each.config.model_dump() for each in model.members]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()[:32]
 

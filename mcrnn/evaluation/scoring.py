@@ -36,9 +36,7 @@ def score(
     like = next(network.parameters())
     scores = evaluation_set.empty_scores(evaluation_set.steps, network.channels_out)
     seconds = 0.0
-    for batch in evaluation_set.batches(
-        batch_size or evaluation_set.batch_size(max(weight.shape[0] for weight in network.parameters()))
-    ):
+    for batch in evaluation_set.batches(batch_size or evaluation_set.batch_size(network)):
         started = time.perf_counter()
         frames_BTCHW = batch.frames_BTCHW.to(like)
         given_BTCHW = scaling.to_model(frames_BTCHW[:, : evaluation_set.warm_up])

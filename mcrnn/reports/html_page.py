@@ -19,6 +19,8 @@ CAPTIONS = {
     "spectra": "Power spectrum at the last lead time. A forecast that falls below the truth on the right lacks detail.",
     "cost_parameters": "Closed-loop RMSE and size. The line joins the models that no smaller model beats.",
     "cost_multiply_adds": "Closed-loop RMSE and computation. The line joins the models that no cheaper model beats.",
+    "spread_skill": "Spread of the members of an ensemble, and error of their mean, by lead time. Where their ratio is "
+    "below 1, the members are closer to each other than to the truth.",
 }
 """Captions of figures by the name of their file."""
 FORECAST_CAPTION = (
@@ -81,6 +83,7 @@ def write_page(
 
 
 def _caption(stem: str) -> str:
+    stem = "spread_skill" if stem.startswith("spread_skill") else stem
     return CAPTIONS.get(stem, FORECAST_CAPTION if stem.startswith("forecast") else "")
 
 

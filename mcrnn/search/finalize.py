@@ -16,6 +16,7 @@ from mcrnn.evaluation.metrics import rmse, rmse_normalized
 from mcrnn.evaluation.scoring import score_baselines
 from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
+from mcrnn.search import ensemble as ensembles
 from mcrnn.search.attributes import END, RESULT, TrialEnd
 from mcrnn.search.budgets import time_limits
 from mcrnn.search.confirmation import Confirmation, statement
@@ -76,6 +77,7 @@ def finalize(search_run: SearchRun, sync: RunSync, best: FrozenTrial) -> None:
             origin=sync.tracker.origin,
         )
     )
+    ensemble = _make_ensemble(search_run, sync)
     rows = [
         {
             "trial": t.number,
@@ -101,6 +103,7 @@ def finalize(search_run: SearchRun, sync: RunSync, best: FrozenTrial) -> None:
         "model": search_run.model_name,
         "version": version,
         "alias": alias,
+        "ensemble": ensemble,
         "trials": rows,
     }
     own_run = sync.update_now(search_run.folder)
@@ -134,6 +137,22 @@ def _summarize(search_run: SearchRun, confirmation: Confirmation, rows: list[dic
         "configurations_asked": config.confirm.configurations,
         "limits": time_limits(config),
     }
+
+
+def _make_ensemble(search_run: SearchRun, sync: RunSync) -> dict[str, Any] | None:
+    """Pick, evaluate and register the ensemble; returns what the summary says of it, None where none was asked for."""
+    asked = search_run.search.search.ensemble
+    if not asked:
+        return None
+    built = ensembles.build(search_run)
+    if built is None:
+        return {"asked": asked, "members": []}
+    ensemble, found = built
+    run = ensembles.record(search_run, sync, ensemble, found)
+    test = _evaluate_on_test_split(ensemble, run, search_run.storage)
+    search_run.lease.check()
+    judged = ensembles.register_and_judge(search_run, sync, run, found, test)
+    return {"asked": asked, **found, "test": test_errors(test) if test else None, **judged}
 
 
 def _draw_figures(search_run: SearchRun, own_run: Run, rows: list[dict[str, Any]], shares: dict[str, float]) -> None:

@@ -75,7 +75,7 @@ def register(
     tags = {f"mcrnn.{key}": _tag(value) for key, value in found.items() if value is not None}
     tags |= {f"test.{key}": f"{value:.6g}" for key, value in test_errors(test_metrics or {}).items()}
     tags |= {
-        "mcrnn.architecture": model.config.model.architecture,
+        "mcrnn.architecture": model.architecture,
         "mcrnn.store": model.config.data.store,
         "mcrnn.store_digest": model.field.store_digest,
         **({"mcrnn.commit": origin["commit"]} if "commit" in origin else {}),
