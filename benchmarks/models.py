@@ -2,6 +2,7 @@
 
     python -m benchmarks.models [--repeats 15]
     python -m benchmarks.models --device cuda
+    ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.models    # as without AVX-512
 
 The networks have the paper's sizes: four layers, about 175,000 parameters, 16 x 16; windows have 25 frames, the first
 20 teacher-forced. A step is forward, loss, backward, clipping and Adam. The baseline (`paper_models`) and ours have the
@@ -38,8 +39,14 @@ PROMISED = {
     **{(name, batch): 1.3 for name in ("convlstm", "convgru") for batch in (1, 8)},
 }
 """How many times as fast as the baseline a step is at least, by architecture and batch size."""
-CONVOLUTIONS = ("aten.convolution.default", "aten.mkldnn_convolution.default", "aten.convolution_backward.default")
-"""PyTorch's operators that are convolutions."""
+CONVOLUTIONS = (
+    "aten.convolution.default",
+    "aten.convolution_backward.default",
+    "aten.addmm.out",
+    "aten.mm.out",
+    "aten.addmm_.default",
+)
+"""PyTorch's operators that are convolutions, or the products of matrices that stand for them."""
 
 
 def pair(architecture: str, grid: int, device: str) -> tuple[Forecaster, PaperForecaster]:
@@ -69,15 +76,16 @@ def training_step(model: nn.Module, x_BTCHW: torch.Tensor, precision: str = "flo
 
 def interleaved(works: dict[str, Callable[[], None]], repeats: int, device: str = "cpu") -> dict[str, float]:
     """Run the functions in turns, and return the median seconds of each; the first two turns do not count."""
+    clock = time.process_time if device == "cpu" else time.perf_counter  # on processors others may compute as well
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 2):
         for name, work in works.items():
-            started = time.perf_counter()
+            started = clock()
             work()
             if device == "cuda":
                 torch.cuda.synchronize()
             if turn >= 2:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -117,7 +125,7 @@ def times(repeats: int) -> None:
     """Print the time of a training step, and of the baseline's."""
     print(
         f"training step, {STEPS} frames, {TEACHER_FORCED} teacher-forced, 16 x 16, one thread; "
-        f"medians of {repeats} turns"
+        f"medians of {repeats} turns of processor time; {torch.backends.cpu.get_cpu_capability()}"
     )
     for batch in (1, 8):
         x = torch.randn(batch, STEPS + 1, 1, 16, 16)

@@ -5,19 +5,22 @@
 On a GPU every operation costs some microseconds of the host's time, which is more than the arithmetic of such small
 networks. The step is the trainer's own: loss with noise, backward pass, clipping, sums of the epoch, optimizer. The
 networks have the paper's sizes: windows of 25 steps, of which 20 are teacher-forced, 16 x 16. The step runs on the
-processor, with the question whether it is one answered by no, and with the fused kernels counted rather than run.
+processor, with the question whether it is one answered by no, and with the fused kernels counted rather than run. The
+second number is that with MCRNN_FUSED_GATES=1.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
+import triton
 
 from benchmarks.paper_models import LAYERS, SIZES
 from mcrnn.config.sections import Configuration
@@ -46,15 +49,17 @@ class CountedKernel:
 
 
 @contextlib.contextmanager
-def as_on_a_gpu(operations: DeviceOperations) -> Iterator[None]:
+def as_on_a_gpu(operations: DeviceOperations, fused_gates: bool) -> Iterator[None]:
     """Take the branches of a GPU within the context, and count what it would run."""
-    from mcrnn.models import minimal_recurrence_triton
+    from mcrnn.models import gated_recurrence_triton, minimal_recurrence_triton
 
     with contextlib.ExitStack() as patches:
         patches.enter_context(mock.patch("mcrnn.device.on_processor", return_value=False))
-        for name in ("_forward", "_backward"):
-            kernel = CountedKernel(f"minimal_recurrence{name}", operations)
-            patches.enter_context(mock.patch.object(minimal_recurrence_triton, name, kernel))
+        patches.enter_context(mock.patch.dict(os.environ, {"MCRNN_FUSED_GATES": "1" if fused_gates else "0"}))
+        for module in (minimal_recurrence_triton, gated_recurrence_triton):
+            kernels = [name for name, kernel in vars(module).items() if isinstance(kernel, triton.runtime.JITFunction)]
+            for name in kernels:
+                patches.enter_context(mock.patch.object(module, name, CountedKernel(name, operations)))
         patches.enter_context(operations)
         yield
 
@@ -78,13 +83,13 @@ def trainer(architecture: str, batch: int) -> Trainer:
     return Trainer(config, data, CallbackSession(lambda *_: None), torch.device("cpu"))
 
 
-def count(architecture: str, batch: int) -> DeviceOperations:
+def count(architecture: str, batch: int, fused_gates: bool) -> DeviceOperations:
     """Count the operations of a step after the first, which makes what is kept."""
     training = trainer(architecture, batch)
     windows = Batch(torch.randn(batch, 26, 1, 16, 16), list(range(batch)), 1.0)
     for _ in range(2):
         operations = DeviceOperations()
-        with as_on_a_gpu(operations):
+        with as_on_a_gpu(operations, fused_gates):
             training._step(windows)
     return operations
 
@@ -98,13 +103,15 @@ def main() -> None:
     print("device operations of a training step, 25 steps, 20 teacher-forced, 16 x 16")
     for batch in (1, 8):
         for architecture in SIZES:
-            operations = count(architecture, batch)
+            counted = [count(architecture, batch, fused_gates) for fused_gates in (False, True)]
+            by_default, fused = (operations.calls.total() for operations in counted)
             print(
-                f"  batch {batch}  {architecture:<15} {operations.calls.total():5}   (aim: at most "
-                f"{AIMS[architecture]:,})   tensors made from Python numbers: {operations.from_lists}"
+                f"  batch {batch}  {architecture:<15} {by_default:5,} {fused:5,}   (aim: at most "
+                f"{AIMS[architecture]:,})   tensors made from Python numbers: {counted[0].from_lists}",
+                flush=True,
             )
             if options.kinds:
-                print("    " + ", ".join(f"{name} {number}" for name, number in operations.calls.most_common()))
+                print("    " + ", ".join(f"{name} {number}" for name, number in counted[1].calls.most_common()))
 
 
 if __name__ == "__main__":

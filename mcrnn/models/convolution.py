@@ -31,11 +31,14 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from mcrnn import device
+from mcrnn.models import matrix_convolution
 
 CACHED_GRID_POINTS = 8192
 """Grid points of the frames that a processor works on at a time, so that they stay in its cache: 32 of 16 x 16."""
 BACKWARD_GRID_POINTS = 2048
 """Grid points of the frames whose gradients are computed at a time: eight of 16 x 16."""
+GPU_BACKWARD_GRID_POINTS = 65536
+"""On a GPU: the steps of a closed loop, of 256 frames of 16 x 16 in all, wait for one another."""
 PADDINGS = ("circular", "cylinder", "zeros")
 
 
@@ -83,13 +86,13 @@ class BoundaryPadding:
         if not self.rows and not self.columns:
             return x_NCHW.contiguous(memory_format=torch.channels_last)
         frames, channels, height, width = x_NCHW.shape
-        points = device.constant(_wrapped_points, height, width, self.rows, self.columns, x_NCHW.device, like=x_NCHW)
+        points = device.constant(wrapped_points, height, width, self.rows, self.columns, x_NCHW.device, like=x_NCHW)
         x_NPC = x_NCHW.permute(0, 2, 3, 1).reshape(frames, height * width, channels)
         padded_NPC = x_NPC.index_select(1, points)
         return padded_NPC.view(frames, height + 2 * self.rows, -1, channels).permute(0, 3, 1, 2)
 
 
-def _wrapped_points(height: int, width: int, rows: int, columns: int, place: torch.device) -> torch.Tensor:
+def wrapped_points(height: int, width: int, rows: int, columns: int, place: torch.device) -> torch.Tensor:
     """Return, for each point of the padded grid, the index of the grid point that it repeats."""
     if height < rows or width < columns:
         raise ValueError(
@@ -130,8 +133,8 @@ class PreparedConv:
         result = _convolution(padded_NCHW, self.weight, self.bias, self.boundary.zeros)
         return result.to(dtype, memory_format=torch.channels_last)
 
-    def input_gradient(self, grad_NKHW: torch.Tensor, out_NCHW: torch.Tensor) -> None:
-        """Write the gradient of the unpadded frames into `out_NCHW`.
+    def input_gradient(self, grad_NKHW: torch.Tensor, out_NCHW: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the gradient of the unpadded frames: in `out_NCHW` where that is given, else channels last.
 
         It is the gradient of the results, padded as the frames were, convolved with the flipped kernel: the padding
         is symmetric, so the transpose of a padded convolution is again one.
@@ -139,13 +142,30 @@ class PreparedConv:
         if self._flipped is None:
             flipped = self.weight.detach().flip(2, 3).transpose(0, 1)
             self._flipped = flipped.contiguous(memory_format=torch.channels_last)
-        for part in cache_sized_slices(grad_NKHW, 1, BACKWARD_GRID_POINTS):
+        parts = cache_sized_slices(grad_NKHW, 1, BACKWARD_GRID_POINTS)
+        if out_NCHW is None and len(parts) > 1:
+            out_NCHW = empty_frames_like(grad_NKHW, len(grad_NKHW), self.weight.shape[1])
+        for part in parts:
             padded_NKHW = self.boundary(grad_NKHW[part].to(self.weight.dtype))
-            out_NCHW[part] = _convolution(padded_NKHW, self._flipped, None, self.boundary.zeros)
+            result_NCHW = _convolution(padded_NKHW, self._flipped, None, self.boundary.zeros)
+            if out_NCHW is None:
+                return result_NCHW.to(grad_NKHW.dtype).contiguous(memory_format=torch.channels_last)
+            out_NCHW[part] = result_NCHW
+        assert out_NCHW is not None
+        return out_NCHW
 
     def collect(self, grad_NKHW: torch.Tensor, padded_NCHW: torch.Tensor) -> None:
         """Add the gradients of weight and bias that follow from these results and the frames they came from."""
-        self._gradients.add(grad_NKHW, padded_NCHW)
+        if self.weight.requires_grad:  # else both are frozen
+            self._gradients.add(grad_NKHW, padded_NCHW)
+
+
+def _points_worth_a_convolution(padded_NCHW: torch.Tensor) -> int:
+    """Return the number of grid points for which the gradient of the weight is computed at once."""
+    if not device.on_processor(padded_NCHW):
+        return GPU_BACKWARD_GRID_POINTS
+    frame_by_frame = len(padded_NCHW) > 1 and matrix_convolution.is_faster(padded_NCHW)
+    return 1 if frame_by_frame else BACKWARD_GRID_POINTS
 
 
 class _Pass:
@@ -180,10 +200,11 @@ class _ParameterGradients:
             collected = self._passes[number] = _Pass()
             torch.autograd.Variable._execution_engine.queue_callback(lambda: self._drop(number))
         points = grad_NKHW.shape[2:].numel()
-        if len(grad_NKHW) * points >= BACKWARD_GRID_POINTS:
+        enough = _points_worth_a_convolution(padded_NCHW)
+        if len(grad_NKHW) * points >= enough:
             self._flush(collected)  # frames that are enough by themselves are not copied to stand beside others
         collected.waiting.append((grad_NKHW.to(self._weight.dtype), padded_NCHW))
-        if sum(len(grad) for grad, _ in collected.waiting) * points >= BACKWARD_GRID_POINTS:
+        if sum(len(grad) for grad, _ in collected.waiting) * points >= enough:
             self._flush(collected)
 
     def _drop(self, number: int) -> None:
@@ -195,10 +216,10 @@ class _ParameterGradients:
         several = len(collected.waiting) > 1
         grad, padded = (torch.cat(parts) if several else parts[0] for parts in zip(*collected.waiting, strict=True))
         collected.waiting = []
-        mask = [False, True, self._has_bias]  # gradients of the frames, the weight, the bias
-        _, *parts = _convolution_backward(grad, padded, self._weight, self._boundary, mask)
+        parts = _parameter_gradients(grad, padded, self._weight, self._boundary, self._has_bias)
         sums = collected.sums
         for name, part in zip(("weight", "bias")[: 1 + self._has_bias], parts, strict=False):
+            assert part is not None
             sums[name] = sums[name].add_(part) if name in sums else part
 
     def take(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -230,26 +251,28 @@ class _DeliverGradients(torch.autograd.Function):
         return *ctx.gradients.take(), None
 
 
-def _convolution_backward(
+def _parameter_gradients(
     grad_NKHW: torch.Tensor,
     padded_NCHW: torch.Tensor,
     weight: torch.Tensor,
     boundary: BoundaryPadding,
-    mask: list[bool],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    outputs, zeros = [weight.shape[0]], list(boundary.zeros)
-    return torch.ops.aten.convolution_backward(
+    has_bias: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the gradients of weight and bias."""
+    if matrix_convolution.is_faster(padded_NCHW):
+        return matrix_convolution.parameter_gradients(grad_NKHW, padded_NCHW, weight.shape[2], boundary.zeros)
+    outputs, zeros, mask = [weight.shape[0]], list(boundary.zeros), [False, True, has_bias]
+    _, of_weight, of_bias = torch.ops.aten.convolution_backward(
         grad_NKHW, padded_NCHW, weight, outputs, [1, 1], zeros, [1, 1], False, [0, 0], 1, mask
     )
+    return of_weight, of_bias
 
 
 def _convolution(
     padded_NCHW: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, zeros: tuple[int, int]
 ) -> torch.Tensor:
-    on_cpu = device.on_processor(padded_NCHW) and padded_NCHW.dtype == torch.float32
-    if on_cpu and len(padded_NCHW) == 1 and torch.backends.mkldnn.is_available():
-        # for a single frame torch would choose its own convolution, which has half the speed of oneDNN's
-        return torch.ops.aten.mkldnn_convolution(padded_NCHW, weight, bias, zeros, [1, 1], [1, 1], 1)
+    if matrix_convolution.is_faster(padded_NCHW):
+        return matrix_convolution.convolve(padded_NCHW, weight, bias, zeros)
     return F.conv2d(padded_NCHW, weight, bias, padding=zeros)
 
 

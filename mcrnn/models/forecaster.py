@@ -137,7 +137,7 @@ class Forecaster(nn.Module):
         outputs = [self._advance(to_frames(x_BTCHW[:, :forced]), states, convs)]
         held_BCHW = x_BTCHW[:, forced - 1, self.channels_out :]
         for _ in range(steps - forced):
-            x_BCHW = outputs[-1][-batch:]
+            x_BCHW = outputs[-1] if len(outputs[-1]) == batch else outputs[-1][-batch:]
             if held_BCHW.shape[1]:
                 x_BCHW = torch.cat([x_BCHW, held_BCHW], dim=1)
             outputs.append(self._advance(x_BCHW, states, convs))

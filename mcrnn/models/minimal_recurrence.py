@@ -223,11 +223,14 @@ class ConvolvedRecurrence(torch.autograd.Function):
         bias: torch.Tensor | None,
         conv: PreparedConv,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        ctx.set_materialize_grads(False)  # a last state without later steps needs no zeros
         batch, recurrence = len(h0_BCHW), implementation(h0_BCHW)
         # the fused kernel reads blocks of lower precision as they are
         dtype = h0_BCHW.dtype if recurrence is CPU else weight.dtype
         h_NCHW = empty_frames_like(h0_BCHW, len(x_NCHW), x_NCHW.shape[1])
         slices = cache_sized_slices(x_NCHW, batch)
+        # without a backward pass nothing is kept for it
+        keep = any(x is not None and x.requires_grad for x in (x_NCHW, h0_BCHW, weight, bias))
         padded, blocks = [], []
         previous = h0_BCHW
         for frames in slices:
@@ -236,8 +239,9 @@ class ConvolvedRecurrence(torch.autograd.Function):
             h_TBCHW = h_NCHW[frames].unflatten(0, (-1, batch))
             recurrence.run_forward(blocks_NKHW.unflatten(0, (-1, batch)), previous, h_TBCHW)
             previous = h_TBCHW[-1]
-            padded.append(padded_NCHW)
-            blocks.append(blocks_NKHW)
+            if keep:
+                padded.append(padded_NCHW)
+                blocks.append(blocks_NKHW)
         # saved but not read: autograd then notices if a weight that needed no copy is changed before the backward pass
         ctx.save_for_backward(weight, h0_BCHW, h_NCHW, *padded, *blocks)
         ctx.conv, ctx.dtype, ctx.slices = conv, x_NCHW.dtype, slices
@@ -247,12 +251,16 @@ class ConvolvedRecurrence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_NCHW: torch.Tensor, grad_last_BCHW: torch.Tensor | None
+        ctx: Any, grad_NCHW: torch.Tensor | None, grad_last_BCHW: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, ...]:
         _, h0_BCHW, h_NCHW, *kept = ctx.saved_tensors
+        if grad_NCHW is None:  # only the last state is used
+            grad_NCHW = torch.zeros_like(h_NCHW)
         padded, blocks = kept[: len(ctx.slices)], kept[len(ctx.slices) :]
         conv, batch, recurrence = ctx.conv, len(h0_BCHW), implementation(h0_BCHW)
-        grad_x_NCHW = torch.empty(h_NCHW.shape, dtype=h_NCHW.dtype, device=h_NCHW.device)
+        at_once = len(ctx.slices) == 1 and not device.on_processor(h_NCHW)
+        # the norms, which the gradient goes on to, are in the default layout
+        grad_x_NCHW = None if at_once else torch.empty(h_NCHW.shape, dtype=h_NCHW.dtype, device=h_NCHW.device)
         carry = grad_last_BCHW
         for frames, padded_NCHW, kept_NKHW in zip(ctx.slices[::-1], padded[::-1], blocks[::-1], strict=True):
             previous = h_NCHW[frames.start - batch : frames.start] if frames.start else h0_BCHW
@@ -262,7 +270,8 @@ class ConvolvedRecurrence(torch.autograd.Function):
             grad_blocks, carry = recurrence.run_backward(grad_TBCHW, carry, kept_TBKHW, h_TBCHW, previous)
             grad_blocks = grad_blocks.flatten(0, 1)
             conv.collect(grad_blocks, padded_NCHW)
-            conv.input_gradient(grad_blocks, grad_x_NCHW[frames])
+            of_frames = conv.input_gradient(grad_blocks, None if grad_x_NCHW is None else grad_x_NCHW[frames])
+        grad_x_NCHW = of_frames if grad_x_NCHW is None else grad_x_NCHW
         return grad_x_NCHW.to(ctx.dtype), carry, None, None, None
 
 

@@ -81,7 +81,7 @@ def _backward(
     h_t, h_b, h_c, h_p,
     h0_b, h0_c, h0_p,
     carry_b, carry_c, carry_p,
-    GATES: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_CARRY: tl.constexpr, GATES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     sample = tl.program_id(1).to(tl.int64)
@@ -94,7 +94,9 @@ def _backward(
     at_h = sample * h_b + channel * h_c + point * h_p + last * h_t
     at_grad = sample * grad_b + channel * grad_c + point * grad_p + last * grad_t
     at_h0 = sample * h0_b + channel * h0_c + point * h0_p
-    passed = tl.load(carry + sample * carry_b + channel * carry_c + point * carry_p, mask=mask, other=0.0)
+    passed = tl.zeros([BLOCK], tl.float32)
+    if HAS_CARRY:
+        passed += tl.load(carry + sample * carry_b + channel * carry_c + point * carry_p, mask=mask, other=0.0)
     for step in range(steps):
         # time runs backward: the last of these steps is the first of the sequence, whose previous state is h0
         has_previous = (element * 0 + step) < steps - 1  # as a block, for the masks
@@ -141,8 +143,9 @@ def run_backward(
     h0_BCHW: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gradients of the blocks, in their precision, and of the state before the first step."""
-    carry_BCHW = torch.zeros_like(h0_BCHW) if carry_BCHW is None else carry_BCHW
-    grad_TBCHW, carry_BCHW, h0_BCHW = _in_rows(grad_TBCHW), _in_rows(carry_BCHW), _in_rows(h0_BCHW)
+    has_carry = carry_BCHW is not None
+    grad_TBCHW, h0_BCHW = _in_rows(grad_TBCHW), _in_rows(h0_BCHW)
+    carry_BCHW = h0_BCHW if carry_BCHW is None else _in_rows(carry_BCHW)
     grid, shared = _geometry(blocks_TBKHW, h0_BCHW)
     of_blocks, of_h0 = torch.empty_like(blocks_TBKHW), torch.empty_like(h0_BCHW)
     if h0_BCHW.stride() != of_h0.stride():  # an expanded state: the kernel reads and writes both by the same strides
@@ -151,7 +154,7 @@ def run_backward(
         _backward[grid](
             grad_TBCHW, carry_BCHW, blocks_TBKHW, h_TBCHW, h0_BCHW, of_blocks, of_h0, *shared,
             *_strides(grad_TBCHW), *_strides(of_blocks), *_strides(h_TBCHW), *_strides(of_h0), *_strides(carry_BCHW),
-            GATES=blocks_TBKHW.shape[2] // h0_BCHW.shape[1] - 1, BLOCK=BLOCK,
+            HAS_CARRY=has_carry, GATES=blocks_TBKHW.shape[2] // h0_BCHW.shape[1] - 1, BLOCK=BLOCK,
         )  # fmt: skip
     return of_blocks, of_h0
 

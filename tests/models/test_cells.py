@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from mcrnn.config.architectures import ARCHITECTURES
-from mcrnn.models import Forecaster
+from mcrnn.models import Forecaster, matrix_convolution
 from mcrnn.models.cells import Cell, cell_class
-from mcrnn.models.convolution import PaddedConv
+from mcrnn.models.convolution import PaddedConv, _parameter_gradients
+from tests.support.device_operations import DeviceOperations
 
 PADDINGS = ("circular", "cylinder", "zeros")
 
@@ -207,7 +210,12 @@ def test_padding_wraps_what_the_boundary_says() -> None:
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_convolution_and_its_gradients_are_those_of_torch(padding: str, frames: int, kernel_size: int) -> None:
+@pytest.mark.parametrize("as_product", [False, True])
+def test_convolution_and_its_gradients_are_those_of_torch(
+    padding: str, frames: int, kernel_size: int, as_product: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix_convolution, "is_faster", lambda _: as_product)
+    monkeypatch.setattr(matrix_convolution, "VALUES_AT_A_TIME", 7 * 3 * kernel_size**2 * 4)  # four of the six rows
     torch.manual_seed(0)
     conv = PaddedConv(3, 4, kernel_size, padding)
     prepared, p = conv.prepare(), kernel_size // 2
@@ -224,8 +232,11 @@ def test_convolution_and_its_gradients_are_those_of_torch(padding: str, frames: 
         assert torch.allclose(prepared.convolve(prepared.boundary(x), x.dtype), y, atol=1e-5)
         of_x = torch.empty_like(x)
         prepared.input_gradient(grad, of_x)
+        of_parameters = _parameter_gradients(grad, prepared.boundary(x), prepared.weight, prepared.boundary, True)
     assert x.grad is not None
     assert torch.allclose(of_x, x.grad, atol=1e-4)
+    for ours, parameter in zip(of_parameters, conv.parameters(), strict=True):
+        assert torch.allclose(ours, parameter.grad, atol=1e-4)
 
 
 def test_gradients_of_parameters_belong_to_their_backward_pass() -> None:
@@ -308,6 +319,41 @@ def test_a_forward_pass_is_freed_without_the_garbage_collector() -> None:
         assert kept() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_without_gradients_nothing_is_kept_for_them(name: str) -> None:
+    torch.manual_seed(0)
+    cell = cell_class(name)(16, "circular").requires_grad_(False)
+    x = torch.randn(32, 20, 16, 16, 16)
+    kept: list[weakref.ref[torch.Tensor]] = []
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal kept, largest
+            result = func(*args, **(kwargs or {}))
+            kept += [weakref.ref(t) for t in (result if isinstance(result, tuple) else (result,)) if torch.is_tensor(t)]
+            kept = [reference for reference in kept if reference() is not None]
+            storages = [t.untyped_storage() for reference in kept if (t := reference()) is not None]
+            largest_now = {storage.data_ptr(): storage.nbytes() for storage in storages}
+            largest = max(largest, sum(largest_now.values()))
+            return result
+
+    with Watch():
+        cell(x, cell.initial_state(x[:, 0]))
+    # the input with time first, the states, and for those that go step by step the states once more as they are joined
+    assert largest < (2.6 if name.startswith("min") else 4.6) * x.nbytes
+
+
+def test_frozen_weights_cost_no_gradients() -> None:
+    cell = cell_class("minconvgru")(4, "circular").requires_grad_(False)
+    x = sequence().requires_grad_()
+    h, _ = cell(x, cell.initial_state(x[:, 0]))
+    with DeviceOperations() as operations:
+        h.sum().backward()
+    assert x.grad is not None
+    assert operations.calls["convolution_backward"] == operations.calls["addmm_"] == 0
 
 
 def test_circular_cells_commute_with_shifts() -> None:

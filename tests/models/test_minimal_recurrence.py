@@ -97,7 +97,8 @@ from mcrnn.models import minimal_recurrence_triton
 def compile(kernel, pointers, gates, dtype):
     names = kernel.arg_names
     signature = {n: f"*{dtype}" if n in ("blocks", "of_blocks") else "*fp32" if n in pointers else "i32" for n in names}
-    constants = {"channels_first": False, "GATES": gates, "BLOCK": minimal_recurrence_triton.BLOCK}
+    constants = {"channels_first": False, "HAS_CARRY": True} if "carry" in names else {"channels_first": False}
+    constants |= {"GATES": gates, "BLOCK": minimal_recurrence_triton.BLOCK}
     signature |= dict.fromkeys(constants, "constexpr")
     source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants)
     return triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
