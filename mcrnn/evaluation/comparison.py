@@ -89,7 +89,7 @@ class Comparison:
         return {
             "rmse_candidate": self.candidate,
             "rmse_champion": self.champion,
-            "change": list(self.bounds),
+            "change": list(self.bounds) if self.log_ratio else None,
             "windows": self.windows,
             "tried": self.number,
             "level": level(self.number),
