@@ -5,7 +5,8 @@
 The largest network of the paper on 16 x 16 (ConvLSTM, 25 channels, 4 layers, 182,524 parameters), samples of 51 frames,
 20 given and 30 in closed loop, on two cores: frames a second of the evaluation (windows, scores and spectra) over those
 of the network alone on the same batches. Memory is what the evaluation adds to the peak of a process that has the
-split in memory, for the given number of samples and for five times as many.
+split in memory, for the given number of samples and for five times as many. Then, what the scores of a batch of large
+frames on a globe (0.7 degrees, 16 windows of 31 frames) add to the memory of forecasts, truths and climatology.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from data_prep.navier_stokes import generate
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import FieldDescription
+from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.store import FieldStore
 from mcrnn.evaluation.evaluation_set import BATCH_SIZE, EvaluationSet
+from mcrnn.evaluation.metrics import Measures, Scores
 from mcrnn.evaluation.scoring import score
 from mcrnn.models import trained_model
 from mcrnn.models.forecaster import build_model
@@ -90,6 +94,28 @@ def peak(root: Path, samples: int) -> int:
     return found
 
 
+def _peak_of_scores(peaks: Any) -> None:
+    torch.set_num_threads(2)
+    frames = torch.rand(16, 31, 1, 256, 512)
+    measures = Measures(latitude_weights(np.linspace(-89.65, 89.65, 256)))
+    scores = Scores.empty(16, 31, 1, measures, 256)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    scores.update(frames, frames, measures, frames)
+    added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    peaks.put(added / (frames.numel() * 4))
+
+
+def peak_of_scores() -> float:
+    """Return the memory that the scores of a batch need, over the size of the batch."""
+    context = multiprocessing.get_context("spawn")
+    peaks = context.Queue()
+    process = context.Process(target=_peak_of_scores, args=(peaks,))
+    process.start()
+    found = peaks.get()
+    process.join()
+    return found
+
+
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -97,6 +123,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(2)
+    print(f"memory of the scores of large frames: {peak_of_scores():.2f} of the batch", flush=True)
     with tempfile.TemporaryDirectory(prefix="mcrnn-", dir="/tmp") as folder:
         root = Path(folder)
         few, many = options.samples, 5 * options.samples

@@ -92,6 +92,10 @@ def convert(
     sample_dimension: Annotated[
         str | None, typer.Option(help="Name of the dimension of independent samples, if it is not recognised.")
     ] = None,
+    level_dimension: Annotated[
+        str | None,
+        typer.Option(help="Name of the dimension of levels or of components, whose positions are levels if unnamed."),
+    ] = None,
     files_are_samples: Annotated[
         bool, typer.Option("--files-are-samples", help="Each file is a sample of its own, and not a part of a series.")
     ] = False,
@@ -120,7 +124,13 @@ def convert(
     from data_prep.sources import find_sources
 
     urls = find_sources(files)
-    dimensions = {"time": time_dimension, "row": row_dimension, "column": column_dimension, "sample": sample_dimension}
+    dimensions = {
+        "time": time_dimension,
+        "row": row_dimension,
+        "column": column_dimension,
+        "sample": sample_dimension,
+        "level": level_dimension,
+    }
     field = open_field(urls, variable or [], level or [], dimensions, files_are_samples=files_are_samples)
     found = summary(field)
     field = _selected(field, area, every, coarsen, regrid)
@@ -138,7 +148,7 @@ def convert(
         "fill": fill_value,
         **{name: value for name, value in selection.items() if value is not None},
     }
-    if not overwrite and not any([*selection.values(), sample_dimension, files_are_samples]):
+    if not overwrite and not any([*selection.values(), sample_dimension, level_dimension, files_are_samples]):
         before = {
             "command": "data_prep.netcdf",
             "files": [[os.path.basename(url), os.path.getsize(url)] for url in urls if os.path.isfile(url)],

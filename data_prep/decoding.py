@@ -33,9 +33,10 @@ def without_invalid(variable: xr.Variable, values: np.ndarray, *, is_netcdf: boo
     if high is not None:
         invalid = invalid | (values > high + rounding)
     if is_netcdf and (unwritten := _unwritten(variable)) is not None:
-        invalid = invalid | (np.abs(values - values.dtype.type(unwritten * scale + offset)) <= rounding)
+        fill = values.dtype.type(unwritten * scale + offset)
+        invalid = invalid | (np.abs(values - fill) <= rounding if is_packed else values == fill)
     with np.errstate(over="ignore"):  # a number beyond the range of float32 becomes infinite, and is refused as such
-        result = values.astype(np.float32)
+        result = values.astype(np.float32, copy=False)
     return np.where(invalid, np.float32(np.nan), result) if invalid.any() else result
 
 

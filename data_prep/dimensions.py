@@ -56,7 +56,7 @@ COLUMN = Role(
     ("lon", "longitude", "nav_lon", "x", "rlon", "projection_x_coordinate", "width", "column"),
 )
 
-ROLES = {"time": TIME, "row": ROW, "column": COLUMN, "sample": SAMPLE}
+ROLES = {"time": TIME, "row": ROW, "column": COLUMN, "sample": SAMPLE, "level": LEVEL}
 """The roles whose dimension a user can name by an option."""
 
 
@@ -118,11 +118,11 @@ def find_dimensions(dataset: xr.Dataset, variable: str, given: dict[str, str | N
             f"cannot tell which dimension of {variable} in '{path}' is the {' and the '.join(missing)}: it has "
             f"{', '.join(names)}; say so by {options}"
         )
-    others = [name for name in names if name not in (time, row, column)]
+    others = [name for name in names if name not in (time, row, column, given.get("level"))]
     sizes = {name: dataset.sizes[name] for name in others}
     sample = given.get("sample") or recognise(dataset, [name for name in others if sizes[name] > 1], SAMPLE)
     others = [name for name in others if name != sample]
-    level = recognise(dataset, others, LEVEL)
+    level = given.get("level") or recognise(dataset, others, LEVEL)
     unknown = [name for name in others if sizes[name] != 1 and name != level]
     if unknown:
         raise UserError(

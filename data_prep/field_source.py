@@ -62,14 +62,14 @@ class FieldSource:
             first = self.first[shard.split] + shard.start
             beyond = first + shard.stop - shard.start
             pieces = [self._read(start, min(start + at_once, beyond)) for start in range(first, beyond, at_once)]
-            result.append({"field": np.concatenate(pieces, axis=1 if field.samples is None else 0)})
+            axis = 1 if field.samples is None else 0
+            result.append({"field": pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=axis)})
         return result
 
     def _read(self, start: int, stop: int) -> np.ndarray:
         field_NTCHW = self.field.read(start, stop)
-        missing = ~np.isfinite(field_NTCHW)
-        if missing.any():
-            field_NTCHW = self._filled(field_NTCHW, missing, start)
+        if not (finite := np.isfinite(field_NTCHW)).all():
+            field_NTCHW = self._filled(field_NTCHW, ~finite, start)
         return self.field.remapping.apply(field_NTCHW) if self.field.remapping is not None else field_NTCHW
 
     def _filled(self, field_NTCHW: np.ndarray, missing: np.ndarray, start: int) -> np.ndarray:
@@ -131,6 +131,7 @@ def plan_store(
         "variable": ", ".join(c.name for c in field.channels),
         "long_name": field.long_name,
         "units": field.units,
+        "channel_units": [field.units_of[channel.variable] for channel in field.channels],
         "boundary": boundary,
         "time_step": field.axis.step,
     }

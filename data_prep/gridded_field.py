@@ -65,7 +65,7 @@ class GriddedField:
         samples: number of samples, None for a series.
         area: the part of the grid that is read.
         taken: the times that are taken of those of the sources.
-        units: units of the variables, joined by commas where they differ.
+        units_of: units of each variable.
         long_name: long names of the variables, joined by commas.
         remapping: how the grid is made coarser, None if it is not.
     """
@@ -76,9 +76,14 @@ class GriddedField:
     samples: int | None
     area: Area
     taken: slice
-    units: str
+    units_of: dict[str, str]
     long_name: str
     remapping: Remapping | None = None
+
+    @property
+    def units(self) -> str:
+        """Units of the variables, joined by commas where they differ."""
+        return ", ".join(dict.fromkeys(self.units_of.values()))
 
     @property
     def frames(self) -> int:
@@ -158,7 +163,8 @@ class GriddedField:
             values = without_invalid(piece, np.asarray(piece.values), is_netcdf=is_netcdf)
             return _in_order(piece, dimensions, values)
 
-        values = np.concatenate([request_part(part, read, columns) for columns in self.area.columns], axis=-1)
+        pieces = [request_part(part, read, columns) for columns in self.area.columns]
+        values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
         return values[:, :, order] if dimensions.level is not None and levels is not None else values
 
     def describe_position(self, sample: int, time: int, channel: int, row: int, column: int) -> str:

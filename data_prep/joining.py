@@ -79,7 +79,7 @@ def open_field(
         samples=None if is_series else sum(counts[names[0]]),
         area=Area.all_of(every[0].grid),
         taken=slice(0, None, 1),
-        units=", ".join(dict.fromkeys(files[0].units for files in contents.values())),
+        units_of={name: files[0].units for name, files in contents.items()},
         long_name=", ".join(dict.fromkeys(files[0].long_name for files in contents.values())),
     )
 

@@ -28,6 +28,9 @@ FILE_SUFFIXES = (".nc", ".nc3", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".hdf
 ZARR_METADATA = ("zarr.json", ".zmetadata", ".zgroup")
 """Objects of which a Zarr store has at least one."""
 
+VERSION_KEYS = ("ETag", "etag", "md5Hash", "Content-MD5", "mtime", "LastModified", "Last-Modified")
+"""What file systems of fsspec call the version of an object; the first one that is there is taken."""
+
 HASHED_BYTES = 256 * 2**20
 """Sources up to this size are hashed as a whole. Of larger ones, so much is hashed in pieces that are evenly spread."""
 
@@ -128,7 +131,7 @@ def open_source(url: str, variable: str | None = None) -> xr.Dataset:
     return _open(url, variable if source_format(url) == "GRIB" else None, _stamp(url))
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=8)  # each NetCDF file that is open keeps up to 64 MB of chunks
 def _open(url: str, variable: str | None, stamp: object) -> xr.Dataset:
     options: dict[str, Any] = {"decode_times": False, "decode_timedelta": False, "cache": False}
     form = source_format(url)
@@ -294,9 +297,7 @@ def _hash_remote(url: str, arrays: tuple[str, ...]) -> tuple[int, str]:
                 entries |= files.find(entry["name"], detail=True)
     for name in sorted(entries):
         entry = entries[name]
-        version = next(
-            (entry[key] for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified") if entry.get(key)), ""
-        )
+        version = next((entry[key] for key in VERSION_KEYS if entry.get(key)), "")
         digest.update(f"{name} {entry.get('size')} {version}\n".encode())
     return sum(entry.get("size") or 0 for entry in entries.values()), digest.hexdigest()
 

@@ -33,7 +33,8 @@ class Statistics:
         for channel in range(field_NTCHW.shape[2]):
             values = field_NTCHW[:, :, channel].astype(np.float64)
             means.append(float(values.mean()))
-            squares.append(float(np.square(values - means[-1]).sum()))
+            values -= means[-1]  # in place, because new memory would take as long as the arithmetic
+            squares.append(float(np.square(values, out=values).sum()))
         all_but_channel = (0, 1, 3, 4)
         return cls(
             field_NTCHW.size // field_NTCHW.shape[2],

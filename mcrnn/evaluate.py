@@ -1,6 +1,7 @@
 """Evaluate models on the test split, beside persistence and climatology.
 
     python -m mcrnn.evaluate models:/mcrnn-demo@champion
+    python -m mcrnn.evaluate models:/mcrnn-ns@champion+models:/mcrnn-ns@previous   # the ensemble of both
     python -m mcrnn.evaluate 'runs/*convlstm*' models:/mcrnn-ns@champion --warm-up 20 --horizon 30 --out report
 
 Writes a report below reports/: tables, figures, an animation, forecasts as Zarr, and report.html, which shows all of
@@ -24,7 +25,8 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="Registry URIs (models:/NAME@champion), run URIs (runs:/ID/model) or folders; wildcards in quotes.",
+            help="Registry URIs (models:/NAME@champion), run URIs (runs:/ID/model) or folders; wildcards in quotes. "
+            "MODEL+MODEL is the ensemble of several.",
         ),
     ],
     store: Annotated[

@@ -23,6 +23,7 @@ COMMANDS = {
     "tune": ("mcrnn.tune", "tune", "Search hyperparameters and register the best model."),
     "train": ("mcrnn.train", "train", "Train one configuration."),
     "evaluate": ("mcrnn.evaluate", "evaluate", "Evaluate models on the test split and write a report."),
+    "leaderboard": ("mcrnn.leaderboard", "leaderboard", "Rank all models of a store."),
     "forecast": ("mcrnn.forecast", "forecast", "Forecast from a file or store of your own."),
     "serve": ("mcrnn.serve", "serve", "Serve forecasts of a model over HTTP."),
     "status": ("mcrnn.status", "status", "Show searches and runs from any terminal."),

@@ -33,6 +33,8 @@ NOT_SEARCHED = (
 They decide what trials are compared by, or how the search itself runs."""
 
 
+MODELS_PER_PICK = 4
+"""Number of trials whose models are kept for each pick of an ensemble, so that there is something to pick from."""
 DEFAULT_TRIALS = 20
 """Number of trials where the configuration names none and the sampler is not `grid`."""
 
@@ -190,6 +192,12 @@ class SearchConfig(Section):
         "folder of the search.",
     )
     keep: int = Field(3, ge=1, description="Number of the best trials whose models are kept.")
+    ensemble: int = Field(
+        0,
+        ge=0,
+        description="Number of picks of an ensemble, which is registered beside the best model: models of the search "
+        "that forecast best together on the validation windows, of which one may be picked several times. 0 for none.",
+    )
     confirm: ConfirmConfig | None = Field(
         None,
         description="Confirmation of the result: the best configurations are trained again with several seeds, and a "
@@ -209,11 +217,18 @@ class SearchConfig(Section):
             raise ValueError("a single objective is the error")
         elif self.sampler == "nsga2":
             raise ValueError("nsga2 is for several objectives")
+        if len(self.objectives) > 1 and self.ensemble:
+            raise ValueError("an ensemble goes with the error as the only objective")
         if self.sampler == "grid" and self.first:
             raise ValueError("a grid tries every combination once: leave first empty")
         if len(self.objectives) > 1 and self.sampler == "cmaes":
             raise ValueError("cmaes is for one objective")
         return self
+
+    @property
+    def kept_models(self) -> int:
+        """Number of the best trials whose models are kept: with an ensemble also those that it may be picked from."""
+        return max(self.keep, MODELS_PER_PICK * self.ensemble)
 
     @property
     def early_stopping(self) -> str:

@@ -110,11 +110,10 @@ class Comparison:
     def __str__(self) -> str:
         change = 100 * (self.candidate / self.champion - 1) if self.champion else math.nan
         low, high = self.bounds
-        confidence = f"{100 * (1 - 2 * level(self.number)):.4g}"
+        interval = f"{100 * (1 - 2 * level(self.number)):.4g} % interval {100 * low:+.1f} to {100 * high:+.1f} %; "
         return (
-            f"candidate {self.candidate:.4f}, champion {self.champion:.4f}: {change:+.1f} % ({confidence} % interval "
-            f"{100 * low:+.1f} to {100 * high:+.1f} %; {self.windows} windows; comparison {self.number} on this test "
-            "split)"
+            f"candidate {self.candidate:.4f}, champion {self.champion:.4f}: {change:+.1f} % "
+            f"({interval if self.log_ratio else ''}{self.windows} windows; comparison {self.number} on this test split)"
         )
 
 

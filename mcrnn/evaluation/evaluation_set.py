@@ -8,16 +8,22 @@ from dataclasses import dataclass
 import torch
 
 from mcrnn.config.sections import Configuration, DataConfig
+from mcrnn.data.memory import memory_budget
 from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.splits import Split, open_split
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import Starts, check_length, evaluation_windows
-from mcrnn.evaluation.baselines import Climatology
+from mcrnn.evaluation.climatology import Climatology
 from mcrnn.evaluation.metrics import Measures, Scores
 from mcrnn.evaluation.starts import overlap_of, windows_by_rule
+from mcrnn.storage.location import Location
 
 BATCH_SIZE = 32
-"""Windows that are evaluated at a time."""
+"""Windows that are evaluated at a time, where memory has room for them."""
+SHARE_OF_BUDGET = 0.25
+"""Share of `memory_budget` that a batch may take, beside the splits that the budget is meant for."""
+FRAME_COPIES, LAYER_COPIES = 6, 3
+"""Arrays of the size of all frames that exist at a time, and arrays of the widest layer over the given frames."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class EvaluationSet:
         horizon: int,
         split: str = "test",
         starts: str | None = None,
+        elsewhere: Location | None = None,
     ) -> EvaluationSet:
         """Return the evaluation set of a split.
 
@@ -81,6 +88,7 @@ class EvaluationSet:
                 without overlap). By default biweekly where frames have dates, `all` where these are more than a day
                 apart, and `apart` where there are no dates or too few Mondays and Thursdays. Samples always start
                 at their first frame and allow no rule.
+            elsewhere: folder where the climatology is kept if the store's folder cannot be written.
 
         Raises:
             UserError: the samples are too short, or the rule does not fit the store.
@@ -89,7 +97,8 @@ class EvaluationSet:
         steps = warm_up + horizon
         check_length(frames.shape[1], steps + 1, f"a warm-up of {warm_up} and a horizon of {horizon}")
         windows, rule = windows_by_rule(store, split, frames.shape, steps, warm_up, starts)
-        return cls._with(store, data, frames, split, windows, warm_up, horizon, rule)
+        climatology = Climatology.of(store, split, data, elsewhere)
+        return cls._with(store, data, frames, climatology, windows, warm_up, horizon, rule)
 
     @classmethod
     def of_validation(cls, store: FieldStore, config: Configuration) -> EvaluationSet:
@@ -98,7 +107,8 @@ class EvaluationSet:
         frames = open_split(store, "val", config.data)
         windows = evaluation_windows(frames.shape, store.is_series, asked.warm_up + asked.horizon, asked.windows)
         rule = "as in training"
-        return cls._with(store, config.data, frames, "val", windows, asked.warm_up, asked.horizon, rule)
+        climatology = Climatology.of(store, "val", config.data)
+        return cls._with(store, config.data, frames, climatology, windows, asked.warm_up, asked.horizon, rule)
 
     @classmethod
     def _with(
@@ -106,7 +116,7 @@ class EvaluationSet:
         store: FieldStore,
         data: DataConfig,
         frames: Split,
-        split: str,
+        climatology: Climatology,
         windows: Starts,
         warm_up: int,
         horizon: int,
@@ -118,7 +128,7 @@ class EvaluationSet:
         if latitude is not None:
             weights = latitude_weights(latitude.reshape(-1, data.coarsen).mean(1))
         measures = Measures(weights, spectra=store.padding == "circular")
-        return cls(frames, windows, warm_up, horizon, measures, Climatology.of(store, split, data), rule)
+        return cls(frames, windows, warm_up, horizon, measures, climatology, rule)
 
     @property
     def steps(self) -> int:
@@ -134,8 +144,20 @@ class EvaluationSet:
         """Return the number of windows."""
         return len(self.windows[0])
 
-    def batches(self, batch_size: int = BATCH_SIZE) -> Iterator[Batch]:
-        """Read all windows, in order."""
+    def batch_size(self, *networks: torch.nn.Module) -> int:
+        """Return how many windows to evaluate at a time: as many as memory has room for, at most `BATCH_SIZE`.
+
+        Args:
+            networks: what computes the forecasts; none for forecasts without a network.
+        """
+        widest_layer = max((weight.shape[0] for each in networks for weight in each.parameters()), default=0)
+        channels, height, width = self.split.shape[-3:]
+        frames = FRAME_COPIES * (self.steps + 1) * channels + LAYER_COPIES * self.warm_up * widest_layer
+        room = SHARE_OF_BUDGET * memory_budget() / (4 * frames * height * width)
+        return max(1, min(BATCH_SIZE, int(room)))
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Read all windows, in order, so many at a time."""
         first = 0
         for sample_B, start_B in zip(*(part.split(batch_size) for part in self.windows), strict=True):
             yield Batch(first, start_B, self.split.windows(sample_B, start_B, self.steps + 1))

@@ -9,6 +9,7 @@ Array axes: N windows, T steps, C channels, K wavenumbers; B windows of a batch,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ LARGEST_RATIO, SMALLEST_RATIO = 3.0, 0.2
 """Bounds of the ratio of standard deviations over the grid, forecast over truth.
 
 A forecast above the first has blown up, one below the second has gone flat."""
+VALUES_AT_A_TIME = 2**21
+"""Values that are scored at a time. Each array of them takes 16 MB, and about a dozen are needed."""
 
 
 def power_spectrum(x_BTCHW: torch.Tensor) -> torch.Tensor:
@@ -60,8 +63,10 @@ class Scores:
     Attributes:
         squared: mean over the grid of the squared error; infinite where it is not finite.
         absolute: mean over the grid of the absolute error; infinite where it is not finite.
+        bias: mean over the grid of the error, area-weighted on a sphere; infinite where it is not finite.
         variance: variance over the grid of forecasts and of truths, (2, windows, steps, channels).
         weighted: area-weighted mean of the squared error; None unless the grid is on a sphere.
+        weighted_absolute: area-weighted mean of the absolute error; None unless the grid is on a sphere.
         correlation: area-weighted correlation of the anomalies of forecast and truth; None unless on a sphere.
         power: mean square by wavenumber of forecasts, truths and errors, averaged over windows, (3, steps, channels,
             K + 1); None unless the field is periodic.
@@ -70,8 +75,10 @@ class Scores:
 
     squared: np.ndarray
     absolute: np.ndarray
+    bias: np.ndarray
     variance: np.ndarray
     weighted: np.ndarray | None
+    weighted_absolute: np.ndarray | None
     correlation: np.ndarray | None
     power: np.ndarray | None
     filled: int = 0
@@ -92,8 +99,10 @@ class Scores:
         return cls(
             squared=np.empty(shape),
             absolute=np.empty(shape),
+            bias=np.empty(shape),
             variance=np.empty((2, *shape)),
             weighted=np.empty(shape) if on_sphere else None,
+            weighted_absolute=np.empty(shape) if on_sphere else None,
             correlation=np.empty(shape) if on_sphere else None,
             power=np.zeros((3, steps, channels, side // 2 + 1)) if measures.spectra else None,
         )
@@ -105,7 +114,7 @@ class Scores:
         measures: Measures,
         climatology_BTCHW: torch.Tensor | None = None,
     ) -> None:
-        """Fill in the next windows.
+        """Fill in the next windows, a part of them at a time, so that memory beside the forecasts stays bounded.
 
         Args:
             prediction_BTCHW: forecasts.
@@ -113,25 +122,45 @@ class Scores:
             measures: what is measured beside the errors.
             climatology_BTCHW: climatology at the same steps, from which anomalies are taken; needed on a sphere.
         """
-        prediction_BTCHW, truth_BTCHW = prediction_BTCHW.double(), truth_BTCHW.double()
+        first, self.filled = self.filled, self.filled + len(truth_BTCHW)
+        batch, steps, *frame_shape = truth_BTCHW.shape
+        frames = max(1, VALUES_AT_A_TIME // math.prod(frame_shape))
+        for windows in torch.arange(batch).split(min(batch, frames)):
+            for times in torch.arange(steps).split(max(1, frames // len(windows))):
+                part = np.s_[int(windows[0]) : int(windows[-1]) + 1, int(times[0]) : int(times[-1]) + 1]
+                at = np.s_[first + int(windows[0]) : first + int(windows[-1]) + 1, part[1]]
+                mean = None if climatology_BTCHW is None else climatology_BTCHW[part]
+                self._update_part(at, prediction_BTCHW[part].double(), truth_BTCHW[part].double(), measures, mean)
+
+    def _update_part(
+        self,
+        at: tuple[slice, slice],
+        prediction_BTCHW: torch.Tensor,
+        truth_BTCHW: torch.Tensor,
+        measures: Measures,
+        climatology_BTCHW: torch.Tensor | None,
+    ) -> None:
+        """Fill in some windows and steps, from values in float64."""
         error_BTCHW = prediction_BTCHW - truth_BTCHW
-        rows = slice(self.filled, self.filled + len(error_BTCHW))
-        total = len(self.squared)
-        squared_BTCHW = error_BTCHW.square()
-        self.squared[rows] = _finite(squared_BTCHW.mean((-2, -1)))
-        self.absolute[rows] = _finite(error_BTCHW.abs().mean((-2, -1)))
+        squared_BTCHW, absolute_BTCHW = error_BTCHW.square(), error_BTCHW.abs()
+        self.squared[at] = _finite(squared_BTCHW.mean((-2, -1)))
+        self.absolute[at] = _finite(absolute_BTCHW.mean((-2, -1)))
         for i, x_BTCHW in enumerate((prediction_BTCHW, truth_BTCHW)):
-            self.variance[i, rows] = _finite(x_BTCHW.var((-2, -1), correction=0))
-        if self.weighted is not None and self.correlation is not None and climatology_BTCHW is not None:
+            self.variance[i][at] = _finite(x_BTCHW.var((-2, -1), correction=0))
+        if self.weighted is None or self.weighted_absolute is None or self.correlation is None:
+            self.bias[at] = _finite(error_BTCHW.mean((-2, -1)))
+        else:
+            assert climatology_BTCHW is not None
             weights_H1 = torch.as_tensor(measures.weights).to(error_BTCHW)[:, None]
-            self.weighted[rows] = _finite((squared_BTCHW * weights_H1).mean((-2, -1)))
+            self.bias[at] = _finite((error_BTCHW * weights_H1).mean((-2, -1)))
+            self.weighted[at] = _finite((squared_BTCHW * weights_H1).mean((-2, -1)))
+            self.weighted_absolute[at] = _finite((absolute_BTCHW * weights_H1).mean((-2, -1)))
             mean_BTCHW = climatology_BTCHW.to(error_BTCHW)
             correlation_BTC = _correlation(prediction_BTCHW - mean_BTCHW, truth_BTCHW - mean_BTCHW, weights_H1)
-            self.correlation[rows] = torch.nan_to_num(correlation_BTC, nan=0.0).cpu().numpy()
+            self.correlation[at] = torch.nan_to_num(correlation_BTC, nan=0.0).cpu().numpy()
         if self.power is not None:
             for i, x_BTCHW in enumerate((prediction_BTCHW, truth_BTCHW, error_BTCHW)):
-                self.power[i] += _finite(power_spectrum(x_BTCHW).sum(0) / total)
-        self.filled = rows.stop
+                self.power[i, at[1]] += _finite(power_spectrum(x_BTCHW).sum(0) / len(self.squared))
 
 
 def _finite(values: torch.Tensor) -> np.ndarray:

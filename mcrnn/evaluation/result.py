@@ -12,28 +12,20 @@ from typing import Any
 import numpy as np
 
 from mcrnn.data.store import FieldStore
-from mcrnn.evaluation.compatibility import check_store, store_differences
-from mcrnn.evaluation.evaluation_set import BATCH_SIZE, EvaluationSet
-from mcrnn.evaluation.metrics import (
-    Scores,
-    instability,
-    rmse,
-    rmse_by_step,
-    rmse_mean_of_steps,
-    rmse_normalized,
-    skill_horizon,
-    spectrum_error,
-)
+from mcrnn.evaluation.compatibility import check_store
+from mcrnn.evaluation.evaluation_set import EvaluationSet
+from mcrnn.evaluation.metric_summary import summarize
+from mcrnn.evaluation.metrics import Scores
 from mcrnn.evaluation.scoring import score, score_baselines
-from mcrnn.evaluation.uncertainty import rmse_interval
-from mcrnn.models import model_cost
+from mcrnn.evaluation.spread import spread_metrics
+from mcrnn.models.ensemble import Ensemble
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.location import Location
 from mcrnn.storage.root import Storage
 
-VERSION = 1
+VERSION = 2
 """Version of the cached scores; another one makes evaluations compute them anew."""
-ARRAYS = ("squared", "absolute", "variance", "weighted", "correlation", "power")
+ARRAYS = ("squared", "absolute", "bias", "variance", "weighted", "weighted_absolute", "correlation", "power")
 """Fields of `Scores` that are cached."""
 
 
@@ -74,6 +66,7 @@ def evaluate_model(
     starts: str | None = None,
     other_data: bool = False,
     cache: Location | None = None,
+    beside: EvaluationResult | None = None,
     on_batch: Callable[[int, int], None] = lambda done, windows: None,
 ) -> EvaluationResult:
     """Evaluate a model on the test split of a store.
@@ -88,6 +81,8 @@ def evaluate_model(
         starts: where windows of a series start; see `EvaluationSet.of`.
         other_data: allow another store, units or grid than those of the training; the metrics name the differences.
         cache: folder where scores are kept, and found by a later evaluation of the same model on the same windows.
+        beside: another model, evaluated with the same `starts`. Its windows and baselines are taken where they would be
+            the same, so that they are not computed again.
         on_batch: called after each batch with the number of windows done and the number of all.
 
     Raises:
@@ -97,12 +92,15 @@ def evaluate_model(
     field_store = FieldStore.open(storage.location(store or model.config.data.store))
     if not other_data:
         check_store(model, field_store, uri)
-    evaluation_set = EvaluationSet.of(
-        field_store,
-        model.config.data,
-        warm_up=warm_up or configured.warm_up,
-        horizon=horizon or configured.horizon,
-        starts=starts,
+    warm_up, horizon = warm_up or configured.warm_up, horizon or configured.horizon
+    if beside is not None and not _has_same_windows(beside, model, field_store, warm_up, horizon):
+        beside = None
+    evaluation_set = (
+        beside.evaluation_set
+        if beside
+        else EvaluationSet.of(
+            field_store, model.config.data, warm_up=warm_up, horizon=horizon, starts=starts, elsewhere=cache
+        )
     )
     key = _cache_key(model, field_store, evaluation_set)
     cached = _read_cache(cache, key)
@@ -114,15 +112,30 @@ def evaluate_model(
             cache.write(f"{key}.npz", _serialize(scores, frames_per_second))
     else:
         scores, frames_per_second = cached
-    baselines = score_baselines(evaluation_set, model.network.channels_out, batch_size=BATCH_SIZE)
-    metrics = _metrics(uri, model, field_store, evaluation_set, scores, baselines)
+    baselines = beside.baselines if beside else score_baselines(evaluation_set, model.network.channels_out)
+    metrics = summarize(uri, model, field_store, evaluation_set, scores, baselines)
     metrics["frames_per_second"] = frames_per_second
+    if isinstance(model, Ensemble):
+        metrics |= spread_metrics(model, evaluation_set)
     as_configured = (
         starts is None
         and (evaluation_set.warm_up, evaluation_set.horizon) == (configured.warm_up, configured.horizon)
         and not metrics["other_data"]
     )
     return EvaluationResult(uri, model, field_store, evaluation_set, scores, baselines, metrics, as_configured)
+
+
+def _has_same_windows(
+    beside: EvaluationResult, model: TrainedModel, store: FieldStore, warm_up: int, horizon: int
+) -> bool:
+    """Say whether a model is evaluated on the windows of another, whose starts follow the same rule."""
+
+    def windows(model: TrainedModel, store: FieldStore) -> tuple[Any, ...]:
+        data = model.config.data
+        return store.digest, data.variables or store.channels, data.coarsen, model.network.channels_out
+
+    lengths = beside.evaluation_set.warm_up, beside.evaluation_set.horizon
+    return lengths == (warm_up, horizon) and windows(beside.model, beside.store) == windows(model, store)
 
 
 def _cache_key(model: TrainedModel, store: FieldStore, evaluation_set: EvaluationSet) -> str:
@@ -140,6 +153,8 @@ def _cache_key(model: TrainedModel, store: FieldStore, evaluation_set: Evaluatio
         model.config.model.model_dump(),
         evaluation_set.starts,
     ]
+    if isinstance(model, Ensemble):
+        settings += [each.config.model_dump() for each in model.members]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()[:32]
 
@@ -161,70 +176,3 @@ def _read_cache(cache: Location | None, key: str) -> tuple[Scores, float] | None
         return Scores(**arrays, filled=len(content["squared"])), float(content["frames_per_second"])
     except (FileNotFoundError, ValueError, KeyError, EOFError, OSError):
         return None
-
-
-def _metrics(
-    uri: str,
-    model: TrainedModel,
-    store: FieldStore,
-    evaluation_set: EvaluationSet,
-    scores: Scores,
-    baselines: dict[str, Scores],
-) -> dict[str, Any]:
-    """Return the content of metrics.json but for the speed; errors are in the field's units unless normalised."""
-    predicted = model.network.channels_out
-    std = np.array(store.statistic("std", model.config.data.variables))[:predicted]
-    warm_up, steps = evaluation_set.warm_up, evaluation_set.steps
-    costs = model_cost(model.config.model, model.field.frame_shape)
-    by_step = rmse_by_step(scores.squared)
-    metrics: dict[str, Any] = {
-        "model": uri,
-        "architecture": model.config.model.architecture,
-        "parameters": costs.parameters,
-        "multiply_adds": costs.multiply_adds,
-        "store": store.name,
-        "store_digest": store.digest,
-        "other_data": store_differences(model, store),
-        "split": "test",
-        "windows": len(evaluation_set),
-        "starts": evaluation_set.starts,
-        "variable": model.field.variable,
-        "units": model.field.units,
-        "std": std.tolist(),
-        "warm_up": warm_up,
-        "horizon": evaluation_set.horizon,
-        **_errors(scores, 1, warm_up, std, "teacher_forced"),
-        **_errors(scores, warm_up + 1, steps, std, "closed_loop"),
-        "rmse_closed_loop_interval": rmse_interval(scores.squared[:, warm_up:].mean((1, 2)), evaluation_set.overlap),
-        "rmse_teacher_forced_by_step": by_step[:warm_up].tolist(),
-        "rmse_by_lead_time": by_step[warm_up - 1 :].tolist(),
-        "mae_by_lead_time": scores.absolute.mean((0, 2))[warm_up - 1 :].tolist(),
-        "trouble": instability(scores.variance, warm_up + 1),
-    }
-    if scores.correlation is not None:
-        metrics["acc_by_lead_time"] = scores.correlation.mean((0, 2))[warm_up - 1 :].tolist()
-    if scores.power is not None:
-        metrics["spectrum_error_closed_loop"] = spectrum_error(scores.power[:, warm_up:])
-    metrics["baselines"], metrics["skill_horizon"] = {}, {}
-    for name, baseline_scores in baselines.items():
-        baseline_by_lead = rmse_by_step(baseline_scores.squared)
-        errors = _errors(baseline_scores, 2, evaluation_set.horizon + 1, std, "closed_loop")
-        metrics["baselines"][name] = errors | {"rmse_by_lead_time": baseline_by_lead.tolist()}
-        metrics["skill_horizon"][name] = skill_horizon(by_step[warm_up - 1 :], baseline_by_lead)
-    better = min(errors["rmse_closed_loop_normalized"] for errors in metrics["baselines"].values())
-    metrics["ratio_to_better_baseline"] = metrics["rmse_closed_loop_normalized"] / better
-    return metrics
-
-
-def _errors(scores: Scores, first: int, last: int, std: np.ndarray, name: str) -> dict[str, float]:
-    """Return the errors over steps first .. last (counted from 1), with `name` in their keys."""
-    errors = {
-        f"rmse_{name}": rmse(scores.squared, first, last),
-        f"rmse_{name}_normalized": rmse_normalized(scores.squared, first, last, std),
-        f"rmse_{name}_mean_of_steps": rmse_mean_of_steps(scores.squared, first, last),
-        f"mae_{name}": float(scores.absolute[:, first - 1 : last].mean()),
-    }
-    if scores.weighted is not None and scores.correlation is not None:
-        errors[f"rmse_{name}_latitude_weighted"] = rmse(scores.weighted, first, last)
-        errors[f"acc_{name}"] = float(scores.correlation[:, first - 1 : last].mean())
-    return errors

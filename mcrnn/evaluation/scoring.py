@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from mcrnn.evaluation.baselines import persistence
-from mcrnn.evaluation.evaluation_set import BATCH_SIZE, EvaluationSet
+from mcrnn.evaluation.evaluation_set import EvaluationSet
 from mcrnn.evaluation.metrics import Scores
 from mcrnn.models.trained_model import TrainedModel
 
@@ -18,7 +18,7 @@ def score(
     model: TrainedModel,
     evaluation_set: EvaluationSet,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     on_batch: Callable[[int], None] = lambda windows: None,
 ) -> tuple[Scores, float]:
     """Score a model at steps 1 .. warm_up + horizon of every window.
@@ -26,7 +26,7 @@ def score(
     Args:
         model: the model, on the device where it is to run.
         evaluation_set: the windows.
-        batch_size: windows at a time; changes nothing but memory and speed.
+        batch_size: windows at a time; by default as many as memory has room for. Changes nothing but memory and speed.
         on_batch: called after each batch with the number of windows done.
 
     Returns:
@@ -36,7 +36,7 @@ def score(
     like = next(network.parameters())
     scores = evaluation_set.empty_scores(evaluation_set.steps, network.channels_out)
     seconds = 0.0
-    for batch in evaluation_set.batches(batch_size):
+    for batch in evaluation_set.batches(batch_size or evaluation_set.batch_size(network)):
         started = time.perf_counter()
         frames_BTCHW = batch.frames_BTCHW.to(like)
         given_BTCHW = scaling.to_model(frames_BTCHW[:, : evaluation_set.warm_up])
@@ -54,20 +54,19 @@ def score(
     return scores, len(evaluation_set) * evaluation_set.steps / seconds
 
 
-def score_baselines(evaluation_set: EvaluationSet, channels: int, *, batch_size: int = BATCH_SIZE) -> dict[str, Scores]:
+def score_baselines(evaluation_set: EvaluationSet, channels: int) -> dict[str, Scores]:
     """Score persistence and climatology at lead times 1 .. horizon + 1 of every window.
 
     Args:
         evaluation_set: the windows.
         channels: number of predicted channels, the first ones.
-        batch_size: windows at a time.
 
     Returns:
         The scores of `persistence` and `climatology`.
     """
     warm_up, steps = evaluation_set.warm_up, evaluation_set.horizon + 1
     found = {name: evaluation_set.empty_scores(steps, channels) for name in ("persistence", "climatology")}
-    for batch in evaluation_set.batches(batch_size):
+    for batch in evaluation_set.batches(evaluation_set.batch_size()):
         frames_BTCHW = batch.frames_BTCHW[:, :, :channels]
         given_BTCHW, truth_BTCHW = frames_BTCHW[:, :warm_up], frames_BTCHW[:, warm_up:]
         climatology_BTCHW = evaluation_set.climatology.at(batch.start_B, slice(warm_up, evaluation_set.steps + 1))

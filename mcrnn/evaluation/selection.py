@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import fnmatch
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from mcrnn.errors import UserError
 from mcrnn.models import trained_model
+from mcrnn.models.ensemble import Ensemble
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import model_loading
 from mcrnn.tracking.mlflow_client import all_pages, client_of, quiet_mlflow, reachable, tracking_uri
 from mcrnn.tracking.run_folder import RunFolder
 
+JOINED = "+"
+"""Sign between the models of an ensemble."""
 WILDCARDS = "*?["
 """Characters that make a name a pattern."""
 
@@ -39,6 +43,8 @@ class SelectedModel:
     @property
     def group(self) -> str:
         """A key that is equal for models which differ in their seed only."""
+        if isinstance(self.model, Ensemble):
+            return self.uri
         config = self.model.config.model_dump()
         config["train"].pop("seed")
         config.pop("name")
@@ -49,7 +55,8 @@ def select_models(patterns: Iterable[str], storage: Storage) -> tuple[list[Selec
     """Load the models that patterns name.
 
     Args:
-        patterns: registry URIs, run URIs and folders, with wildcards; see `expand`.
+        patterns: registry URIs, run URIs and folders, with wildcards; see `expand`. Several with a plus between them
+            are an ensemble.
         storage: the storage root.
 
     Returns:
@@ -59,6 +66,9 @@ def select_models(patterns: Iterable[str], storage: Storage) -> tuple[list[Selec
     failures = []
     for pattern in patterns:
         try:
+            if JOINED in pattern:
+                selected[pattern] = _joined(pattern, storage)
+                continue
             uris = expand(pattern, storage)
         except UserError as error:
             failures.append(str(error))
@@ -73,6 +83,20 @@ def select_models(patterns: Iterable[str], storage: Storage) -> tuple[list[Selec
             except UserError as error:
                 failures.append(str(error))
     return list(selected.values()), failures
+
+
+def _joined(pattern: str, storage: Storage) -> SelectedModel:
+    """Load the models of an ensemble; one that is named several times counts as often.
+
+    Raises:
+        UserError: a model cannot be loaded, or the models do not go together.
+    """
+    counts = Counter(uri for part in pattern.split(JOINED) for uri in expand(part.strip(), storage))
+    loaded = {uri: model_loading.find(uri, storage) for uri in counts}
+    seconds = [_training_seconds(uri, each.run_id, storage) for uri, each in loaded.items()]
+    known = [each for each in seconds if each is not None]
+    ensemble = Ensemble.of([each.model for each in loaded.values()], list(counts.values()), list(counts))
+    return SelectedModel(pattern, ensemble, None, sum(known) if len(known) == len(seconds) else None)
 
 
 def expand(pattern: str, storage: Storage) -> list[str]:

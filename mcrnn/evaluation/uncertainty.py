@@ -18,8 +18,6 @@ from scipy import fft, stats
 
 WINDOWS_PER_DEGREE = 3
 """Correlation lengths of a series for each degree of freedom: more of them would let faster waves in."""
-FEWEST_DEGREES = 2
-"""With fewer degrees of freedom there is no statement about the spread."""
 SOKAL_FACTOR = 5.0
 """Autocorrelations are summed up to the first lag of so many autocorrelation times (Sokal 1997)."""
 
@@ -75,7 +73,7 @@ def estimate_mean(values_N: np.ndarray, overlap: float | None) -> Estimate | Non
         degrees = count - 1
     else:
         degrees = min(count - 1, int(count / (WINDOWS_PER_DEGREE * max(overlap, correlation_length(values_N)))))
-    if degrees < FEWEST_DEGREES:
+    if degrees < 1:
         return None
     coefficients = fft.dct(values_N, norm="ortho")[1 : degrees + 1]  # the coefficient 0 is the mean
     return Estimate(float(values_N.mean()), float(np.sqrt(np.square(coefficients).mean() / count)), degrees)

@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,11 @@ from mcrnn.data.description import FieldDescription, Scaling
 from mcrnn.errors import UserError
 from mcrnn.models import Forecaster
 from mcrnn.models.forecaster import build_model
+from mcrnn.models.sizing import ModelCost, model_cost
 from mcrnn.storage.location import Location
+
+if TYPE_CHECKING:
+    from mcrnn.models.ensemble import Ensemble
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -38,6 +42,16 @@ class TrainedModel:
     """The field that it was trained on."""
     network: Forecaster
     """The network, whose units are those of `scaling`."""
+
+    @property
+    def architecture(self) -> str:
+        """What the model is, in a few words."""
+        return self.config.model.architecture
+
+    @property
+    def cost(self) -> ModelCost:
+        """The parameters, and the work of the forward pass."""
+        return model_cost(self.config.model, self.field.frame_shape)
 
     @property
     def scaling(self) -> Scaling:
@@ -128,7 +142,29 @@ def save(folder: Location, config: Configuration, field: FieldDescription, weigh
         field: the field that it was trained on.
         weights: state of the network; saved in float32.
     """
-    content = {"configuration": config.model_dump(), "field": vars(field)}
+    _write(folder, {"configuration": config.model_dump(), "field": vars(field)}, weights)
+
+
+def save_ensemble(folder: Location, ensemble: Ensemble) -> None:
+    """Write an ensemble as a model directory: its members in the same two files.
+
+    Args:
+        folder: the directory.
+        ensemble: the ensemble.
+    """
+    members = [
+        {"name": name, "count": count, "configuration": each.config.model_dump(), "field": vars(each.field)}
+        for each, name, count in zip(ensemble.members, ensemble.names, ensemble.counts, strict=True)
+    ]
+    weights = {
+        f"{index}.{name}": value
+        for index, each in enumerate(ensemble.members)
+        for name, value in each.network.state_dict().items()
+    }
+    _write(folder, {"members": members}, weights)
+
+
+def _write(folder: Location, content: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
     folder.write(WEIGHTS, _serialize(weights))
     folder.write(CONFIG, json.dumps(content, indent=1).encode())
 
@@ -157,11 +193,26 @@ def load(folder: Location) -> TrainedModel:
     """
     try:
         content: dict[str, Any] = json.loads(folder.read(CONFIG))
-        config = Configuration.model_validate(content["configuration"])
-        described: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["field"].items()}
-        field = FieldDescription(**described)
-        network = build_model(config.model, field.frame_shape, field.padding)
-        network.load_state_dict(load_safetensors(folder.read(WEIGHTS)))
+        weights = load_safetensors(folder.read(WEIGHTS))
+        if "members" not in content:
+            return _built(content, weights)
+        members = [
+            _built(each, {name.removeprefix(f"{i}."): w for name, w in weights.items() if name.startswith(f"{i}.")})
+            for i, each in enumerate(content["members"])
+        ]
+        counts, names = ([each[key] for each in content["members"]] for key in ("count", "name"))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"'{folder.url}' is not a model directory ({error})") from None
+    from mcrnn.models.ensemble import Ensemble
+
+    return Ensemble.of(members, counts, names)
+
+
+def _built(content: dict[str, Any], weights: dict[str, torch.Tensor]) -> TrainedModel:
+    """Build a model of its configuration, its field and its weights."""
+    config = Configuration.model_validate(content["configuration"])
+    described: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["field"].items()}
+    field = FieldDescription(**described)
+    network = build_model(config.model, field.frame_shape, field.padding)
+    network.load_state_dict(weights)
     return TrainedModel(config, field, network.eval())

@@ -113,6 +113,35 @@ def error_curves(path: Path, curves: list[Curve], *, warm_up: int, quantity: str
     return save(figure, path)
 
 
+def spread_skill(path: Path, spread: np.ndarray, rmse: np.ndarray, *, quantity: str, name: str) -> list[Path]:
+    """Draw the spread of an ensemble and the error of its mean by lead time, and their ratio.
+
+    Args:
+        path: file to write; its suffix is replaced by .png and .pdf.
+        spread: spread at lead times 1, 2, ...; see `mcrnn.evaluation.spread`.
+        rmse: error of the ensemble's mean at the same lead times.
+        quantity: name and unit of the field.
+        name: name of the ensemble.
+
+    Returns:
+        The files.
+    """
+    figure, (above, below) = plt.subplots(
+        2, 1, figsize=(7.6, 5.2), layout="constrained", sharex=True, height_ratios=(2, 1)
+    )
+    leads = np.arange(1, len(rmse) + 1)
+    above.plot(leads, rmse, color=LINE_COLOURS[0], linewidth=2, label="error of the mean")
+    above.plot(leads, spread, "--", color=LINE_COLOURS[1], linewidth=2, label="spread of the members")
+    above.legend(frameon=False)
+    above.set(ylim=(0, None), ylabel=f"RMSE of {quantity}", title=name)
+    below.axhline(1, color="0.75", linewidth=1)
+    below.plot(leads, spread / rmse, color="0.3", linewidth=1.8)
+    below.set(ylim=(0, None), xlim=(1, len(rmse)), xlabel="lead time", ylabel="spread / error")
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    return save(figure, path)
+
+
 def spectra(
     path: Path, truth_K: np.ndarray, forecasts: dict[str, np.ndarray], *, quantity: str, lead: int
 ) -> list[Path]:

@@ -16,12 +16,26 @@ from rich.console import Console
 from mcrnn.console import Bar
 from mcrnn.device import choose_device
 from mcrnn.errors import UserError
+from mcrnn.evaluation.channel_metrics import as_dataset
 from mcrnn.evaluation.compatibility import DataIdentity, check_same_data
 from mcrnn.evaluation.metrics import rmse_by_step
 from mcrnn.evaluation.result import EvaluationResult, evaluate_model
 from mcrnn.evaluation.selection import SelectedModel, select_models
-from mcrnn.reports import evaluation_figures
-from mcrnn.reports.evaluation_tables import Group, as_csv, as_latex, as_markdown, columns, heading, notes, tables
+from mcrnn.reports import channel_figures, evaluation_figures
+from mcrnn.reports.evaluation_tables import (
+    CHANNEL_HEADING,
+    Group,
+    as_csv,
+    as_latex,
+    as_markdown,
+    channel_columns,
+    channels_as_csv,
+    columns,
+    heading,
+    notes,
+    tables,
+    variables,
+)
 from mcrnn.reports.forecasts import Forecasts, write_forecasts
 from mcrnn.reports.html_page import write_page
 from mcrnn.storage.local import LocalFolder
@@ -29,7 +43,7 @@ from mcrnn.storage.retry import print_warning
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.experiment import Tracker
 from mcrnn.tracking.mlflow_client import Run, tracking_uri
-from mcrnn.tracking.registry import TEST_METRICS
+from mcrnn.tracking.registry import TEST_METRICS, test_errors
 from mcrnn.tracking.run_folder import RunFolder
 from mcrnn.tracking.sync import RunSync
 
@@ -87,6 +101,7 @@ def make(patterns: Iterable[str], storage: Storage, options: Options) -> list[st
                     starts=options.starts,
                     other_data=options.other_data,
                     cache=cache,
+                    beside=first,
                     on_batch=partial(_show_progress, bar, each.uri, index),
                 )
                 if first:
@@ -185,51 +200,74 @@ def write(groups: list[Group], folder: Path, num_forecasts: int | None = 16) -> 
     quantity = _quantity(first)
     (folder / "metrics.json").write_text(json.dumps([result.metrics for g in groups for result in g.members], indent=1))
     (folder / "metrics.csv").write_text(as_csv(groups))
+    (folder / "metrics_by_channel.csv").write_text(channels_as_csv(groups))
+    as_dataset({result.uri: result for g in groups for result in g.members}).to_netcdf(folder / "metrics.nc")
     headers, rows, baselines = columns(groups)
-    (folder / "table.md").write_text(as_markdown(headers, rows + baselines))
-    (folder / "table.tex").write_text(as_latex(headers, rows, baselines, heading(groups)))
+    markdown, latex = as_markdown(headers, rows + baselines), as_latex(headers, rows, baselines, heading(groups))
+    channels = channel_columns(groups) if len(first.metrics["channels"]) > 1 else None
+    if channels is not None:
+        markdown += "\n" + as_markdown(*channels)
+        latex += as_latex(channels[0], channels[1], [], CHANNEL_HEADING)
+    (folder / "table.md").write_text(markdown)
+    (folder / "table.tex").write_text(latex)
     pictures = evaluation_figures.error_curves(
         folder / "rmse.png", _curves(groups), warm_up=first.evaluation_set.warm_up, quantity=quantity
     )
-    if first.scores.power is not None:
+    pictures += channel_figures.draw(folder, groups)
+    if first.scores.power is not None and groups[0].has_units:
         lead = first.evaluation_set.horizon + 1
         power = {group.name: np.asarray(group.best.scores.power)[0, -1].sum(0) for group in groups}
         truth_K = first.scores.power[1, -1].sum(0)
         pictures += evaluation_figures.spectra(folder / "spectra.png", truth_K, power, quantity=quantity, lead=lead)
+    for group in groups:
+        if "spread_by_lead_time" in group.best.metrics:
+            path = folder / f"spread_skill{'' if len(groups) == 1 else f'_{_slug(group.name)}'}.png"
+            spread, rmse = (np.array(group.best.metrics[f"{name}_by_lead_time"]) for name in ("spread", "rmse"))
+            pictures += evaluation_figures.spread_skill(path, spread, rmse, quantity=quantity, name=group.name)
     if len(groups) > 1:
+        error = "rmse_closed_loop" if groups[0].has_units else "rmse_closed_loop_normalized"
         for key, label in (("parameters", "parameters"), ("multiply_adds", "multiply-adds a frame")):
-            points = {g.name: (g.best.metrics[key], g.mean("rmse_closed_loop")) for g in groups}
+            points = {g.name: (g.best.metrics[key], g.mean(error)) for g in groups}
             if all(np.isfinite(error) for _, error in points.values()):
                 pictures += evaluation_figures.costs(folder / f"cost_{key}.png", points, cost=label, quantity=quantity)
     forecasts = write_forecasts(folder / "forecasts.zarr", {g.name: g.best for g in groups}, num_forecasts)
     for index, group in enumerate(groups[:MOST_PICTURES]):
         suffix = "" if len(groups) == 1 else f"_{_slug(group.name)}"
-        pictures += _draw_fields(group, forecasts, folder, suffix, quantity, animate=index == 0)
-    write_page(folder, groups[0].best, heading(groups), (headers, rows, baselines), notes(groups), pictures)
-    texts = [folder / name for name in ("metrics.json", "metrics.csv", "table.md", "table.tex", "report.html")]
+        pictures += _draw_fields(group, forecasts, folder, suffix, _first_channel(first), animate=index == 0)
+    write_page(folder, first, heading(groups), (headers, rows, baselines), channels, notes(groups), pictures)
+    tables = ("metrics.csv", "metrics_by_channel.csv", "table.md", "table.tex")
+    texts = [folder / name for name in ("metrics.json", "metrics.nc", *tables, "report.html")]
     data = [path for path in sorted((folder / "forecasts.zarr").rglob("*")) if path.is_file()]
     return texts + pictures + data
 
 
 def _quantity(result: EvaluationResult) -> str:
     """Return the field's name with its unit, as axes are labelled."""
-    field = result.model.field
-    return field.variable if field.units == "1" else f"{field.variable} [{field.units}]"
+    name, units = variables(result), result.model.field.units
+    if result.metrics["rmse_closed_loop"] is None:
+        return "all channels, over their standard deviation"
+    return name if units == "1" else f"{name} [{units}]"
+
+
+def _first_channel(result: EvaluationResult) -> str:
+    """Return the name of the first channel with its unit; its fields are drawn."""
+    channel, errors = next(iter(result.metrics["channels"].items()))
+    return channel if errors["units"] == "1" else f"{channel} [{errors['units']}]"
 
 
 def _curves(groups: list[Group]) -> list[evaluation_figures.Curve]:
     """Return the error by step of each group, with the range of several seeds, and of the baselines."""
+    first = groups[0].best
+    scale_C = np.array(1.0 if groups[0].has_units else first.metrics["std"])
     curves = []
     for group in groups:
-        by_step = np.array([rmse_by_step(result.scores.squared) for result in group.members])
+        by_step = np.array([rmse_by_step(result.scores.squared / scale_C**2) for result in group.members])
         several = len(by_step) > 1
         low, high = (f(by_step, axis=0) if several else None for f in (np.min, np.max))
         curves.append(evaluation_figures.Curve(group.name, 1, by_step.mean(0), low=low, high=high))
-    first = groups[0].best
     for name, scores in first.baselines.items():
-        curves.append(
-            evaluation_figures.Curve(name, first.evaluation_set.warm_up, rmse_by_step(scores.squared), baseline=True)
-        )
+        by_lead = rmse_by_step(scores.squared / scale_C**2)
+        curves.append(evaluation_figures.Curve(name, first.evaluation_set.warm_up, by_lead, baseline=True))
     return curves
 
 
@@ -279,7 +317,7 @@ def _record(groups: list[Group], folder: Path, written: list[Path], name: str, s
         record.clear()  # another evaluation was written to the same folder: its run in MLflow is left as it is
     record.write_record(name, tags=tags, params={"evaluation": params}, dataset=dataset)
     run = sync.update_now(record, "FINISHED")
-    values = {f"{_slug(g.name)}.{key}": g.mean(key) for g in groups for key in TEST_METRICS}
+    values = {f"{_slug(g.name)}.{key}": g.mean(key) for g in groups for key in TEST_METRICS if m[key] is not None}
     run.log_metrics({key: value for key, value in values.items() if np.isfinite(value)})
     for path in written:
         inner = path.parent.relative_to(folder).as_posix()
@@ -293,7 +331,8 @@ def _record(groups: list[Group], folder: Path, written: list[Path], name: str, s
                         f"the run of '{selected.uri}' was deleted in MLflow, so that its test errors are not there"
                     )
                 else:
-                    training.log_metrics({f"test_{name}": result.metrics[name] for name in TEST_METRICS})
+                    errors = test_errors(result.metrics)
+                    training.log_metrics({f"test_{name}": value for name, value in errors.items()})
     sync.close()
 
 

@@ -11,11 +11,15 @@ import numpy as np
 from rich.table import Table
 
 from mcrnn.console import new_table
+from mcrnn.evaluation.channel_metrics import LONG_NAMES
 from mcrnn.evaluation.result import EvaluationResult
 from mcrnn.evaluation.selection import SelectedModel
 
 LEADS = (1, 5, 10, 20, 50, 100, 200)
 """Lead times that have a column, as far as the horizon goes."""
+CHANNEL_HEADING = "test RMSE by channel, each in its units, weighted by area on a globe"
+MOST_NAMES = 4
+"""Number of channels that a title names."""
 NUM_COST_COLUMNS = 4
 """Number of last columns, which are about skill and cost; the columns before them are errors."""
 
@@ -48,10 +52,21 @@ class Group:
         values = [result.metrics[key] for result in self.members]
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
+    def by_lead(self, key: str) -> np.ndarray:
+        """Return the mean over the members of a metric at lead times 1 .. horizon + 1."""
+        return np.mean([result.metrics[key] for result in self.members], axis=0)
+
     @property
-    def by_lead(self) -> np.ndarray:
-        """Mean RMSE at lead times 1 .. horizon + 1."""
-        return np.mean([result.metrics["rmse_by_lead_time"] for result in self.members], axis=0)
+    def has_units(self) -> bool:
+        """Whether errors over all channels have units. Else they are over each channel's standard deviation."""
+        return self.best.metrics["rmse_closed_loop"] is not None
+
+    @property
+    def label(self) -> str:
+        """Name of the row, with the number of seeds, and with what is wrong with the forecasts of any of them."""
+        seeds = f", {len(self.members)} seeds" if len(self.members) > 1 else ""
+        wrong = next((f" ({result.metrics['trouble']})" for result in self.members if result.metrics["trouble"]), "")
+        return self.name + seeds + wrong
 
     @property
     def training_seconds(self) -> float | None:
@@ -78,10 +93,18 @@ def heading(groups: list[Group]) -> str:
     """Return the title of the table: quantity, unit, warm-up, horizon and number of windows."""
     first = groups[0].best.metrics
     unit = "" if first["units"] == "1" else f" in {first['units']}"
+    if not groups[0].has_units:
+        unit = " over the standard deviation of each channel"
     return (
-        f"test RMSE of {first['variable']}{unit}: {first['warm_up']} frames given, {first['horizon']} steps in closed "
-        f"loop, {first['windows']} windows"
+        f"test RMSE of {variables(groups[0].best)}{unit}: {first['warm_up']} frames given, {first['horizon']} steps in "
+        f"closed loop, {first['windows']} windows"
     )
+
+
+def variables(result: EvaluationResult) -> str:
+    """Return the names of the predicted channels, or their number where there are many."""
+    channels = list(result.metrics["channels"])
+    return ", ".join(channels) if len(channels) <= MOST_NAMES else f"{len(channels)} channels"
 
 
 def columns(groups: list[Group]) -> tuple[list[str], list[list[str]], list[list[str]]]:
@@ -93,33 +116,38 @@ def columns(groups: list[Group]) -> tuple[list[str], list[list[str]], list[list[
     leads = [lead for lead in LEADS if lead <= first["horizon"] + 1]
     on_sphere = "acc_closed_loop" in first
     headers = ["", "teacher forced", *(f"lead {lead}" for lead in leads), "closed loop", "normal- ised"]
+    if not groups[0].has_units:
+        headers.remove("normal- ised")
     headers += ["lat. weighted", "ACC"] if on_sphere else []
     headers += ["skill until", "params", "training", "frames/s"]
+    suffix = "" if groups[0].has_units else "_normalized"
+    total = ["rmse_closed_loop"] if groups[0].has_units else []
+    total.append("rmse_closed_loop_normalized")
     rows = []
     for group in groups:
         skill_until = min(
             group.best.metrics["skill_horizon"].values(), key=lambda lead: np.inf if lead is None else lead
         )
         seconds = group.training_seconds
-        row = [group.name + (f", {len(group.members)} seeds" if len(group.members) > 1 else "")]
-        row += [_with_spread(group, "rmse_teacher_forced"), *(format_figure(group.by_lead[lead - 1]) for lead in leads)]
-        row += [_with_spread(group, "rmse_closed_loop"), _with_spread(group, "rmse_closed_loop_normalized")]
+        by_lead = group.by_lead(f"rmse_by_lead_time{suffix}")
+        row = [group.label, _with_spread(group, f"rmse_teacher_forced{suffix}")]
+        row += [*(format_figure(by_lead[lead - 1]) for lead in leads), *(_with_spread(group, key) for key in total)]
         if on_sphere:
             row += [
-                format_figure(group.mean("rmse_closed_loop_latitude_weighted")),
+                format_figure(group.mean(f"rmse_closed_loop{suffix}_latitude_weighted")),
                 format_figure(group.mean("acc_closed_loop")),
             ]
         row += [f"> {first['horizon'] + 1}" if skill_until is None else str(skill_until)]
-        row += [f"{group.best.metrics['parameters'] / 1000:.3g}k", _duration(seconds)]
+        row += [f"{group.best.metrics['parameters'] / 1000:.3g}k", format_duration(seconds)]
         row += [f"{group.mean('frames_per_second'):.0f}"]
         rows.append(row)
     baselines = []
     for name, errors in first["baselines"].items():
-        row = [name, "", *(format_figure(errors["rmse_by_lead_time"][lead - 1]) for lead in leads)]
-        row += [format_figure(errors["rmse_closed_loop"]), format_figure(errors["rmse_closed_loop_normalized"])]
+        row = [name, "", *(format_figure(errors[f"rmse_by_lead_time{suffix}"][lead - 1]) for lead in leads)]
+        row += [format_figure(errors[key]) for key in total]
         if on_sphere:
             row += [
-                format_figure(errors["rmse_closed_loop_latitude_weighted"]),
+                format_figure(errors[f"rmse_closed_loop{suffix}_latitude_weighted"]),
                 format_figure(errors["acc_closed_loop"]),
             ]
         baselines.append(row + [""] * (len(headers) - len(row)))
@@ -131,7 +159,8 @@ def _with_spread(group: Group, key: str) -> str:
     return format_figure(group.mean(key)) + ("" if spread is None else f" ± {spread:.1g}")
 
 
-def _duration(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
+    """Format seconds as a person says them; empty where they are not known."""
     if seconds is None:
         return ""
     if seconds < 300:
@@ -158,20 +187,54 @@ def tables(groups: list[Group]) -> list[Table]:
         errors.add_row(*row[:split], style="dim")
     ratio = groups[0].mean("ratio_to_better_baseline")
     errors.caption = f"closed-loop RMSE of the best model: {ratio:.2f} of the better baseline's; {confidence(groups)}"
-    return [errors, costs]
+    found = [errors]
+    if len(groups[0].best.metrics["channels"]) > 1:
+        channel_headers, channel_rows = channel_columns(groups)
+        by_channel = new_table(channel_headers, title=CHANNEL_HEADING, names=3)
+        for row in channel_rows:
+            by_channel.add_row(*row, style="dim" if row[2] in groups[0].best.metrics["baselines"] else None)
+        found.append(by_channel)
+    return [*found, costs]
+
+
+def channel_columns(groups: list[Group]) -> tuple[list[str], list[list[str]]]:
+    """Return headers, and rows for each channel: one of each group and one of each baseline.
+
+    The first cell names the channel in the first of its rows; errors are in the channel's units.
+    """
+    first = groups[0].best.metrics
+    leads = [lead for lead in LEADS if lead <= first["horizon"] + 1]
+    on_sphere = "acc_closed_loop" in first
+    weighted = "_latitude_weighted" if on_sphere else ""
+    headers = ["channel", "units", "forecast", *(f"lead {lead}" for lead in leads), "closed loop"]
+    headers += ["bias", "ACC"] if on_sphere else ["bias"]
+    rows = []
+    for channel, errors in first["channels"].items():
+        forecasts = [(g.name, [result.metrics["channels"][channel] for result in g.members]) for g in groups]
+        forecasts += [(name, [baseline]) for name, baseline in errors["baselines"].items()]
+        for index, (name, members) in enumerate(forecasts):
+            by_lead = np.mean([member[f"rmse{weighted}_by_lead_time"] for member in members], axis=0)
+            row = [channel, errors["units"], name] if index == 0 else ["", "", name]
+            row += [format_figure(by_lead[lead - 1]) for lead in leads]
+            row.append(format_figure(float(np.mean([member[f"rmse_closed_loop{weighted}"] for member in members]))))
+            row.append(format_figure(float(np.mean([member["bias_by_lead_time"][1:] for member in members]))))
+            if on_sphere:
+                row.append(format_figure(float(np.mean([member["acc_by_lead_time"][1:] for member in members]))))
+            rows.append(row)
+    return headers, rows
 
 
 def confidence(groups: list[Group]) -> str:
     """Return the confidence interval of the best model's error in words, or that there is none."""
     metrics = groups[0].best.metrics
-    interval = metrics["rmse_closed_loop_interval"]
+    interval = metrics["rmse_closed_loop_interval" if groups[0].has_units else "rmse_closed_loop_normalized_interval"]
     if interval is None:
         return f"{metrics['windows']} windows, as far as they overlap, are too few for a confidence interval"
     return "95 % confidence interval {} to {}".format(*map(format_figure, interval))
 
 
 def as_csv(groups: list[Group]) -> str:
-    """Return a CSV table with a row for each model and lead time."""
+    """Return a CSV table with a row for each model and lead time; without errors where channels differ in units."""
     text = io.StringIO()
     names = ["model", "architecture", "parameters", "lead_time", "rmse", "mae", "persistence", "climatology"]
     rows = csv.writer(text, lineterminator="\n")
@@ -180,8 +243,29 @@ def as_csv(groups: list[Group]) -> str:
         for result in group.members:
             m = result.metrics
             baselines = [m["baselines"][name]["rmse_by_lead_time"] for name in ("persistence", "climatology")]
-            for i, errors in enumerate(zip(m["rmse_by_lead_time"], m["mae_by_lead_time"], *baselines, strict=True)):
-                rows.writerow([m["model"], m["architecture"], m["parameters"], i + 1, *(f"{e:.8g}" for e in errors)])
+            errors = [m["rmse_by_lead_time"], m["mae_by_lead_time"], *baselines]
+            for i in range(m["horizon"] + 1):
+                figures = ["" if values is None else f"{values[i]:.8g}" for values in errors]
+                rows.writerow([m["model"], m["architecture"], m["parameters"], i + 1, *figures])
+    return text.getvalue()
+
+
+def channels_as_csv(groups: list[Group]) -> str:
+    """Return a CSV table with a row for each model or baseline, channel and lead time."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    first = groups[0].best.metrics
+    keys = [name for name in LONG_NAMES if f"{name}_by_lead_time" in next(iter(first["channels"].values()))]
+    rows.writerow(["forecast", "channel", "units", "lead_time", *keys])
+    forecasts = [(result.uri, result.metrics["channels"]) for group in groups for result in group.members]
+    for name in first["baselines"]:
+        forecasts.append((name, {channel: c["baselines"][name] for channel, c in first["channels"].items()}))
+    for name, channels in forecasts:
+        for channel, errors in channels.items():
+            units = first["channels"][channel]["units"]
+            for i in range(first["horizon"] + 1):
+                figures = [f"{errors[f'{key}_by_lead_time'][i]:.8g}" for key in keys]
+                rows.writerow([name, channel, units, i + 1, *figures])
     return text.getvalue()
 
 
@@ -206,7 +290,9 @@ def as_latex(headers: list[str], rows: list[list[str]], baselines: list[list[str
     def line(cells: list[str]) -> str:
         return " & ".join(map(escaped, cells)) + r" \\"
 
-    body = [line(headers), r"\midrule", *map(line, rows), r"\midrule", *map(line, baselines)]
+    body = [line(headers), r"\midrule", *map(line, rows)]
+    if baselines:
+        body += [r"\midrule", *map(line, baselines)]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",

@@ -88,7 +88,8 @@ def write_forecasts(path: Path, results: dict[str, EvaluationResult], num_window
     for name, values in (("model", names), ("channel", field.channels[:predicted]), ("input_channel", field.channels)):
         coordinate(name, np.array(list(values), dtype=np.dtypes.StringDType()))
     coordinate("window", np.arange(windows))
-    for batch in evaluation_set.batches(min(BATCH_SIZE, windows)):
+    batch_size = evaluation_set.batch_size()
+    for batch in evaluation_set.batches(min(batch_size, windows)):
         rows = slice(batch.first, min(batch.first + len(batch.frames_BTCHW), windows))
         kept = rows.stop - rows.start
         if kept <= 0:

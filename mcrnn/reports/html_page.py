@@ -9,17 +9,23 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mcrnn.evaluation.result import EvaluationResult
-from mcrnn.reports.evaluation_tables import join_words
+from mcrnn.reports.evaluation_tables import CHANNEL_HEADING, join_words, variables
 
 CAPTIONS = {
     "rmse": "RMSE by step: teacher-forced over the given frames, each predicted from the true frames before it, then "
     "in closed loop. For models trained with several seeds, the line is the mean and the band the range.",
+    "rmse_by_channel": "RMSE of each channel in its own units, by lead time; on a globe weighted by area.",
+    "acc": "Anomaly correlation with respect to climatology, weighted by the area of the cells. 1 is perfect.",
     "spectra": "Power spectrum at the last lead time. A forecast that falls below the truth on the right lacks detail.",
     "cost_parameters": "Closed-loop RMSE and size. The line joins the models that no smaller model beats.",
     "cost_multiply_adds": "Closed-loop RMSE and computation. The line joins the models that no cheaper model beats.",
+    "spread_skill": "Spread of the members of an ensemble, and error of their mean, by lead time. Where their ratio is "
+    "below 1, the members are closer to each other than to the truth.",
 }
 """Captions of figures by the name of their file."""
-FORECAST_CAPTION = "Truth, forecast and error of the first test window. Truth and forecast share their colour scale."
+FORECAST_CAPTION = (
+    "Truth, forecast and error of the first channel in the first test window. Truth and forecast share their colours."
+)
 
 
 def write_page(
@@ -27,6 +33,7 @@ def write_page(
     first: EvaluationResult,
     heading: str,
     table: tuple[list[str], list[list[str]], list[list[str]]],
+    channels: tuple[list[str], list[list[str]]] | None,
     notes: list[str],
     pictures: Sequence[Path],
 ) -> None:
@@ -37,6 +44,7 @@ def write_page(
         first: result of the best model.
         heading: title of the table.
         table: headers, rows of models and rows of baselines; see `evaluation_tables.columns`.
+        channels: headers and rows of the table by channel; None where there is but one channel.
         notes: warnings about the figures.
         pictures: figures of the report, of which PNG files are shown.
     """
@@ -58,11 +66,13 @@ def write_page(
         loader=PackageLoader("mcrnn.reports", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     ).get_template("report.html.j2")
     page = template.render(
-        title=f"{m['variable']}: {rows[0][0]}" + (f" and {len(rows) - 1} others" if len(rows) > 1 else ""),
+        title=f"{variables(first)}: {rows[0][0]}" + (f" and {len(rows) - 1} others" if len(rows) > 1 else ""),
         heading=heading,
         headers=[join_words(header) for header in headers],
         rows=rows,
         baselines=baselines,
+        channel_heading=CHANNEL_HEADING,
+        channels=channels,
         notes=notes,
         facts=facts,
         figures=figures,
@@ -73,6 +83,7 @@ def write_page(
 
 
 def _caption(stem: str) -> str:
+    stem = "spread_skill" if stem.startswith("spread_skill") else stem
     return CAPTIONS.get(stem, FORECAST_CAPTION if stem.startswith("forecast") else "")
 
 

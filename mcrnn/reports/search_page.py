@@ -31,7 +31,7 @@ MOST_FAILURES = 20
 NO_RESULT = ("diverged", "out of memory", "failed")
 """States of trials that have ended without a result."""
 
-SHOWN_OF_SUMMARY = ("front", "confirmed", "confirmation", "test", "best_trial", "model", "version", "alias")
+SHOWN_OF_SUMMARY = ("front", "confirmed", "confirmation", "test", "best_trial", "model", "version", "alias", "ensemble")
 """What the page shows of `summary.json` as it stands there; earlier versions have written less."""
 
 

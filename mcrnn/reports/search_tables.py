@@ -57,7 +57,7 @@ def preview(search: Search, store: FieldStore) -> None:
     stopping = "no early stopping" if config.early_stopping == "none" else f"early stopping by {config.early_stopping}"
     all_operations = largest * (trials + retrainings)
     paused = trials if config.early_stopping == "asha" else 0  # each keeps its model and its checkpoints until the end
-    models = config.keep + retrainings + paused
+    models = config.kept_models + retrainings + paused
     checkpoints = ((config.concurrency or 2) + paused) * CHECKPOINTS_PER_TRIAL
     copies = COPIES_PER_CHECKPOINT + (first.train.ema is not None)  # a checkpoint also has the average of the weights
     megabytes = most * BYTES_PER_PARAMETER * (models + checkpoints * copies) / 1e6
@@ -158,12 +158,26 @@ def print_summary(summary: dict[str, Any], search: Search, storage: Storage) -> 
         lines.append(f"confirmation: {confirmation['statement']}{unfinished}")
     if summary["test"]:
         lines.append(f"on the test split: {summary['test'][OBJECTIVE]:.4f}")
+    lines += _ensemble_lines(summary.get("ensemble"))
     option = _storage_option(storage)
     lines += ["", "next:", f"  python -m mcrnn.evaluate {uri}{option}"]
     if summary["alias"] == CANDIDATE:
         lines.append(f"  python -m mcrnn.promote {summary['model']}{option}")
     lines.append(f"  python -m mcrnn.ui{option}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _ensemble_lines(ensemble: dict[str, Any] | None) -> list[str]:
+    """Say what became of the ensemble, where one was asked for."""
+    if ensemble is None:
+        return []
+    if not ensemble["members"]:
+        return ["ensemble: no mean of several models is better on the validation windows than the best of them"]
+    members = ", ".join(f"{each['count']} x {each['name']}" for each in ensemble["members"])
+    test = f", on the test split {ensemble['test'][OBJECTIVE]:.4f}" if ensemble["test"] else ""
+    won = "the champion now" if ensemble["alias"] == CHAMPION else "not better beyond doubt, so the champion stays"
+    errors = f"validation error {ensemble['error']:.4f}, its best member {ensemble['best_member']:.4f}{test}"
+    return [f"ensemble of {members}: {errors}; version {ensemble['version']}, {won}; {ensemble['comparison']}"]
 
 
 def _print_confirmed(summary: dict[str, Any], console: Console) -> None:
@@ -183,7 +197,9 @@ def _print_confirmed(summary: dict[str, Any], console: Console) -> None:
 
 
 def _alias(summary: dict[str, Any]) -> str:
-    return "the champion" if summary["alias"] == CHAMPION else "a candidate beside the champion that is there"
+    if summary["alias"] == CANDIDATE:
+        return "a candidate beside the champion that is there"
+    return "the champion before the ensemble" if (summary.get("ensemble") or {}).get("alias") else "the champion"
 
 
 def _storage_option(storage: Storage) -> str:

@@ -16,6 +16,7 @@ from mcrnn.evaluation.metrics import rmse, rmse_normalized
 from mcrnn.evaluation.scoring import score_baselines
 from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
+from mcrnn.search import ensemble as ensembles
 from mcrnn.search.attributes import END, RESULT, TrialEnd
 from mcrnn.search.budgets import time_limits
 from mcrnn.search.confirmation import Confirmation, statement
@@ -27,7 +28,7 @@ from mcrnn.storage.retry import print_warning
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import registry
 from mcrnn.tracking.mlflow_client import Run, mlflow_request
-from mcrnn.tracking.registry import TEST_METRICS
+from mcrnn.tracking.registry import test_errors
 from mcrnn.tracking.run_folder import SUMMARY_FILE, RunFolder
 from mcrnn.tracking.sync import RunSync, is_synced
 from mcrnn.training.session import OBJECTIVE
@@ -76,6 +77,7 @@ def finalize(search_run: SearchRun, sync: RunSync, best: FrozenTrial) -> None:
             origin=sync.tracker.origin,
         )
     )
+    ensemble = _make_ensemble(search_run, sync)
     rows = [
         {
             "trial": t.number,
@@ -96,11 +98,12 @@ def finalize(search_run: SearchRun, sync: RunSync, best: FrozenTrial) -> None:
         "seeds": search.search.confirm.seeds if search.search.confirm else 0,
         "importance": importance(study),
         "front": [t.number for t in study.best_trials] if several_objectives else [],
-        "test": {name: test_metrics[name] for name in TEST_METRICS} if test_metrics else None,
+        "test": test_errors(test_metrics) if test_metrics else None,
         "run_id": run.run_id,
         "model": search_run.model_name,
         "version": version,
         "alias": alias,
+        "ensemble": ensemble,
         "trials": rows,
     }
     own_run = sync.update_now(search_run.folder)
@@ -136,6 +139,22 @@ def _summarize(search_run: SearchRun, confirmation: Confirmation, rows: list[dic
     }
 
 
+def _make_ensemble(search_run: SearchRun, sync: RunSync) -> dict[str, Any] | None:
+    """Pick, evaluate and register the ensemble; returns what the summary says of it, None where none was asked for."""
+    asked = search_run.search.search.ensemble
+    if not asked:
+        return None
+    built = ensembles.build(search_run)
+    if built is None:
+        return {"asked": asked, "members": []}
+    ensemble, found = built
+    run = ensembles.record(search_run, sync, ensemble, found)
+    test = _evaluate_on_test_split(ensemble, run, search_run.storage)
+    search_run.lease.check()
+    judged = ensembles.register_and_judge(search_run, sync, run, found, test)
+    return {"asked": asked, **found, "test": test_errors(test) if test else None, **judged}
+
+
 def _draw_figures(search_run: SearchRun, own_run: Run, rows: list[dict[str, Any]], shares: dict[str, float]) -> None:
     """Draw figures of the trials, into the folder of the search and its run."""
     from mcrnn.reports import search_figures
@@ -162,7 +181,7 @@ def _evaluate_on_test_split(model: TrainedModel, run: Run, storage: Storage) -> 
     except UserError as error:
         print_warning(f"the model was not evaluated on the test split: {error}")
         return None
-    run.log_metrics({f"test_{name}": result.metrics[name] for name in TEST_METRICS})
+    run.log_metrics({f"test_{name}": value for name, value in test_errors(result.metrics).items()})
     with tempfile.TemporaryDirectory(prefix="mcrnn-report-") as folder:
         files = evaluation_report.write([Group(result.metrics["architecture"], [result], [])], Path(folder))
         run.log_files(files, "evaluation")

@@ -5,6 +5,7 @@ Nothing is written, and Optuna is imported for the importance of the fields only
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from mcrnn.config.paths import default_of, value_at
 from mcrnn.config.search_yaml import as_yaml
 from mcrnn.errors import DamagedFileError
+from mcrnn.passwords import mask_passwords
 from mcrnn.reports.search_page import Group, PageContent, PageTrial
 from mcrnn.search.attributes import ERROR, RESULT, STOPPED_PAUSED, VALUES_ATTRIBUTE
 from mcrnn.search.importance import importance_of
@@ -57,7 +59,8 @@ class PageReader:
         summary = watched.folder.read_summary() or {}
         rows, trials = watched.rows(), watched.trials
         curves = self._read_curves(trials, rows, time.monotonic() + seconds)
-        places = _places(curves)
+        left = {row.number for row in rows if row.state in ("paused", "stopped")}
+        places = _places(curves, left)
         shown = [self._trial(*pair, curves, places) for pair in zip(trials, rows, strict=True)]
         option = "" if self.storage == Storage.open() else f" --storage {self.storage.name}"
         return PageContent(
@@ -68,7 +71,7 @@ class PageReader:
             fields=watched.fields,
             choices=[path for path, entries in configuration["space"].items() if "choice" in entries[0]],
             trials=shown,
-            missing_curves=sum(1 for trial in trials if trial.number not in curves),
+            missing_curves=sum(1 for trial in trials if trial.attributes and trial.number not in curves),
             importance=summary["importance"] if summary else importance_of(configuration, trials),
             summary={key: value for key, value in summary.items() if key != "trials"},
             confirmation=[] if summary.get("confirmed") else self._read_confirmation(),
@@ -112,7 +115,7 @@ class PageReader:
         trial: SeenTrial,
         row: TrialRow,
         curves: dict[int, list[float | None]],
-        places: dict[tuple[int, int], tuple[int, int]],
+        places: dict[int, tuple[int, int]],
     ) -> PageTrial:
         """Return what the page shows of a trial."""
         result, values = trial.attributes.get(RESULT) or {}, trial.attributes.get(VALUES_ATTRIBUTE, {})
@@ -154,37 +157,41 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _places(curves: dict[int, list[float | None]]) -> dict[tuple[int, int], tuple[int, int]]:
-    """Return for each trial and its last epoch its place among all trials that came so far, and their number."""
-    ends = {len(curve) for curve in curves.values() if curve}
+def _places(curves: dict[int, list[float | None]], left: set[int]) -> dict[int, tuple[int, int]]:
+    """Return the places of trials at their last epochs: among all trials that came so far, and how many these are.
+
+    Args:
+        curves: errors of the epochs of all trials, by number.
+        left: numbers of the trials whose places are asked for.
+    """
+    smallest = {
+        number: list(itertools.accumulate((math.inf if error is None else error for error in curve), min))
+        for number, curve in curves.items()
+    }
     places = {}
-    for epoch in ends:
-        reached = sorted(
-            (min((e for e in curve[:epoch] if e is not None), default=math.inf), number)
-            for number, curve in curves.items()
-            if len(curve) >= epoch
-        )
+    for epoch in {len(curves[number]) for number in left if curves.get(number)}:
+        reached = sorted((each[epoch - 1], number) for number, each in smallest.items() if len(each) >= epoch)
         for place, (_, number) in enumerate(reached, 1):
-            if len(curves[number]) == epoch:
-                places[number, epoch] = place, len(reached)
+            if number in left and len(curves[number]) == epoch:
+                places[number] = place, len(reached)
     return places
 
 
-def _why(trial: SeenTrial, row: TrialRow, places: dict[tuple[int, int], tuple[int, int]]) -> str:
+def _why(trial: SeenTrial, row: TrialRow, places: dict[int, tuple[int, int]]) -> str:
     """Say why a trial has not been trained to its end; empty where it was, or still runs."""
     epoch = row.epoch or 0
     place = ""
-    if (trial.number, epoch) in places:
-        place = ", where its smallest error was number {} of {}".format(*places[trial.number, epoch])
+    if trial.number in places:
+        place = ", where its smallest error was number {} of {}".format(*places[trial.number])
     if row.state == "paused":
         return f"waits after epoch {epoch}{place}"
     if row.state == "stopped":
-        until = " until the search ended" if trial.attributes.get(STOPPED_PAUSED) else ""
-        return f"stopped after epoch {epoch}{place}" if not until else f"paused after epoch {epoch}{until}{place}"
+        paused = "paused until the search ended, " if trial.attributes.get(STOPPED_PAUSED) else "stopped "
+        return f"{paused}after epoch {epoch}{place}"
     if row.state == "diverged":
         return f"diverged in epoch {epoch}" if epoch else "diverged"
     if row.state == "out of memory":
         return "memory was not enough"
     if row.state == "failed":
-        return trial.attributes.get(ERROR) or "its processes were lost too often"
+        return mask_passwords(trial.attributes.get(ERROR) or "its processes were lost too often")
     return ""

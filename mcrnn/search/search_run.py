@@ -54,6 +54,7 @@ MAY_CHANGE = (
     "search.concurrency",
     "search.gpus",
     "search.keep",
+    "search.ensemble",
     "search.first",
     "search.confirm",
     "search.confirm.configurations",
@@ -104,6 +105,8 @@ class SearchRun:
         summary, config = self.folder.read_summary(), self.search.search
         if summary is None or stop_reason(self.study, config) is None:
             return False
+        if config.ensemble and (summary.get("ensemble") or {}).get("asked") != config.ensemble:
+            return False
         if config.confirm is None:
             return True
         made = summary.get("confirmation") or {}
@@ -152,7 +155,7 @@ class SearchRun:
         Args:
             index: the trials of the study, kept up to date by whoever changes them; None to read them.
         """
-        return SupersededFiles(self.folder, self.study, self.search.search.keep, index)
+        return SupersededFiles(self.folder, self.study, self.search.search.kept_models, index)
 
     def remove_superseded_files(self) -> None:
         """Delete the checkpoints of trials that ended, and the models of all but the best trials.

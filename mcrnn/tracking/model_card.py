@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mcrnn.models.ensemble import Ensemble
 from mcrnn.models.trained_model import TrainedModel
 
 
@@ -31,13 +32,10 @@ def card(
     unit = "" if field.units == "1" else f" {field.units}"
     step = field.time_step if field.time_step != "1" else "1 time unit"
     quantity = ", ".join(field.channels)
-    parameters = sum(weight.numel() for weight in model.network.parameters())
     lengths = f"{config.validation.warm_up} frames given, {config.validation.horizon} steps in closed loop"
     several = f"; with this configuration {found['statement']}" if "mean" in found else ""
     lines = [
-        f"**{config.model.architecture}**, hidden size {config.model.hidden_size}, {config.model.layers} layers, "
-        f"{parameters:,} parameters; predicts the {'next frame' if config.model.prediction == 'frame' else 'increment'}"
-        " and runs in closed loop on its own output.",
+        _what(model),
         "",
         f"**Field**: {quantity}{f' [{field.units}]' if unit else ''}, {height} x {width}, {step} apart. "
         f"Trained on `{config.data.store}`, digest `{field.store_digest[:12]}`.",
@@ -52,11 +50,12 @@ def card(
             "",
             f"| | RMSE{unit and ' in' + unit} | over the standard deviation |",
             "|---|---|---|",
-            f"| teacher forced | {test_metrics['rmse_teacher_forced']:#.3g} | |",
-            f"| **closed loop** | **{test_metrics['rmse_closed_loop']:#.3g}** | "
-            f"**{test_metrics['rmse_closed_loop_normalized']:#.3g}** |",
+            f"| teacher forced | {_figure(test_metrics['rmse_teacher_forced'])} | |",
+            f"| **closed loop** | **{_figure(test_metrics['rmse_closed_loop'])}** | "
+            f"**{_figure(test_metrics['rmse_closed_loop_normalized'])}** |",
             *(
-                f"| {baseline} | {errors['rmse_closed_loop']:#.3g} | {errors['rmse_closed_loop_normalized']:#.3g} |"
+                f"| {baseline} | {_figure(errors['rmse_closed_loop'])} | "
+                f"{_figure(errors['rmse_closed_loop_normalized'])} |"
                 for baseline, errors in test_metrics["baselines"].items()
             ),
             "",
@@ -81,3 +80,25 @@ def card(
         f"{config.model.padding or field.padding}.",
     ]
     return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    """Format an error; there is none over channels of different units."""
+    return "–" if value is None else f"{value:#.3g}"
+
+
+def _what(model: TrainedModel) -> str:
+    """Say what the model is."""
+    parameters = sum(weight.numel() for weight in model.network.parameters())
+    if isinstance(model, Ensemble):
+        members = ", ".join(
+            f"{name} ({each.architecture}{f', {count} times' if count > 1 else ''})"
+            for name, each, count in zip(model.names, model.members, model.counts, strict=True)
+        )
+        return f"**{model.architecture}**: the mean of the forecasts of {members}; {parameters:,} parameters in all."
+    config = model.config.model
+    return (
+        f"**{config.architecture}**, hidden size {config.hidden_size}, {config.layers} layers, {parameters:,} "
+        f"parameters; predicts the {'next frame' if config.prediction == 'frame' else 'increment'} and runs in closed "
+        "loop on its own output."
+    )

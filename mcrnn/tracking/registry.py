@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 REQUIREMENTS = ("torch", "numpy", "safetensors", "pydantic", "pyyaml", "mlflow")
 """Packages that a registered model needs where it is loaded. The modules that it imports may need no others."""
 TEST_METRICS = ("rmse_teacher_forced", "rmse_closed_loop", "rmse_closed_loop_normalized")
-"""Metrics of the test split that are shown with a version."""
+"""Metrics of the test split that are shown with a version. Where channels differ in units, only the last one is."""
 CHAMPION, CANDIDATE, PREVIOUS = "champion", "candidate", "previous"
 CHANGE_TAG = "mcrnn.move."
 """Start of the names of the tags that record changes of the champion; the time of the change follows."""
@@ -73,9 +73,9 @@ def register(
     text = card(model, name, number, run.run_id, found, test_metrics)
     client.update_model_version(name, str(number), description=text)
     tags = {f"mcrnn.{key}": _tag(value) for key, value in found.items() if value is not None}
-    tags |= {f"test.{key}": f"{test_metrics[key]:.6g}" for key in TEST_METRICS} if test_metrics else {}
+    tags |= {f"test.{key}": f"{value:.6g}" for key, value in test_errors(test_metrics or {}).items()}
     tags |= {
-        "mcrnn.architecture": model.config.model.architecture,
+        "mcrnn.architecture": model.architecture,
         "mcrnn.store": model.config.data.store,
         "mcrnn.store_digest": model.field.store_digest,
         **({"mcrnn.commit": origin["commit"]} if "commit" in origin else {}),
@@ -90,6 +90,11 @@ def register(
             return number, CHAMPION
         client.set_registered_model_alias(name, CANDIDATE, str(number))
         return number, CANDIDATE
+
+
+def test_errors(metrics: dict[str, Any]) -> dict[str, float]:
+    """Return those of `TEST_METRICS` that an evaluation has."""
+    return {key: metrics[key] for key in TEST_METRICS if metrics.get(key) is not None}
 
 
 def _tag(value: Any) -> str:

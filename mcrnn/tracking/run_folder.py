@@ -24,6 +24,7 @@ and the folder of a search
     driver.log           what went wrong in it
     trials/0000/ ...     one training for each trial
     confirmation/NAME/   trainings of the best configurations with other seeds
+    ensemble/            the ensemble, where one was asked for
     baselines/NAME/      the errors of persistence and climatology
     figures/             pictures of the result
     report.html          a page with all that is known of the search, written while it runs and when it ends
@@ -262,6 +263,11 @@ class SearchFolder(RunFolder):
     def confirmation(self) -> Location:
         """The folder that holds the trainings of the confirmation."""
         return self.location.child(CONFIRMATION_FOLDER)
+
+    @property
+    def ensemble(self) -> RunFolder:
+        """The folder of the ensemble."""
+        return RunFolder(self.location.child("ensemble"))
 
     def baseline(self, name: str) -> RunFolder:
         """Return the folder of a baseline's errors."""

@@ -27,6 +27,7 @@ COMMANDS = (
     "mcrnn.report",
     "mcrnn.stop",
     "mcrnn.promote",
+    "mcrnn.leaderboard",
     "mcrnn.ui",
     "mcrnn.convert",
 )

@@ -350,12 +350,18 @@ def test_each_file_a_sample(folder: Path) -> None:
         run("*.nc", **COUNTS, files_are_samples=True, store="b.zarr")
 
 
-def test_samples_in_hdf5_without_names_of_dimensions(folder: Path) -> None:
-    names = dict(zip(("sample", "time", "y", "x"), ("a", "b", "c", "d"), strict=True))
-    samples().rename(names).to_netcdf("a.h5")
-    named = {"sample_dimension": "a", "time_dimension": "b", "row_dimension": "c", "column_dimension": "d"}
-    run("a.h5", **COUNTS, **named)
-    check_samples(folder, "1")
+def test_samples_in_hdf5_with_components_and_without_names(folder: Path) -> None:
+    # As PDEBench has them: trajectory, time, two axes of the same length, component.
+    values = np.stack([SAMPLES[..., :6], SAMPLES[..., :6] + 1], -1)
+    xr.Dataset({"velocity": (("a", "b", "c", "d", "e"), values)}).to_netcdf("a.h5")
+    named = dict(zip(("sample", "time", "row", "column", "level"), "abcde", strict=True))
+    options = COUNTS | {f"{role}_dimension": name for role, name in named.items()}
+    run("a.h5", **options, variable=["velocity@1", "velocity@0"])
+    store = FieldStore.open(LocalFolder(folder / "out.zarr"))
+    assert store.channels == ["velocity1", "velocity0"]
+    assert np.array_equal(store.load("test"), np.moveaxis(values[3:, ..., ::-1], -1, 2))
+    with pytest.raises(UserError, match="velocity has 2 levels; select with --level one or more of 0, 1"):
+        run("a.h5", **options, store="b.zarr")
 
 
 def test_missing_value_of_a_sample_is_named(folder: Path) -> None:

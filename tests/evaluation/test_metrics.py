@@ -106,7 +106,10 @@ def test_all_scores_are_those_of_plain_numpy_on_random_data() -> None:
     assert np.allclose(scores.variance[0], prediction.var((-2, -1)), **close)
     assert np.allclose(scores.variance[1], truth.var((-2, -1)), **close)
     assert scores.weighted is not None
+    assert scores.weighted_absolute is not None
     assert np.allclose(scores.weighted, (w * error**2).mean((-2, -1)), **close)
+    assert np.allclose(scores.weighted_absolute, (w * np.abs(error)).mean((-2, -1)), **close)
+    assert np.allclose(scores.bias, (w * error).mean((-2, -1)), rtol=1e-8)
     a, b = prediction - mean, truth - mean
     correlation = (w * a * b).sum((-2, -1)) / np.sqrt((w * a**2).sum((-2, -1)) * (w * b**2).sum((-2, -1)))
     assert scores.correlation is not None

@@ -95,7 +95,7 @@ def test_models_of_weekly_data_are_promoted(command: CommandRunner, root: Path, 
     }
     config = Configuration.model_validate(CONFIGURATION | changes)
     described = FieldDescription.of(store, config.data)
-    for number, scale in enumerate((3.0, 0.0), start=1):
+    for number, scale in enumerate((1e6, 0.0), start=1):
         register(storage, "w", save(root / f"models/{number}", config, described, scale))
     unknown = command("mcrnn.promote", "w", "--starts", "sometimes")
     assert unknown.returncode == 2

@@ -26,8 +26,8 @@ ORDERS_OF_A_LAB = 5
 """Orders that share a cluster, a tracking server and a database, one after another."""
 OUTAGE = float(os.environ.get("MCRNN_TEST_OUTAGE_SECONDS", "60"))
 """Seconds for which object storage is away, and for which the disk is full."""
-TRIALS, EPOCHS = 18, 4
-SECONDS_OF_EPOCH, WHILE_DISK_IS_FULL = 0.5, OUTAGE / EPOCHS
+TRIALS, EPOCHS = 22, 4
+SECONDS_OF_EPOCH, WHILE_DISK_IS_FULL = 1.0, OUTAGE / EPOCHS
 """Least time that an epoch takes, so that the trials of the fastest machine last until all has gone wrong."""
 PATIENCE = 900
 """Seconds after which something that should happen on the slowest machine counts as not happening."""

@@ -123,17 +123,33 @@ print("equal")
     assert "trials to run" not in again.stdout
 
     request.getfixturevalue("shared_ray")
-    larger = SEARCH | {"search": SEARCH["search"] | {"trials": 7}}
+    larger = SEARCH | {"search": SEARCH["search"] | {"trials": 7, "ensemble": 3}}
     more = command("mcrnn.tune", write(root, larger))
     assert more.returncode == 0, more.stderr + more.stdout
     assert "1 trials to run" in more.stdout
-    assert len(json.loads((root / "searches/small/summary.json").read_text())["trials"]) == 7
+    summary = json.loads((root / "searches/small/summary.json").read_text())
+    assert len(summary["trials"]) == 7
+    # the ensemble that it asks for is a model like others, and in use only where it has won
+    ensemble = summary["ensemble"]
+    assert sum(each["count"] for each in ensemble["members"]) in (2, 3)
+    assert ensemble["error"] < ensemble["best_member"]
+    assert f"ensemble of {ensemble['members'][0]['count']} x trial-" in more.stdout
+    in_use = int(client.get_model_version_by_alias("mcrnn-small", "champion").version)
+    assert in_use == (ensemble["version"] if ensemble["alias"] else 1)
+    found = client.get_model_version("mcrnn-small", str(ensemble["version"]))
+    assert found.tags["mcrnn.architecture"].startswith("ensemble of")
+    figures = {a.path for a in client.list_artifacts(found.run_id, "evaluation")}
+    assert "evaluation/spread_skill.png" in figures
+    named = f"models:/mcrnn-small/1+models:/mcrnn-small/{ensemble['version']}"
+    joined = command("mcrnn.evaluate", f"models:/mcrnn-small/{ensemble['version']}", named)
+    assert joined.returncode == 0, joined.stderr
+    assert joined.stdout.count("ensemble of") >= 2
 
     beside = command("mcrnn.tune", write(root, SEARCH | {"search": {"trials": 5}}), "--new")
     assert beside.returncode == 0, beside.stderr + beside.stdout
     assert (root / "searches" / "small-2" / "summary.json").exists()
     # the first stays in use until another is promoted; the same best is not registered twice
-    assert int(client.get_model_version_by_alias("mcrnn-small", "champion").version) == 1
+    assert int(client.get_model_version_by_alias("mcrnn-small", "champion").version) == in_use
     newest = int(client.get_model_version_by_alias("mcrnn-small", "candidate").version)
     assert newest == len(client.search_model_versions("name = 'mcrnn-small'"))
 

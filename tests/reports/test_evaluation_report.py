@@ -19,7 +19,7 @@ from mcrnn.data.description import FieldDescription
 from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
-from mcrnn.evaluation.baselines import Climatology
+from mcrnn.evaluation.climatology import Climatology
 from mcrnn.evaluation.evaluation_set import EvaluationSet
 from mcrnn.evaluation.scoring import score
 from mcrnn.models import trained_model
@@ -116,13 +116,22 @@ def test_climatology_of_dates_knows_the_season_and_the_hour(command: CommandRunn
     assert climatology.at(torch.tensor([0]), slice(2, 3)).shape == (1, 1, 1, 6, 8)
 
 
-def test_score_does_not_depend_on_the_batch_size(store: FieldStore, root: Path) -> None:
+def test_score_depends_neither_on_the_batch_size_nor_on_the_memory(
+    store: FieldStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(root / "m", store)
     model = trained_model.load(LocalFolder(root / "m"))
     evaluation_set = EvaluationSet.of(store, model.config.data, warm_up=4, horizon=6)
     one, all_ = (score(model, evaluation_set, batch_size=size)[0] for size in (1, 4))
-    for name in ("squared", "absolute", "variance", "power"):
+    assert evaluation_set.batch_size() == 32
+    monkeypatch.setenv("MCRNN_MEMORY", "1e-6")
+    monkeypatch.setattr("mcrnn.evaluation.metrics.VALUES_AT_A_TIME", 1)
+    with_little = EvaluationSet.of(store, model.config.data, warm_up=4, horizon=6)
+    assert with_little.batch_size() == 1
+    little, _ = score(model, with_little)
+    for name in ("squared", "absolute", "bias", "variance", "power"):
         assert np.allclose(getattr(one, name), getattr(all_, name), rtol=1e-6), name
+        assert np.allclose(getattr(one, name), getattr(little, name), rtol=1e-6), name
 
 
 def test_scores_on_a_sphere_are_those_of_the_forecasts(series: FieldStore, root: Path) -> None:

@@ -74,12 +74,12 @@ def test_page_of_a_search_without_a_trial_or_without_architectures() -> None:
 
 
 def test_curves_of_many_trials_are_thinned_and_keep_their_ends() -> None:
-    curve: list[float | None] = [1 / (epoch + 1) for epoch in range(1000)]
+    curve: list[float | None] = [1 / (epoch + 1) for epoch in range(1001)]
     trials = [trial(number, curve=curve) for number in range(500)]
     shown = data(render(content(trials)))
     stride = shown["stride"]
-    assert stride == math.ceil(500_000 / MOST_POINTS)
+    assert stride == math.ceil(500_500 / MOST_POINTS)
     for each in shown["trials"]:
-        assert each["l"] == 1000
-        assert each["c"][-1] == 0.001
+        assert each["l"] == 1001
+        assert each["c"][-1] == 0.000999
     assert sum(len(each["c"]) for each in shown["trials"]) <= MOST_POINTS

@@ -10,7 +10,8 @@ from mcrnn.data.description import Scaling
 from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import evaluation_windows
-from mcrnn.evaluation.baselines import Climatology, persistence
+from mcrnn.evaluation.baselines import persistence
+from mcrnn.evaluation.climatology import Climatology
 from mcrnn.models.forecaster import build_model
 from mcrnn.training.validation import SquaredError, validate
 from tests.training.test_trainer import configuration

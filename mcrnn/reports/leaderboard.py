@@ -1,0 +1,231 @@
+"""The leaderboard of a field store: all models on the same windows, in groups that cannot be told apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from mcrnn.console import Bar, new_table
+from mcrnn.data.store import FieldStore
+from mcrnn.device import choose_device
+from mcrnn.errors import UserError
+from mcrnn.evaluation.compatibility import DataIdentity, check_same_data
+from mcrnn.evaluation.result import EvaluationResult, evaluate_model
+from mcrnn.evaluation.selection import SelectedModel, select_models
+from mcrnn.evaluation.uncertainty import log_ratio
+from mcrnn.reports.evaluation_tables import as_latex, as_markdown, format_duration, format_figure
+from mcrnn.storage.root import Storage
+from mcrnn.tracking.mlflow_client import all_pages, client_of, quiet_mlflow, reachable, tracking_uri
+
+ERROR_RATE = 0.05
+"""Probability that two models of a rank are wrongly told apart, shared among the comparisons."""
+HEADERS = [
+    "rank",
+    "model",
+    "architecture",
+    "error",
+    "95 % interval",
+    "to best",
+    "params",
+    "MACs",
+    "training",
+    "frames/s",
+]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of the command `leaderboard`; see its help."""
+
+    warm_up: int | None = None
+    horizon: int | None = None
+    starts: str | None = None
+    device: str | None = None
+    out: str | None = None
+
+
+def make(store: str, storage: Storage, options: Options) -> list[str]:
+    """Evaluate all models of a store, print their ranking, and write it where asked to.
+
+    Args:
+        store: name of the field store.
+        storage: the storage root.
+        options: the options of the command.
+
+    Returns:
+        A message for each model that could not be ranked.
+
+    Raises:
+        UserError: there is no model of this store, or none that could be evaluated.
+    """
+    digest = FieldStore.open(storage.location(store)).digest
+    uris = list(dict.fromkeys([*_registered(digest, storage), *_reported(digest, storage)]))
+    if not uris:
+        raise UserError(f"there is no model of '{store}' yet: neither in the registry nor in a report below reports/")
+    selected, failures = select_models(uris, storage)
+    evaluated = _evaluate(selected, store, storage, options, failures)
+    if not evaluated:
+        raise UserError("\n".join(failures))
+    rows = rank(evaluated)
+    first = evaluated[0][1].metrics
+    title = (
+        f"{first['variable']}: closed-loop RMSE over the standard deviation, test split of {store} ({digest[:12]}), "
+        f"{first['warm_up']} frames given, {first['horizon']} steps, {first['windows']} windows: {first['starts']}"
+    )
+    cells = [_cells(row) for row in rows]
+    table = new_table(HEADERS, title=title, caption="models of one rank cannot be told apart", names=3)
+    for row in cells:
+        table.add_row(*row, style="bold" if row[0] == "1" else "dim" if not row[0] else None)
+    Console().print(table)
+    if options.out:
+        folder = Path(options.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "leaderboard.md").write_text(f"{title}\n\n{as_markdown(HEADERS, cells)}")
+        (folder / "leaderboard.tex").write_text(as_latex(HEADERS, cells, [], title))
+        (folder / "leaderboard.json").write_text(json.dumps({"title": title, "rows": rows}, indent=1))
+    return failures
+
+
+def _registered(digest: str, storage: Storage) -> Iterator[str]:
+    """Yield the versions of all registered models that were trained on a store."""
+    quiet_mlflow()
+    with reachable(tracking_uri(storage)):
+        versions = all_pages(client_of(tracking_uri(storage)).search_model_versions)
+    for each in sorted(versions, key=lambda version: (version.name, int(version.version))):
+        if each.tags.get("mcrnn.store_digest") == digest:
+            yield f"models:/{each.name}/{each.version}"
+
+
+def _reported(digest: str, storage: Storage) -> Iterator[str]:
+    """Yield the models of runs and folders that reports on a store name. Aliases stand for versions that are known."""
+    reports = storage.location("reports")
+    for key in sorted(reports.sizes()):
+        if not key.endswith("/metrics.json"):
+            continue
+        try:
+            for metrics in json.loads(reports.read(key)):
+                if metrics["store_digest"] == digest and not metrics["model"].startswith("models:/"):
+                    yield metrics["model"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            continue  # no report of an evaluation
+
+
+def _evaluate(
+    selected: Sequence[SelectedModel], store: str, storage: Storage, options: Options, failures: list[str]
+) -> list[tuple[SelectedModel, EvaluationResult]]:
+    """Evaluate models on the windows of the first one; messages for those that do not fit are added to `failures`."""
+    device = choose_device(options.device, "--device")
+    evaluated: list[tuple[SelectedModel, EvaluationResult]] = []
+    with Bar("evaluating", max(1, len(selected)), "models") as bar:
+        for index, each in enumerate(selected):
+            first = evaluated[0][1] if evaluated else None
+            try:
+                each.model.network.to(device)
+                result = evaluate_model(
+                    each.uri,
+                    each.model,
+                    storage,
+                    store=store,
+                    warm_up=options.warm_up or (first.evaluation_set.warm_up if first else None),
+                    horizon=options.horizon or (first.evaluation_set.horizon if first else None),
+                    starts=options.starts,
+                    cache=storage.location("reports/.cache"),
+                    beside=first,
+                    on_batch=partial(_show_progress, bar, each.uri, index),
+                )
+                if first:
+                    check_same_data(
+                        DataIdentity.of_evaluation(result.model, result.store),
+                        DataIdentity.of_evaluation(first.model, first.store),
+                        f"'{each.uri}' cannot be ranked beside '{first.uri}'",
+                        "Evaluate it by itself",
+                    )
+                evaluated.append((each, result))
+            except UserError as error:
+                failures.append(str(error) if each.uri in str(error) else f"{each.uri}: {error}")
+    return evaluated
+
+
+def _show_progress(bar: Bar, uri: str, index: int, done: int, windows: int) -> None:
+    bar.show(uri, index + done / windows)
+
+
+def rank(evaluated: Sequence[tuple[SelectedModel, EvaluationResult]]) -> list[dict[str, Any]]:
+    """Order models by their error, and put those into one rank that cannot be told apart from the rank's first model.
+
+    The level of a comparison is `ERROR_RATE` over the number of comparisons (Bonferroni).
+
+    Returns:
+        A row for each model, the best first, and a row without a rank for each baseline.
+    """
+    ordered = sorted(evaluated, key=lambda pair: pair[1].metrics["rmse_closed_loop_normalized"])
+    level = 1 - ERROR_RATE / max(1, len(ordered) - 1)
+    best = ordered[0][1].metrics
+    rows: list[dict[str, Any]] = []
+    leader_N, number = _errors(ordered[0][1]), 1
+    for selected, result in ordered:
+        errors_N, metrics = _errors(result), result.metrics
+        if _differ(errors_N, leader_N, result.evaluation_set.overlap, level):
+            leader_N, number = errors_N, number + 1
+        keys = ("architecture", "parameters", "multiply_adds", "frames_per_second", "trouble")
+        rows.append(
+            {
+                "rank": number,
+                "model": result.uri,
+                **{key: metrics[key] for key in keys},
+                "error": metrics["rmse_closed_loop_normalized"],
+                "interval": metrics["rmse_closed_loop_normalized_interval"],
+                "ratio_to_best": metrics["rmse_closed_loop_normalized"] / best["rmse_closed_loop_normalized"],
+                "training_seconds": selected.training_seconds,
+            }
+        )
+    for name, errors in best["baselines"].items():
+        error = errors["rmse_closed_loop_normalized"]
+        ratio = error / best["rmse_closed_loop_normalized"]
+        rows.append({"rank": None, "model": name, "error": error, "ratio_to_best": ratio})
+    return rows
+
+
+def _errors(result: EvaluationResult) -> np.ndarray:
+    """Return the normalised mean squared closed-loop error of each window."""
+    squared_NTC = result.scores.squared[:, result.evaluation_set.warm_up :]
+    return (squared_NTC / np.array(result.metrics["std"]) ** 2).mean((1, 2))
+
+
+def _differ(errors_N: np.ndarray, leader_N: np.ndarray, overlap: float | None, level: float) -> bool:
+    """Say whether a model is worse than the first of a rank, beyond doubt; one that has diverged always is."""
+    if not np.isfinite(errors_N).all():
+        return bool(np.isfinite(leader_N).all())
+    if np.array_equal(errors_N, leader_N):
+        return False
+    ratio = log_ratio(errors_N, leader_N, overlap)
+    return ratio is not None and ratio.interval(level)[0] > 0
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    """Return a row as text, in the order of `HEADERS`."""
+    error = format_figure(row["error"])
+    ratio = f"{100 * (row['ratio_to_best'] - 1):+.1f} %" if np.isfinite(row["ratio_to_best"]) else ""
+    if row["rank"] is None:
+        return ["", row["model"], "", error, "", ratio, "", "", "", ""]
+    trouble = f" ({row['trouble']})" if row["trouble"] else ""
+    interval = "" if row["interval"] is None else "{} to {}".format(*map(format_figure, row["interval"]))
+    return [
+        str(row["rank"]),
+        row["model"].removeprefix("models:/") + trouble,
+        row["architecture"],
+        error,
+        interval,
+        ratio,
+        f"{row['parameters'] / 1000:.3g}k",
+        f"{row['multiply_adds'] / 1e6:.3g}M",
+        format_duration(row["training_seconds"]),
+        f"{row['frames_per_second']:.0f}",
+    ]

@@ -1,0 +1,128 @@
+"""Channels of different units: figures by channel everywhere, and none that averages them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from scores.continuous import additive_bias, mae, rmse
+
+from mcrnn.data.sphere import latitude_weights
+from mcrnn.data.store import FieldStore
+from mcrnn.evaluation.channel_metrics import channel_units
+from mcrnn.models import trained_model
+from mcrnn.storage.local import LocalFolder
+from tests.conftest import CommandRunner
+from tests.data_prep.test_netcdf import LATITUDE, convert, field, write
+from tests.reports.test_evaluation_report import save
+
+WARM_UP, HORIZON = 2, 3
+DAYS = ("--train", "1979-01-01:1979-01-20", "--val", "1979-01-21:1979-01-24", "--test", "1979-01-25:1979-02-09")
+
+
+@pytest.fixture
+def two_units(command: CommandRunner, root: Path) -> FieldStore:
+    """A series on a globe with z in m2 s-2 and t in K, every 6 hours."""
+    hours = 6.0 * np.arange(40 * 4)
+    write(root / "z.nc", field(len(hours), 1), hours)
+    write(root / "t.nc", 280 + field(len(hours), 2) / 3_000, hours, name="t", field_units="K")
+    variables = ("--variable", "z", "--variable", "t", "--boundary", "cylinder")
+    convert(command, "z.nc", "t.nc", "data/two.zarr", *variables, *DAYS)
+    return FieldStore.open(LocalFolder(root / "data/two.zarr"))
+
+
+@pytest.mark.usefixtures("database")
+def test_errors_of_different_units_are_by_channel_and_those_of_the_library_scores(
+    command: CommandRunner, root: Path, two_units: FieldStore
+) -> None:
+    save(root / "runs/two/model", two_units, data={"coarsen": 1})
+    arguments = ("--warm-up", str(WARM_UP), "--horizon", str(HORIZON), "--save-forecasts", "all", "--out", "out")
+    result = command("mcrnn.evaluate", "runs/two", *arguments, "--starts", "every 3", COLUMNS="200")
+    assert result.returncode == 0, result.stderr
+    assert "over the standard deviation of each channel" in result.stdout
+    assert "by channel" in result.stdout
+    out = root / "out"
+    (metrics,) = json.loads((out / "metrics.json").read_text())
+    for name in ("rmse_closed_loop", "mae_closed_loop", "rmse_by_lead_time", "rmse_closed_loop_interval"):
+        assert metrics[name] is None
+        assert metrics["baselines"]["persistence"].get(name) is None
+    assert metrics["rmse_closed_loop_normalized_interval"] is not None
+    assert [channel["units"] for channel in metrics["channels"].values()] == ["m**2 s**-2", "K"]
+
+    # all figures again, from the forecasts, by a library of the Australian Bureau of Meteorology
+    saved = xr.open_zarr(out / "forecasts.zarr").load().astype(np.float64)
+    weights = xr.DataArray(latitude_weights(LATITUDE), dims="height")
+    forecast, kept = saved.forecast.isel(model=0), {"preserve_dims": ["lead_time", "channel"]}
+    area = {"weights": weights, **kept}
+    expected = {
+        "rmse": rmse(forecast, saved.truth, **kept),
+        "mae": mae(forecast, saved.truth, **kept),
+        "bias": additive_bias(forecast, saved.truth, **area),
+        "rmse_latitude_weighted": rmse(forecast, saved.truth, **area),
+        "mae_latitude_weighted": mae(forecast, saved.truth, **area),
+    }
+    persistence = saved.given.isel(given_frame=-1).rename(input_channel="channel")
+    dataset = xr.open_dataset(out / "metrics.nc")
+    assert dataset.rmse.dims == ("forecast", "lead_time", "channel")
+    assert list(dataset.forecast.values) == ["runs/two", "persistence", "climatology"]
+    assert list(dataset.channel_units.values) == ["m**2 s**-2", "K"]
+    for name, values in expected.items():
+        values_TC = values.transpose("lead_time", "channel").to_numpy()
+        assert np.allclose(dataset[name].sel(forecast="runs/two"), values_TC, rtol=1e-6, atol=1e-9), name
+        for i, errors in enumerate(metrics["channels"].values()):
+            assert np.allclose(errors[f"{name}_by_lead_time"], values_TC[:, i], rtol=1e-6, atol=1e-9), name
+    held = rmse(persistence, saved.truth, **area).transpose("lead_time", "channel")
+    assert np.allclose(dataset.rmse_latitude_weighted.sel(forecast="persistence"), held, rtol=1e-6)
+    normalized = np.sqrt(np.mean([(held.values[1:, i] / metrics["std"][i]) ** 2 for i in range(2)]))
+    stated = metrics["baselines"]["persistence"]["rmse_closed_loop_normalized_latitude_weighted"]
+    assert stated == pytest.approx(normalized, rel=1e-6)
+    by_window = ((forecast - saved.truth) ** 2).isel(lead_time=slice(1, None)).mean(("lead_time", "height", "width"))
+    assert np.allclose(dataset.mse_by_window.sel(forecast="runs/two"), by_window, rtol=1e-6)
+    assert dataset.initial_time.values[0] == np.datetime64("1979-01-25T06:00")
+
+    rows = list(csv.DictReader((out / "metrics_by_channel.csv").open()))
+    assert len(rows) == 3 * 2 * (HORIZON + 1)
+    row = next(r for r in rows if (r["forecast"], r["channel"], r["lead_time"]) == ("runs/two", "t", "2"))
+    assert row["units"] == "K"
+    assert float(row["acc"]) == pytest.approx(metrics["channels"]["t"]["acc_by_lead_time"][1], rel=1e-6)
+    assert "| t | K |" in (out / "table.md").read_text()
+    assert (out / "table.tex").read_text().count(r"\begin{tabular}") == 2
+    page = (out / "report.html").read_text()
+    assert "By channel" in page
+    assert 'id="rmse_by_channel"' in page
+    assert 'id="acc"' in page
+
+
+def test_units_of_channels_are_those_of_the_store_where_it_says(two_units: FieldStore) -> None:
+    def units(*known: str, joined: str = "m2 s-2, K") -> list[str]:
+        two_units.attributes.update(channel_units=list(known), units=joined)
+        return channel_units(two_units, ("t", "z"))
+
+    assert channel_units(two_units, ("t", "z")) == ["K", "m**2 s**-2"]
+    assert units("m2 s-2", "K") == ["K", "m2 s-2"]
+    assert units() == ["K", "m2 s-2"]  # a store of before
+    assert units(joined="K") == ["K", "K"]
+    assert units(joined="a, b, c") == ["a, b, c"] * 2  # it cannot be told
+
+
+@pytest.mark.usefixtures("database")
+def test_a_model_that_blows_up_is_named_so_and_one_window_has_no_interval(
+    command: CommandRunner, root: Path, store: FieldStore
+) -> None:
+    save(root / "runs/wild/model", store, scale=40.0)
+    series = root / "data/one.zarr"
+    made = ("--train=2", "--val=1", "--test=1", "--frames=14", "--resolution=16", "--seed=2")
+    assert command("data_prep.navier_stokes", str(series), *made).returncode == 0
+    arguments = ("--store", str(series), "--other-data", "--warm-up=3", "--horizon=10", "--out", "out")
+    result = command("mcrnn.evaluate", "runs/wild", *arguments, COLUMNS="200")
+    assert result.returncode == 0, result.stderr
+    assert "minconvgru (blows up at lead time" in result.stdout
+    assert "too few for a confidence interval" in result.stdout
+    (metrics,) = json.loads((root / "out/metrics.json").read_text())
+    assert metrics["rmse_closed_loop_interval"] is None
+    assert "(blows up at lead time" in (root / "out/table.md").read_text()
+    assert trained_model.load(LocalFolder(root / "runs/wild/model"))
