@@ -147,7 +147,7 @@ def label(
     data.attrs = {
         "Conventions": CONVENTIONS,
         "title": f"Forecast of {', '.join(map(str, variables))} from {warm_up} given frames",
-        "source": f"{model.config.model.architecture}, trained by mcrnn",
+        "source": f"{model.architecture}, trained by mcrnn",
         **{key: given.attributes[key] for key in ("institution", "references", "license") if key in given.attributes},
         "history": history,
         **{f"mcrnn_{key}": value for key, value in identity.items()},

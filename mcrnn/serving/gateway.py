@@ -141,7 +141,7 @@ class Gateway:
         _, height, width = field.frame_shape
         return {
             **served.identity,
-            "architecture": served.model.config.model.architecture,
+            "architecture": served.model.architecture,
             "variable": field.variable,
             "units": field.units,
             "time_step": field.time_step,

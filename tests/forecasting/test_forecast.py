@@ -84,7 +84,9 @@ def test_forecast_of_a_file_continues_its_times_grid_and_attributes(
     given = geopotential(calendar=calendar)
     units = {"time": {"units": "hours since 1900-01-01", "dtype": "i4"}}
     given.to_netcdf(root / "recent.nc", encoding=units)
-    done = command("mcrnn.forecast", "models/z", "recent.nc", "--steps", "40", "--out", "f.nc", "--animate", "f.gif")
+    animated = calendar == "standard"
+    options = ("--steps", "40", "--out", "f.nc", *(("--animate", "f.gif") if animated else ()))
+    done = command("mcrnn.forecast", "models/z", "recent.nc", *options)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip() == "f.nc: a forecast of 40 frames after 4 given ones"
     found = xr.open_dataset(root / "f.nc", decode_times=xr.coders.CFDatetimeCoder(use_cftime=True))
@@ -103,7 +105,7 @@ def test_forecast_of_a_file_continues_its_times_grid_and_attributes(
     assert found.attrs["mcrnn_model_digest"] == hashlib.sha256(weights).hexdigest()
     assert found.attrs["institution"] == "here"
     assert found.attrs["history"].splitlines()[1] == "made"
-    assert (root / "f.gif").read_bytes()[:6] == b"GIF89a"
+    assert not animated or (root / "f.gif").read_bytes()[:6] == b"GIF89a"
     again = command("mcrnn.forecast", "models/z", "recent.nc", "--out", "f.nc")
     assert again.returncode == 2
     assert "there is a 'f.nc' already" in again.stderr
