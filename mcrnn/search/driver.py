@@ -55,7 +55,9 @@ def run(search_run: SearchRun, facts: dict[str, Any] | None = None) -> None:
     shown_folder = search_run.storage.show(folder.location)
     with contextlib.ExitStack() as at_end, retries_enabled():  # what is done at the end waits for nothing
         log = at_end.enter_context(DriverLog(folder.location, shown_folder, lambda: not lease.lost))
-        at_end.enter_context(PageWriter(search_run.storage, search_run.name, lambda: not lease.lost))
+        at_end.enter_context(
+            PageWriter(search_run.storage, search_run.name, lambda: not lease.lost, search.search.storage)
+        )
         requests = StopRequests(search_run.name, console)
         presence = Presence(folder.location, facts or {}, requests.hear, lambda: not lease.lost)
         at_end.enter_context(presence)
