@@ -57,7 +57,9 @@ def run(search_run: SearchRun, facts: dict[str, Any] | None = None) -> None:
     shown_folder = search_run.storage.show(folder.location)
     with contextlib.ExitStack() as at_end, retries_enabled():  # what is done at the end waits for nothing
         log = at_end.enter_context(DriverLog(folder.location, shown_folder, lambda: not lease.lost))
-        at_end.enter_context(PageWriter(search_run.storage, search_run.name, lambda: not lease.lost))
+        at_end.enter_context(
+            PageWriter(search_run.storage, search_run.name, lambda: not lease.lost, search.search.storage)
+        )
         requests = SearchStopRequests(
             search_run.name, lambda line: console.print(line, highlight=False, soft_wrap=True)
         )

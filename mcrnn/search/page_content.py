@@ -34,11 +34,17 @@ class PageReader:
     Args:
         storage: the storage root.
         name: name of the search's folder.
+        database: URL of the database of the study with its password, which the folder lacks; None to look there.
     """
 
-    def __init__(self, storage: Storage, name: str) -> None:
+    def __init__(self, storage: Storage, name: str, database: str | None = None) -> None:
         self.storage, self.name = storage, name
         self.watched = WatchedSearch(storage, name)
+        self.configuration = self.watched.configuration
+        """The configuration as it was written down, without passwords."""
+        if database is not None:
+            settings = self.configuration["search"] | {"storage": database}
+            self.watched.configuration = self.configuration | {"search": settings}
         self._curves: dict[int, list[float | None]] = {}
         """Errors of the epochs of trials that have ended, by number."""
         self._trainings: dict[str, float | None] = {}
@@ -55,7 +61,7 @@ class PageReader:
         """
         watched = self.watched
         seen = watched.refresh()
-        configuration = watched.configuration
+        configuration = self.configuration
         summary = watched.folder.read_summary() or {}
         rows, trials = watched.rows(), watched.trials
         curves = self._read_curves(trials, rows, time.monotonic() + seconds)
@@ -119,7 +125,7 @@ class PageReader:
     ) -> PageTrial:
         """Return what the page shows of a trial."""
         result, values = trial.attributes.get(RESULT) or {}, trial.attributes.get(VALUES_ATTRIBUTE, {})
-        base = value_at(self.watched.configuration, "train.epochs", default_of("train.epochs"))
+        base = value_at(self.configuration, "train.epochs", default_of("train.epochs"))
         best = _finite(row.best) if row.state in USABLE else None
         return PageTrial(
             number=trial.number,

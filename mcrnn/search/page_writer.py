@@ -39,10 +39,11 @@ class PageWriter:
         storage: the storage root.
         name: name of the search's folder.
         is_owner: whether the folder is still this process's; nothing is written where another has it.
+        database: URL of the database of the study with its password; None where the study is a journal.
     """
 
-    def __init__(self, storage: Storage, name: str, is_owner: Callable[[], bool]) -> None:
-        self.storage, self.name, self.is_owner = storage, name, is_owner
+    def __init__(self, storage: Storage, name: str, is_owner: Callable[[], bool], database: str | None = None) -> None:
+        self.storage, self.name, self.is_owner, self.database = storage, name, is_owner, database
         self._reader: PageReader | None = None
         self._has_warned = False
         self._writing = threading.Lock()
@@ -78,7 +79,7 @@ class PageWriter:
             return
         try:
             if self._reader is None:
-                self._reader = PageReader(self.storage, self.name)
+                self._reader = PageReader(self.storage, self.name, self.database)
             page = render(self._reader.read(SECONDS_TO_READ)).encode()
             folder = self._reader.watched.folder
             if not self.is_owner():  # reading took its time

@@ -52,6 +52,14 @@ def test_learning_curves_for_which_there_is_no_time_come_with_a_later_page(
     assert reader.read().trials[0].curve == [0.5]
 
 
+def test_password_of_a_database_is_used_and_not_shown(tmp_path: Path) -> None:
+    storage, plan = Storage.open(str(tmp_path)), search(storage="sqlite:///elsewhere.db?password=secret")
+    SearchFolder(storage.location("searches/first")).claim(json.loads(json.dumps(plan.content())))
+    reader = PageReader(storage, "first", plan.search.storage)
+    assert reader.watched.configuration["search"]["storage"] == plan.search.storage
+    assert "secret" not in json.dumps(reader.configuration)
+
+
 def test_importance_without_the_study_is_that_of_the_study(tmp_path: Path) -> None:
     plan = search(trials=30, sampler="random")
     play(tmp_path, plan)

@@ -60,7 +60,7 @@ const dots = (x, y = t => t.b) => kinds.map((name, i) => ({
   type: "scatter", name, data: good.filter(t => kind(t) === name && x(t) != null && y(t) != null).map(t => dot(t, x(t), y(t))),
   itemStyle: { color: (dark.matches ? DARK_COLOURS : COLOURS)[i % COLOURS.length] }, emphasis: { scale: 1.8 }, z: 3,
 }));
-const legend = () => kinds.length > 1 ? { legend: { top: 0, itemGap: 12, itemWidth: 12, textStyle: { color: css("--ink") }, inactiveColor: css("--faint") } } : {};
+const legend = () => kinds.length > 1 ? { legend: { top: 0, icon: "circle", itemGap: 12, itemWidth: 12, textStyle: { color: css("--ink") }, inactiveColor: css("--faint") } } : {};
 const grid = (more = {}) => ({ left: 58, right: 18, top: kinds.length > 1 ? (innerWidth < 640 ? 64 : 36) : 14, bottom: 44, ...more });
 
 const figure = (element, option, ready = () => {}) => {
