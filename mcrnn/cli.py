@@ -11,6 +11,7 @@ import contextlib
 import functools
 import gc
 import os
+import sqlite3  # noqa: F401  (before xarray loads its readers: that of GRIB files brings an SQLite too old for MLflow)
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
