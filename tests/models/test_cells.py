@@ -348,7 +348,7 @@ def test_without_gradients_nothing_is_kept_for_them(name: str) -> None:
 
 def test_frozen_weights_cost_no_gradients() -> None:
     cell = cell_class("minconvgru")(4, "circular").requires_grad_(False)
-    x = sequence().requires_grad_()
+    x = sequence(height=16, width=16).requires_grad_()  # frames enough for the gradient of the weight
     h, _ = cell(x, cell.initial_state(x[:, 0]))
     with DeviceOperations() as operations:
         h.sum().backward()
