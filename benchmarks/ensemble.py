@@ -42,7 +42,9 @@ def compare(root: Path, options: argparse.Namespace) -> None:
         )
         model = load_model(f"models:/{summary['model']}/{found['version']}", storage)
         metrics = evaluate_model("ensemble", model, storage).metrics
-        ratio = np.mean(np.array(metrics["spread_by_lead_time"]) / np.array(metrics["rmse_by_lead_time"]))
+        ratio = np.mean(
+            np.array(metrics["spread_by_lead_time_normalized"]) / np.array(metrics["rmse_by_lead_time_normalized"])
+        )
         single, together = summary["test"][OBJECTIVE], found["test"][OBJECTIVE]
         print(
             f"seed {seed}: {len(summary['trials'])} trials, {found['candidates']} models to pick from\n"

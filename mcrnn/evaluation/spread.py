@@ -20,7 +20,7 @@ from mcrnn.models.ensemble import Ensemble, EnsembleNetwork
 def spread_by_step(ensemble: Ensemble, evaluation_set: EvaluationSet) -> np.ndarray:
     """Return the spread at steps 1 .. warm_up + horizon: the root of the mean over windows, channels and grid; (T,).
 
-    It is 0 where there is one member only.
+    It is in standard deviations of each channel, as normalised errors are, and 0 where there is one member only.
     """
     network: Any = ensemble.network
     assert isinstance(network, EnsembleNetwork)
@@ -30,6 +30,7 @@ def spread_by_step(ensemble: Ensemble, evaluation_set: EvaluationSet) -> np.ndar
     if effective < 1 + 1e-9:
         return np.zeros(evaluation_set.steps)
     factor = (effective + 1) / (effective - 1)
+    std_C = torch.tensor(ensemble.field.std[: network.channels_out], dtype=torch.float64, device=like.device)
     total_T = np.zeros(evaluation_set.steps)
     for batch in evaluation_set.batches(evaluation_set.batch_size(network)):
         given_BTCHW = ensemble.scaling.to_model(batch.frames_BTCHW[:, : evaluation_set.warm_up].to(like))
@@ -38,7 +39,8 @@ def spread_by_step(ensemble: Ensemble, evaluation_set: EvaluationSet) -> np.ndar
         weights = weights_E.view(-1, 1, 1, 1, 1, 1)
         mean_BTCHW = (weights * members_EBTCHW).sum(0)
         variance_BTCHW = (weights * (members_EBTCHW - mean_BTCHW).square()).sum(0)
-        total_T += factor * variance_BTCHW.mean((2, 3, 4)).sum(0).cpu().numpy()
+        normalized_BTC = variance_BTCHW.mean((3, 4)) / std_C.square()
+        total_T += factor * normalized_BTC.mean(2).sum(0).cpu().numpy()
     return np.sqrt(total_T / len(evaluation_set))
 
 
@@ -46,4 +48,4 @@ def spread_metrics(ensemble: Ensemble, evaluation_set: EvaluationSet) -> dict[st
     """Return further metrics of an ensemble: its members, and its spread at lead times 1 .. horizon + 1."""
     by_step = spread_by_step(ensemble, evaluation_set)
     members = [{"name": name, "count": n} for name, n in zip(ensemble.names, ensemble.counts, strict=True)]
-    return {"members": members, "spread_by_lead_time": by_step[evaluation_set.warm_up - 1 :].tolist()}
+    return {"members": members, "spread_by_lead_time_normalized": by_step[evaluation_set.warm_up - 1 :].tolist()}

@@ -113,14 +113,13 @@ def error_curves(path: Path, curves: list[Curve], *, warm_up: int, quantity: str
     return save(figure, path)
 
 
-def spread_skill(path: Path, spread: np.ndarray, rmse: np.ndarray, *, quantity: str, name: str) -> list[Path]:
+def spread_skill(path: Path, spread: np.ndarray, rmse: np.ndarray, *, name: str) -> list[Path]:
     """Draw the spread of an ensemble and the error of its mean by lead time, and their ratio.
 
     Args:
         path: file to write; its suffix is replaced by .png and .pdf.
         spread: spread at lead times 1, 2, ...; see `mcrnn.evaluation.spread`.
-        rmse: error of the ensemble's mean at the same lead times.
-        quantity: name and unit of the field.
+        rmse: error of the ensemble's mean at the same lead times, normalised as the spread is.
         name: name of the ensemble.
 
     Returns:
@@ -133,7 +132,7 @@ def spread_skill(path: Path, spread: np.ndarray, rmse: np.ndarray, *, quantity: 
     above.plot(leads, rmse, color=LINE_COLOURS[0], linewidth=2, label="error of the mean")
     above.plot(leads, spread, "--", color=LINE_COLOURS[1], linewidth=2, label="spread of the members")
     above.legend(frameon=False)
-    above.set(ylim=(0, None), ylabel=f"RMSE of {quantity}", title=name)
+    above.set(ylim=(0, None), ylabel="over the standard deviation", title=name)
     below.axhline(1, color="0.75", linewidth=1)
     below.plot(leads, spread / rmse, color="0.3", linewidth=1.8)
     below.set(ylim=(0, None), xlim=(1, len(rmse)), xlabel="lead time", ylabel="spread / error")

@@ -220,10 +220,12 @@ def write(groups: list[Group], folder: Path, num_forecasts: int | None = 16) -> 
         truth_K = first.scores.power[1, -1].sum(0)
         pictures += evaluation_figures.spectra(folder / "spectra.png", truth_K, power, quantity=quantity, lead=lead)
     for group in groups:
-        if "spread_by_lead_time" in group.best.metrics:
+        if "spread_by_lead_time_normalized" in group.best.metrics:
             path = folder / f"spread_skill{'' if len(groups) == 1 else f'_{_slug(group.name)}'}.png"
-            spread, rmse = (np.array(group.best.metrics[f"{name}_by_lead_time"]) for name in ("spread", "rmse"))
-            pictures += evaluation_figures.spread_skill(path, spread, rmse, quantity=quantity, name=group.name)
+            spread, rmse = (
+                np.array(group.best.metrics[f"{name}_by_lead_time_normalized"]) for name in ("spread", "rmse")
+            )
+            pictures += evaluation_figures.spread_skill(path, spread, rmse, name=group.name)
     if len(groups) > 1:
         error = "rmse_closed_loop" if groups[0].has_units else "rmse_closed_loop_normalized"
         for key, label in (("parameters", "parameters"), ("multiply_adds", "multiply-adds a frame")):

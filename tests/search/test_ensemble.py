@@ -53,7 +53,7 @@ def test_spread_is_that_of_equal_members_and_nothing_of_one(store: FieldStore) -
     one, other = model(store, "minconvgru"), model(store, "convlstm", seed=1)
     spread = spread_by_step(Ensemble.of([one, other], [1, 1], ["a", "b"]), evaluation_set)
     total = np.zeros(evaluation_set.steps)
-    for batch in evaluation_set.batches():
+    for batch in evaluation_set.batches(2):
         a, b = (
             each.scaling.to_physical(
                 each.network(each.scaling.to_model(batch.frames_BTCHW), evaluation_set.warm_up, evaluation_set.steps)
@@ -61,6 +61,6 @@ def test_spread_is_that_of_equal_members_and_nothing_of_one(store: FieldStore) -
             for each in (one, other)
         )
         total += ((a - b) ** 2).mean((2, 3, 4)).sum(0).detach().numpy()
-    unbiased = total / len(evaluation_set) / 2  # the variance of two values
+    unbiased = total / len(evaluation_set) / 2 / one.field.std[0] ** 2  # the variance of two values, one channel
     np.testing.assert_allclose(spread, np.sqrt(3 / 2 * unbiased), rtol=1e-4)
     assert not spread_by_step(Ensemble.of([one], [3], ["a"]), evaluation_set).any()
