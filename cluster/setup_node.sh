@@ -13,6 +13,6 @@ if [ "$(cat "$environment/.mcrnn" 2>/dev/null)" != "$wanted" ]; then
         sudo DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -y -qq python3-venv
     fi
     python3 -m venv "$environment"
-    "$environment/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[cluster]'
+    "$environment/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[cluster,serve]'
     echo "$wanted" > "$environment/.mcrnn"
 fi

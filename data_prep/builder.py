@@ -121,7 +121,9 @@ def build(
                 done.add(shard.name, record)
                 on_done(shard.stop - shard.start, True)
         finally:
-            done.write()
+            if not lease.lost:
+                done.write()
+        lease.confirm()  # what follows would make a store of another build one that is complete and wrong
         _complete(location, plan, metadata, [done.records[shard.name] for shard in plan.shards()])
         done.delete()
     finally:

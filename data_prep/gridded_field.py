@@ -12,11 +12,11 @@ import numpy as np
 import xarray as xr
 
 from data_prep.channels import Channel
-from data_prep.decoding import without_invalid
 from data_prep.dimensions import Dimensions
 from data_prep.resampling import Area, Remapping
 from data_prep.sources import SourceIdentity, open_source, request, source_format
 from data_prep.time_axis import TimeAxis, show
+from mcrnn.data.missing_values import without_invalid
 from mcrnn.errors import UserError
 
 

@@ -19,6 +19,9 @@ from data_prep.grid import Grid
 from mcrnn.data.sphere import latitude_edges
 from mcrnn.errors import UserError
 
+ROUNDING = 1e-4
+"""Degrees by which coordinates may be off, which are often kept in float32."""
+
 
 @dataclass(frozen=True)
 class Area:
@@ -62,12 +65,14 @@ class Area:
             raise UserError(f"--area {text}: north is above south, and both lie between -90 and 90")
         if not (grid.row_is_latitude and grid.column_is_longitude):
             raise UserError("--area needs a grid of latitudes and longitudes")
-        rows = np.flatnonzero((grid.rows >= south - 1e-9) & (grid.rows <= north + 1e-9))
-        beyond_west = np.mod(grid.columns - west + 1e-9, 360) - 1e-9
+        rows = np.flatnonzero((grid.rows >= south - ROUNDING) & (grid.rows <= north + ROUNDING))
+        beyond_west = np.mod(grid.columns - west + ROUNDING, 360) - ROUNDING
         extent = 360.0 if east - west >= 360 else np.mod(east - west, 360)
-        columns = np.flatnonzero(beyond_west <= extent + 1e-9)
+        columns = np.flatnonzero(beyond_west <= extent + ROUNDING)
         columns = columns[np.argsort(beyond_west[columns], kind="stable")]
-        if extent == 360 and len(columns) > 1 and np.isclose(beyond_west[columns[-1]], 360):
+        # A meridian that is there twice, as the first and the last column of 0 to 360 degrees, is taken once.
+        columns = columns[np.diff(beyond_west[columns], prepend=-np.inf) > ROUNDING]
+        if len(columns) > 1 and beyond_west[columns[-1]] > beyond_west[columns[0]] + 360 - ROUNDING:
             columns = columns[:-1]
         if not len(rows) or not len(columns):
             raise UserError(f"--area {text} holds no grid point")

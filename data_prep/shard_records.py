@@ -73,7 +73,8 @@ class ShardRecords:
 
 def record_keys(keys: dict[str, int]) -> list[str]:
     """Return the keys of the objects that hold records."""
-    return sorted(key for key in keys if key.startswith(f"{BUILD_FOLDER}/") and not key.endswith("/lock.json"))
+    names = [key for key in keys if key.startswith(f"{BUILD_FOLDER}/") and key.endswith(".json")]
+    return sorted(key for key in names if not key.endswith("/lock.json"))
 
 
 def read_records(location: Location, keys: list[str]) -> dict[str, Record]:

@@ -103,10 +103,11 @@ class FieldDescription:
         Raises:
             UserError: the store has no such variable, or the coarsening does not divide its grid.
         """
+        store.channel_indices(data.variables)  # refuses what is no channel
         channels = tuple(data.variables or store.channels)
         return cls(
             variable=store.attributes["variable"],
-            units=store.attributes["units"],
+            units=", ".join(dict.fromkeys(store.units_of(channels))),
             time_step=store.attributes["time_step"],
             channels=channels,
             frame_shape=(len(channels), *store.grid(data.coarsen)),

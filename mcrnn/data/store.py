@@ -139,6 +139,18 @@ class FieldStore:
         values = self.attributes["statistics"][name]
         return [values[i] for i in self.channel_indices(variables)]
 
+    def units_of(self, channels: Sequence[str]) -> list[str]:
+        """Return the units of channels.
+
+        A store that was made before stores had units by channel has them joined by commas, each once. Where it cannot
+        be told which channel they belong to, all channels get the joined ones.
+        """
+        joined = self.attributes["units"]
+        known = self.attributes.get("channel_units") or joined.split(", ")
+        if len(known) != len(self.channels):
+            return [joined] * len(channels)
+        return [known[self.channels.index(channel)] for channel in channels]
+
     def channel_indices(self, variables: list[str] | None) -> list[int]:
         """Return the positions of channels in the store, of all channels by default.
 

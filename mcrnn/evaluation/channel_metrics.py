@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcrnn.data.store import FieldStore
 from mcrnn.evaluation.metrics import Scores
 
 if TYPE_CHECKING:
@@ -27,23 +26,6 @@ LONG_NAMES = {
     "acc": "anomaly correlation with respect to climatology, weighted by the area of the cells, mean over windows",
 }
 """Metrics of a channel at a lead time, in the order in which they are shown; the last three only on a globe."""
-
-
-def channel_units(store: FieldStore, channels: tuple[str, ...]) -> list[str]:
-    """Return the units of channels.
-
-    A store that was made before stores had units by channel has them joined by commas, each once. Where it cannot be
-    told which channel they belong to, all channels get the joined ones.
-
-    Args:
-        store: the field store.
-        channels: names of channels of the store.
-    """
-    joined = store.attributes["units"]
-    known = store.attributes.get("channel_units") or joined.split(", ")
-    if len(known) != len(store.channels):
-        return [joined] * len(channels)
-    return [known[store.channels.index(channel)] for channel in channels]
 
 
 def by_lead_time(scores: Scores, first: int) -> dict[str, np.ndarray]:

@@ -78,10 +78,14 @@ class Comparison:
         """Return about how many windows would decide it, if the difference stayed; None if there is hardly any."""
         if self.log_ratio is None or self.candidate == self.champion:
             return None
-        quantile = stats.t.isf(level(self.number), self.log_ratio.degrees)
         gap = abs(self.log_ratio.value - math.log1p(-min(self.margin, 0.999)))
-        needed = self.windows * (quantile * self.log_ratio.error / gap) ** 2
-        return math.ceil(needed) if needed < MOST_TIMES * self.windows else None
+        if not math.isfinite(gap) or gap == 0:
+            return None
+        for times in np.geomspace(1, MOST_TIMES, 200):  # more windows have a smaller error, and more degrees of freedom
+            quantile = stats.t.isf(level(self.number), times * self.log_ratio.degrees)
+            if quantile * self.log_ratio.error / math.sqrt(times) <= gap:
+                return math.ceil(times * self.windows)
+        return None
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -132,6 +136,8 @@ def compare(
     rmse_candidate, rmse_champion = (float(np.sqrt(errors_N.mean())) for errors_N in (candidate_N, champion_N))
     if np.array_equal(candidate_N, champion_N):
         ratio: Estimate | None = Estimate(0.0, 0.0, 1)  # of one model twice, the difference has no spread
+    elif min(rmse_candidate, rmse_champion) == 0:  # a perfect model is better beyond doubt than one that is not
+        ratio = Estimate(math.copysign(math.inf, rmse_candidate - rmse_champion), 0.0, 1)
     else:
         ratio = log_ratio(candidate_N, champion_N, overlap)
     return Comparison(rmse_candidate, rmse_champion, ratio, len(candidate_N), number, margin)

@@ -42,7 +42,9 @@ class DataIdentity:
             UserError: the coarsening does not divide the store's grid.
         """
         grid = store.grid(model.config.data.coarsen)
-        units = store.attributes["units"]
+        units = ", ".join(dict.fromkeys(store.units_of(model.field.channels)))
+        if model.field.units == store.attributes["units"]:  # a model of before has those of all channels of the store
+            units = model.field.units
         return cls(store.digest, units, model.field.channels, grid, model.network.channels_out)
 
 

@@ -144,15 +144,16 @@ class EvaluationSet:
         """Return the number of windows."""
         return len(self.windows[0])
 
-    def batch_size(self, *networks: torch.nn.Module) -> int:
+    def batch_size(self, *networks: torch.nn.Module, copies: int = 0) -> int:
         """Return how many windows to evaluate at a time: as many as memory has room for, at most `BATCH_SIZE`.
 
         Args:
             networks: what computes the forecasts; none for forecasts without a network.
+            copies: further copies of the forecasts that are kept, in float64.
         """
         widest_layer = max((weight.shape[0] for each in networks for weight in each.parameters()), default=0)
         channels, height, width = self.split.shape[-3:]
-        frames = FRAME_COPIES * (self.steps + 1) * channels + LAYER_COPIES * self.warm_up * widest_layer
+        frames = (FRAME_COPIES + 2 * copies) * (self.steps + 1) * channels + LAYER_COPIES * self.warm_up * widest_layer
         room = SHARE_OF_BUDGET * memory_budget() / (4 * frames * height * width)
         return max(1, min(BATCH_SIZE, int(room)))
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mcrnn.data.store import FieldStore
-from mcrnn.evaluation.channel_metrics import channel_metrics, channel_units
+from mcrnn.evaluation.channel_metrics import channel_metrics
 from mcrnn.evaluation.compatibility import store_differences
 from mcrnn.evaluation.evaluation_set import EvaluationSet
 from mcrnn.evaluation.metrics import (
@@ -38,7 +38,7 @@ def summarize(
     differ, because they have no mean then.
     """
     channels = model.field.channels[: model.network.channels_out]
-    units = channel_units(store, channels)
+    units = store.units_of(channels)
     std = np.array(store.statistic("std", model.config.data.variables))[: len(channels)]
     has_one_unit = len(channels) == 1 or (len(set(units)) == 1 and ", " not in units[0])
     warm_up, steps = evaluation_set.warm_up, evaluation_set.steps

@@ -26,6 +26,10 @@ from mcrnn.tracking.registry import CANDIDATE, CHAMPION, PREVIOUS
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+MOST_ERROR = 4.0
+"""Largest normalised mean squared error of a window that counts: twice that of a state without any relation to the
+truth, which is 2."""
+
 
 def open_registry(storage: Storage, name: str) -> MlflowClient:
     """Return a client of the model registry that has a model of this name.
@@ -122,9 +126,15 @@ def compare_versions(
 
 
 def _error_by_window(model: TrainedModel, evaluation_set: EvaluationSet, std: np.ndarray) -> np.ndarray:
-    """Return the normalised mean squared closed-loop error of each window, finite so that errors have a ratio."""
-    squared_NTC = score(model, evaluation_set)[0].squared[:, evaluation_set.warm_up :] / std**2
-    return np.nan_to_num(squared_NTC.mean((1, 2)), posinf=1e30)
+    """Return the normalised mean squared closed-loop error of each window, weighted by area on a globe.
+
+    No error counts more than `MOST_ERROR`: a few windows in which both forecasts blow up would decide for whichever
+    blows up less, and hide the spread over all others.
+    """
+    scores = score(model, evaluation_set)[0]
+    squared_NTC = scores.squared if scores.weighted is None else scores.weighted
+    error_N = (squared_NTC[:, evaluation_set.warm_up :] / std**2).mean((1, 2))
+    return np.minimum(np.nan_to_num(error_N, nan=np.inf), MOST_ERROR)
 
 
 def promote(

@@ -116,7 +116,7 @@ def evaluate_model(
     metrics = summarize(uri, model, field_store, evaluation_set, scores, baselines)
     metrics["frames_per_second"] = frames_per_second
     if isinstance(model, Ensemble):
-        metrics |= spread_metrics(model, evaluation_set)
+        metrics |= spread_metrics(model, evaluation_set, np.array(metrics["std"]))
     as_configured = (
         starts is None
         and (evaluation_set.warm_up, evaluation_set.horizon) == (configured.warm_up, configured.horizon)

@@ -17,10 +17,15 @@ from mcrnn.models.ensemble import Ensemble, EnsembleNetwork
 
 
 @torch.no_grad()
-def spread_by_step(ensemble: Ensemble, evaluation_set: EvaluationSet) -> np.ndarray:
+def spread_by_step(ensemble: Ensemble, evaluation_set: EvaluationSet, std: np.ndarray) -> np.ndarray:
     """Return the spread at steps 1 .. warm_up + horizon: the root of the mean over windows, channels and grid; (T,).
 
-    It is in standard deviations of each channel, as normalised errors are, and 0 where there is one member only.
+    It is 0 where there is one member only.
+
+    Args:
+        ensemble: the ensemble.
+        evaluation_set: the windows.
+        std: standard deviation of each predicted channel, by which its spread is divided, as normalised errors are.
     """
     network: Any = ensemble.network
     assert isinstance(network, EnsembleNetwork)
@@ -30,9 +35,9 @@ def spread_by_step(ensemble: Ensemble, evaluation_set: EvaluationSet) -> np.ndar
     if effective < 1 + 1e-9:
         return np.zeros(evaluation_set.steps)
     factor = (effective + 1) / (effective - 1)
-    std_C = torch.tensor(ensemble.field.std[: network.channels_out], dtype=torch.float64, device=like.device)
+    std_C = torch.as_tensor(std, dtype=torch.float64, device=like.device)
     total_T = np.zeros(evaluation_set.steps)
-    for batch in evaluation_set.batches(evaluation_set.batch_size(network)):
+    for batch in evaluation_set.batches(evaluation_set.batch_size(network, copies=2 * len(ensemble.members))):
         given_BTCHW = ensemble.scaling.to_model(batch.frames_BTCHW[:, : evaluation_set.warm_up].to(like))
         found = network.members(given_BTCHW, evaluation_set.warm_up, evaluation_set.steps)
         members_EBTCHW = ensemble.scaling.to_physical(torch.stack(found)).double()
@@ -44,8 +49,8 @@ def spread_by_step(ensemble: Ensemble, evaluation_set: EvaluationSet) -> np.ndar
     return np.sqrt(total_T / len(evaluation_set))
 
 
-def spread_metrics(ensemble: Ensemble, evaluation_set: EvaluationSet) -> dict[str, Any]:
+def spread_metrics(ensemble: Ensemble, evaluation_set: EvaluationSet, std: np.ndarray) -> dict[str, Any]:
     """Return further metrics of an ensemble: its members, and its spread at lead times 1 .. horizon + 1."""
-    by_step = spread_by_step(ensemble, evaluation_set)
+    by_step = spread_by_step(ensemble, evaluation_set, std)
     members = [{"name": name, "count": n} for name, n in zip(ensemble.names, ensemble.counts, strict=True)]
     return {"members": members, "spread_by_lead_time_normalized": by_step[evaluation_set.warm_up - 1 :].tolist()}

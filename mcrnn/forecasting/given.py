@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mcrnn.data.field_reader import coarsened
+from mcrnn.data.missing_values import without_invalid
 from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.time_step import Time, TimeStep, show
 from mcrnn.errors import UserError, did_you_mean
@@ -87,7 +88,8 @@ class GivenFrames:
         selected = slice(int(frames[0]), int(frames[-1]) + 1) if consecutive else frames
         channels = []
         for channel in self.channels:
-            values_NTHW = np.asarray(channel.isel({self.time: selected}).transpose(*order).values, np.float32)
+            piece = channel.isel({self.time: selected}).transpose(*order).variable
+            values_NTHW = without_invalid(piece, np.asarray(piece.values), is_netcdf="source" in piece.encoding)
             values_NTHW = values_NTHW if self.sample else values_NTHW[None]
             channels.append(values_NTHW[np.asarray(samples)[:, None], position_BT.reshape(frames_BT.shape)])
         windows_BTCHW = np.stack(channels, axis=2)
@@ -209,7 +211,7 @@ def _roles(source: Source, channel: xr.DataArray) -> tuple[str, str, str]:
 def _check_units(source: Source, channels: tuple[xr.DataArray, ...], model: TrainedModel) -> None:
     expected = model.field.units
     each = dict.fromkeys(str(channel.attrs.get("units", "1")) for channel in channels)  # a set that keeps its order
-    units = source.units or ", ".join(each)
+    units = ", ".join(each)
     if units != expected:
         raise UserError(
             f"'{source.name}' has the units {units}, the model takes {expected}: convert the values; if only the "

@@ -33,13 +33,11 @@ class Source:
         name: the name that the user has given, for messages.
         dataset: the data set, with dates as cftime objects.
         grid: names of the dimensions of the rows and the columns, None where they have to be recognised.
-        units: units of the field, where the data set does not say them for each variable.
     """
 
     name: str
     dataset: xr.Dataset
     grid: tuple[str, str] | None = None
-    units: str | None = None
 
 
 @contextlib.contextmanager
@@ -169,12 +167,12 @@ def _open_store(location: Location, name: str, split: str) -> Iterator[Source]:
         if "sample" in field.coords:
             field["sample"].attrs["long_name"] = "sample"
         one_name = {"long_name": store.attributes["long_name"]} if "long_name" in store.attributes else {}
+        units = store.units_of(store.channels)
         variables = {
             channel: field.isel(channel=index, drop=True).assign_attrs(
-                {"units": store.attributes["units"], "long_name": channel}
-                | (one_name if len(store.channels) == 1 else {})
+                {"units": units[index], "long_name": channel} | (one_name if len(store.channels) == 1 else {})
             )
             for index, channel in enumerate(store.channels)
         }
         grid = (names["height"], names["width"])
-        yield Source(name, dataset.drop_vars(dataset.data_vars).assign(variables), grid, store.attributes["units"])
+        yield Source(name, dataset.drop_vars(dataset.data_vars).assign(variables), grid)

@@ -60,7 +60,10 @@ class TrainedModel:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the weights as they are saved, which is that of the file `model.safetensors`."""
+        """SHA-256 of the weights, which is that of the file `model.safetensors`.
+
+        That of an ensemble is of the weights and the counts of its members.
+        """
         return hashlib.sha256(_serialize(self.network.state_dict())).hexdigest()
 
     @torch.no_grad()

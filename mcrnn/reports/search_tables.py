@@ -175,7 +175,7 @@ def _ensemble_lines(ensemble: dict[str, Any] | None) -> list[str]:
         return ["ensemble: no mean of several models is better on the validation windows than the best of them"]
     members = ", ".join(f"{each['count']} x {each['name']}" for each in ensemble["members"])
     test = f", on the test split {ensemble['test'][OBJECTIVE]:.4f}" if ensemble["test"] else ""
-    won = "the champion now" if ensemble["alias"] == CHAMPION else "not better beyond doubt, so the champion stays"
+    won = "the champion now" if ensemble["alias"] == CHAMPION else "the champion stays"
     errors = f"validation error {ensemble['error']:.4f}, its best member {ensemble['best_member']:.4f}{test}"
     return [f"ensemble of {members}: {errors}; version {ensemble['version']}, {won}; {ensemble['comparison']}"]
 

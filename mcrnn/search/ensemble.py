@@ -54,7 +54,8 @@ def error_products(models: list[TrainedModel], evaluation_set: EvaluationSet, st
     """
     total_MM = np.zeros((len(models), len(models)))
     warm_up, steps = evaluation_set.warm_up, evaluation_set.steps
-    for batch in evaluation_set.batches(evaluation_set.batch_size(*(model.network for model in models))):
+    networks = [model.network for model in models]
+    for batch in evaluation_set.batches(evaluation_set.batch_size(*networks, copies=2 * len(models))):
         errors = []
         for model in models:
             frames_BTCHW = batch.frames_BTCHW
@@ -176,10 +177,10 @@ def register_and_judge(
         )
     )
     try:
-        outcome, comparison = promotion.promote(search_run.storage, client, name, version)
+        outcome, comparison = mlflow_request(lambda: promotion.promote(search_run.storage, client, name, version))
         won = outcome is Outcome.BETTER
     except UserError as error:
         won, comparison = False, [str(error)]
-    if not won and before is not None and before != version:  # the best single model stays the one to be compared
+    if before is not None and before != version:  # the best single model is still a candidate, by the name shown
         mlflow_request(lambda: client.set_registered_model_alias(name, CANDIDATE, str(before)))
     return {"version": version, "alias": CHAMPION if won else None, "comparison": ": ".join(comparison)}

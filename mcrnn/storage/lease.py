@@ -179,6 +179,17 @@ class Lease:
         if self.lost:
             raise UserError(f"another {self.work} has taken over '{self.location.url}'; this one stops")
 
+    def confirm(self) -> None:
+        """Ask the storage whether this process still has the lease, before something that could not be undone.
+
+        Raises:
+            UserError: Another process has taken the lease, or the storage cannot be used.
+        """
+        with self._mutex:
+            if not self.lost:
+                self._renew()
+        self.check()
+
     def renew(self) -> None:
         """Write down that the work goes on, at most once in `RENEWAL` seconds.
 

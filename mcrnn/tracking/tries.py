@@ -35,7 +35,7 @@ def number_try(client: MlflowClient, name: str, asked: dict[str, Any]) -> tuple[
     Returns:
         The key under which `note_outcome` adds the answer, and the number of the comparison on this store, from 1.
     """
-    with alias_lock(client, name):
+    with alias_lock(client, f"comparisons-{asked['store_digest'][:16]}"):
         found = _tries(client, asked["store_digest"])
         for number, (key, record) in enumerate(found, start=1):
             if record["name"] == name and record["asked"] == asked:

@@ -182,6 +182,28 @@ def test_shards_whose_records_are_torn_are_made_again(place: Location, torn: byt
     FieldStore.open(place).verify()
 
 
+def test_build_that_was_killed_while_it_wrote_records_goes_on(place: Location) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build(place, plan(), Numbers(fail_after=4))
+    (records,) = record_keys(place.sizes())
+    place.write(f"{records}.{'0' * 16}.partial", b"{")
+    assert build(place, plan(), Numbers())
+    FieldStore.open(place).verify()
+
+
+def test_build_that_was_taken_over_does_not_complete_the_store(place: Location) -> None:
+    class TakenOver(Numbers):
+        def compute(self, shards: Sequence[Shard]) -> list[dict[str, np.ndarray]]:
+            if len(self.computed) == len(list(plan().shards())) - 1:
+                place.write(LEASE, json.dumps({"token": "of another process"}).encode())
+            return super().compute(shards)
+
+    with pytest.raises(UserError, match="another build has taken over"):
+        build(place, plan(), TakenOver())
+    with pytest.raises(UserError, match="unfinished"):
+        FieldStore.open(place)
+
+
 def test_build_that_version_0_1_0_has_begun_goes_on(place: Location) -> None:
     """It kept an object for each shard that was done."""
     with pytest.raises(KeyboardInterrupt):

@@ -18,7 +18,7 @@ from data_prep import field_source
 from data_prep.convert import convert
 from data_prep.field_source import FieldSource
 from data_prep.grid import Grid
-from data_prep.resampling import coarsen, regrid
+from data_prep.resampling import Area, coarsen, regrid
 from mcrnn.data.sphere import latitude_edges
 from mcrnn.data.store import FieldStore
 from mcrnn.data.store_format import root_digest
@@ -370,3 +370,24 @@ def test_missing_value_of_a_sample_is_named(folder: Path) -> None:
     samples(values).to_netcdf("a.nc")
     with pytest.raises(UserError, match=r"u at sample 3, time 2, y 1, x 4 \("):
         run("a.nc", **COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("columns", "area", "expected"),
+    [
+        (np.arange(0, 361, 10), "75/-20/30/20", [-20, -10, 0, 10, 20]),
+        (np.arange(-180, 181, 10), "75/160/30/-170", [160, 170, 180, 190]),
+        (np.arange(0, 361, 10), "75/0/30/360", [*range(0, 360, 10)]),
+        (np.arange(100, 205, 1, dtype=np.float32) / np.float32(10), "70.3/10.2/60.1/20.3", None),
+    ],
+)
+def test_area_has_each_meridian_and_row_of_its_edges_once(
+    columns: np.ndarray, area: str, expected: list | None
+) -> None:
+    rows = np.arange(600, 711, 1, dtype=np.float32) / np.float32(10)
+    whole = Grid(("lat", "lon"), rows.astype(float), columns.astype(float), True, True)
+    part = Area.select(whole, area).grid
+    if expected is not None:
+        assert part.columns.tolist() == expected
+    else:
+        assert (len(part.rows), len(part.columns)) == (103, 102)

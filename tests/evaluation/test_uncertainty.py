@@ -128,3 +128,10 @@ def test_what_both_models_find_hard_cancels() -> None:
     assert paired is not None
     assert paired.error < 1e-12
     assert Estimate(paired.value, paired.error, paired.degrees).value == pytest.approx(math.log(0.9) / 2)
+
+
+def test_model_without_error_is_better_beyond_doubt_and_the_same_model_is_not() -> None:
+    zero, one = np.zeros(3), np.ones(3)
+    assert compare(zero, one, None).outcome is Outcome.BETTER
+    assert compare(one, zero, None).outcome is Outcome.NOT_BETTER
+    assert compare(one, one, None, margin=0.1).outcome is Outcome.NOT_BETTER

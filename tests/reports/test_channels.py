@@ -13,7 +13,6 @@ from scores.continuous import additive_bias, mae, rmse
 
 from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.store import FieldStore
-from mcrnn.evaluation.channel_metrics import channel_units
 from mcrnn.models import trained_model
 from mcrnn.storage.local import LocalFolder
 from tests.conftest import CommandRunner
@@ -101,9 +100,9 @@ def test_errors_of_different_units_are_by_channel_and_those_of_the_library_score
 def test_units_of_channels_are_those_of_the_store_where_it_says(two_units: FieldStore) -> None:
     def units(*known: str, joined: str = "m2 s-2, K") -> list[str]:
         two_units.attributes.update(channel_units=list(known), units=joined)
-        return channel_units(two_units, ("t", "z"))
+        return two_units.units_of(("t", "z"))
 
-    assert channel_units(two_units, ("t", "z")) == ["K", "m**2 s**-2"]
+    assert two_units.units_of(("t", "z")) == ["K", "m**2 s**-2"]
     assert units("m2 s-2", "K") == ["K", "m2 s-2"]
     assert units() == ["K", "m2 s-2"]  # a store of before
     assert units(joined="K") == ["K", "K"]
