@@ -84,6 +84,7 @@ def test_overlap_is_that_of_the_starts() -> None:
     assert overlap([5]) == 10
 
 
+@pytest.mark.soak
 @pytest.mark.integration
 @pytest.mark.usefixtures("database")
 def test_models_of_weekly_data_are_promoted(command: CommandRunner, root: Path, storage: Storage) -> None:

@@ -68,6 +68,7 @@ print("compiled")
 """
 
 
+@pytest.mark.soak
 def test_kernels_compile_for_gpus_without_one() -> None:
     pytest.importorskip("triton")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}

@@ -109,6 +109,7 @@ def test_units_of_channels_are_those_of_the_store_where_it_says(two_units: Field
     assert units(joined="a, b, c") == ["a, b, c"] * 2  # it cannot be told
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("database")
 def test_a_model_that_blows_up_is_named_so_and_one_window_has_no_interval(
     command: CommandRunner, root: Path, store: FieldStore

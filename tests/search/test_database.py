@@ -210,6 +210,7 @@ def test_what_is_written_together_is_checked_as_optuna_does(database_url: str) -
     assert again.trials[ended.number].params == {}
 
 
+@pytest.mark.soak
 @pytest.mark.long(15)
 def test_kill_between_any_two_transactions_changes_neither_values_nor_decisions(
     tmp_path: Path, postgres_url: str
