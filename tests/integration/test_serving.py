@@ -112,6 +112,7 @@ def test_server_opens_ports_on_loopback_only_and_survives_bad_requests(
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 def test_no_request_is_lost_while_the_alias_moves_and_a_replica_is_killed(root: Path, ray_folder: Path) -> None:
     models = serving.prepare(root, "small", 3)
     with serving.server(root, "small", replicas=2) as served:
