@@ -70,12 +70,12 @@ class Manifest:
         return content
 
     def check_sizes(self) -> None:
-        """Check that every object is there and has the size that it was built with, by one listing and no read.
+        """Check that every object is there and has the size that it was built with, without reading any.
 
         Raises:
             UserError: an object is missing or has another size.
         """
-        sizes = self.location.sizes()
+        sizes = self.location.sizes_of(self.objects)
         for key in self.objects:
             if key not in sizes:
                 raise damaged_error(self.location, f"{key} is missing")

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,6 +113,14 @@ class LocalFolder:
                             sizes[prefix + entry.name] = entry.stat().st_size
                     elif not entry.is_symlink():
                         waiting.append((f"{prefix}{entry.name}/", entry.path))
+        return sizes
+
+    def sizes_of(self, keys: Collection[str]) -> dict[str, int]:
+        # A chunk of a Zarr array lies in a folder for each of its dimensions, so that listing takes ten times as long.
+        sizes, folder = {}, str(self.path)
+        for key in keys:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                sizes[key] = os.stat(f"{folder}/{key}").st_size
         return sizes
 
     def folders(self) -> list[str]:

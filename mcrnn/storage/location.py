@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Protocol
 
 from mcrnn.errors import UserError
@@ -97,6 +98,9 @@ class Location(Protocol):
 
     def sizes(self) -> dict[str, int]:
         """Return the size in bytes of every object in the folder and below it, by key."""
+
+    def sizes_of(self, keys: Collection[str]) -> dict[str, int]:
+        """Return the size in bytes of those of some objects that are there, by key, the quickest way."""
 
     def folders(self) -> list[str]:
         """Return the names of the folders directly below this one that hold objects, in alphabetical order.

@@ -10,7 +10,7 @@ import atexit
 import contextlib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -187,6 +187,10 @@ class S3Prefix:
         found = s3_request(self.url, lambda: self._files.find(self.bucket_and_prefix, detail=True))
         start = len(self.bucket_and_prefix) + 1
         return {path[start:]: entry["size"] for path, entry in found.items() if len(path) > start}
+
+    def sizes_of(self, keys: Collection[str]) -> dict[str, int]:
+        found = self.sizes()
+        return {key: found[key] for key in keys if key in found}
 
     def folders(self) -> list[str]:
         try:
