@@ -39,9 +39,9 @@ def inspect(
     from mcrnn.data.store import FieldStore, read_root
 
     if animate:
-        from data_prep.animation import check_target
+        from mcrnn.reports.animation import check_animation
 
-        check_target(Path(animate))
+        check_animation(Path(animate))
     attributes = read_root(location)["attributes"]
     if attributes.get("status") != "complete" and not (verify or animate):
         _print_build(root.show(location), attributes, location)

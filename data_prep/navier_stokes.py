@@ -61,9 +61,9 @@ def generate(
     _check_resolutions(resolution, compute_resolution)
     _check_physics(interval, viscosity, tau, alpha, forcing)
     if animate:
-        from data_prep.animation import check_target
+        from mcrnn.reports.animation import check_animation
 
-        check_target(Path(animate))
+        check_animation(Path(animate))
     root = Storage.open(storage)
     location = root.location(store)
     check(location)

@@ -13,7 +13,7 @@ import gc
 import os
 import sqlite3  # noqa: F401  (before xarray loads its readers: that of GRIB files brings an SQLite too old for MLflow)
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -37,6 +37,24 @@ SetOption = Annotated[
         "--set", metavar="FIELD=VALUE", help="Set a field in place of its value in FILE: train.epochs=5. Repeatable."
     ),
 ]
+
+WarmUpOption = Annotated[
+    int | None, typer.Option(min=1, help="Number of given frames; by default as in the first model's validation.")
+]
+
+HorizonOption = Annotated[
+    int | None, typer.Option(min=1, help="Number of closed-loop steps; by default as in the first model's validation.")
+]
+
+DeviceOption = Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")]
+
+
+def report_failures(failures: Sequence[str]) -> None:
+    """Name on stderr what could not be done, and end with exit code 2 if there is anything."""
+    for failure in failures:
+        print(f"error: {mask_passwords(failure)}", file=sys.stderr)
+    if failures:
+        sys.exit(2)
 
 
 def main(command: Callable[..., Any]) -> None:

@@ -10,13 +10,11 @@ them. A run of the experiment mcrnn-evaluations in MLflow has the same report am
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from mcrnn.cli import StorageOption, main
-from mcrnn.passwords import mask_passwords
+from mcrnn.cli import DeviceOption, HorizonOption, StorageOption, WarmUpOption, main, report_failures
 from mcrnn.storage.root import Storage
 
 
@@ -32,13 +30,8 @@ def evaluate(
     store: Annotated[
         str | None, typer.Option(metavar="STORE", help="Field store to evaluate on; by default that of the training.")
     ] = None,
-    warm_up: Annotated[
-        int | None, typer.Option(min=1, help="Number of given frames; by default as in the first model's validation.")
-    ] = None,
-    horizon: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of closed-loop steps; by default as in the first model's validation."),
-    ] = None,
+    warm_up: WarmUpOption = None,
+    horizon: HorizonOption = None,
     starts: Annotated[
         str | None,
         typer.Option(
@@ -56,7 +49,7 @@ def evaluate(
     save_forecasts: Annotated[
         str, typer.Option(metavar="N|all", help="Number of windows whose forecasts are kept in forecasts.zarr.")
     ] = "16",
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,
+    device: DeviceOption = None,
     out: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Where the report goes; by default below reports/.")
     ] = None,
@@ -70,14 +63,11 @@ def evaluate(
     """
     root = Storage.open(storage)
 
+    from mcrnn.evaluation.side_by_side import Windows
     from mcrnn.reports import evaluation_report
 
-    options = evaluation_report.Options(store, warm_up, horizon, starts, other_data, save_forecasts, device, out)
-    failures = evaluation_report.make(models, root, options)
-    for failure in failures:
-        print(f"error: {mask_passwords(failure)}", file=sys.stderr)
-    if failures:
-        sys.exit(2)
+    windows = Windows(store, warm_up, horizon, starts, other_data, device)
+    report_failures(evaluation_report.make(models, root, windows, save_forecasts=save_forecasts, out=out))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mcrnn.cli import StorageOption, main
+from mcrnn.cli import DeviceOption, StorageOption, main
 from mcrnn.storage.root import Storage
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def forecast(
         Path | None,
         typer.Option(metavar="FILE", help="Also write an animation of the first forecast, as .mp4 or .gif."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,
+    device: DeviceOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")] = False,
     storage: StorageOption = None,
 ) -> None:
@@ -138,7 +138,9 @@ def _animate(
     reference = given.times[start]
     titles = [f"given: {show(time)}" for time in given.times[start - warm_up + 1 : start + 1]]
     titles += [f"forecast: {show(given.step.after(reference, lead))}" for lead in range(1, len(forecast_TCHW) + 1)]
-    animate_channels(target, frames_TCHW, [name + units for name in model.field.channels[:predicted]], titles)
+    animate_channels(
+        target, frames_TCHW, [name + units for name in model.field.channels[:predicted]], titles, frames_per_second=6
+    )
 
 
 if __name__ == "__main__":

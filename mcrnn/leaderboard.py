@@ -6,30 +6,23 @@ python -m mcrnn.leaderboard data/z500.zarr --warm-up 8 --horizon 40 --starts biw
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from mcrnn.cli import StorageOption, main
-from mcrnn.passwords import mask_passwords
+from mcrnn.cli import DeviceOption, HorizonOption, StorageOption, WarmUpOption, main, report_failures
 from mcrnn.storage.root import Storage
 
 
 def leaderboard(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Field store that the models were trained on.")],
-    warm_up: Annotated[
-        int | None, typer.Option(min=1, help="Number of given frames; by default as in the first model's validation.")
-    ] = None,
-    horizon: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of closed-loop steps; by default as in the first model's validation."),
-    ] = None,
+    warm_up: WarmUpOption = None,
+    horizon: HorizonOption = None,
     starts: Annotated[
         str | None,
         typer.Option(metavar="RULE", help="Where windows of a series start, as for evaluate: all, 'every N', ..."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,
+    device: DeviceOption = None,
     out: Annotated[
         str | None,
         typer.Option(metavar="FOLDER", help="Also write leaderboard.md, leaderboard.tex and leaderboard.json there."),
@@ -43,13 +36,11 @@ def leaderboard(
     """
     root = Storage.open(storage)
 
+    from mcrnn.evaluation.side_by_side import Windows
     from mcrnn.reports import leaderboard as board
 
-    failures = board.make(store, root, board.Options(warm_up, horizon, starts, device, out))
-    for failure in failures:
-        print(f"error: {mask_passwords(failure)}", file=sys.stderr)
-    if failures:
-        sys.exit(2)
+    windows = Windows(store, warm_up, horizon, starts, device=device)
+    report_failures(board.make(store, root, windows, out))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 From the bottom up: `metrics` computes errors, `baselines` forecasts without a model, `evaluation_set` says which
 windows are evaluated, `starts` where they begin, `scoring` scores models and baselines on them, `compatibility` says
-which errors may be compared, `metric_summary` and `channel_metrics` compute the figures of a report,
-`result` evaluates one model, `selection` finds the models to evaluate, `uncertainty` says how far an error can be
+which errors may be compared, `metric_summary` and `channel_metrics` compute the figures of a report, `result` evaluates
+one model, `side_by_side` several, `selection` finds the models to evaluate, `uncertainty` says how far an error can be
 trusted, `comparison` whether two differ, `promotion` decides between two versions.
 `mcrnn.reports` writes tables, figures and files. Does not import Ray or Optuna; `metrics` imports no MLflow either.
 """

@@ -74,7 +74,13 @@ def check_animation(target: Path) -> None:
 
 
 def animate_channels(
-    target: Path, frames_TCHW: np.ndarray, labels: Sequence[str], titles: Sequence[str], *, speed: int = 6
+    target: Path,
+    frames_TCHW: np.ndarray,
+    labels: Sequence[str],
+    titles: Sequence[str],
+    *,
+    frames_per_second: int = FRAMES_PER_SECOND,
+    on_frame: Callable[[int], None] = lambda index: None,
 ) -> None:
     """Write an animation of a field, with a panel for each channel and the same colours in all frames.
 
@@ -83,7 +89,8 @@ def animate_channels(
         frames_TCHW: the frames, first row at the bottom.
         labels: name and units of each channel.
         titles: title of each frame.
-        speed: frames per second.
+        frames_per_second: speed of the animation.
+        on_frame: called with the index of each frame that is drawn.
     """
     import matplotlib
 
@@ -105,6 +112,7 @@ def animate_channels(
         for image, values_HW in zip(images, frames_TCHW[t], strict=True):
             image.set_data(values_HW)
         heading.set_text(titles[t])
+        on_frame(t)
 
-    write_animation(target, figure, len(frames_TCHW), draw, frames_per_second=speed)
+    write_animation(target, figure, len(frames_TCHW), draw, frames_per_second=frames_per_second)
     plt.close(figure)

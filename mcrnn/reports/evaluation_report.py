@@ -6,21 +6,17 @@ import json
 import re
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
-from mcrnn.console import Bar
-from mcrnn.device import choose_device
 from mcrnn.errors import UserError
 from mcrnn.evaluation.channel_metrics import as_dataset
-from mcrnn.evaluation.compatibility import DataIdentity, check_same_data
 from mcrnn.evaluation.metrics import rmse_by_step
-from mcrnn.evaluation.result import EvaluationResult, evaluate_model
-from mcrnn.evaluation.selection import SelectedModel, select_models
+from mcrnn.evaluation.result import EvaluationResult
+from mcrnn.evaluation.selection import select_models
+from mcrnn.evaluation.side_by_side import Evaluated, Windows, evaluate_side_by_side
 from mcrnn.reports import channel_figures, evaluation_figures
 from mcrnn.reports.evaluation_tables import (
     CHANNEL_HEADING,
@@ -52,27 +48,22 @@ MOST_PICTURES = 6
 """Number of models, the best ones, whose fields are drawn."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """The options of the command `evaluate`; see its help."""
-
-    store: str | None = None
-    warm_up: int | None = None
-    horizon: int | None = None
-    starts: str | None = None
-    other_data: bool = False
-    save_forecasts: str = "16"
-    device: str | None = None
-    out: str | None = None
-
-
-def make(patterns: Iterable[str], storage: Storage, options: Options) -> list[str]:
+def make(
+    patterns: Iterable[str],
+    storage: Storage,
+    windows: Windows,
+    *,
+    save_forecasts: str = "16",
+    out: str | None = None,
+) -> list[str]:
     """Evaluate models, print the table, and write the report.
 
     Args:
         patterns: names of the models, with wildcards; see `mcrnn.evaluation.selection.expand`.
         storage: the storage root.
-        options: the options of the command.
+        windows: the windows on which the models are evaluated.
+        save_forecasts: number of windows whose forecasts are kept, or "all".
+        out: folder of the report; by default one below `reports/`.
 
     Returns:
         A message for each model that could not be evaluated.
@@ -81,47 +72,16 @@ def make(patterns: Iterable[str], storage: Storage, options: Options) -> list[st
         UserError: no model could be evaluated, or the options do not fit.
     """
     console = Console()
-    num_forecasts = _num_forecasts(options.save_forecasts)
-    device = choose_device(options.device, "--device")
+    num_forecasts = _num_forecasts(save_forecasts)
     selected, failures = select_models(patterns, storage)
-    evaluated: list[tuple[SelectedModel, EvaluationResult]] = []
-    cache = storage.location("reports/.cache")
-    with Bar("evaluating", max(1, len(selected)), "models") as bar:
-        for index, each in enumerate(selected):
-            first = evaluated[0][1] if evaluated else None  # the others are evaluated on its windows
-            try:
-                each.model.network.to(device)
-                result = evaluate_model(
-                    each.uri,
-                    each.model,
-                    storage,
-                    store=options.store,
-                    warm_up=options.warm_up or (first.evaluation_set.warm_up if first else None),
-                    horizon=options.horizon or (first.evaluation_set.horizon if first else None),
-                    starts=options.starts,
-                    other_data=options.other_data,
-                    cache=cache,
-                    beside=first,
-                    on_batch=partial(_show_progress, bar, each.uri, index),
-                )
-                if first:
-                    _check_same_data(first, result)
-                evaluated.append((each, result))
-            except UserError as error:
-                failures.append(str(error) if each.uri in str(error) else f"{each.uri}: {error}")
-    if not evaluated:
-        raise UserError("\n".join(failures))
+    evaluated = evaluate_side_by_side(selected, storage, windows, failures)
     groups = _groups(evaluated)
     for note in notes(groups):
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     for table in tables(groups):
         console.print(table)
-    _write_and_record(groups, storage, options, num_forecasts, console)
+    _write_and_record(groups, storage, out, num_forecasts, console)
     return failures
-
-
-def _show_progress(bar: Bar, uri: str, index: int, done: int, windows: int) -> None:
-    bar.show(uri, index + done / windows)
 
 
 def _num_forecasts(text: str) -> int | None:
@@ -132,26 +92,12 @@ def _num_forecasts(text: str) -> int | None:
     return int(text)
 
 
-def _check_same_data(first: EvaluationResult, other: EvaluationResult) -> None:
-    """Refuse to put models into one table whose errors refer to different data.
-
-    Raises:
-        UserError: their data differ.
-    """
-    check_same_data(
-        DataIdentity.of_evaluation(other.model, other.store),
-        DataIdentity.of_evaluation(first.model, first.store),
-        f"'{other.uri}' cannot be in one table with '{first.uri}'",
-        "Evaluate it by itself",
-    )
-
-
-def _groups(evaluated: Sequence[tuple[SelectedModel, EvaluationResult]]) -> list[Group]:
+def _groups(evaluated: Sequence[Evaluated]) -> list[Group]:
     """Group models that differ in their seed only, the smallest mean error first.
 
     Groups are named by architecture, and by their first model too where several have the same architecture.
     """
-    members: dict[str, list[tuple[SelectedModel, EvaluationResult]]] = {}
+    members: dict[str, list[Evaluated]] = {}
     for selected, result in evaluated:
         members.setdefault(selected.group, []).append((selected, result))
     architectures = [pairs[0][1].metrics["architecture"] for pairs in members.values()]
@@ -169,11 +115,11 @@ def _without_scheme(uri: str) -> str:
 
 
 def _write_and_record(
-    groups: list[Group], storage: Storage, options: Options, num_forecasts: int | None, console: Console
+    groups: list[Group], storage: Storage, out: str | None, num_forecasts: int | None, console: Console
 ) -> None:
     """Write the report below the storage root, or to `--out`, and record it in MLflow."""
     name = "+".join(_slug(result.uri) for group in groups for result in group.members)[:100]
-    target = LocalFolder(Path(options.out).resolve()) if options.out else storage.location(f"reports/{name}")
+    target = LocalFolder(Path(out).resolve()) if out else storage.location(f"reports/{name}")
     with tempfile.TemporaryDirectory(prefix="mcrnn-report-") as temporary:
         folder = target.path if isinstance(target, LocalFolder) else Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

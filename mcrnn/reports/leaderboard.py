@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from mcrnn.console import Bar, new_table
+from mcrnn.console import new_table
 from mcrnn.data.store import FieldStore
-from mcrnn.device import choose_device
 from mcrnn.errors import UserError
-from mcrnn.evaluation.compatibility import DataIdentity, check_same_data
-from mcrnn.evaluation.result import EvaluationResult, evaluate_model
-from mcrnn.evaluation.selection import SelectedModel, select_models
+from mcrnn.evaluation.result import EvaluationResult
+from mcrnn.evaluation.selection import select_models
+from mcrnn.evaluation.side_by_side import Evaluated, Windows, evaluate_side_by_side
 from mcrnn.evaluation.uncertainty import log_ratio
 from mcrnn.reports.evaluation_tables import as_latex, as_markdown, format_duration, format_figure
 from mcrnn.storage.root import Storage
@@ -40,24 +38,14 @@ HEADERS = [
 ]
 
 
-@dataclass(frozen=True)
-class Options:
-    """The options of the command `leaderboard`; see its help."""
-
-    warm_up: int | None = None
-    horizon: int | None = None
-    starts: str | None = None
-    device: str | None = None
-    out: str | None = None
-
-
-def make(store: str, storage: Storage, options: Options) -> list[str]:
+def make(store: str, storage: Storage, windows: Windows, out: str | None) -> list[str]:
     """Evaluate all models of a store, print their ranking, and write it where asked to.
 
     Args:
         store: name of the field store.
         storage: the storage root.
-        options: the options of the command.
+        windows: the windows of its test split on which the models are ranked.
+        out: folder that gets the ranking as Markdown, LaTeX and JSON; None for none.
 
     Returns:
         A message for each model that could not be ranked.
@@ -70,9 +58,7 @@ def make(store: str, storage: Storage, options: Options) -> list[str]:
     if not uris:
         raise UserError(f"there is no model of '{store}' yet: neither in the registry nor in a report below reports/")
     selected, failures = select_models(uris, storage)
-    evaluated = _evaluate(selected, store, storage, options, failures)
-    if not evaluated:
-        raise UserError("\n".join(failures))
+    evaluated = evaluate_side_by_side(selected, storage, replace(windows, store=store), failures)
     rows = rank(evaluated)
     first = evaluated[0][1].metrics
     title = (
@@ -84,8 +70,8 @@ def make(store: str, storage: Storage, options: Options) -> list[str]:
     for row in cells:
         table.add_row(*row, style="bold" if row[0] == "1" else "dim" if not row[0] else None)
     Console().print(table)
-    if options.out:
-        folder = Path(options.out)
+    if out:
+        folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "leaderboard.md").write_text(f"{title}\n\n{as_markdown(HEADERS, cells)}")
         (folder / "leaderboard.tex").write_text(as_latex(HEADERS, cells, [], title))
@@ -117,47 +103,7 @@ def _reported(digest: str, storage: Storage) -> Iterator[str]:
             continue  # no report of an evaluation
 
 
-def _evaluate(
-    selected: Sequence[SelectedModel], store: str, storage: Storage, options: Options, failures: list[str]
-) -> list[tuple[SelectedModel, EvaluationResult]]:
-    """Evaluate models on the windows of the first one; messages for those that do not fit are added to `failures`."""
-    device = choose_device(options.device, "--device")
-    evaluated: list[tuple[SelectedModel, EvaluationResult]] = []
-    with Bar("evaluating", max(1, len(selected)), "models") as bar:
-        for index, each in enumerate(selected):
-            first = evaluated[0][1] if evaluated else None
-            try:
-                each.model.network.to(device)
-                result = evaluate_model(
-                    each.uri,
-                    each.model,
-                    storage,
-                    store=store,
-                    warm_up=options.warm_up or (first.evaluation_set.warm_up if first else None),
-                    horizon=options.horizon or (first.evaluation_set.horizon if first else None),
-                    starts=options.starts,
-                    cache=storage.location("reports/.cache"),
-                    beside=first,
-                    on_batch=partial(_show_progress, bar, each.uri, index),
-                )
-                if first:
-                    check_same_data(
-                        DataIdentity.of_evaluation(result.model, result.store),
-                        DataIdentity.of_evaluation(first.model, first.store),
-                        f"'{each.uri}' cannot be ranked beside '{first.uri}'",
-                        "Evaluate it by itself",
-                    )
-                evaluated.append((each, result))
-            except UserError as error:
-                failures.append(str(error) if each.uri in str(error) else f"{each.uri}: {error}")
-    return evaluated
-
-
-def _show_progress(bar: Bar, uri: str, index: int, done: int, windows: int) -> None:
-    bar.show(uri, index + done / windows)
-
-
-def rank(evaluated: Sequence[tuple[SelectedModel, EvaluationResult]]) -> list[dict[str, Any]]:
+def rank(evaluated: Sequence[Evaluated]) -> list[dict[str, Any]]:
     """Order models by their error, and put those into one rank that cannot be told apart from the rank's first model.
 
     The level of a comparison is `ERROR_RATE` over the number of comparisons (Bonferroni).
