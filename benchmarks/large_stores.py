@@ -9,6 +9,7 @@ the requests of the command that goes on. Objects are tiny: their number is what
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import statistics
 import tempfile
@@ -90,10 +91,9 @@ def going_on(objects: int, missing: int) -> None:
     server.client().create_bucket(Bucket="lab")
     os.environ.update(server.environment)
     location = S3Prefix("lab/s.zarr")
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         build(location, plan(objects), Numbers(stop_after=objects - missing))
-    except KeyboardInterrupt:
-        begun, before = time.perf_counter(), server.requests
+    begun, before = time.perf_counter(), server.requests
     build(location, plan(objects), Numbers())
     print(
         f"a build of {objects:,} objects that lacks {missing} goes on with {server.requests - before} requests, "

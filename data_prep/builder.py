@@ -25,16 +25,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from data_prep.plan import Shard, StorePlan, root_document
-from data_prep.shard_records import Record, ShardRecords
+from data_prep.shard_records import LEASE, Record, ShardRecords
 from data_prep.statistics import Statistics
 from mcrnn.data.manifest import map_ahead
 from mcrnn.data.store_format import BUILD_FOLDER, FORMAT, FORMAT_VERSION, MANIFEST, canonical_json, root_digest, sha256
 from mcrnn.errors import UserError
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import CHECK_PREFIX, Location
-
-LEASE = f"{BUILD_FOLDER}/lock.json"
-"""Key of the lease that keeps two builds from writing one store."""
 
 SECONDS_BETWEEN_CHECKS = 5.0
 """Longest time between two checks of the lease while workers compute."""

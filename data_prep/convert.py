@@ -66,7 +66,7 @@ def convert(
         str | None, typer.Option(metavar="N/W/S/E", help="Take a part of the globe, in degrees, such as 75/-15/30/45.")
     ] = None,
     every: Annotated[
-        str | None, typer.Option(metavar="INTERVAL", help="Take one time of so many, such as 6h or 1d.")
+        str | None, typer.Option(metavar="INTERVAL", help="Keep one time in each interval, such as 6h or 1d.")
     ] = None,
     coarsen: Annotated[
         int | None,

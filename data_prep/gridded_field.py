@@ -15,8 +15,9 @@ from data_prep.channels import Channel
 from data_prep.dimensions import Dimensions
 from data_prep.resampling import Area, Remapping
 from data_prep.sources import SourceIdentity, open_source, request, source_format
-from data_prep.time_axis import TimeAxis, show
+from data_prep.time_axis import TimeAxis
 from mcrnn.data.missing_values import without_invalid
+from mcrnn.data.time_step import show
 from mcrnn.errors import UserError
 
 
@@ -90,11 +91,6 @@ class GriddedField:
         """Number of times."""
         return len(self.axis.seconds if isinstance(self.axis, TimeAxis) else self.axis.values)
 
-    @property
-    def length(self) -> int:
-        """Number of samples, or of the times of a series."""
-        return self.frames if self.samples is None else self.samples
-
     def select_area(self, text: str) -> GriddedField:
         """Return the same of a part of the grid, see `Area.select`."""
         return replace(self, area=Area.select(self.area.grid, text))
@@ -141,18 +137,19 @@ class GriddedField:
         """Read some times or samples of one source, (sample, time, channel, height, width)."""
         part.source.check()
         dimensions = part.dimensions
-        levels = None
+        levels: int | np.ndarray = 0
+        order = None
         if part.levels is not None and dimensions.level is not None:
-            positions = [level_position(part.levels, self.channels[c].level) for c in channels]
-            levels = positions[0] if len(set(positions)) == 1 else np.array(sorted(set(positions)))
-            order = [sorted(set(positions)).index(p) for p in positions]
+            of_channels = [level_position(part.levels, self.channels[c].level) for c in channels]
+            positions, order = np.unique(of_channels, return_inverse=True)
+            levels = int(positions[0]) if len(positions) == 1 else positions
         array = open_source(part.source.url, variable)[variable].variable
         index: dict[str, slice | int | np.ndarray] = dict.fromkeys(dimensions.single, 0)
         index[dimensions.time] = wanted if self.samples is None else self.taken
         if dimensions.sample is not None:
             index[dimensions.sample] = wanted
         if dimensions.level is not None:
-            index[dimensions.level] = 0 if levels is None else levels
+            index[dimensions.level] = levels
         index[dimensions.row] = self.area.rows
         index = {name: place for name, place in index.items() if name in array.dims}
 
@@ -165,7 +162,7 @@ class GriddedField:
 
         pieces = [request_part(part, read, columns) for columns in self.area.columns]
         values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
-        return values[:, :, order] if dimensions.level is not None and levels is not None else values
+        return values if order is None else values[:, :, order]
 
     def describe_position(self, sample: int, time: int, channel: int, row: int, column: int) -> str:
         """Say where a value is, for messages: channel, date or sample, coordinates and source."""

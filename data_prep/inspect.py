@@ -102,7 +102,7 @@ def _print_complete(name: str, store: FieldStore) -> None:
 
 
 def _range_of_dates(store: FieldStore, split: str) -> str:
-    from data_prep.time_axis import show
+    from mcrnn.data.time_step import show
 
     dates = store.dates(split, (0, -1))
     assert dates is not None, "the times of a series are dates"

@@ -12,7 +12,7 @@ from data_prep.file_content import FileContent, has_variable, only_variable, rea
 from data_prep.gridded_field import GriddedField, Part, SampleTimes
 from data_prep.resampling import Area
 from data_prep.sources import identify
-from data_prep.time_axis import TimeAxis, same_calendar, show
+from data_prep.time_axis import TimeAxis, same_calendar
 from mcrnn.errors import UserError, did_you_mean
 
 Contents = dict[str, list[FileContent]]
@@ -42,21 +42,22 @@ def open_field(
     """
     wanted = [parse_variable(text) for text in variables or [only_variable(urls[0])]]
     names = list(dict.fromkeys(variable for variable, _ in wanted))
-    contents: Contents = {
-        name: [read_content(url, name, dimensions) for url in urls if has_variable(url, name)] for name in names
-    }
+    contents: Contents = {name: [] for name in names}
+    for url in urls:
+        for name in names:
+            if has_variable(url, name):
+                contents[name].append(read_content(url, name, dimensions))
     for name, files in contents.items():
         if not files:
             known = sorted({other for url in urls for other in variables_of(url)})
             raise UserError(f"no file has a variable '{name}'{did_you_mean(name, known)}")
     _check_same(contents)
     channels = select_channels(wanted, levels, contents)
-    identities = {
-        url: identify(url, arrays)
-        for url in urls
-        if (arrays := {a for files in contents.values() for c in files if c.url == url for a in c.arrays})
-    }
     every = [content for files in contents.values() for content in files]
+    arrays: dict[str, set[str]] = {}
+    for content in every:
+        arrays.setdefault(content.url, set()).update(content.arrays)
+    identities = {url: identify(url, of_url) for url, of_url in arrays.items()}
     is_series = not files_are_samples and all(content.dimensions.sample is None for content in every)
     axis: TimeAxis | SampleTimes
     if is_series:
@@ -200,7 +201,7 @@ def _times_of_samples(content: FileContent) -> SampleTimes:
         return SampleTimes(np.arange(float(content.frames)), "1", "1")
     if content.calendar is not None:
         axis = TimeAxis.of(content.times, content.calendar, f"'{content.url}'", content.rounding)
-        return SampleTimes(axis.seconds - axis.seconds[0], f"seconds since {show(axis.date(0))}", axis.step)
+        return SampleTimes(axis.seconds - axis.seconds[0], f"seconds since {axis.date(0).isoformat(' ')}", axis.step)
     steps = np.diff(content.times)
     if not (steps > 0).all() or not np.allclose(steps, steps.mean(), rtol=1e-3):
         raise UserError(f"the times {content.dimensions.time} of '{content.url}' are not equally far apart")

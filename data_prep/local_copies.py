@@ -1,4 +1,4 @@
-"""Copies of remote files in the temporary folder, for formats that are read from a disk only."""
+"""Where remote sources are, and copies of them in the temporary folder for formats that are read from a disk only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,26 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from mcrnn.errors import UserError, first_line
+from mcrnn.storage.s3 import S3_SCHEME, filesystem
+
+
+def filesystem_of(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL, and the path in it.
+
+    Raises:
+        UserError: the package for it is not installed.
+    """
+    if url.startswith(S3_SCHEME):
+        return filesystem(), url.removeprefix(S3_SCHEME)
+    from fsspec.core import url_to_fs
+
+    try:
+        return url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"'{url}' cannot be read: {first_line(error)}") from None
 
 
 @functools.lru_cache(maxsize=256)
@@ -17,14 +37,7 @@ def local_copy(url: str) -> str:
 
     Each process makes its own, and deletes it when it ends.
     """
-    import fsspec
-
-    from mcrnn.storage.s3 import S3_SCHEME, filesystem
-
-    if url.startswith(S3_SCHEME):
-        files, path = filesystem(), url.removeprefix(S3_SCHEME)
-    else:
-        files, path = fsspec.core.url_to_fs(url)
+    files, path = filesystem_of(url)
     name = f"mcrnn-{os.getpid()}-{hashlib.sha256(url.encode()).hexdigest()[:16]}{Path(url).suffix}"
     target = os.path.join(tempfile.gettempdir(), name)
     atexit.register(_remove, target, os.getpid())

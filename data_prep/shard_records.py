@@ -18,6 +18,8 @@ from mcrnn.storage.location import Location
 Record = dict[str, Any]
 """What is kept of a shard that is done: `objects` (size and SHA-256 by key), `split` and `statistics`."""
 
+LEASE = f"{BUILD_FOLDER}/lock.json"
+"""Key of the lease that keeps two builds from writing one store."""
 PREFIX = f"{BUILD_FOLDER}/shards-"
 RECORDS_OF_AN_OBJECT = 1000
 SECONDS_BETWEEN_WRITES = 2.0
@@ -74,7 +76,7 @@ class ShardRecords:
 def record_keys(keys: dict[str, int]) -> list[str]:
     """Return the keys of the objects that hold records."""
     names = [key for key in keys if key.startswith(f"{BUILD_FOLDER}/") and key.endswith(".json")]
-    return sorted(key for key in names if not key.endswith("/lock.json"))
+    return sorted(key for key in names if key != LEASE)
 
 
 def read_records(location: Location, keys: list[str]) -> dict[str, Record]:

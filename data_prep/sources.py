@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 
 import xarray as xr
 
-from data_prep.local_copies import local_copy
+from data_prep.local_copies import filesystem_of, local_copy
 from mcrnn.errors import UserError, first_line
-from mcrnn.storage.s3 import S3_SCHEME, S3Prefix, filesystem, s3_request
+from mcrnn.storage.s3 import S3_SCHEME, S3Prefix, s3_request
 
 FILE_SUFFIXES = (".nc", ".nc3", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".hdf", ".grib", ".grib2", ".grb", ".grb2")
 """Ends of the URLs of files. Any other URL is that of a Zarr store."""
@@ -91,7 +91,7 @@ def find_sources(patterns: list[str]) -> list[str]:
 
 
 def _glob_remote(pattern: str) -> list[str]:
-    files, path = _filesystem(pattern)
+    files, path = filesystem_of(pattern)
     return request(pattern, lambda: [files.unstrip_protocol(name) for name in files.glob(path)])
 
 
@@ -181,22 +181,6 @@ def source_format(url: str) -> str:
     return "GRIB" if start == b"GRIB" else "NetCDF"
 
 
-def _filesystem(url: str) -> tuple[Any, str]:
-    """Return the file system of a URL, and the path in it.
-
-    Raises:
-        UserError: the package for it is not installed.
-    """
-    if url.startswith(S3_SCHEME):
-        return filesystem(), url.removeprefix(S3_SCHEME)
-    from fsspec.core import url_to_fs
-
-    try:
-        return url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"'{url}' cannot be read: {first_line(error)}") from None
-
-
 def _zarr_store(url: str) -> Any:
     if url.startswith(S3_SCHEME):
         return S3Prefix.from_url(url).zarr_store()
@@ -204,7 +188,7 @@ def _zarr_store(url: str) -> Any:
         return url
     from zarr.storage import FsspecStore
 
-    _filesystem(url)
+    filesystem_of(url)
     return FsspecStore.from_url(url, read_only=True)
 
 
@@ -278,7 +262,7 @@ def _pieces(size: int, budget: int) -> list[tuple[int, int]]:
 
 
 def _hash_remote(url: str, arrays: tuple[str, ...]) -> tuple[int, str]:
-    files, path = _filesystem(url)
+    files, path = filesystem_of(url)
     digest = hashlib.sha256()
     if not is_zarr(url):
         entries = {"": files.info(path)}

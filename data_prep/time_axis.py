@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import cftime
 import numpy as np
 
+from mcrnn.data.time_step import SECONDS, show
 from mcrnn.errors import UserError
 
 
@@ -87,7 +88,7 @@ class TimeAxis:
         match = re.fullmatch(r"([1-9][0-9]*) ?(min|h|d)", text.strip())
         if match is None:
             raise UserError(f"--every is an interval such as 30min, 6h or 1d, not '{text}'")
-        wanted = int(match[1]) * {"min": 60.0, "h": 3_600.0, "d": 86_400.0}[match[2]]
+        wanted = int(match[1]) * SECONDS[match[2]]
         steps = np.diff(self.seconds)
         stride = round(wanted / float(steps[0]))
         if stride < 1 or np.abs(stride * steps - wanted).max() > 1e-3 * stride:
@@ -197,11 +198,6 @@ def _nice(seconds: float, uncertainty: float) -> float:
         if whole > 0 and abs(whole - seconds) <= uncertainty:
             return float(whole)
     return seconds
-
-
-def show(date: cftime.datetime) -> str:
-    """Return a date and time of day as text, for example 1979-01-01 06:00."""
-    return date.strftime("%Y-%m-%d %H:%M")
 
 
 def _seconds(date: cftime.datetime, calendar: str) -> float:

@@ -13,9 +13,9 @@ import pytest
 import xarray as xr
 
 from data_prep import shard_records
-from data_prep.builder import LEASE, build
+from data_prep.builder import build
 from data_prep.plan import Shard, SplitPlan, StorePlan, text_array
-from data_prep.shard_records import record_keys
+from data_prep.shard_records import LEASE, record_keys
 from data_prep.statistics import Statistics
 from mcrnn.data.store import FieldStore
 from mcrnn.data.store_format import BUILD_FOLDER

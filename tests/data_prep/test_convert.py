@@ -326,6 +326,15 @@ def test_dimension_of_samples_is_split_by_number(folder: Path, capsys: pytest.Ca
         run("a.nc", **COUNTS, every="2h")
 
 
+def test_samples_begin_at_the_second_at_which_their_first_frame_is(folder: Path) -> None:
+    seconds = ("time", 30.5 + 10 * np.arange(4.0), {"units": "seconds since 2001-01-01 06:00"})
+    samples(time=seconds).to_netcdf("a.nc")
+    run("a.nc", **COUNTS)
+    times = xr.open_zarr("out.zarr", group="train").time.values
+    assert times[0] == np.datetime64("2001-01-01T06:00:30.5")
+    assert times[1] - times[0] == np.timedelta64(10, "s")
+
+
 def test_samples_of_several_files(folder: Path) -> None:
     samples(SAMPLES[:3]).to_netcdf("a.nc")
     samples(SAMPLES[3:]).to_netcdf("b.nc")
