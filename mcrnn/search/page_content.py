@@ -1,12 +1,13 @@
 """What the page of a search shows, read from its folder and its study by any process; `reports.search_page` draws it.
 
-Nothing is written, and Optuna is imported for the importance of the fields only, while there is no summary.
+Nothing is written. Optuna is imported for the importance of the fields, and only while there is no summary.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +17,6 @@ from mcrnn.errors import DamagedFileError
 from mcrnn.passwords import mask_passwords
 from mcrnn.reports.search_page import Group, PageContent, PageTrial
 from mcrnn.search.attributes import ERROR, RESULT, STOPPED_PAUSED, VALUES_ATTRIBUTE
-from mcrnn.search.importance import importance_of
 from mcrnn.search.overview import WatchedSearch
 from mcrnn.search.study_reader import SeenTrial
 from mcrnn.search.trial_table import TrialRow
@@ -46,7 +46,9 @@ class PageReader:
             settings = self.configuration["search"] | {"storage": database}
             self.watched.configuration = self.configuration | {"search": settings}
         self._curves: dict[int, list[float | None]] = {}
-        """Errors of the epochs of trials that have ended, by number."""
+        """Errors of the epochs of each trial that were read, by number."""
+        self._read_at: dict[int, tuple[str, int | None]] = {}
+        """State and epoch of each trial when its curve was read."""
         self._trainings: dict[str, float | None] = {}
         """Smallest errors of the trainings of the confirmation that have ended, by name."""
 
@@ -68,6 +70,12 @@ class PageReader:
         left = {row.number for row in rows if row.state in ("paused", "stopped")}
         places = _places(curves, left)
         shown = [self._trial(*pair, curves, places) for pair in zip(trials, rows, strict=True)]
+        if summary:
+            shares = summary["importance"]
+        else:
+            from mcrnn.search.importance import importance_of
+
+            shares = importance_of(configuration, trials)
         option = "" if self.storage == Storage.open() else f" --storage {self.storage.name}"
         return PageContent(
             name=self.name,
@@ -78,7 +86,7 @@ class PageReader:
             choices=[path for path, entries in configuration["space"].items() if "choice" in entries[0]],
             trials=shown,
             missing_curves=sum(1 for trial in trials if trial.attributes and trial.number not in curves),
-            importance=summary["importance"] if summary else importance_of(configuration, trials),
+            importance=shares,
             summary={key: value for key, value in summary.items() if key != "trials"},
             confirmation=[] if summary.get("confirmed") else self._read_confirmation(),
             yaml=as_yaml(configuration),
@@ -95,10 +103,10 @@ class PageReader:
     def _read_curves(
         self, trials: list[SeenTrial], rows: list[TrialRow], until: float
     ) -> dict[int, list[float | None]]:
-        """Return the errors of the epochs of each trial by number."""
-        changing = {row.number for row in rows if row.state in ("running", "paused", "interrupted")}
-        wanted = [each.number for each in trials if each.number not in self._curves and each.attributes]
-        found: dict[int, list[float | None]] = {}
+        """Return the errors of the epochs of each trial by number, of which those are read that may have changed."""
+        now = {row.number: (row.state, row.epoch) for row in rows}
+        changed = {n for n, state in now.items() if state[0] == "running" or self._read_at.get(n) != state}
+        wanted = [each.number for each in trials if each.attributes and each.number in changed]
 
         def read(number: int) -> list[float | None] | None:
             if time.monotonic() > until:
@@ -112,9 +120,8 @@ class PageReader:
         with ThreadPoolExecutor(READS_AT_ONCE) as threads:
             for number, curve in zip(wanted, threads.map(read, wanted), strict=True):
                 if curve is not None:
-                    found[number] = curve
-        self._curves |= {number: curve for number, curve in found.items() if number not in changing}
-        return self._curves | found
+                    self._curves[number], self._read_at[number] = curve, now[number]
+        return self._curves
 
     def _trial(
         self,
@@ -145,8 +152,10 @@ class PageReader:
         """Return the trainings with other seeds so far, by the trial whose configuration they have."""
         groups: dict[int, Group] = {}
         for name in self.watched.folder.confirmation.folders():
-            _, number, _, _seed = name.split("-")
-            group = groups.setdefault(int(number), Group(int(number), []))
+            if (found := re.fullmatch(r"trial-(\d+)-seed-\d+", name)) is None:
+                continue  # not of the search
+            number = int(found[1])
+            group = groups.setdefault(number, Group(number, []))
             if name not in self._trainings:
                 folder = self.watched.folder.retraining(name)
                 metrics = folder.read_metrics()
