@@ -205,7 +205,7 @@ class FieldStore:
         values = self.attributes.get("latitude")
         return None if values is None else np.asarray(values, dtype=np.float64)
 
-    @property
+    @cached_property
     def row_weights(self) -> np.ndarray | None:
         """Weight of each row in the means of coarsening: the area of its cells, None where all rows have the same.
 

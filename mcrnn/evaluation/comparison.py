@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from mcrnn.evaluation.uncertainty import Estimate, log_ratio
 
@@ -82,7 +82,7 @@ class Comparison:
         if not math.isfinite(gap) or gap == 0:
             return None
         for times in np.geomspace(1, MOST_TIMES, 200):  # more windows have a smaller error, and more degrees of freedom
-            quantile = stats.t.isf(level(self.number), times * self.log_ratio.degrees)
+            quantile = -special.stdtrit(times * self.log_ratio.degrees, level(self.number))
             if quantile * self.log_ratio.error / math.sqrt(times) <= gap:
                 return math.ceil(times * self.windows)
         return None

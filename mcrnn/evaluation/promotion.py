@@ -108,7 +108,12 @@ def compare_versions(
     check_store(old, store, f"models:/{name}/{champion}")
     shape = old.config.validation
     evaluation_set = EvaluationSet.of(
-        store, old.config.data, warm_up=shape.warm_up, horizon=shape.horizon, starts=starts
+        store,
+        old.config.data,
+        warm_up=shape.warm_up,
+        horizon=shape.horizon,
+        starts=starts,
+        elsewhere=storage.location("reports/.cache"),
     )
     asked = {
         "store_digest": store.digest,

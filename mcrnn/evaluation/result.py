@@ -17,7 +17,7 @@ from mcrnn.evaluation.evaluation_set import EvaluationSet
 from mcrnn.evaluation.metric_summary import summarize
 from mcrnn.evaluation.metrics import Scores
 from mcrnn.evaluation.scoring import score, score_baselines
-from mcrnn.evaluation.spread import spread_metrics
+from mcrnn.evaluation.spread import spread_by_step, spread_metrics
 from mcrnn.models.ensemble import Ensemble
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.location import Location
@@ -108,15 +108,17 @@ def evaluate_model(
         scores, frames_per_second = score(
             model, evaluation_set, on_batch=lambda done: on_batch(done, len(evaluation_set))
         )
+        std = np.array(field_store.statistic("std", model.config.data.variables))[: model.network.channels_out]
+        spread_T = spread_by_step(model, evaluation_set, std) if isinstance(model, Ensemble) else None
         if cache is not None:
-            cache.write(f"{key}.npz", _serialize(scores, frames_per_second))
+            cache.write(f"{key}.npz", _serialize(scores, frames_per_second, spread_T))
     else:
-        scores, frames_per_second = cached
+        scores, frames_per_second, spread_T = cached
     baselines = beside.baselines if beside else score_baselines(evaluation_set, model.network.channels_out)
     metrics = summarize(uri, model, field_store, evaluation_set, scores, baselines)
     metrics["frames_per_second"] = frames_per_second
-    if isinstance(model, Ensemble):
-        metrics |= spread_metrics(model, evaluation_set, np.array(metrics["std"]))
+    if isinstance(model, Ensemble) and spread_T is not None:
+        metrics |= spread_metrics(model, spread_T, warm_up)
     as_configured = (
         starts is None
         and (evaluation_set.warm_up, evaluation_set.horizon) == (configured.warm_up, configured.horizon)
@@ -159,20 +161,22 @@ def _cache_key(model: TrainedModel, store: FieldStore, evaluation_set: Evaluatio
     return digest.hexdigest()[:32]
 
 
-def _serialize(scores: Scores, frames_per_second: float) -> bytes:
+def _serialize(scores: Scores, frames_per_second: float, spread_T: np.ndarray | None) -> bytes:
     content = io.BytesIO()
     arrays = {name: getattr(scores, name) for name in ARRAYS if getattr(scores, name) is not None}
+    arrays |= {} if spread_T is None else {"spread": spread_T}
     np.savez(content, frames_per_second=np.float64(frames_per_second), **arrays)
     return content.getvalue()
 
 
-def _read_cache(cache: Location | None, key: str) -> tuple[Scores, float] | None:
-    """Return cached scores and frames per second; None where there are none, or none that can be read."""
+def _read_cache(cache: Location | None, key: str) -> tuple[Scores, float, np.ndarray | None] | None:
+    """Return cached scores, frames per second, and the spread of an ensemble; None where there are none to be read."""
     if cache is None:
         return None
     try:
         content = np.load(io.BytesIO(cache.read(f"{key}.npz")), allow_pickle=False)
         arrays = {name: content.get(name) for name in ARRAYS}
-        return Scores(**arrays, filled=len(content["squared"])), float(content["frames_per_second"])
+        scores = Scores(**arrays, filled=len(content["squared"]))
+        return scores, float(content["frames_per_second"]), content.get("spread")
     except (FileNotFoundError, ValueError, KeyError, EOFError, OSError):
         return None

@@ -49,8 +49,7 @@ def spread_by_step(ensemble: Ensemble, evaluation_set: EvaluationSet, std: np.nd
     return np.sqrt(total_T / len(evaluation_set))
 
 
-def spread_metrics(ensemble: Ensemble, evaluation_set: EvaluationSet, std: np.ndarray) -> dict[str, Any]:
+def spread_metrics(ensemble: Ensemble, spread_T: np.ndarray, warm_up: int) -> dict[str, Any]:
     """Return further metrics of an ensemble: its members, and its spread at lead times 1 .. horizon + 1."""
-    by_step = spread_by_step(ensemble, evaluation_set, std)
     members = [{"name": name, "count": n} for name, n in zip(ensemble.names, ensemble.counts, strict=True)]
-    return {"members": members, "spread_by_lead_time_normalized": by_step[evaluation_set.warm_up - 1 :].tolist()}
+    return {"members": members, "spread_by_lead_time_normalized": spread_T[warm_up - 1 :].tolist()}

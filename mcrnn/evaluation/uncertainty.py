@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import fft, stats
+from scipy import fft, special
 
 WINDOWS_PER_DEGREE = 3
 """Correlation lengths of a series for each degree of freedom: more of them would let faster waves in."""
@@ -38,7 +38,7 @@ class Estimate:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the bounds of the two-sided confidence interval of a level."""
-        half = float(stats.t.ppf((1 + level) / 2, self.degrees)) * self.error
+        half = float(special.stdtrit(self.degrees, (1 + level) / 2)) * self.error
         return self.value - half, self.value + half
 
 
@@ -79,15 +79,14 @@ def estimate_mean(values_N: np.ndarray, overlap: float | None) -> Estimate | Non
     return Estimate(float(values_N.mean()), float(np.sqrt(np.square(coefficients).mean() / count)), degrees)
 
 
-def rmse_interval(squared_N: np.ndarray, overlap: float | None, level: float = 0.95) -> tuple[float, float] | None:
-    """Return the confidence interval of the root of a mean squared error.
+def rmse_interval(squared_N: np.ndarray, overlap: float | None) -> tuple[float, float] | None:
+    """Return the 95 % confidence interval of the root of a mean squared error.
 
     It is symmetric in the logarithm, because errors are positive and skewed.
 
     Args:
         squared_N: mean squared error of each window.
         overlap: how many consecutive windows share a frame; None where windows are independent.
-        level: confidence.
 
     Returns:
         Lower and upper bound; both infinite where an error is not finite, None where there are too few windows to tell.
@@ -100,7 +99,7 @@ def rmse_interval(squared_N: np.ndarray, overlap: float | None, level: float = 0
     relative = estimate_mean(squared_N / mean, overlap)
     if relative is None:
         return None
-    low, high = Estimate(0.0, relative.error / 2, relative.degrees).interval(level)  # half of it, because of the root
+    low, high = Estimate(0.0, relative.error / 2, relative.degrees).interval()  # half of it, because of the root
     return float(np.sqrt(mean) * np.exp(low)), float(np.sqrt(mean) * np.exp(high))
 
 
