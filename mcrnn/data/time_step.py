@@ -47,6 +47,11 @@ class TimeStep:
         return cls(text, float(found.group(1)), found.group(2))
 
     @property
+    def words(self) -> str:
+        """The interval in a sentence."""
+        return "1 time unit" if self.text == "1" else self.text
+
+    @property
     def needs_dates(self) -> bool:
         """Whether it lies between dates, and not between numbers."""
         return bool(self.unit)

@@ -286,7 +286,7 @@ def _times(name: str, channel: xr.DataArray, dimension: str, model: TrainedModel
     if dated and not model.field.store_digest and count > 1:  # the interval of a converted model is not known
         return values, TimeStep.parse(f"{(values[-1] - values[-2]).total_seconds():g} s")
     if dated != step.needs_dates:
-        wanted = f"frames {step.text} apart" if step.needs_dates else f"times without dates, {step.text} apart"
+        wanted = f"frames {step.words} apart" if step.needs_dates else f"times without dates, {step.words} apart"
         kind = "dates as times" if dated else "times without dates (their units are not such as hours since 1979-01-01)"
         raise UserError(f"'{name}' has {kind}; the model takes {wanted}")
     return values, step

@@ -59,7 +59,7 @@ class Output:
             raise UserError(f"--out ends with .nc or .zarr, which says what is written, not '{self.name}'")
         if self._on_s3:
             folder, key = self._parts
-            found = bool(folder.child(key).sizes()) or (not self.is_zarr and key in folder.sizes())
+            found = bool(folder.child(key).sizes() if self.is_zarr else folder.sizes_of([key]))
         else:
             if not self._path.parent.is_dir():
                 raise UserError(f"there is no folder '{self._path.parent}' for '{self.name}'")

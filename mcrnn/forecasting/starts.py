@@ -25,7 +25,8 @@ def find_starts(given: GivenFrames, wanted: Sequence[str], warm_up: int) -> list
     times = given.times
     if len(times) < warm_up:
         raise UserError(
-            f"'{given.name}' has {len(times)} frames, and a forecast is given {warm_up}: give more, or set --warm-up"
+            f"'{given.name}' has {len(times)} frames, and a forecast is given {warm_up}: give more frames, or ask for "
+            "fewer given ones (warm-up)"
         )
     frames: list[int] = []
     gaps = {i for i in range(len(times) - 1) if not given.step.leads_to(times[i], times[i + 1])}
@@ -41,7 +42,7 @@ def find_starts(given: GivenFrames, wanted: Sequence[str], warm_up: int) -> list
     for last in frames:
         _check(given, last, warm_up, gaps)
     if not frames:
-        raise UserError(f"'{given.name}' has nowhere {warm_up} frames in a row that are {given.step.text} apart")
+        raise UserError(f"'{given.name}' has nowhere {warm_up} frames in a row that are {given.step.words} apart")
     return sorted(set(frames))
 
 
@@ -56,7 +57,7 @@ def _frame_at(given: GivenFrames, text: str) -> int:
     if len(same) != 1:
         first, last = show(given.times[0]), show(given.times[-1])
         raise UserError(
-            f"--from {text}: '{given.name}' has {'no frame' if not same else 'several frames'} of this time; its "
+            f"start {text}: '{given.name}' has {'no frame' if not same else 'several frames'} of this time; its "
             f"{len(given.times)} frames are from {first} to {last}"
         )
     return same[0]
@@ -70,7 +71,7 @@ def _parse(text: str, like: Time) -> Time:
         try:
             return float(text)
         except ValueError:
-            raise UserError(f"--from is a time such as {show(like)}, 'all' or 'every N', not '{text}'") from None
+            raise UserError(f"a start is a time such as {show(like)}, 'all' or 'every N', not '{text}'") from None
     found = re.fullmatch(r"(-?\d+)-(\d\d?)-(\d\d?)(?:[T ](\d\d?)(?::(\d\d))?(?::(\d\d))?)?Z?", text)
     try:
         if found is None:
@@ -78,7 +79,7 @@ def _parse(text: str, like: Time) -> Time:
         return cftime.datetime(*(int(part or 0) for part in found.groups()), calendar=like.calendar)
     except ValueError:
         raise UserError(
-            f"--from is a date such as 2018-03-01 or 2018-03-01T06:00 in the calendar {like.calendar}, 'all' or "
+            f"a start is a date such as 2018-03-01 or 2018-03-01T06:00 in the calendar {like.calendar}, 'all' or "
             f"'every N', not '{text}'"
         ) from None
 
@@ -88,11 +89,11 @@ def _check(given: GivenFrames, last: int, warm_up: int, gaps: set[int]) -> None:
     if first < 0:
         raise UserError(
             f"'{given.name}' has {last + 1} frames up to {show(given.times[last])}, and a forecast is given {warm_up}: "
-            "start later, or set --warm-up"
+            "start later, or ask for fewer given frames (warm-up)"
         )
     if between := sorted(gaps.intersection(range(first, last))):
         a, b = given.times[between[0]], given.times[between[0] + 1]
         raise UserError(
             f"'{given.name}' has a frame of {show(a)} followed by one of {show(b)}; the model takes frames "
-            f"{given.step.text if given.step.text != '1' else '1 time unit'} apart, without gaps"
+            f"{given.step.words} apart, without gaps"
         )

@@ -189,8 +189,15 @@ class S3Prefix:
         return {path[start:]: entry["size"] for path, entry in found.items() if len(path) > start}
 
     def sizes_of(self, keys: Collection[str]) -> dict[str, int]:
-        found = self.sizes()
-        return {key: found[key] for key in keys if key in found}
+        if len(keys) == 1:
+            (key,) = keys
+            try:
+                found = s3_request(self.url, lambda: self._files.info(self._path(key)))
+            except FileNotFoundError:
+                return {}
+            return {key: found["size"]} if found["type"] == "file" else {}
+        sizes = self.sizes()
+        return {key: sizes[key] for key in keys if key in sizes}
 
     def folders(self) -> list[str]:
         try:

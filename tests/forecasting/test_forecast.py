@@ -260,7 +260,7 @@ def test_wrong_starts_files_and_outputs_are_refused(
     for start, message in (
         ("2001-02-20T12:00", "has 2 frames up to 2001-02-20 12:00, and a forecast is given 4"),
         ("2002-01-01", "has no frame of this time; its 16 frames are from 2001-02-20 06:00 to 2001-02-24 00:00"),
-        ("soon", "--from is a date such as"),
+        ("soon", "a start is a date such as"),
     ):
         with pytest.raises(UserError, match=message):
             find_starts(given, [start], 4)

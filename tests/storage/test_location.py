@@ -27,6 +27,8 @@ def test_what_is_written_is_read_listed_and_deleted(place: Location) -> None:
     assert place.child("deep").read("er/b") == b"three"
     assert place.sizes() == {"a": 3, "deep/er/b": 5}
     assert place.sizes_of(["deep/er/b", "a/c", "missing"]) == {"deep/er/b": 5}
+    assert place.sizes_of(["deep/er/b"]) == {"deep/er/b": 5}
+    assert place.sizes_of(["missing"]) == {}
     place.write("a", b"")
     assert place.read("a") == b""
     place.delete("a")

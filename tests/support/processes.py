@@ -36,7 +36,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def wait_for(
-    condition: Callable[[], Any], process: ForkedProcess | subprocess.Popen[str] | None = None, seconds: float = 120
+    condition: Callable[[], Any], process: ForkedProcess | subprocess.Popen[Any] | None = None, seconds: float = 120
 ) -> None:
     """Until a condition holds, while a process runs."""
     deadline = time.monotonic() + seconds

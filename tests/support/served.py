@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ import pyarrow as pa
 import requests
 import xarray as xr
 
-from tests.support.processes import free_port
+from tests.support.processes import free_port, wait_for
 
 JSON, NETCDF, ARROW = "application/json", "application/x-netcdf", "application/vnd.apache.arrow.stream"
 
@@ -67,7 +66,6 @@ class Served:
         try:
             return requests.get(f"{self.url}/health", timeout=10).status_code == 200
         except requests.RequestException:
-            time.sleep(0.3)
             return False
 
     def post(
@@ -82,17 +80,15 @@ class Served:
 
 
 @contextlib.contextmanager
-def served_model(root: Path, model: str, *options: str, token: str = "") -> Iterator[Served]:
+def served_model(root: Path, model: str, *options: str) -> Iterator[Served]:
     """Serve a model within the context; the processes of its Ray are children of the server's."""
     port = free_port()
     command = [sys.executable, "-m", "mcrnn.serve", model, "--port", str(port), *options]
-    environment = os.environ | {"MCRNN_STORAGE": str(root)} | ({"MCRNN_SERVE_TOKEN": token} if token else {})
+    environment = os.environ | {"MCRNN_STORAGE": str(root)}
     process = subprocess.Popen(command, cwd=root, env=environment)
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    served = Served(process, f"http://127.0.0.1:{port}", headers)
+    served = Served(process, f"http://127.0.0.1:{port}")
     try:
-        while not served.is_healthy():
-            assert process.poll() is None, "the server has ended"
+        wait_for(served.is_healthy, process, 240)
         yield served
     finally:
         process.terminate()
@@ -160,7 +156,7 @@ def bad_requests(frames: np.ndarray, netcdf: Path) -> list[BadRequest]:
         BadRequest(400, "steps: input should be a valid integer", arrow(frames), ARROW, {"steps": "x"}),
         BadRequest(400, unreadable, b"CDF", NETCDF),
         BadRequest(400, unreadable, file[:3000], NETCDF),
-        BadRequest(400, "--from is a time such as", file, NETCDF, {"start": "soon"}),
+        BadRequest(400, "a start is a time such as", file, NETCDF, {"start": "soon"}),
         BadRequest(400, "and a forecast is given 99", file, NETCDF, {"warm_up": "99"}),
         BadRequest(400, "at most 1 MB", file, NETCDF, {"steps": "1000", "start": "all", "warm_up": "1"}),
         BadRequest(400, "what: extra inputs", file, NETCDF, {"what": "1"}),
