@@ -92,11 +92,9 @@ def _registered(digest: str, storage: Storage) -> Iterator[str]:
 def _reported(digest: str, storage: Storage) -> Iterator[str]:
     """Yield the models of runs and folders that reports on a store name. Aliases stand for versions that are known."""
     reports = storage.location("reports")
-    for key in sorted(reports.sizes()):
-        if not key.endswith("/metrics.json"):
-            continue
+    for name in reports.folders():
         try:
-            for metrics in json.loads(reports.read(key)):
+            for metrics in json.loads(reports.read(f"{name}/metrics.json")):
                 if metrics["store_digest"] == digest and not metrics["model"].startswith("models:/"):
                     yield metrics["model"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):

@@ -29,7 +29,7 @@ from mcrnn.storage.retry import print_warning
 from mcrnn.tracking import registry
 from mcrnn.tracking.mlflow_client import Run, client_of, mlflow_request
 from mcrnn.tracking.registry import CANDIDATE, CHAMPION
-from mcrnn.tracking.run_folder import RunFolder
+from mcrnn.tracking.run_folder import RECORD_FILE, SYNC_FILE, RunFolder
 from mcrnn.tracking.sync import RunSync
 
 
@@ -146,7 +146,7 @@ def record(search_run: SearchRun, sync: RunSync, ensemble: Ensemble, found: dict
     params = {"model": {"architecture": ensemble.architecture}, "size": {"parameters": ensemble.cost.parameters}}
     before = folder.read_record()
     if before is not None and before["tags"] != tags:  # the search has gone on since: other models were picked
-        for name in ("record.json", "run.json"):
+        for name in (RECORD_FILE, SYNC_FILE):
             folder.location.delete(name)
     folder.write_record("ensemble", tags=tags, params=params, dataset=data)
     run = sync.update_now(folder, "FINISHED")

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mcrnn.config.paths import Values
 from mcrnn.config.search import SearchConfig
 from mcrnn.config.space import Search
-from mcrnn.errors import UserError
+from mcrnn.errors import UserError, first_line
 from mcrnn.passwords import mask_passwords
 from mcrnn.search.attributes import COPIED_FROM, END, STOPPED_PAUSED, VALUES_ATTRIBUTE
 from mcrnn.search.database import Database, PatientStorage
@@ -154,7 +154,7 @@ def _database(url: str) -> Database:
     try:
         return Database(url)
     except Exception as error:
-        reason = mask_passwords(str(error).strip().splitlines()[0])
+        reason = mask_passwords(first_line(error))
         raise UserError(f"search.storage: the database cannot be used ({type(error).__name__}: {reason})") from None
 
 

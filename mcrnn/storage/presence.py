@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
-from mcrnn.errors import UserError
+from mcrnn.errors import UserError, first_line
 from mcrnn.passwords import mask_passwords
 from mcrnn.storage.location import Location
 from mcrnn.storage.process import is_gone, this_process
@@ -101,7 +101,7 @@ class Presence:
         if error is None:
             self.end("finished")
         elif isinstance(error, Exception):
-            self.end("failed", mask_passwords(next(iter(str(error).strip().splitlines()), type(error).__name__)))
+            self.end("failed", mask_passwords(first_line(error)))
         else:
             self.end("interrupted")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcrnn.errors import UserError, did_you_mean
+from mcrnn.errors import UserError, did_you_mean, first_line
 from mcrnn.models import trained_model
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.passwords import mask_passwords
@@ -119,7 +119,7 @@ def find_version(client: MlflowClient, uri: str) -> ModelVersion:
 
 def _explain(client: MlflowClient, uri: str, error: Exception) -> str:
     """Return in words why there is no such model, with the nearest name that exists."""
-    message = str(error).splitlines()[0]
+    message = first_line(error)
     if uri.startswith("models:/"):
         name = uri.removeprefix("models:/").replace("@", "/").split("/")[0]
         names = [m.name for m in all_pages(client.search_registered_models)]

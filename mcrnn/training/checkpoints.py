@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mcrnn.errors import UserError
+from mcrnn.errors import UserError, first_line
 from mcrnn.storage.location import Location
 
 SUFFIX = ".pt"
@@ -38,7 +38,7 @@ def deserialize(content: bytes) -> dict[str, Any]:
         return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"a checkpoint holds more than data, and was not loaded ({str(error).splitlines()[0]}): it was not written "
+            f"a checkpoint holds more than data, and was not loaded ({first_line(error)}): it was not written "
             "by this project; delete it"
         ) from None
 
