@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -235,9 +236,7 @@ def _build_shards(
     at_once = source.shards_at_once
     groups = [missing[i : i + at_once] for i in range(0, len(missing), at_once)]
     if workers == 1 or len(groups) < 2 or at_once > 1:
-        for group in groups:
-            lease.check()
-            yield from zip(group, _build_group(location, plan, source, group), strict=True)
+        yield from _build_here(location, plan, source, groups, lease)
         return
 
     import ray
@@ -270,13 +269,35 @@ def _build_shards(
                 ray.cancel(reference)
 
 
+def _build_here(
+    location: Location, plan: StorePlan, source: Source, groups: list[list[Shard]], lease: Lease
+) -> Iterator[tuple[Shard, Record]]:
+    """Build the shards in this process, where a thread writes those of one group while the next one is computed."""
+    with ThreadPoolExecutor(1) as writer:
+        before: tuple[list[Shard], Future[list[Record]]] | None = None
+        for group in groups:
+            lease.check()
+            try:
+                computed = source.compute(group)
+            finally:  # an error or Ctrl-C ends the build, but what is being written is kept
+                if before is not None:
+                    yield from zip(before[0], before[1].result(), strict=True)
+            before = group, writer.submit(_write_group, location, plan, group, computed)
+            del computed  # so that no more than two groups are in memory
+        if before is not None:
+            yield from zip(before[0], before[1].result(), strict=True)
+
+
 def _build_group_in_task(shared: tuple[Location, StorePlan, Source], shards: list[Shard]) -> list[Record]:
     # Ray replaces a reference by its object only where the reference is an argument itself, so what is shared is one.
-    return _build_group(*shared, shards)
+    location, plan, source = shared
+    return _write_group(location, plan, shards, source.compute(shards))
 
 
-def _build_group(location: Location, plan: StorePlan, source: Source, shards: list[Shard]) -> list[Record]:
-    """Compute some shards together, and for each encode, write and read back its objects.
+def _write_group(
+    location: Location, plan: StorePlan, shards: list[Shard], computed: list[dict[str, np.ndarray]]
+) -> list[Record]:
+    """Encode, write and read back the objects of some shards that were computed together.
 
     Returns:
         The record of each shard.
@@ -285,7 +306,7 @@ def _build_group(location: Location, plan: StorePlan, source: Source, shards: li
         UserError: values are not finite, or the storage does not return what was written to it.
     """
     records = []
-    for shard, arrays in zip(shards, source.compute(shards), strict=True):
+    for shard, arrays in zip(shards, computed, strict=True):
         objects = {}
         for name, values in arrays.items():
             if not np.isfinite(values).all():
