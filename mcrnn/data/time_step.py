@@ -57,7 +57,10 @@ class TimeStep:
         return bool(self.unit)
 
     def after(self, time: Time, steps: int) -> Time:
-        """Return the time some steps later. A day that the month does not have becomes the month's last day."""
+        """Return the time some steps later, a date of the kind that is given (cftime, pandas or datetime).
+
+        A day that the month does not have becomes the month's last day.
+        """
         if not self.unit:
             return cast("float", time) + steps * self.count
         date = cast("cftime.datetime", time)
@@ -65,7 +68,8 @@ class TimeStep:
             return date + datetime.timedelta(seconds=steps * self.count * SECONDS[self.unit])
         months = 12 * date.year + date.month - 1 + steps * round(self.count) * MONTHS[self.unit]
         first = date.replace(year=months // 12, month=months % 12 + 1, day=1)
-        return first.replace(day=min(date.day, first.daysinmonth))
+        days = ((first + datetime.timedelta(days=32)).replace(day=1) - first).days  # of the month, in any calendar
+        return first.replace(day=min(date.day, days))
 
     def leads_to(self, earlier: Time, later: Time) -> bool:
         """Return whether one time is a step after another. Of steps of months, only the months are compared."""

@@ -5,6 +5,7 @@ Training writes it, the registry packages it, evaluation reads it. Imports neith
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from safetensors.torch import save as save_safetensors
 
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import FieldDescription, Scaling
+from mcrnn.data.time_step import MONTHS, TimeStep
 from mcrnn.errors import UserError
 from mcrnn.models import Forecaster
 from mcrnn.models.forecaster import build_model
@@ -129,9 +131,16 @@ class TrainedModel:
         if "channel" in order and "channel" in ordered.coords:
             coordinates["channel"] = ordered["channel"][:channels]
         if "time" in ordered.coords and ordered.sizes["time"] > 1:
-            times = ordered.indexes["time"]
-            coordinates["time"] = [times[-1] + (times[-1] - times[-2]) * lead for lead in range(1, steps + 1)]
+            coordinates["time"] = self._times_after(ordered.indexes["time"], steps)
         return xr.DataArray(forecast, coordinates, order, frames.name, frames.attrs).transpose(*frames.dims)
+
+    def _times_after(self, times: Any, steps: int) -> list[Any]:
+        """Return the times that follow the given ones, as far apart as these; months and years are the calendar's."""
+        with contextlib.suppress(ValueError):  # a store of version 0.1.0 may have any text as its time step
+            step = TimeStep.parse(self.field.time_step)
+            if step.unit in MONTHS and hasattr(times[-1], "month"):
+                return [step.after(times[-1], lead) for lead in range(1, steps + 1)]
+        return [times[-1] + (times[-1] - times[-2]) * lead for lead in range(1, steps + 1)]
 
 
 def save(folder: Location, config: Configuration, field: FieldDescription, weights: dict[str, torch.Tensor]) -> None:

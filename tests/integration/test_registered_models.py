@@ -124,6 +124,11 @@ def test_predict_returns_the_kind_of_array_that_it_was_given(root: Path, storage
     assert list(forecast.indexes["time"]) == list(xr.date_range("2000-01-02T06", periods=3, freq="6h"))
     assert np.array_equal(forecast.lat, latitude)
     assert forecast.attrs == {"units": "1"}
+    monthly = replace(model, field=replace(model.field, time_step="1 month"))
+    for use_cftime in (False, True):
+        months = xr.date_range("2000-08-31", periods=8, freq="ME", use_cftime=use_cftime)
+        forecast = monthly.predict(labelled.assign_coords(time=months[:5]), 3)
+        assert [str(date)[:10] for date in forecast.indexes["time"]] == ["2001-01-31", "2001-02-28", "2001-03-31"]
     with pytest.raises(ValueError, match="expected frames of shape"):
         model.predict(frames[..., :4], 3)
     with pytest.raises(ValueError, match="at most one of samples"):
