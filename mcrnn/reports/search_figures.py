@@ -38,6 +38,7 @@ def draw(folder: Path, trials: Sequence[Row], fields: Sequence[str], importance:
     good = [row for row in trials if "best" in row and row["end"] in ("finished", "stopped")]
     if not good:
         return []
+    fields = _fields_with_values(fields, good)
     pictures = {"history": _history, "slices": _slices, "parallel_coordinates": _parallel_coordinates}
     paths = []
     for name, picture in pictures.items():
@@ -45,6 +46,11 @@ def draw(folder: Path, trials: Sequence[Row], fields: Sequence[str], importance:
     if importance:
         paths.append(_save(_importance(importance), folder / "importance.png"))
     return paths
+
+
+def _fields_with_values(fields: Sequence[str], trials: Sequence[Row]) -> list[str]:
+    """Leave out the fields that none of the trials has, the conditions of which never held."""
+    return [path for path in fields if any(path in row["values"] for row in trials)]
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -154,8 +160,9 @@ def _positions(values: Sequence[Any]) -> tuple[list[float], list[str], bool]:
 
 def _parallel_coordinates(trials: Sequence[Row], fields: Sequence[str]) -> Any:
     """Draw each finished trial as a line across one axis per searched field and one for the error."""
-    figure, axes = plt.subplots(figsize=(1.5 * (len(fields) + 1) + 1.5, 4.6), layout="constrained")
     rows = sorted((row for row in trials if row["end"] == "finished"), key=lambda row: -row["best"]) or list(trials)
+    fields = _fields_with_values(fields, rows)
+    figure, axes = plt.subplots(figsize=(1.5 * (len(fields) + 1) + 1.5, 4.6), layout="constrained")
     heights = np.full((len(rows), len(fields) + 1), np.nan)
     for column, path in enumerate([*fields, None]):
         known = [i for i, row in enumerate(rows) if path is None or path in row["values"]]
