@@ -165,6 +165,6 @@ class ConfirmationCallback(Unsaved, tune.Callback):
             return
         self.uploads.put(f"checkpoints of {name}", lambda: self.deletion.delete(folder.checkpoints))
         architecture = self.search_run.search.configuration(values).model.architecture
-        self.console.print(
-            f"{architecture}, {name}: error {report.metrics.get('best', PENALTY):.4f}", highlight=False, soft_wrap=True
-        )
+        end = report.trial_end(pruned=False)
+        outcome = f"error {report.metrics.get('best', PENALTY):.4f}" if end == TrialEnd.FINISHED else str(end)
+        self.console.print(f"{architecture}, {name}: {outcome}", highlight=False, soft_wrap=True)
