@@ -25,6 +25,8 @@ from mcrnn.training.session import OBJECTIVE
 BYTES_PER_PARAMETER = 4
 CHECKPOINTS_PER_TRIAL = 3
 """Checkpoints that a running trial has on disk at most: two that are kept, and one that is being written."""
+MOST_COLUMNS = 1000
+"""Width of a terminal in which any table has room, to learn how much a table needs."""
 COPIES_PER_CHECKPOINT = 3
 """Numbers that a checkpoint holds per parameter: its value, and the two moments of the optimizer."""
 
@@ -128,16 +130,11 @@ def print_summary(summary: dict[str, Any], search: Search, storage: Storage) -> 
         for row in rows:
             best_of.setdefault(row["values"][ARCHITECTURE], row)
         rows = list(best_of.values())
-    space = sorted(search.space, key=lambda path: path != ARCHITECTURE)
-    sizes = ["params", "frames/s"] if summary["front"] else ["params"]
-    table = new_table([*map(field_label, space), *sizes, "trial", "epochs", "error"], title=title, names=int(grouped))
-    for row in rows[:10]:
-        style = "bold green" if row["trial"] == summary["best_trial"] else None
-        cells = [format_value(row["values"].get(path, "")) for path in space]
-        cells.append(f"{row.get('parameters', 0) / 1000:.3g}k")
-        if summary["front"]:
-            cells.append(f"{row.get('frames_per_second', 0):.0f}")
-        table.add_row(*cells, str(row["trial"]), f"{row['epoch']}/{row['epochs']}", f"{row['best']:.4f}", style=style)
+    fields = sorted(search.space, key=lambda path: path != ARCHITECTURE)
+    fields = [path for path in fields if any(path in row["values"] for row in rows[:10])]
+    table = _best_table(rows[:10], fields, summary, title, names=int(grouped))
+    if console.measure(table, options=console.options.update(width=MOST_COLUMNS)).minimum > console.width:
+        table = _narrow_best_table(rows[:10], fields, summary, title, names=int(grouped))
     console.print(table)
     _print_confirmed(summary, console)
     uri = f"models:/{summary['model']}@{summary['alias']}"
@@ -165,6 +162,54 @@ def print_summary(summary: dict[str, Any], search: Search, storage: Storage) -> 
         lines.append(f"  python -m mcrnn.promote {summary['model']}{option}")
     lines.append(f"  python -m mcrnn.ui{option}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _best_table(
+    rows: list[dict[str, Any]], fields: list[str], summary: dict[str, Any], title: str, names: int
+) -> Table:
+    """Return the table of the best trials, with a column for each searched field.
+
+    Args:
+        rows: the trials of the summary, from above.
+        fields: dotted paths of the searched fields.
+        summary: the summary.
+        title: line above the table.
+        names: 1 where the first of the fields is the architecture, else 0.
+    """
+    table = new_table([*map(field_label, fields), *_best_headers(summary)], title=title, names=names)
+    for row in rows:
+        values = [format_value(row["values"].get(path, "")) for path in fields]
+        table.add_row(*values, *_best_cells(row, summary), style=_best_style(row, summary))
+    return table
+
+
+def _narrow_best_table(
+    rows: list[dict[str, Any]], fields: list[str], summary: dict[str, Any], title: str, names: int
+) -> Table:
+    """Return the same for a terminal that has no room for so many columns: the values of a trial are wrapped text."""
+    headers = [*map(field_label, fields[:names]), "values", *_best_headers(summary)]
+    table = new_table(headers, title=title, names=names + 1)
+    for row in rows:
+        values = row["values"]
+        text = ", ".join(f"{field_label(f)} {format_value(values[f])}" for f in fields[names:] if f in values)
+        known = [format_value(values.get(field, "")) for field in fields[:names]]
+        table.add_row(*known, text, *_best_cells(row, summary), style=_best_style(row, summary))
+    return table
+
+
+def _best_headers(summary: dict[str, Any]) -> list[str]:
+    return ["params", *(["frames/s"] if summary["front"] else []), "trial", "epochs", "error"]
+
+
+def _best_cells(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
+    cells = [f"{row.get('parameters', 0) / 1000:.3g}k"]
+    if summary["front"]:
+        cells.append(f"{row.get('frames_per_second', 0):.0f}")
+    return [*cells, str(row["trial"]), f"{row['epoch']}/{row['epochs']}", f"{row['best']:.4f}"]
+
+
+def _best_style(row: dict[str, Any], summary: dict[str, Any]) -> str | None:
+    return "bold green" if row["trial"] == summary["best_trial"] else None
 
 
 def _ensemble_lines(ensemble: dict[str, Any] | None) -> list[str]:
