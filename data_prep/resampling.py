@@ -16,11 +16,9 @@ import numpy as np
 import scipy.sparse
 
 from data_prep.grid import Grid
+from mcrnn.data.region import Region
 from mcrnn.data.sphere import latitude_edges
 from mcrnn.errors import UserError
-
-ROUNDING = 1e-4
-"""Degrees by which coordinates may be off, which are often kept in float32."""
 
 
 @dataclass(frozen=True)
@@ -54,30 +52,15 @@ class Area:
         Raises:
             UserError: the text is no area, or no grid point lies in it.
         """
-        parts = text.split("/")
-        try:
-            north, west, south, east = map(float, parts)
-        except ValueError:
-            raise UserError(
-                f"--area is NORTH/WEST/SOUTH/EAST in degrees, such as 75/-15/30/42.5, not '{text}'"
-            ) from None
-        if not -90 <= south < north <= 90 or not all(map(math.isfinite, (west, east))):
-            raise UserError(f"--area {text}: north is above south, and both lie between -90 and 90")
+        region = Region.parse(text, "--area")
         if not (grid.row_is_latitude and grid.column_is_longitude):
             raise UserError("--area needs a grid of latitudes and longitudes")
-        rows = np.flatnonzero((grid.rows >= south - ROUNDING) & (grid.rows <= north + ROUNDING))
-        beyond_west = np.mod(grid.columns - west + ROUNDING, 360) - ROUNDING
-        extent = 360.0 if east - west >= 360 else np.mod(east - west, 360)
-        columns = np.flatnonzero(beyond_west <= extent + ROUNDING)
-        columns = columns[np.argsort(beyond_west[columns], kind="stable")]
-        # A meridian that is there twice, as the first and the last column of 0 to 360 degrees, is taken once.
-        columns = columns[np.diff(beyond_west[columns], prepend=-np.inf) > ROUNDING]
-        if len(columns) > 1 and beyond_west[columns[-1]] > beyond_west[columns[0]] + 360 - ROUNDING:
-            columns = columns[:-1]
+        rows = region.select_rows(grid.rows)
+        columns, beyond_west = region.select_columns(grid.columns)
         if not len(rows) or not len(columns):
             raise UserError(f"--area {text} holds no grid point")
         pieces = np.split(columns, np.flatnonzero(np.diff(columns) != 1) + 1)
-        turns = np.round((west + beyond_west[columns] - grid.columns[columns]) / 360)
+        turns = np.round((region.west + beyond_west - grid.columns[columns]) / 360)
         part = replace(grid, rows=grid.rows[rows], columns=grid.columns[columns] + 360 * turns)
         return cls(
             slice(int(rows[0]), int(rows[-1]) + 1), tuple(slice(int(p[0]), int(p[-1]) + 1) for p in pieces), part
