@@ -98,7 +98,7 @@ def _peak_of_scores(peaks: Any) -> None:
     torch.set_num_threads(2)
     frames = torch.rand(16, 31, 1, 256, 512)
     measures = Measures(latitude_weights(np.linspace(-89.65, 89.65, 256)))
-    scores = Scores.empty(16, 31, 1, measures, 256)
+    scores = Scores.empty(16, 31, 1, measures, (256, 512))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     scores.update(frames, frames, measures, frames)
     added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024

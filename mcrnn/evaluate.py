@@ -3,6 +3,7 @@
     python -m mcrnn.evaluate models:/mcrnn-demo@champion
     python -m mcrnn.evaluate models:/mcrnn-ns@champion+models:/mcrnn-ns@previous   # the ensemble of both
     python -m mcrnn.evaluate 'runs/*convlstm*' models:/mcrnn-ns@champion --warm-up 20 --horizon 30 --out report
+    python -m mcrnn.evaluate models:/mcrnn-z@champion --region europe=75/-15/30/42.5 --region tropics=20/-180/-20/180
 
 Writes a report below reports/: tables, figures, an animation, forecasts as Zarr, and report.html, which shows all of
 them. A run of the experiment mcrnn-evaluations in MLflow has the same report among its artifacts.
@@ -40,6 +41,13 @@ def evaluate(
             "from Mondays and Thursdays). By default biweekly where frames have dates, else apart.",
         ),
     ] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=N/W/S/E",
+            help="Also report the errors in a region, in degrees: europe=75/-15/30/42.5. Repeatable.",
+        ),
+    ] = None,
     other_data: Annotated[
         bool,
         typer.Option(
@@ -63,10 +71,11 @@ def evaluate(
     """
     root = Storage.open(storage)
 
+    from mcrnn.evaluation.regions import named_regions
     from mcrnn.evaluation.side_by_side import Windows
     from mcrnn.reports import evaluation_report
 
-    windows = Windows(store, warm_up, horizon, starts, other_data, device)
+    windows = Windows(store, warm_up, horizon, starts, other_data, device, named_regions(region or ()))
     report_failures(evaluation_report.make(models, root, windows, save_forecasts=save_forecasts, out=out))
 
 

@@ -205,6 +205,12 @@ class FieldStore:
         values = self.attributes.get("latitude")
         return None if values is None else np.asarray(values, dtype=np.float64)
 
+    @property
+    def longitude(self) -> np.ndarray | None:
+        """Longitude of each column in degrees east, None where the columns are not longitudes."""
+        is_longitude = self._group["train/width"].attrs.get("standard_name") == "longitude"
+        return self.coordinate("width") if is_longitude else None
+
     @cached_property
     def row_weights(self) -> np.ndarray | None:
         """Weight of each row in the means of coarsening: the area of its cells, None where all rows have the same.

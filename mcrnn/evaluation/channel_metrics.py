@@ -13,6 +13,7 @@ import numpy as np
 from mcrnn.evaluation.metrics import Scores
 
 if TYPE_CHECKING:
+    import cftime
     import xarray as xr
 
     from mcrnn.evaluation.result import EvaluationResult
@@ -103,8 +104,9 @@ def as_dataset(results: dict[str, EvaluationResult]) -> xr.Dataset:
 
     Returns:
         Metrics with the dimensions (forecast, lead_time, channel), where the baselines are forecasts beside the models;
-        and `mse_by_window`, the mean squared closed-loop error, (forecast, window, channel), with the time of the last
-        given frame of each window where frames have dates.
+        those of regions, (forecast, region, lead_time, channel); and `mse_by_window`, the mean squared closed-loop
+        error, (forecast, window, channel), with the time of the last given frame of each window where frames have
+        dates; and, of periodic fields and globes, power spectra by wavenumber.
     """
     import xarray as xr
 
@@ -119,25 +121,78 @@ def as_dataset(results: dict[str, EvaluationResult]) -> xr.Dataset:
     variables: dict[str, Any] = {
         name: (dims, np.stack([table[name] for table in tables]), _attributes(name, common)) for name in tables[0]
     }
-    by_window = np.stack([scores.squared[:, skipped + 1 :].mean(1) for scores, skipped in scored.values()])
-    variables["mse_by_window"] = (
-        ("forecast", "window", "channel"),
-        by_window,
-        {"long_name": "mean over closed-loop steps and grid of the squared error", "units": f"square of {common}"},
-    )
+    regions = evaluation_set.regions
+    if regions:
+        inside = [[by_lead_time(scores.regions[r], skipped) for r in regions] for scores, skipped in scored.values()]
+        for name in inside[0][0]:
+            values = np.array([[table[name] for table in tables_of_regions] for tables_of_regions in inside])
+            in_region = _attributes(name, common)
+            in_region["long_name"] += ", in a region"
+            variables[f"{name}_by_region"] = (("forecast", "region", "lead_time", "channel"), values, in_region)
+    variables |= _by_window(list(scored.values()), f"square of {common}")
+    variables |= _spectra(list(scored.values()), f"square of {common}")
     coordinates: dict[str, Any] = {
         "forecast": list(scored),
         "lead_time": ("lead_time", np.arange(1, evaluation_set.horizon + 2), {"time_step": first.metrics["time_step"]}),
         "channel": list(first.metrics["channels"]),
         "channel_units": ("channel", units),
     }
-    starts = (evaluation_set.windows[1] + evaluation_set.warm_up - 1).tolist()
-    dates = first.store.dates(first.metrics["split"], starts)
+    if regions:
+        coordinates["region"] = list(regions)
+        words = {"long_name": "northern, western, southern and eastern edge in degrees"}
+        coordinates["region_edges"] = ("region", [str(region) for region in regions.values()], words)
+    if "power" in variables:
+        coordinates["wavenumber"] = np.arange(variables["power"][1].shape[-1])
+    dates = initial_dates(first)
     if dates is not None:
         coordinates["initial_time"] = ("window", dates, {"long_name": "time of the last given frame"})
     named = ("store", "store_digest", "split", "starts", "warm_up", "horizon", "variable")
     attributes = {"Conventions": "CF-1.11", **{name: first.metrics[name] for name in named}}
     return xr.Dataset(variables, coordinates, attributes)
+
+
+def initial_dates(result: EvaluationResult) -> list[cftime.datetime] | None:
+    """Return the time of the last given frame of each window; None where frames have no dates."""
+    evaluation_set = result.evaluation_set
+    starts = (evaluation_set.windows[1] + evaluation_set.warm_up - 1).tolist()
+    return result.store.dates(result.metrics["split"], starts)
+
+
+def error_by_window(scores: Scores, first: int) -> np.ndarray:
+    """Return the mean squared closed-loop error of each window, weighted by area on a globe; (windows, channels).
+
+    Args:
+        scores: scores of a model or baseline.
+        first: position of lead time 1 in them, counted from 0.
+    """
+    return (scores.squared if scores.weighted is None else scores.weighted)[:, first + 1 :].mean(1)
+
+
+def _by_window(scored: list[tuple[Scores, int]], units: str) -> dict[str, Any]:
+    """Return the variables of errors by window, from scores and the position of lead time 1 in them."""
+    dims = ("forecast", "window", "channel")
+    words = "mean over closed-loop steps and grid of the squared error"
+    plain = np.stack([scores.squared[:, first + 1 :].mean(1) for scores, first in scored])
+    found: dict[str, Any] = {"mse_by_window": (dims, plain, {"long_name": words, "units": units})}
+    if scored[0][0].weighted is not None:
+        by_area = np.stack([error_by_window(scores, first) for scores, first in scored])
+        attributes = {"long_name": f"{words}, weighted by the area of the cells", "units": units}
+        found["mse_by_window_latitude_weighted"] = (dims, by_area, attributes)
+    return found
+
+
+def _spectra(scored: list[tuple[Scores, int]], units: str) -> dict[str, Any]:
+    """Return the variables of power spectra, from scores and the position of lead time 1 in them; none without."""
+    powers = [scores.power[:, first:] for scores, first in scored if scores.power is not None]
+    if not powers:
+        return {}
+    dims = ("forecast", "lead_time", "channel", "wavenumber")
+    kind = "zonal wavenumber, the mean over latitudes by area" if scored[0][0].weighted is not None else "wavenumber"
+    words = "mean square of the {} by " + kind + ", mean over windows"
+    return {
+        name: (dims, np.stack([power[i] for power in powers]), {"long_name": words.format(what), "units": units})
+        for i, name, what in ((0, "power", "forecast"), (2, "power_of_error", "error"))
+    } | {"power_of_truth": (dims[1:], powers[0][1], {"long_name": words.format("truth"), "units": units})}
 
 
 def _attributes(name: str, units: str) -> dict[str, str]:

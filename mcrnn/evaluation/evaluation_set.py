@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from mcrnn.config.sections import Configuration, DataConfig
 from mcrnn.data.memory import memory_budget
+from mcrnn.data.region import Region
 from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.splits import Split, open_split
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import Starts, check_length, evaluation_windows
 from mcrnn.evaluation.climatology import Climatology
 from mcrnn.evaluation.metrics import Measures, Scores
+from mcrnn.evaluation.regions import region_points
 from mcrnn.evaluation.starts import overlap_of, windows_by_rule
 from mcrnn.storage.location import Location
 
@@ -53,6 +55,7 @@ class EvaluationSet:
         measures: what is measured beside the errors.
         climatology: the training split's climatology at the frames of the split.
         starts: the rule by which windows start, as it is reported.
+        regions: the regions that are also measured by themselves, by name.
     """
 
     split: Split
@@ -62,6 +65,7 @@ class EvaluationSet:
     measures: Measures
     climatology: Climatology
     starts: str
+    regions: Mapping[str, Region] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -73,6 +77,7 @@ class EvaluationSet:
         horizon: int,
         split: str = "test",
         starts: str | None = None,
+        regions: Mapping[str, Region] | None = None,
         elsewhere: Location | None = None,
     ) -> EvaluationSet:
         """Return the evaluation set of a split.
@@ -88,17 +93,20 @@ class EvaluationSet:
                 without overlap). By default biweekly where frames have dates, `all` where these are more than a day
                 apart, and `apart` where there are no dates or too few Mondays and Thursdays. Samples always start
                 at their first frame and allow no rule.
+            regions: regions that are also measured by themselves, by name.
             elsewhere: folder where the climatology is kept if the store's folder cannot be written.
 
         Raises:
-            UserError: the samples are too short, or the rule does not fit the store.
+            UserError: the samples are too short, the rule does not fit the store, or a region has no grid point.
         """
+        points = region_points(store, data.coarsen, regions or {})
         frames = open_split(store, split, data)
         steps = warm_up + horizon
         check_length(frames.shape[1], steps + 1, f"a warm-up of {warm_up} and a horizon of {horizon}")
         windows, rule = windows_by_rule(store, split, frames.shape, steps, warm_up, starts)
         climatology = Climatology.of(store, split, data, elsewhere)
-        return cls._with(store, data, frames, climatology, windows, warm_up, horizon, rule)
+        found = cls._with(store, data, frames, climatology, windows, warm_up, horizon, rule)
+        return replace(found, measures=replace(found.measures, regions=points), regions=regions or {})
 
     @classmethod
     def of_validation(cls, store: FieldStore, config: Configuration) -> EvaluationSet:
@@ -122,12 +130,13 @@ class EvaluationSet:
         horizon: int,
         rule: str,
     ) -> EvaluationSet:
-        """Add what is measured on this store: by latitude on a sphere, spectra of periodic fields."""
+        """Add what is measured on this store: by latitude on a sphere, spectra of periodic fields and globes."""
         latitude = store.latitude
         weights = None
         if latitude is not None:
             weights = latitude_weights(latitude.reshape(-1, data.coarsen).mean(1))
-        measures = Measures(weights, spectra=store.padding == "circular")
+        around = weights is not None and store.padding == "cylinder"
+        measures = Measures(weights, spectra=store.padding == "circular", zonal=around)
         return cls(frames, windows, warm_up, horizon, measures, climatology, rule)
 
     @property
@@ -171,4 +180,5 @@ class EvaluationSet:
             steps: number of steps of each forecast.
             channels: number of predicted channels.
         """
-        return Scores.empty(len(self), steps, channels, self.measures, min(self.split.shape[-2:]))
+        height, width = self.split.shape[-2:]
+        return Scores.empty(len(self), steps, channels, self.measures, (height, width))

@@ -75,7 +75,7 @@ def summarize(
     }
     if scores.correlation is not None:
         metrics["acc_by_lead_time"] = scores.correlation.mean((0, 2))[warm_up - 1 :].tolist()
-    if scores.power is not None:
+    if scores.power is not None and evaluation_set.measures.spectra:
         metrics["spectrum_error_closed_loop"] = spectrum_error(scores.power[:, warm_up:])
     metrics["baselines"], metrics["skill_horizon"] = {}, {}
     for name, baseline_scores in baselines.items():
@@ -91,6 +91,18 @@ def summarize(
         for errors in (metrics, *metrics["baselines"].values()):
             _leave_out_means(errors)
     metrics["channels"] = channel_metrics(scores, baselines, channels, units, std, warm_up - 1)
+    if evaluation_set.regions:
+        metrics["regions"] = {}
+    for name, region in evaluation_set.regions.items():
+        inside = scores.regions[name]
+        others = {baseline: each.regions[name] for baseline, each in baselines.items()}
+        assert inside.weighted is not None
+        metrics["regions"][name] = {
+            "edges": str(region),
+            "grid_points": evaluation_set.measures.regions[name].size,
+            "rmse_closed_loop_normalized_latitude_weighted": rmse_normalized(inside.weighted, warm_up + 1, steps, std),
+            "channels": channel_metrics(inside, others, channels, units, std, warm_up - 1),
+        }
     return metrics
 
 

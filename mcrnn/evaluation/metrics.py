@@ -5,12 +5,14 @@ closed loop; step W + l - 1 has lead time l. Of each window a few numbers per st
 grow with the grid, averages over the split are exact, and the spread over windows gives confidence intervals.
 
 Array axes: N windows, T steps, C channels, K wavenumbers; B windows of a batch, H and W rows and columns of the grid.
+Figures of a region are scores of their own, of the part of each field that lies in it.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -43,6 +45,47 @@ def power_spectrum(x_BTCHW: torch.Tensor) -> torch.Tensor:
     return spectrum.index_add_(-1, shell_HW.flatten(), power.flatten(-2))
 
 
+def zonal_spectrum(x_BTCHW: torch.Tensor, weights: np.ndarray) -> torch.Tensor:
+    """Split the area-weighted mean square of a field on a globe by zonal wavenumber, the waves in a circle of latitude.
+
+    Args:
+        x_BTCHW: the field, whose rows are whole circles of latitude.
+        weights: area weights of the rows with mean 1.
+
+    Returns:
+        (B, T, C, W // 2 + 1); the sum over wavenumbers is the area-weighted mean square of the field.
+    """
+    width = x_BTCHW.shape[-1]
+    power_BTCHK = torch.fft.rfft(x_BTCHW, norm="forward").abs().square()
+    power_BTCHK[..., 1 : (width + 1) // 2] *= 2  # the negative wavenumbers, which rfft leaves out
+    return (power_BTCHK * torch.as_tensor(weights).to(power_BTCHK)[:, None]).mean(-2)
+
+
+@dataclass(frozen=True)
+class RegionPoints:
+    """The grid points of a region.
+
+    Attributes:
+        rows: positions of its rows.
+        columns: positions of its columns.
+        weights: area weights of its rows with mean 1.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """Number of grid points."""
+        return len(self.rows) * len(self.columns)
+
+    def of(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
+        """Return the part of a field that lies in the region."""
+        rows, columns = (torch.as_tensor(chosen, device=x_BTCHW.device) for chosen in (self.rows, self.columns))
+        return x_BTCHW.index_select(-2, rows).index_select(-1, columns)
+
+
 @dataclass(frozen=True)
 class Measures:
     """What is measured beside the errors.
@@ -50,10 +93,27 @@ class Measures:
     Attributes:
         weights: area weights of the rows with mean 1 on a sphere, see `latitude_weights`; else None.
         spectra: whether power spectra are computed, which need a periodic field.
+        zonal: whether power spectra of circles of latitude are computed, which need a globe.
+        regions: grid points of the regions that are also measured by themselves, by name.
     """
 
     weights: np.ndarray | None = None
     spectra: bool = False
+    zonal: bool = False
+    regions: Mapping[str, RegionPoints] = field(default_factory=dict)
+
+    def power(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
+        """Return the power spectrum of a field, (B, T, C, K + 1)."""
+        if self.zonal:
+            assert self.weights is not None
+            return zonal_spectrum(x_BTCHW, self.weights)
+        return power_spectrum(x_BTCHW)
+
+    def num_wavenumbers(self, height: int, width: int) -> int:
+        """Return K + 1 for a grid; 0 where there are no spectra."""
+        if self.zonal:
+            return width // 2 + 1
+        return min(height, width) // 2 + 1 if self.spectra else 0
 
 
 @dataclass
@@ -69,7 +129,8 @@ class Scores:
         weighted_absolute: area-weighted mean of the absolute error; None unless the grid is on a sphere.
         correlation: area-weighted correlation of the anomalies of forecast and truth; None unless on a sphere.
         power: mean square by wavenumber of forecasts, truths and errors, averaged over windows, (3, steps, channels,
-            K + 1); None unless the field is periodic.
+            K + 1); None unless the field is periodic, or goes around a globe.
+        regions: scores of the part of the field in each region, by name; they have no spectra.
         filled: number of windows that are filled in.
     """
 
@@ -81,10 +142,11 @@ class Scores:
     weighted_absolute: np.ndarray | None
     correlation: np.ndarray | None
     power: np.ndarray | None
+    regions: dict[str, Scores] = field(default_factory=dict)
     filled: int = 0
 
     @classmethod
-    def empty(cls, windows: int, steps: int, channels: int, measures: Measures, side: int) -> Scores:
+    def empty(cls, windows: int, steps: int, channels: int, measures: Measures, grid: tuple[int, int]) -> Scores:
         """Return scores to be filled in.
 
         Args:
@@ -92,10 +154,11 @@ class Scores:
             steps: number of steps of each window.
             channels: number of predicted channels.
             measures: what is measured beside the errors.
-            side: number of grid points along the shorter side.
+            grid: height and width of the grid.
         """
         shape = (windows, steps, channels)
         on_sphere = measures.weights is not None
+        wavenumbers = measures.num_wavenumbers(*grid)
         return cls(
             squared=np.empty(shape),
             absolute=np.empty(shape),
@@ -104,7 +167,11 @@ class Scores:
             weighted=np.empty(shape) if on_sphere else None,
             weighted_absolute=np.empty(shape) if on_sphere else None,
             correlation=np.empty(shape) if on_sphere else None,
-            power=np.zeros((3, steps, channels, side // 2 + 1)) if measures.spectra else None,
+            power=np.zeros((3, steps, channels, wavenumbers)) if wavenumbers else None,
+            regions={
+                name: cls.empty(windows, steps, channels, Measures(points.weights), grid)
+                for name, points in measures.regions.items()
+            },
         )
 
     def update(
@@ -131,6 +198,8 @@ class Scores:
                 at = np.s_[first + int(windows[0]) : first + int(windows[-1]) + 1, part[1]]
                 mean = None if climatology_BTCHW is None else climatology_BTCHW[part]
                 self._update_part(at, prediction_BTCHW[part].double(), truth_BTCHW[part].double(), measures, mean)
+        for each in self.regions.values():
+            each.filled = self.filled
 
     def _update_part(
         self,
@@ -160,7 +229,11 @@ class Scores:
             self.correlation[at] = torch.nan_to_num(correlation_BTC, nan=0.0).cpu().numpy()
         if self.power is not None:
             for i, x_BTCHW in enumerate((prediction_BTCHW, truth_BTCHW, error_BTCHW)):
-                self.power[i, at[1]] += _finite(power_spectrum(x_BTCHW).sum(0) / len(self.squared))
+                self.power[i, at[1]] += _finite(measures.power(x_BTCHW).sum(0) / len(self.squared))
+        for name, points in measures.regions.items():
+            assert climatology_BTCHW is not None
+            prediction, truth, mean = map(points.of, (prediction_BTCHW, truth_BTCHW, climatology_BTCHW))
+            self.regions[name]._update_part(at, prediction, truth, Measures(points.weights), mean)
 
 
 def _finite(values: torch.Tensor) -> np.ndarray:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from mcrnn.data.region import Region
 from mcrnn.data.store import FieldStore
 from mcrnn.evaluation.compatibility import check_store
 from mcrnn.evaluation.evaluation_set import EvaluationSet
@@ -64,6 +65,7 @@ def evaluate_model(
     warm_up: int | None = None,
     horizon: int | None = None,
     starts: str | None = None,
+    regions: Mapping[str, Region] | None = None,
     other_data: bool = False,
     cache: Location | None = None,
     beside: EvaluationResult | None = None,
@@ -79,10 +81,11 @@ def evaluate_model(
         warm_up: number of given frames; by default that of the model's validation.
         horizon: number of closed-loop steps; by default that of the model's validation.
         starts: where windows of a series start; see `EvaluationSet.of`.
+        regions: regions that are also measured by themselves, by name.
         other_data: allow another store, units or grid than those of the training; the metrics name the differences.
         cache: folder where scores are kept, and found by a later evaluation of the same model on the same windows.
-        beside: another model, evaluated with the same `starts`. Its windows and baselines are taken where they would be
-            the same, so that they are not computed again.
+        beside: another model, evaluated with the same `starts` and `regions`. Its windows and baselines are taken
+            where they would be the same, so that they are not computed again.
         on_batch: called after each batch with the number of windows done and the number of all.
 
     Raises:
@@ -99,11 +102,17 @@ def evaluate_model(
         beside.evaluation_set
         if beside
         else EvaluationSet.of(
-            field_store, model.config.data, warm_up=warm_up, horizon=horizon, starts=starts, elsewhere=cache
+            field_store,
+            model.config.data,
+            warm_up=warm_up,
+            horizon=horizon,
+            starts=starts,
+            regions=regions,
+            elsewhere=cache,
         )
     )
     key = _cache_key(model, field_store, evaluation_set)
-    cached = _read_cache(cache, key)
+    cached = _read_cache(cache, key, evaluation_set.regions)
     if cached is None:
         scores, frames_per_second = score(
             model, evaluation_set, on_batch=lambda done: on_batch(done, len(evaluation_set))
@@ -155,6 +164,10 @@ def _cache_key(model: TrainedModel, store: FieldStore, evaluation_set: Evaluatio
         model.config.model.model_dump(),
         evaluation_set.starts,
     ]
+    if evaluation_set.regions:  # without any, the key is that of scores which an earlier version has kept
+        settings.append({name: str(region) for name, region in evaluation_set.regions.items()})
+    if evaluation_set.measures.zonal:
+        settings.append("zonal spectra")
     if isinstance(model, Ensemble):
         settings += [each.config.model_dump() for each in model.members]
     digest.update(json.dumps(settings, sort_keys=True).encode())
@@ -163,20 +176,33 @@ def _cache_key(model: TrainedModel, store: FieldStore, evaluation_set: Evaluatio
 
 def _serialize(scores: Scores, frames_per_second: float, spread_T: np.ndarray | None) -> bytes:
     content = io.BytesIO()
-    arrays = {name: getattr(scores, name) for name in ARRAYS if getattr(scores, name) is not None}
+    arrays = _arrays(scores)
+    for number, each in enumerate(scores.regions.values()):
+        arrays |= {f"{name}.{number}": array for name, array in _arrays(each).items()}
     arrays |= {} if spread_T is None else {"spread": spread_T}
     np.savez(content, frames_per_second=np.float64(frames_per_second), **arrays)
     return content.getvalue()
 
 
-def _read_cache(cache: Location | None, key: str) -> tuple[Scores, float, np.ndarray | None] | None:
+def _arrays(scores: Scores) -> dict[str, Any]:
+    return {name: getattr(scores, name) for name in ARRAYS if getattr(scores, name) is not None}
+
+
+def _read_cache(
+    cache: Location | None, key: str, regions: Iterable[str]
+) -> tuple[Scores, float, np.ndarray | None] | None:
     """Return cached scores, frames per second, and the spread of an ensemble; None where there are none to be read."""
     if cache is None:
         return None
     try:
         content = np.load(io.BytesIO(cache.read(f"{key}.npz")), allow_pickle=False)
-        arrays = {name: content.get(name) for name in ARRAYS}
-        scores = Scores(**arrays, filled=len(content["squared"]))
+
+        def read(suffix: str) -> Scores:
+            arrays = {name: content.get(name + suffix) for name in ARRAYS}
+            return Scores(**arrays, filled=len(content["squared"]))
+
+        scores = read("")
+        scores.regions = {name: read(f".{number}") for number, name in enumerate(regions)}
         return scores, float(content["frames_per_second"]), content.get("spread")
     except (FileNotFoundError, ValueError, KeyError, EOFError, OSError):
         return None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from mcrnn.console import Bar
+from mcrnn.data.region import Region
 from mcrnn.device import choose_device
 from mcrnn.errors import UserError
 from mcrnn.evaluation.compatibility import DataIdentity, check_same_data
@@ -30,6 +31,8 @@ class Windows:
     other_data: bool = False
     """Whether the store may be another than that of the training."""
     device: str | None = None
+    regions: Mapping[str, Region] = field(default_factory=dict)
+    """Regions that are also measured by themselves, by name."""
 
 
 def evaluate_side_by_side(
@@ -61,6 +64,7 @@ def evaluate_side_by_side(
                     warm_up=windows.warm_up or (first.evaluation_set.warm_up if first else None),
                     horizon=windows.horizon or (first.evaluation_set.horizon if first else None),
                     starts=windows.starts,
+                    regions=windows.regions,
                     other_data=windows.other_data,
                     cache=storage.location("reports/.cache"),
                     beside=first,

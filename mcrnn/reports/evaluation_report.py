@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from mcrnn.console import new_table
 from mcrnn.errors import UserError
 from mcrnn.evaluation.channel_metrics import as_dataset
 from mcrnn.evaluation.metrics import rmse_by_step
@@ -18,14 +19,12 @@ from mcrnn.evaluation.result import EvaluationResult
 from mcrnn.evaluation.selection import select_models
 from mcrnn.evaluation.side_by_side import Evaluated, Windows, evaluate_side_by_side
 from mcrnn.reports import channel_figures, evaluation_figures
+from mcrnn.reports.channel_tables import channels_as_csv, error_tables, regions_as_csv
 from mcrnn.reports.evaluation_tables import (
-    CHANNEL_HEADING,
     Group,
     as_csv,
     as_latex,
     as_markdown,
-    channel_columns,
-    channels_as_csv,
     columns,
     heading,
     notes,
@@ -78,8 +77,15 @@ def make(
     groups = _groups(evaluated)
     for note in notes(groups):
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
-    for table in tables(groups):
-        console.print(table)
+    errors, costs = tables(groups)
+    console.print(errors)
+    baselines = groups[0].best.metrics["baselines"]
+    for each in error_tables(groups):
+        shown = new_table(each.headers, title=each.heading, names=each.names)
+        for row in each.rows:
+            shown.add_row(*row, style="dim" if row[each.names - 1] in baselines else None)
+        console.print(shown)
+    console.print(costs)
     _write_and_record(groups, storage, out, num_forecasts, console)
     return failures
 
@@ -147,20 +153,23 @@ def write(groups: list[Group], folder: Path, num_forecasts: int | None = 16) -> 
     (folder / "metrics.json").write_text(json.dumps([result.metrics for g in groups for result in g.members], indent=1))
     (folder / "metrics.csv").write_text(as_csv(groups))
     (folder / "metrics_by_channel.csv").write_text(channels_as_csv(groups))
+    if (by_region := regions_as_csv(groups)) is not None:
+        (folder / "metrics_by_region.csv").write_text(by_region)
     as_dataset({result.uri: result for g in groups for result in g.members}).to_netcdf(folder / "metrics.nc")
     headers, rows, baselines = columns(groups)
     markdown, latex = as_markdown(headers, rows + baselines), as_latex(headers, rows, baselines, heading(groups))
-    channels = channel_columns(groups) if len(first.metrics["channels"]) > 1 else None
-    if channels is not None:
-        markdown += "\n" + as_markdown(*channels)
-        latex += as_latex(channels[0], channels[1], [], CHANNEL_HEADING)
+    more = error_tables(groups)
+    for each in more:
+        markdown += "\n" + as_markdown(each.headers, each.rows)
+        latex += as_latex(each.headers, each.rows, [], each.heading)
     (folder / "table.md").write_text(markdown)
     (folder / "table.tex").write_text(latex)
     pictures = evaluation_figures.error_curves(
         folder / "rmse.png", _curves(groups), warm_up=first.evaluation_set.warm_up, quantity=quantity
     )
     pictures += channel_figures.draw(folder, groups)
-    if first.scores.power is not None and groups[0].has_units:
+    radial = first.evaluation_set.measures.spectra
+    if first.scores.power is not None and radial and groups[0].has_units:
         lead = first.evaluation_set.horizon + 1
         power = {group.name: np.asarray(group.best.scores.power)[0, -1].sum(0) for group in groups}
         truth_K = first.scores.power[1, -1].sum(0)
@@ -182,8 +191,9 @@ def write(groups: list[Group], folder: Path, num_forecasts: int | None = 16) -> 
     for index, group in enumerate(groups[:MOST_PICTURES]):
         suffix = "" if len(groups) == 1 else f"_{_slug(group.name)}"
         pictures += _draw_fields(group, forecasts, folder, suffix, _first_channel(first), animate=index == 0)
-    write_page(folder, first, heading(groups), (headers, rows, baselines), channels, notes(groups), pictures)
-    tables = ("metrics.csv", "metrics_by_channel.csv", "table.md", "table.tex")
+    write_page(folder, first, heading(groups), (headers, rows, baselines), more, notes(groups), pictures)
+    tables = ["metrics.csv", "metrics_by_channel.csv", "table.md", "table.tex"]
+    tables += [] if by_region is None else ["metrics_by_region.csv"]
     texts = [folder / name for name in ("metrics.json", "metrics.nc", *tables, "report.html")]
     data = [path for path in sorted((folder / "forecasts.zarr").rglob("*")) if path.is_file()]
     return texts + pictures + data

@@ -11,13 +11,11 @@ import numpy as np
 from rich.table import Table
 
 from mcrnn.console import new_table
-from mcrnn.evaluation.channel_metrics import LONG_NAMES
 from mcrnn.evaluation.result import EvaluationResult
 from mcrnn.evaluation.selection import SelectedModel
 
 LEADS = (1, 5, 10, 20, 50, 100, 200)
 """Lead times that have a column, as far as the horizon goes."""
-CHANNEL_HEADING = "test RMSE by channel, each in its units, weighted by area on a globe"
 MOST_NAMES = 4
 """Number of channels that a title names."""
 NUM_COST_COLUMNS = 4
@@ -173,8 +171,8 @@ def format_figure(value: float) -> str:
     return f"{value:#.3g}"
 
 
-def tables(groups: list[Group]) -> list[Table]:
-    """Return the tables for the terminal: one of errors, one of skill and cost."""
+def tables(groups: list[Group]) -> tuple[Table, Table]:
+    """Return two tables for the terminal: one of errors over all channels, one of skill and cost."""
     headers, rows, baselines = columns(groups)
     split = len(headers) - NUM_COST_COLUMNS
     errors = new_table(headers[:split], title=heading(groups))
@@ -187,41 +185,7 @@ def tables(groups: list[Group]) -> list[Table]:
         errors.add_row(*row[:split], style="dim")
     ratio = groups[0].mean("ratio_to_better_baseline")
     errors.caption = f"closed-loop RMSE of the best model: {ratio:.2f} of the better baseline's; {confidence(groups)}"
-    found = [errors]
-    if len(groups[0].best.metrics["channels"]) > 1:
-        channel_headers, channel_rows = channel_columns(groups)
-        by_channel = new_table(channel_headers, title=CHANNEL_HEADING, names=3)
-        for row in channel_rows:
-            by_channel.add_row(*row, style="dim" if row[2] in groups[0].best.metrics["baselines"] else None)
-        found.append(by_channel)
-    return [*found, costs]
-
-
-def channel_columns(groups: list[Group]) -> tuple[list[str], list[list[str]]]:
-    """Return headers, and rows for each channel: one of each group and one of each baseline.
-
-    The first cell names the channel in the first of its rows; errors are in the channel's units.
-    """
-    first = groups[0].best.metrics
-    leads = [lead for lead in LEADS if lead <= first["horizon"] + 1]
-    on_sphere = "acc_closed_loop" in first
-    weighted = "_latitude_weighted" if on_sphere else ""
-    headers = ["channel", "units", "forecast", *(f"lead {lead}" for lead in leads), "closed loop"]
-    headers += ["bias", "ACC"] if on_sphere else ["bias"]
-    rows = []
-    for channel, errors in first["channels"].items():
-        forecasts = [(g.name, [result.metrics["channels"][channel] for result in g.members]) for g in groups]
-        forecasts += [(name, [baseline]) for name, baseline in errors["baselines"].items()]
-        for index, (name, members) in enumerate(forecasts):
-            by_lead = np.mean([member[f"rmse{weighted}_by_lead_time"] for member in members], axis=0)
-            row = [channel, errors["units"], name] if index == 0 else ["", "", name]
-            row += [format_figure(by_lead[lead - 1]) for lead in leads]
-            row.append(format_figure(float(np.mean([member[f"rmse_closed_loop{weighted}"] for member in members]))))
-            row.append(format_figure(float(np.mean([member["bias_by_lead_time"][1:] for member in members]))))
-            if on_sphere:
-                row.append(format_figure(float(np.mean([member["acc_by_lead_time"][1:] for member in members]))))
-            rows.append(row)
-    return headers, rows
+    return errors, costs
 
 
 def confidence(groups: list[Group]) -> str:
@@ -247,25 +211,6 @@ def as_csv(groups: list[Group]) -> str:
             for i in range(m["horizon"] + 1):
                 figures = ["" if values is None else f"{values[i]:.8g}" for values in errors]
                 rows.writerow([m["model"], m["architecture"], m["parameters"], i + 1, *figures])
-    return text.getvalue()
-
-
-def channels_as_csv(groups: list[Group]) -> str:
-    """Return a CSV table with a row for each model or baseline, channel and lead time."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    first = groups[0].best.metrics
-    keys = [name for name in LONG_NAMES if f"{name}_by_lead_time" in next(iter(first["channels"].values()))]
-    rows.writerow(["forecast", "channel", "units", "lead_time", *keys])
-    forecasts = [(result.uri, result.metrics["channels"]) for group in groups for result in group.members]
-    for name in first["baselines"]:
-        forecasts.append((name, {channel: c["baselines"][name] for channel, c in first["channels"].items()}))
-    for name, channels in forecasts:
-        for channel, errors in channels.items():
-            units = first["channels"][channel]["units"]
-            for i in range(first["horizon"] + 1):
-                figures = [f"{errors[f'{key}_by_lead_time'][i]:.8g}" for key in keys]
-                rows.writerow([name, channel, units, i + 1, *figures])
     return text.getvalue()
 
 

@@ -9,12 +9,19 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mcrnn.evaluation.result import EvaluationResult
-from mcrnn.reports.evaluation_tables import CHANNEL_HEADING, join_words, variables
+from mcrnn.reports.channel_tables import ErrorTable
+from mcrnn.reports.evaluation_tables import join_words, variables
 
 CAPTIONS = {
     "rmse": "RMSE by step: teacher-forced over the given frames, each predicted from the true frames before it, then "
     "in closed loop. For models trained with several seeds, the line is the mean and the band the range.",
     "rmse_by_channel": "RMSE of each channel in its own units, by lead time; on a globe weighted by area.",
+    "rmse_by_region": "RMSE of each channel in each region, by lead time, weighted by area.",
+    "rmse_by_date": "RMSE of each forecast over its steps in closed loop, by the date at which it starts; on a globe "
+    "weighted by area.",
+    "zonal_spectra": "Power by zonal wavenumber, the number of waves around a circle of latitude, at the last lead "
+    "time: mean over the circles, weighted by area. A forecast that falls below the truth lacks detail, and where the "
+    "error is as large as the truth, it has no skill.",
     "acc": "Anomaly correlation with respect to climatology, weighted by the area of the cells. 1 is perfect.",
     "spectra": "Power spectrum at the last lead time. A forecast that falls below the truth on the right lacks detail.",
     "cost_parameters": "Closed-loop RMSE and size. The line joins the models that no smaller model beats.",
@@ -33,7 +40,7 @@ def write_page(
     first: EvaluationResult,
     heading: str,
     table: tuple[list[str], list[list[str]], list[list[str]]],
-    channels: tuple[list[str], list[list[str]]] | None,
+    tables: Sequence[ErrorTable],
     notes: list[str],
     pictures: Sequence[Path],
 ) -> None:
@@ -44,7 +51,7 @@ def write_page(
         first: result of the best model.
         heading: title of the table.
         table: headers, rows of models and rows of baselines; see `evaluation_tables.columns`.
-        channels: headers and rows of the table by channel; None where there is but one channel.
+        tables: the tables by channel and by region.
         notes: warnings about the figures.
         pictures: figures of the report, of which PNG files are shown.
     """
@@ -71,8 +78,7 @@ def write_page(
         headers=[join_words(header) for header in headers],
         rows=rows,
         baselines=baselines,
-        channel_heading=CHANNEL_HEADING,
-        channels=channels,
+        tables=tables,
         notes=notes,
         facts=facts,
         figures=figures,

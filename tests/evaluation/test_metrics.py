@@ -17,6 +17,7 @@ from mcrnn.evaluation.metrics import (
     rmse_mean_of_steps,
     rmse_normalized,
     skill_horizon,
+    zonal_spectrum,
 )
 
 LATITUDE = np.linspace(-84.375, 84.375, 16)
@@ -30,7 +31,7 @@ def scored(
     batch_size: int = 3,
 ) -> Scores:
     windows, steps, channels, height, width = truth_NTCHW.shape
-    scores = Scores.empty(windows, steps, channels, measures, min(height, width))
+    scores = Scores.empty(windows, steps, channels, measures, (height, width))
     for first in range(0, windows, batch_size):
         rows = slice(first, first + batch_size)
         climatology = None if climatology_NTCHW is None else torch.from_numpy(climatology_NTCHW[rows])
@@ -68,6 +69,21 @@ def test_spectrum_of_waves_is_half_the_square_of_their_amplitudes() -> None:
     expected = np.zeros(17)
     expected[[0, 4, 5]] = 9, 2, 0.125
     assert np.allclose(spectrum, expected, atol=1e-12)
+
+
+def test_zonal_spectrum_of_waves_is_that_of_each_circle_weighted_by_area() -> None:
+    # on each circle of latitude 3 + a sin(5 x): 9 at wavenumber 0 and a^2 / 2 at wavenumber 5
+    x = 2 * np.pi * np.arange(32) / 32
+    amplitude = np.cos(np.deg2rad(LATITUDE))
+    weights = latitude_weights(LATITUDE)
+    field = torch.from_numpy(3 + amplitude[:, None] * np.sin(5 * x))[None, None, None]
+    expected = np.zeros(17)
+    expected[[0, 5]] = 9, (weights * amplitude**2).mean() / 2
+    assert np.allclose(zonal_spectrum(field, weights)[0, 0, 0], expected, rtol=1e-12, atol=1e-12)
+    for width in (8, 9):  # the sum over wavenumbers is the mean square, by area
+        noise = np.random.default_rng(3).normal(size=(2, 3, 1, 16, width))
+        total = zonal_spectrum(torch.from_numpy(noise), weights).sum(-1).numpy()
+        assert np.allclose(total, (weights[:, None] * noise**2).mean((-2, -1)), rtol=1e-12)
 
 
 def test_spectrum_sums_to_the_mean_square() -> None:

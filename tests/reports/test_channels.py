@@ -39,13 +39,23 @@ def test_errors_of_different_units_are_by_channel_and_those_of_the_library_score
     command: CommandRunner, root: Path, two_units: FieldStore
 ) -> None:
     save(root / "runs/two/model", two_units, data={"coarsen": 1})
-    arguments = ("--warm-up", str(WARM_UP), "--horizon", str(HORIZON), "--save-forecasts", "all", "--out", "out")
-    result = command("mcrnn.evaluate", "runs/two", *arguments, "--starts", "every 3")
+    arguments = (
+        "--warm-up",
+        str(WARM_UP),
+        "--horizon",
+        str(HORIZON),
+        "--save-forecasts",
+        "all",
+        "--out",
+        "reports/two",
+    )
+    regions = ("--region", "pacific=60/130/-20/-130", "--region", "south=-40/-180/-90/180")
+    result = command("mcrnn.evaluate", "runs/two", *arguments, *regions, "--starts", "every 3")
     assert result.returncode == 0, result.stderr
     shown = " ".join(result.stdout.split())
     assert "over the standard deviation of each channel" in shown
     assert "RMSE by channel" in shown
-    out = root / "out"
+    out = root / "reports/two"
     (metrics,) = json.loads((out / "metrics.json").read_text())
     for name in ("rmse_closed_loop", "mae_closed_loop", "rmse_by_lead_time", "rmse_closed_loop_interval"):
         assert metrics[name] is None
@@ -82,7 +92,44 @@ def test_errors_of_different_units_are_by_channel_and_those_of_the_library_score
     assert stated == pytest.approx(normalized, rel=1e-6)
     by_window = ((forecast - saved.truth) ** 2).isel(lead_time=slice(1, None)).mean(("lead_time", "height", "width"))
     assert np.allclose(dataset.mse_by_window.sel(forecast="runs/two"), by_window, rtol=1e-6)
+    by_area = (
+        ((forecast - saved.truth) ** 2 * weights).isel(lead_time=slice(1, None)).mean(("lead_time", "height", "width"))
+    )
+    assert np.allclose(dataset.mse_by_window_latitude_weighted.sel(forecast="runs/two"), by_area, rtol=1e-6)
+    # Parseval: the power at all zonal wavenumbers is the mean square, by area
+    assert dataset.power_of_error.dims == ("forecast", "lead_time", "channel", "wavenumber")
+    mean_square = dataset.power_of_error.sel(forecast="runs/two").sum("wavenumber")
+    assert np.allclose(mean_square, dataset.rmse_latitude_weighted.sel(forecast="runs/two") ** 2, rtol=1e-10)
+    truth_square = (saved.truth**2 * weights).mean(("window", "height", "width"))
+    assert np.allclose(dataset.power_of_truth.sum("wavenumber"), truth_square, rtol=1e-6)
     assert dataset.initial_time.values[0] == np.datetime64("1979-01-25T06:00")
+
+    # the first region goes across the date line: 135, 180 and 225 degrees east of Greenwich
+    assert list(dataset.region.values) == ["pacific", "south"]
+    assert list(dataset.region_edges.values) == ["60/130/-20/-130", "-40/-180/-90/180"]
+    for name, points in {
+        "pacific": {"height": [2, 3, 4], "width": [3, 4, 5]},
+        "south": {"height": [0, 1], "width": range(8)},
+    }.items():
+        inside = metrics["regions"][name]
+        assert inside["grid_points"] == len(points["height"]) * len(points["width"])
+        parts = [field.isel(points) for field in (forecast, saved.truth)]
+        in_region = {"weights": weights.isel(height=points["height"]), **kept}
+        for metric, found in {
+            "rmse": rmse(*parts, **kept),
+            "rmse_latitude_weighted": rmse(*parts, **in_region),
+            "mae_latitude_weighted": mae(*parts, **in_region),
+            "bias": additive_bias(*parts, **in_region),
+        }.items():
+            values_TC = found.transpose("lead_time", "channel").to_numpy()
+            kept_TC = dataset[f"{metric}_by_region"].sel(forecast="runs/two", region=name)
+            assert np.allclose(kept_TC, values_TC, rtol=1e-6, atol=1e-9), (name, metric)
+            stated = [channel[f"{metric}_by_lead_time"] for channel in inside["channels"].values()]
+            assert np.allclose(np.transpose(stated), values_TC, rtol=1e-6, atol=1e-9), (name, metric)
+    in_regions = list(csv.DictReader((out / "metrics_by_region.csv").open()))
+    assert len(in_regions) == 2 * 3 * 2 * (HORIZON + 1)
+    assert in_regions[0]["edges"] == "60/130/-20/-130"
+    assert "| pacific (60/130/-20/-130) | z |" in (out / "table.md").read_text()
 
     rows = list(csv.DictReader((out / "metrics_by_channel.csv").open()))
     assert len(rows) == 3 * 2 * (HORIZON + 1)
@@ -90,10 +137,13 @@ def test_errors_of_different_units_are_by_channel_and_those_of_the_library_score
     assert row["units"] == "K"
     assert float(row["acc"]) == pytest.approx(metrics["channels"]["t"]["acc_by_lead_time"][1], rel=1e-6)
     assert "| t | K |" in (out / "table.md").read_text()
-    assert (out / "table.tex").read_text().count(r"\begin{tabular}") == 2
+    assert (out / "table.tex").read_text().count(r"\begin{tabular}") == 3
     page = (out / "report.html").read_text()
     assert "By channel" in page
+    assert "By region" in page
     assert 'id="rmse_by_channel"' in page
+    for figure in ("rmse_by_region", "rmse_by_date", "zonal_spectra"):
+        assert f'id="{figure}"' in page
     assert 'id="acc"' in page
 
 
