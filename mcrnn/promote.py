@@ -2,6 +2,7 @@
 
     python -m mcrnn.promote mcrnn-ns                  # if the newest candidate is better beyond doubt
     python -m mcrnn.promote mcrnn-ns --version 7 --alias champion --reason "asked for by the users"
+    python -m mcrnn.promote mcrnn-z --region 75/-15/30/42.5 --channel z500 --lead-times 2-12
     python -m mcrnn.promote mcrnn-ns --rollback
     python -m mcrnn.promote mcrnn-ns --history
 
@@ -49,6 +50,20 @@ def promote(
         str | None,
         typer.Option(metavar="RULE", help="Where windows of a series start, as for evaluate: all, 'every N', ..."),
     ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(metavar="N/W/S/E", help="Compare errors in this region only, in degrees: 75/-15/30/42.5."),
+    ] = None,
+    channel: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Compare errors of this channel only. Repeatable; by default all channels."),
+    ] = None,
+    lead_times: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A-B", help="Compare errors at lead times A to B; by default those in closed loop, from 2."
+        ),
+    ] = None,
     history: Annotated[bool, typer.Option("--history", help="Print all promotions and rollbacks.")] = False,
     storage: StorageOption = None,
 ) -> None:
@@ -57,7 +72,8 @@ def promote(
     Both are evaluated on the same windows of the same store. The candidate wins if its closed-loop error is smaller
     beyond doubt, where the doubt takes into account that windows overlap, and how many candidates were tried on this
     test split before; the former champion then gets the alias `previous`. Exit code 1 if it is not better, 3 if there
-    is not enough evidence; then it is said about how many more windows it would take.
+    is not enough evidence; then it is said about how many more windows it would take. Region, channels and lead times
+    are recorded with the move.
     """
     if alias is not None and (version is None or not reason):
         raise UserError("--alias needs --version, and --reason for the record")
@@ -66,7 +82,12 @@ def promote(
     root = Storage.open(storage)
 
     from mcrnn.evaluation import promotion
+    from mcrnn.evaluation.basis import WHOLE, Basis
     from mcrnn.tracking import registry
+
+    basis = Basis.parse(region, channel or (), lead_times)
+    if basis != WHOLE and (rollback or alias is not None or history):
+        raise UserError("--region, --channel and --lead-times are for a comparison; leave them out")
 
     client = promotion.open_registry(root, name)
     if history:
@@ -83,8 +104,10 @@ def promote(
         if candidate is None:
             print(f"{name}: the newest version, {registry.champion(client, name)}, is the champion already")
             return
-        outcome, (figures, *advice) = promotion.promote(root, client, name, candidate, starts=starts, margin=margin)
-        print(f"{name}: closed-loop RMSE over the standard deviation, test split: {figures}")
+        outcome, (figures, *advice) = promotion.promote(
+            root, client, name, candidate, starts=starts, basis=basis, margin=margin
+        )
+        print(f"{name}: {figures}")
         print(ANSWERS[outcome].format(candidate), *advice, sep=": ")
         sys.exit(EXIT_CODES[outcome])
 

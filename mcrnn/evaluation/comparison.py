@@ -10,7 +10,7 @@ candidate that is not better stays below 5 %, however many are tried.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -49,6 +49,8 @@ class Comparison:
         windows: number of windows.
         number: how many candidates have been compared on this test split, with this one.
         margin: share by which the candidate's error must be smaller.
+        quantity: name of the error that is compared.
+        basis: what the errors are taken over, such as the rule of the starts and the region, as it is recorded.
     """
 
     candidate: float
@@ -57,6 +59,8 @@ class Comparison:
     windows: int
     number: int = 1
     margin: float = 0.0
+    quantity: str = "closed-loop RMSE over the standard deviation"
+    basis: dict[str, Any] = field(default_factory=dict)
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -98,6 +102,7 @@ class Comparison:
             "tried": self.number,
             "level": level(self.number),
             "outcome": self.outcome,
+            **self.basis,
         }
 
     @property
@@ -116,6 +121,7 @@ class Comparison:
         low, high = self.bounds
         interval = f"{100 * (1 - 2 * level(self.number)):.4g} % interval {100 * low:+.1f} to {100 * high:+.1f} %; "
         return (
+            f"{self.quantity}, test split: "
             f"candidate {self.candidate:.4f}, champion {self.champion:.4f}: {change:+.1f} % "
             f"({interval if self.log_ratio else ''}{self.windows} windows; comparison {self.number} on this test split)"
         )

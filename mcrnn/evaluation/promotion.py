@@ -6,17 +6,18 @@ are compared. Each comparison is recorded, also where it moves nothing; see `mcr
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError, did_you_mean
+from mcrnn.evaluation.basis import WHOLE, Basis, quantity
 from mcrnn.evaluation.comparison import Comparison, Outcome, compare
 from mcrnn.evaluation.compatibility import DataIdentity, check_same_data, check_store
 from mcrnn.evaluation.evaluation_set import EvaluationSet
 from mcrnn.evaluation.scoring import score
-from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import model_loading, registry, tries
 from mcrnn.tracking.mlflow_client import all_pages, client_of, quiet_mlflow, reachable, summarize_error, tracking_uri
@@ -25,10 +26,6 @@ from mcrnn.tracking.registry import CANDIDATE, CHAMPION, PREVIOUS
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
-
-MOST_ERROR = 4.0
-"""Largest normalised mean squared error of a window that counts: twice that of a state without any relation to the
-truth, which is 2."""
 
 
 def open_registry(storage: Storage, name: str) -> MlflowClient:
@@ -81,6 +78,7 @@ def compare_versions(
     champion: int,
     *,
     starts: str | None = None,
+    basis: Basis = WHOLE,
     margin: float = 0.0,
 ) -> Comparison:
     """Compare the closed-loop errors of two versions on the windows of the champion's validation, in the test split.
@@ -92,10 +90,12 @@ def compare_versions(
         candidate: version of the candidate.
         champion: version of the champion.
         starts: where windows of a series start; see `EvaluationSet.of`.
+        basis: the region, channels and lead times whose errors are compared.
         margin: share by which the candidate's error must be smaller.
 
     Raises:
         UserError: they were trained on different data, or their store cannot be used; the message gives all reasons.
+            Or the basis does not fit.
     """
     new, old = (model_loading.load_model(f"models:/{name}/{version}", storage) for version in (candidate, champion))
     check_same_data(
@@ -107,12 +107,15 @@ def compare_versions(
     store = FieldStore.open(storage.location(old.config.data.store))
     check_store(old, store, f"models:/{name}/{champion}")
     shape = old.config.validation
+    basis.check_lead_times(shape.horizon)
+    channels = basis.channel_indices(old.field.channels[: old.network.channels_out])
     evaluation_set = EvaluationSet.of(
         store,
         old.config.data,
         warm_up=shape.warm_up,
         horizon=shape.horizon,
         starts=starts,
+        regions=basis.regions,
         elsewhere=storage.location("reports/.cache"),
     )
     asked = {
@@ -121,25 +124,19 @@ def compare_versions(
         "champion": champion,
         "starts": evaluation_set.starts,
         "margin": margin,
+        **basis.recorded,
     }
     key, number = tries.number_try(client, name, asked)
-    std = np.array(old.field.std[: old.network.channels_out])
-    candidate_N, champion_N = (_error_by_window(model, evaluation_set, std) for model in (new, old))
-    comparison = compare(candidate_N, champion_N, evaluation_set.overlap, number, margin)
+    std = np.array(old.field.std)[channels]
+    scores = [score(model, evaluation_set)[0] for model in (new, old)]
+    candidate_N, champion_N = (basis.error_by_window(each, shape.warm_up - 1, channels, std) for each in scores)
+    comparison = replace(
+        compare(candidate_N, champion_N, evaluation_set.overlap, number, margin),
+        quantity=quantity(scores[0], basis),
+        basis={"starts": evaluation_set.starts, **basis.recorded},
+    )
     tries.note_outcome(client, name, key, asked, comparison.figures)
     return comparison
-
-
-def _error_by_window(model: TrainedModel, evaluation_set: EvaluationSet, std: np.ndarray) -> np.ndarray:
-    """Return the normalised mean squared closed-loop error of each window, weighted by area on a globe.
-
-    No error counts more than `MOST_ERROR`: a few windows in which both forecasts blow up would decide for whichever
-    blows up less, and hide the spread over all others.
-    """
-    scores = score(model, evaluation_set)[0]
-    squared_NTC = scores.squared if scores.weighted is None else scores.weighted
-    error_N = (squared_NTC[:, evaluation_set.warm_up :] / std**2).mean((1, 2))
-    return np.minimum(np.nan_to_num(error_N, nan=np.inf), MOST_ERROR)
 
 
 def promote(
@@ -149,6 +146,7 @@ def promote(
     candidate: int,
     *,
     starts: str | None = None,
+    basis: Basis = WHOLE,
     margin: float = 0.0,
 ) -> tuple[Outcome, list[str]]:
     """Compare a candidate with the champion, and make it the champion if it is better.
@@ -159,6 +157,7 @@ def promote(
         name: name of the registered model.
         candidate: version of the candidate.
         starts: where windows of a series start; see `EvaluationSet.of`.
+        basis: the region, channels and lead times whose errors are compared.
         margin: share by which the candidate's error must be smaller.
 
     Returns:
@@ -173,12 +172,14 @@ def promote(
             return Outcome.BETTER, [f"version {candidate} is the champion already"]
         comparison = None
         if champion is not None:
-            comparison = compare_versions(storage, client, name, candidate, champion, starts=starts, margin=margin)
+            comparison = compare_versions(
+                storage, client, name, candidate, champion, starts=starts, basis=basis, margin=margin
+            )
             if comparison.outcome is Outcome.NOT_ENOUGH_EVIDENCE:
                 return comparison.outcome, [str(comparison), comparison.advice]
             if comparison.outcome is Outcome.NOT_BETTER:
                 return comparison.outcome, [str(comparison)]
-        why = f"better than version {champion} in the test" if comparison else "there was no champion"
+        why = f"better than version {champion} in the test{basis}" if comparison else "there was no champion"
         with registry.alias_lock(client, name):
             if registry.champion(client, name) != champion:
                 continue  # another process has promoted meanwhile: compare with its champion

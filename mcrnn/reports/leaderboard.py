@@ -14,10 +14,12 @@ from rich.console import Console
 from mcrnn.console import new_table
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
+from mcrnn.evaluation.basis import WHOLE, quantity
+from mcrnn.evaluation.metrics import Scores
 from mcrnn.evaluation.result import EvaluationResult
 from mcrnn.evaluation.selection import select_models
 from mcrnn.evaluation.side_by_side import Evaluated, Windows, evaluate_side_by_side
-from mcrnn.evaluation.uncertainty import log_ratio
+from mcrnn.evaluation.uncertainty import log_ratio, rmse_interval
 from mcrnn.reports.evaluation_tables import as_latex, as_markdown, format_duration, format_figure
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.mlflow_client import all_pages, client_of, quiet_mlflow, reachable, tracking_uri
@@ -62,7 +64,7 @@ def make(store: str, storage: Storage, windows: Windows, out: str | None) -> lis
     rows = rank(evaluated)
     first = evaluated[0][1].metrics
     title = (
-        f"{first['variable']}: closed-loop RMSE over the standard deviation, test split of {store} ({digest[:12]}), "
+        f"{first['variable']}: {quantity(evaluated[0][1].scores, WHOLE)}, test split of {store} ({digest[:12]}), "
         f"{first['warm_up']} frames given, {first['horizon']} steps, {first['windows']} windows: {first['starts']}"
     )
     cells = [_cells(row) for row in rows]
@@ -104,49 +106,62 @@ def _reported(digest: str, storage: Storage) -> Iterator[str]:
 def rank(evaluated: Sequence[Evaluated]) -> list[dict[str, Any]]:
     """Order models by their error, and put those into one rank that cannot be told apart from the rank's first model.
 
-    The level of a comparison is `ERROR_RATE` over the number of comparisons (Bonferroni).
+    The error is the one that promotions compare, see `mcrnn.evaluation.basis`. The level of a comparison is
+    `ERROR_RATE` over the number of comparisons (Bonferroni).
 
     Returns:
         A row for each model, the best first, and a row without a rank for each baseline.
     """
-    ordered = sorted(evaluated, key=lambda pair: pair[1].metrics["rmse_closed_loop_normalized"])
+    errors = [
+        (_errors(result.scores, result, result.evaluation_set.warm_up - 1), selected, result)
+        for selected, result in evaluated
+    ]
+    ordered = sorted(errors, key=lambda each: float(each[0].mean()))
     level = 1 - ERROR_RATE / max(1, len(ordered) - 1)
-    best = ordered[0][1].metrics
+    best = ordered[0][2]
+    smallest = _rmse(ordered[0][0]) or np.inf
     rows: list[dict[str, Any]] = []
-    leader_N, number = _errors(ordered[0][1]), 1
-    for selected, result in ordered:
-        errors_N, metrics = _errors(result), result.metrics
-        if _differ(errors_N, leader_N, result.evaluation_set.overlap, level):
+    leader_N, number = ordered[0][0], 1
+    for errors_N, selected, result in ordered:
+        overlap = result.evaluation_set.overlap
+        if _differ(errors_N, leader_N, overlap, level):
             leader_N, number = errors_N, number + 1
         keys = ("architecture", "parameters", "multiply_adds", "frames_per_second", "trouble")
         rows.append(
             {
                 "rank": number,
                 "model": result.uri,
-                **{key: metrics[key] for key in keys},
-                "error": metrics["rmse_closed_loop_normalized"],
-                "interval": metrics["rmse_closed_loop_normalized_interval"],
-                "ratio_to_best": metrics["rmse_closed_loop_normalized"] / best["rmse_closed_loop_normalized"],
+                **{key: result.metrics[key] for key in keys},
+                "error": _rmse(errors_N),
+                "interval": rmse_interval(errors_N, overlap),
+                "ratio_to_best": _rmse(errors_N) / smallest,
                 "training_seconds": selected.training_seconds,
             }
         )
-    for name, errors in best["baselines"].items():
-        error = errors["rmse_closed_loop_normalized"]
-        ratio = error / best["rmse_closed_loop_normalized"]
-        rows.append({"rank": None, "model": name, "error": error, "ratio_to_best": ratio})
+    for name, scores in best.baselines.items():
+        error = _rmse(_errors(scores, best, 0))
+        rows.append({"rank": None, "model": name, "error": error, "ratio_to_best": error / smallest})
     return rows
 
 
-def _errors(result: EvaluationResult) -> np.ndarray:
-    """Return the normalised mean squared closed-loop error of each window."""
-    squared_NTC = result.scores.squared[:, result.evaluation_set.warm_up :]
-    return (squared_NTC / np.array(result.metrics["std"]) ** 2).mean((1, 2))
+def _errors(scores: Scores, result: EvaluationResult, given: int) -> np.ndarray:
+    """Return the error of each window that promotions compare.
+
+    Args:
+        scores: scores of a model or baseline.
+        result: the model that was evaluated.
+        given: position of lead time 1 in the scores, counted from 0.
+    """
+    std = np.array(result.metrics["std"])
+    return WHOLE.error_by_window(scores, given, range(len(std)), std)
+
+
+def _rmse(errors_N: np.ndarray) -> float:
+    return float(np.sqrt(errors_N.mean()))
 
 
 def _differ(errors_N: np.ndarray, leader_N: np.ndarray, overlap: float | None, level: float) -> bool:
-    """Say whether a model is worse than the first of a rank, beyond doubt; one that has diverged always is."""
-    if not np.isfinite(errors_N).all():
-        return bool(np.isfinite(leader_N).all())
+    """Say whether a model is worse than the first of a rank, beyond doubt."""
     if np.array_equal(errors_N, leader_N):
         return False
     ratio = log_ratio(errors_N, leader_N, overlap)

@@ -101,12 +101,16 @@ def test_models_of_weekly_data_are_promoted(command: CommandRunner, root: Path, 
     unknown = command("mcrnn.promote", "w", "--starts", "sometimes")
     assert unknown.returncode == 2
     assert "--starts is all, 'every N', biweekly or apart" in unknown.stderr
-    promoted = command("mcrnn.promote", "w", "--starts", "every 2")
+    nowhere = command("mcrnn.promote", "w", "--region", "10/0/5/20")
+    assert nowhere.returncode == 2
+    assert "--region 10/0/5/20 holds no grid point" in nowhere.stderr
+    promoted = command("mcrnn.promote", "w", "--starts", "every 2", "--region", "80/170/-20/-170")
     assert promoted.returncode == 0, promoted.stderr
     assert "24 windows; comparison 1 on this test split" in promoted.stdout
     client = client_of(tracking_uri(storage))
     assert registry.champion(client, "w") == 2
-    assert registry.champion_history(client, "w")[-1]["tried"] == 1
+    moved = registry.champion_history(client, "w")[-1]
+    assert (moved["tried"], moved["region"], moved["starts"]) == (1, "80/170/-20/-170", "every 2")
 
 
 @pytest.mark.usefixtures("database")

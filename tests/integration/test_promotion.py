@@ -44,8 +44,9 @@ def test_candidate_wins_only_where_it_is_better_and_every_move_is_recorded(
 
     worse = command("mcrnn.promote", "m", "--version", "1", "--alias", "other", "--reason", "for a test")
     assert worse.returncode == 0, worse.stderr
-    won = command("mcrnn.promote", "m", "--version=2")
+    won = command("mcrnn.promote", "m", "--version=2", "--channel=vorticity", "--lead-times=1-2")
     assert won.returncode == 0, won.stderr
+    assert "m: RMSE over the standard deviation, of vorticity, lead times 1-2, test split: candidate" in won.stdout
     assert "version 2 is the champion" in won.stdout
     assert registry.aliases(client, "m") == {"champion": 2, "previous": 1, "candidate": 3, "other": 1}
     lost = command("mcrnn.promote", "m")
@@ -66,6 +67,9 @@ def test_candidate_wins_only_where_it_is_better_and_every_move_is_recorded(
     assert [(move["from"], move["to"]) for move in record] == [(None, 1), (1, 2), (2, 1), (1, 3)]
     assert [move["why"] for move in record][2:] == ["it drifts", "asked for"]
     assert record[1]["rmse_candidate"] < record[1]["rmse_champion"]
+    assert record[1]["why"] == "better than version 1 in the test, of vorticity, lead times 1-2"
+    kept = {"starts": "every sample from its first frame", "channels": ["vorticity"], "lead_times": "1-2"}
+    assert kept.items() <= record[1].items()
     assert all(move["who"] and move["when"] for move in record)
     history = command("mcrnn.promote", "m", "--history")
     assert "it drifts" in history.stdout

@@ -146,6 +146,17 @@ def test_errors_of_different_units_are_by_channel_and_those_of_the_library_score
         assert f'id="{figure}"' in page
     assert 'id="acc"' in page
 
+    # the leaderboard ranks by the error that promotions compare
+    lengths = ("--warm-up", str(WARM_UP), "--horizon", str(HORIZON), "--starts", "every 3")
+    ranked = command("mcrnn.leaderboard", "data/two.zarr", *lengths, "--out", "board")
+    assert ranked.returncode == 0, ranked.stderr
+    board = json.loads((root / "board/leaderboard.json").read_text())
+    assert "closed-loop RMSE over the standard deviation, weighted by area, test split" in board["title"]
+    found = {row["model"]: row["error"] for row in board["rows"]}
+    key = "rmse_closed_loop_normalized_latitude_weighted"
+    assert found["runs/two"] == pytest.approx(metrics[key], rel=1e-9)
+    assert found["persistence"] == pytest.approx(metrics["baselines"]["persistence"][key], rel=1e-9)
+
 
 def test_units_of_channels_are_those_of_the_store_where_it_says(two_units: FieldStore) -> None:
     def units(*known: str, joined: str = "m2 s-2, K") -> list[str]:
