@@ -30,8 +30,13 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     now = json.loads(json.dumps(now))
     given_before, given_now = flatten(before), flatten(now)
     old, new = completed(before), completed(now)
+
+    def shown(key: str, given: Values, all_fields: Values) -> Any:
+        value = all_fields.get(key)
+        return value if isinstance(value, dict) else given.get(key, "not given")
+
     return {
-        key: f"{key} is {given_now.get(key, 'not given')}, was {given_before.get(key, 'not given')}"
+        key: f"{key} is {shown(key, given_now, new)}, was {shown(key, given_before, old)}"
         for key in sorted(old | new)
         if old.get(key, MISSING) != new.get(key, MISSING)
     }

@@ -6,6 +6,8 @@ descriptions of the fields are the reference of the documentation and of the JSO
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
@@ -275,6 +277,36 @@ class ValidationConfig(Section):
     batch_size: int = Field(
         32, ge=1, description="Windows that are computed at a time. Changes the memory needed, not the result."
     )
+    channel_weights: dict[str, PositiveFloat] | None = Field(
+        None,
+        min_length=1,
+        description="Weights of variables in the objective, such as {z: 2, t: 1}: normalised squared errors are "
+        "averaged over the predicted variables with these weights. A variable that is not named has weight 1. null for "
+        "equal weights.",
+    )
+
+    def error_scales(self, channels: Sequence[str], std: Sequence[float]) -> tuple[float, ...]:
+        """Return what the errors of channels are divided by, so that the mean of their squares is the weighted one.
+
+        Args:
+            channels: names of the channels over which the mean is taken.
+            std: standard deviation of each of them.
+
+        Returns:
+            The standard deviations, over the root of the channel's weight relative to the mean weight of the channels.
+        """
+        if self.channel_weights is None:
+            return tuple(std)
+        weights = [self.channel_weights.get(channel, 1.0) for channel in channels]
+        mean = sum(weights) / len(weights)
+        return tuple(each / math.sqrt(weight / mean) for each, weight in zip(std, weights, strict=True))
+
+    @property
+    def weighting(self) -> str:
+        """The weights in words that follow a heading, such as ", channels weighted z 2, t 1"; empty for equal ones."""
+        if self.channel_weights is None:
+            return ""
+        return f", channels weighted {', '.join(f'{name} {w:g}' for name, w in self.channel_weights.items())}"
 
 
 class Configuration(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mcrnn.config.sections import Configuration
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import check_length
-from mcrnn.errors import UserError
+from mcrnn.errors import UserError, did_you_mean
 
 
 def check_store_serves(store: FieldStore, config: Configuration) -> None:
@@ -16,7 +16,8 @@ def check_store_serves(store: FieldStore, config: Configuration) -> None:
         config: the configuration of a training.
 
     Raises:
-        UserError: the grid, the variables or the length of the samples do not fit, or a variable does not vary.
+        UserError: the grid, the variables, their weights or the length of the samples do not fit, or a variable does
+            not vary.
     """
     variables = config.data.variables
     for channel, low, high in zip(
@@ -38,6 +39,10 @@ def check_store_serves(store: FieldStore, config: Configuration) -> None:
     channels, predicted = len(store.channel_indices(variables)), config.model.channels_out
     if predicted is not None and predicted > channels:
         raise UserError(f"model.channels_out ({predicted}) is above the number of variables ({channels})")
+    names = (variables or store.channels)[:predicted]
+    for name in config.validation.channel_weights or {}:
+        if name not in names:
+            raise UserError(f"validation.channel_weights: '{name}' is no predicted variable{did_you_mean(name, names)}")
     length, validation = config.data.sequence_length, config.validation
     check_length(store.array("train").shape[1], length + 1, f"data.sequence_length {length}")
     check_length(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mcrnn.config.sections import ValidationConfig
 from mcrnn.data.region import Region
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.evaluation.metrics import Scores
@@ -96,7 +97,7 @@ class Basis:
             first, last = self.lead_times
             raise UserError(f"--lead-times {first}-{last} goes beyond the last lead time, which is {horizon + 1}")
 
-    def error_by_window(self, scores: Scores, given: int, channels: Sequence[int], std: np.ndarray) -> np.ndarray:
+    def error_by_window(self, scores: Scores, given: int, channels: Sequence[int], scales: np.ndarray) -> np.ndarray:
         """Return the normalised mean squared error of each window, weighted by area on a globe, at most `MOST_ERROR`.
 
         A few windows in which both forecasts blow up would otherwise decide for whichever blows up less, and hide the
@@ -106,7 +107,7 @@ class Basis:
             scores: scores of a model at all steps, or of a baseline at all lead times.
             given: position of lead time 1 among them, counted from 0.
             channels: positions of the channels, see `channel_indices`.
-            std: standard deviation of each of them, by which its error is divided.
+            scales: what the error of each of them is divided by; see `ValidationConfig.error_scales`.
         """
         if self.region is not None:
             scores = scores.regions[str(self.region)]
@@ -115,7 +116,7 @@ class Basis:
         chosen_NTC = squared_NTC[:, given + first - 1 : given + last]
         if len(channels) < chosen_NTC.shape[2]:
             chosen_NTC = chosen_NTC[:, :, list(channels)]
-        error_N = (chosen_NTC / std**2).mean((1, 2))
+        error_N = (chosen_NTC / scales**2).mean((1, 2))
         return np.minimum(np.nan_to_num(error_N, nan=np.inf), MOST_ERROR)
 
 
@@ -123,8 +124,8 @@ WHOLE = Basis()
 """The whole grid, all predicted channels, all closed-loop steps."""
 
 
-def quantity(scores: Scores, basis: Basis) -> str:
+def quantity(scores: Scores, basis: Basis, weighting: ValidationConfig) -> str:
     """Return the name of the error that `Basis.error_by_window` gives, for headings."""
     closed_loop = "closed-loop " if basis.lead_times is None else ""
     by_area = "" if scores.weighted is None else ", weighted by area"
-    return f"{closed_loop}RMSE over the standard deviation{by_area}{basis}"
+    return f"{closed_loop}RMSE over the standard deviation{by_area}{weighting.weighting}{basis}"

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mcrnn.config.sections import ValidationConfig
 from mcrnn.data.store import FieldStore
 from mcrnn.evaluation.channel_metrics import channel_metrics
 from mcrnn.evaluation.compatibility import store_differences
@@ -31,19 +32,21 @@ def summarize(
     evaluation_set: EvaluationSet,
     scores: Scores,
     baselines: dict[str, Scores],
+    weighting: ValidationConfig,
 ) -> dict[str, Any]:
     """Return the content of metrics.json but for the speed.
 
     Errors are in the field's units unless normalised. Those over all channels are None where the units of channels
-    differ, because they have no mean then.
+    differ, because they have no mean then. Normalised ones have the weights of channels that `weighting` gives.
     """
     channels = model.field.channels[: model.network.channels_out]
     units = store.units_of(channels)
     std = np.array(store.statistic("std", model.config.data.variables))[: len(channels)]
+    scales = np.array(weighting.error_scales(channels, std.tolist()))
     has_one_unit = len(channels) == 1 or (len(set(units)) == 1 and ", " not in units[0])
     warm_up, steps = evaluation_set.warm_up, evaluation_set.steps
     costs = model.cost
-    by_step, by_step_normalized = rmse_by_step(scores.squared), rmse_by_step(scores.squared / std**2)
+    by_step, by_step_normalized = rmse_by_step(scores.squared), rmse_by_step(scores.squared / scales**2)
     by_window_NC = scores.squared[:, warm_up:].mean(1)
     overlap = evaluation_set.overlap
     metrics: dict[str, Any] = {
@@ -61,12 +64,13 @@ def summarize(
         "units": model.field.units,
         "time_step": model.field.time_step,
         "std": std.tolist(),
+        "channel_weights": weighting.channel_weights,
         "warm_up": warm_up,
         "horizon": evaluation_set.horizon,
-        **_errors(scores, 1, warm_up, std, "teacher_forced"),
-        **_errors(scores, warm_up + 1, steps, std, "closed_loop"),
+        **_errors(scores, 1, warm_up, scales, "teacher_forced"),
+        **_errors(scores, warm_up + 1, steps, scales, "closed_loop"),
         "rmse_closed_loop_interval": rmse_interval(by_window_NC.mean(1), overlap),
-        "rmse_closed_loop_normalized_interval": rmse_interval((by_window_NC / std**2).mean(1), overlap),
+        "rmse_closed_loop_normalized_interval": rmse_interval((by_window_NC / scales**2).mean(1), overlap),
         "rmse_teacher_forced_by_step": by_step[:warm_up].tolist(),
         "rmse_by_lead_time": by_step[warm_up - 1 :].tolist(),
         "rmse_by_lead_time_normalized": by_step_normalized[warm_up - 1 :].tolist(),
@@ -79,8 +83,8 @@ def summarize(
         metrics["spectrum_error_closed_loop"] = spectrum_error(scores.power[:, warm_up:])
     metrics["baselines"], metrics["skill_horizon"] = {}, {}
     for name, baseline_scores in baselines.items():
-        normalized = rmse_by_step(baseline_scores.squared / std**2)
-        metrics["baselines"][name] = _errors(baseline_scores, 2, evaluation_set.horizon + 1, std, "closed_loop") | {
+        normalized = rmse_by_step(baseline_scores.squared / scales**2)
+        metrics["baselines"][name] = _errors(baseline_scores, 2, evaluation_set.horizon + 1, scales, "closed_loop") | {
             "rmse_by_lead_time": rmse_by_step(baseline_scores.squared).tolist(),
             "rmse_by_lead_time_normalized": normalized.tolist(),
         }
@@ -100,23 +104,25 @@ def summarize(
         metrics["regions"][name] = {
             "edges": str(region),
             "grid_points": evaluation_set.measures.regions[name].size,
-            "rmse_closed_loop_normalized_latitude_weighted": rmse_normalized(inside.weighted, warm_up + 1, steps, std),
+            "rmse_closed_loop_normalized_latitude_weighted": rmse_normalized(
+                inside.weighted, warm_up + 1, steps, scales
+            ),
             "channels": channel_metrics(inside, others, channels, units, std, warm_up - 1),
         }
     return metrics
 
 
-def _errors(scores: Scores, first: int, last: int, std: np.ndarray, name: str) -> dict[str, float]:
+def _errors(scores: Scores, first: int, last: int, scales: np.ndarray, name: str) -> dict[str, float]:
     """Return the errors over steps first .. last (counted from 1), with `name` in their keys."""
     errors = {
         f"rmse_{name}": rmse(scores.squared, first, last),
-        f"rmse_{name}_normalized": rmse_normalized(scores.squared, first, last, std),
+        f"rmse_{name}_normalized": rmse_normalized(scores.squared, first, last, scales),
         f"rmse_{name}_mean_of_steps": rmse_mean_of_steps(scores.squared, first, last),
         f"mae_{name}": float(scores.absolute[:, first - 1 : last].mean()),
     }
     if scores.weighted is not None and scores.correlation is not None:
         errors[f"rmse_{name}_latitude_weighted"] = rmse(scores.weighted, first, last)
-        errors[f"rmse_{name}_normalized_latitude_weighted"] = rmse_normalized(scores.weighted, first, last, std)
+        errors[f"rmse_{name}_normalized_latitude_weighted"] = rmse_normalized(scores.weighted, first, last, scales)
         errors[f"acc_{name}"] = float(scores.correlation[:, first - 1 : last].mean())
     return errors
 

@@ -27,6 +27,9 @@ from mcrnn.tracking.registry import CANDIDATE, CHAMPION, PREVIOUS
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+RECORDED = ("starts", "channel_weights", "region", "channels", "lead_times")
+"""What a comparison is about, as far as it is recorded with the change of the champion."""
+
 
 def open_registry(storage: Storage, name: str) -> MlflowClient:
     """Return a client of the model registry that has a model of this name.
@@ -81,7 +84,9 @@ def compare_versions(
     basis: Basis = WHOLE,
     margin: float = 0.0,
 ) -> Comparison:
-    """Compare the closed-loop errors of two versions on the windows of the champion's validation, in the test split.
+    """Compare the errors of two versions on the windows of the champion's validation, in the test split.
+
+    Channels have the weights of the champion's validation.
 
     Args:
         storage: the storage root.
@@ -124,16 +129,19 @@ def compare_versions(
         "champion": champion,
         "starts": evaluation_set.starts,
         "margin": margin,
+        **({"channel_weights": shape.channel_weights} if shape.channel_weights else {}),
         **basis.recorded,
     }
     key, number = tries.number_try(client, name, asked)
-    std = np.array(old.field.std)[channels]
+    scales = np.array(
+        shape.error_scales([old.field.channels[i] for i in channels], [old.field.std[i] for i in channels])
+    )
     scores = [score(model, evaluation_set)[0] for model in (new, old)]
-    candidate_N, champion_N = (basis.error_by_window(each, shape.warm_up - 1, channels, std) for each in scores)
+    candidate_N, champion_N = (basis.error_by_window(each, shape.warm_up - 1, channels, scales) for each in scores)
     comparison = replace(
         compare(candidate_N, champion_N, evaluation_set.overlap, number, margin),
-        quantity=quantity(scores[0], basis),
-        basis={"starts": evaluation_set.starts, **basis.recorded},
+        quantity=quantity(scores[0], basis, shape),
+        basis={key: value for key, value in asked.items() if key in RECORDED},
     )
     tries.note_outcome(client, name, key, asked, comparison.figures)
     return comparison

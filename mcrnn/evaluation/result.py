@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mcrnn.config.sections import ValidationConfig
 from mcrnn.data.region import Region
 from mcrnn.data.store import FieldStore
 from mcrnn.evaluation.compatibility import check_store
@@ -42,6 +43,8 @@ class EvaluationResult:
         scores: scores of the model at steps 1 .. warm_up + horizon.
         baselines: scores of each baseline at lead times 1 .. horizon + 1.
         metrics: the content of metrics.json.
+        scales: what the error of each predicted channel is divided by in normalised errors; their standard deviations,
+            and with `validation.channel_weights` also weights.
         as_configured: whether warm-up and horizon are those that the model's configuration validates with, on the
             store that it was trained on; only then the test errors are recorded in the model's own run.
     """
@@ -53,6 +56,7 @@ class EvaluationResult:
     scores: Scores
     baselines: dict[str, Scores]
     metrics: dict[str, Any]
+    scales: np.ndarray
     as_configured: bool
 
 
@@ -85,7 +89,7 @@ def evaluate_model(
         other_data: allow another store, units or grid than those of the training; the metrics name the differences.
         cache: folder where scores are kept, and found by a later evaluation of the same model on the same windows.
         beside: another model, evaluated with the same `starts` and `regions`. Its windows and baselines are taken
-            where they would be the same, so that they are not computed again.
+            where they would be the same, so that they are not computed again, and the weights of its channels.
         on_batch: called after each batch with the number of windows done and the number of all.
 
     Raises:
@@ -96,6 +100,7 @@ def evaluate_model(
     if not other_data:
         check_store(model, field_store, uri)
     warm_up, horizon = warm_up or configured.warm_up, horizon or configured.horizon
+    weighting = (model if beside is None else beside.model).config.validation
     if beside is not None and not _has_same_windows(beside, model, field_store, warm_up, horizon):
         beside = None
     evaluation_set = (
@@ -111,29 +116,32 @@ def evaluate_model(
             elsewhere=cache,
         )
     )
-    key = _cache_key(model, field_store, evaluation_set)
+    predicted = model.network.channels_out
+    std = field_store.statistic("std", model.config.data.variables)[:predicted]
+    scales = np.array(weighting.error_scales(model.field.channels[:predicted], std))
+    key = _cache_key(model, field_store, evaluation_set, weighting)
     cached = _read_cache(cache, key, evaluation_set.regions)
     if cached is None:
         scores, frames_per_second = score(
             model, evaluation_set, on_batch=lambda done: on_batch(done, len(evaluation_set))
         )
-        std = np.array(field_store.statistic("std", model.config.data.variables))[: model.network.channels_out]
-        spread_T = spread_by_step(model, evaluation_set, std) if isinstance(model, Ensemble) else None
+        spread_T = spread_by_step(model, evaluation_set, scales) if isinstance(model, Ensemble) else None
         if cache is not None:
             cache.write(f"{key}.npz", _serialize(scores, frames_per_second, spread_T))
     else:
         scores, frames_per_second, spread_T = cached
-    baselines = beside.baselines if beside else score_baselines(evaluation_set, model.network.channels_out)
-    metrics = summarize(uri, model, field_store, evaluation_set, scores, baselines)
+    baselines = beside.baselines if beside else score_baselines(evaluation_set, predicted)
+    metrics = summarize(uri, model, field_store, evaluation_set, scores, baselines, weighting)
     metrics["frames_per_second"] = frames_per_second
     if isinstance(model, Ensemble) and spread_T is not None:
         metrics |= spread_metrics(model, spread_T, warm_up)
     as_configured = (
         starts is None
         and (evaluation_set.warm_up, evaluation_set.horizon) == (configured.warm_up, configured.horizon)
+        and weighting.channel_weights == configured.channel_weights
         and not metrics["other_data"]
     )
-    return EvaluationResult(uri, model, field_store, evaluation_set, scores, baselines, metrics, as_configured)
+    return EvaluationResult(uri, model, field_store, evaluation_set, scores, baselines, metrics, scales, as_configured)
 
 
 def _has_same_windows(
@@ -149,7 +157,9 @@ def _has_same_windows(
     return lengths == (warm_up, horizon) and windows(beside.model, beside.store) == windows(model, store)
 
 
-def _cache_key(model: TrainedModel, store: FieldStore, evaluation_set: EvaluationSet) -> str:
+def _cache_key(
+    model: TrainedModel, store: FieldStore, evaluation_set: EvaluationSet, weighting: ValidationConfig
+) -> str:
     """Return a hash of all that the scores depend on."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.network.state_dict().items()):
@@ -166,6 +176,8 @@ def _cache_key(model: TrainedModel, store: FieldStore, evaluation_set: Evaluatio
     ]
     if evaluation_set.regions:  # without any, the key is that of scores which an earlier version has kept
         settings.append({name: str(region) for name, region in evaluation_set.regions.items()})
+    if isinstance(model, Ensemble) and weighting.channel_weights is not None:
+        settings.append({"channel_weights": weighting.channel_weights})  # which the spread depends on
     if evaluation_set.measures.zonal:
         settings.append("zonal spectra")
     if isinstance(model, Ensemble):

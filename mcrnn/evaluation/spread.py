@@ -17,7 +17,7 @@ from mcrnn.models.ensemble import Ensemble, EnsembleNetwork
 
 
 @torch.no_grad()
-def spread_by_step(ensemble: Ensemble, evaluation_set: EvaluationSet, std: np.ndarray) -> np.ndarray:
+def spread_by_step(ensemble: Ensemble, evaluation_set: EvaluationSet, scales: np.ndarray) -> np.ndarray:
     """Return the spread at steps 1 .. warm_up + horizon: the root of the mean over windows, channels and grid; (T,).
 
     It is 0 where there is one member only.
@@ -25,7 +25,7 @@ def spread_by_step(ensemble: Ensemble, evaluation_set: EvaluationSet, std: np.nd
     Args:
         ensemble: the ensemble.
         evaluation_set: the windows.
-        std: standard deviation of each predicted channel, by which its spread is divided, as normalised errors are.
+        scales: what the spread of each predicted channel is divided by, as normalised errors are.
     """
     network: Any = ensemble.network
     assert isinstance(network, EnsembleNetwork)
@@ -35,7 +35,7 @@ def spread_by_step(ensemble: Ensemble, evaluation_set: EvaluationSet, std: np.nd
     if effective < 1 + 1e-9:
         return np.zeros(evaluation_set.steps)
     factor = (effective + 1) / (effective - 1)
-    std_C = torch.as_tensor(std, dtype=torch.float64, device=like.device)
+    scale_C = torch.as_tensor(scales, dtype=torch.float64, device=like.device)
     total_T = np.zeros(evaluation_set.steps)
     for batch in evaluation_set.batches(evaluation_set.batch_size(network, copies=2 * len(ensemble.members))):
         given_BTCHW = ensemble.scaling.to_model(batch.frames_BTCHW[:, : evaluation_set.warm_up].to(like))
@@ -44,7 +44,7 @@ def spread_by_step(ensemble: Ensemble, evaluation_set: EvaluationSet, std: np.nd
         weights = weights_E.view(-1, 1, 1, 1, 1, 1)
         mean_BTCHW = (weights * members_EBTCHW).sum(0)
         variance_BTCHW = (weights * (members_EBTCHW - mean_BTCHW).square()).sum(0)
-        normalized_BTC = variance_BTCHW.mean((3, 4)) / std_C.square()
+        normalized_BTC = variance_BTCHW.mean((3, 4)) / scale_C.square()
         total_T += factor * normalized_BTC.mean(2).sum(0).cpu().numpy()
     return np.sqrt(total_T / len(evaluation_set))
 

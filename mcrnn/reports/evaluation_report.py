@@ -216,7 +216,7 @@ def _first_channel(result: EvaluationResult) -> str:
 def _curves(groups: list[Group]) -> list[evaluation_figures.Curve]:
     """Return the error by step of each group, with the range of several seeds, and of the baselines."""
     first = groups[0].best
-    scale_C = np.array(1.0 if groups[0].has_units else first.metrics["std"])
+    scale_C = np.array(1.0) if groups[0].has_units else first.scales
     curves = []
     for group in groups:
         by_step = np.array([rmse_by_step(result.scores.squared / scale_C**2) for result in group.members])

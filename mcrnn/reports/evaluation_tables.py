@@ -93,6 +93,8 @@ def heading(groups: list[Group]) -> str:
     unit = "" if first["units"] == "1" else f" in {first['units']}"
     if not groups[0].has_units:
         unit = " over the standard deviation of each channel"
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in (first["channel_weights"] or {}).items())
+    unit += f" (normalised errors weighted {weights})" if weights else ""
     return (
         f"test RMSE of {variables(groups[0].best)}{unit}: {first['warm_up']} frames given, {first['horizon']} steps in "
         f"closed loop, {first['windows']} windows"

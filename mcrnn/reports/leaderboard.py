@@ -62,9 +62,11 @@ def make(store: str, storage: Storage, windows: Windows, out: str | None) -> lis
     selected, failures = select_models(uris, storage)
     evaluated = evaluate_side_by_side(selected, storage, replace(windows, store=store), failures)
     rows = rank(evaluated)
-    first = evaluated[0][1].metrics
+    best = evaluated[0][1]
+    first = best.metrics
+    error = quantity(best.scores, WHOLE, best.model.config.validation)
     title = (
-        f"{first['variable']}: {quantity(evaluated[0][1].scores, WHOLE)}, test split of {store} ({digest[:12]}), "
+        f"{first['variable']}: {error}, test split of {store} ({digest[:12]}), "
         f"{first['warm_up']} frames given, {first['horizon']} steps, {first['windows']} windows: {first['starts']}"
     )
     cells = [_cells(row) for row in rows]
@@ -152,8 +154,7 @@ def _errors(scores: Scores, result: EvaluationResult, given: int) -> np.ndarray:
         result: the model that was evaluated.
         given: position of lead time 1 in the scores, counted from 0.
     """
-    std = np.array(result.metrics["std"])
-    return WHOLE.error_by_window(scores, given, range(len(std)), std)
+    return WHOLE.error_by_window(scores, given, range(len(result.scales)), result.scales)
 
 
 def _rmse(errors_N: np.ndarray) -> float:

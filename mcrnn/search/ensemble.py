@@ -42,15 +42,15 @@ def candidates(search_run: SearchRun) -> dict[str, RunFolder]:
 
 
 @torch.no_grad()
-def error_products(models: list[TrainedModel], evaluation_set: EvaluationSet, std: np.ndarray) -> np.ndarray:
-    """Return the mean product of the closed-loop errors of each two models, over the training split's variance.
+def error_products(models: list[TrainedModel], evaluation_set: EvaluationSet, scales: np.ndarray) -> np.ndarray:
+    """Return the mean product of the closed-loop errors of each two models, normalised.
 
     The root of an element on the diagonal is the model's validation error. A model whose errors are not finite has NaN.
 
     Args:
         models: the models, of one field.
         evaluation_set: the validation windows.
-        std: standard deviation of each predicted channel of the training split.
+        scales: what the error of each predicted channel is divided by; see `ValidationConfig.error_scales`.
     """
     total_MM = np.zeros((len(models), len(models)))
     warm_up, steps = evaluation_set.warm_up, evaluation_set.steps
@@ -62,7 +62,7 @@ def error_products(models: list[TrainedModel], evaluation_set: EvaluationSet, st
             given_BTCHW = model.scaling.to_model(frames_BTCHW[:, :warm_up])
             prediction_BTCHW = model.scaling.to_physical(model.network(given_BTCHW, warm_up, steps))
             truth_BTCHW = frames_BTCHW[:, 1:, : model.network.channels_out]
-            error_BTCHW = (prediction_BTCHW - truth_BTCHW)[:, warm_up:] / torch.as_tensor(std)[:, None, None]
+            error_BTCHW = (prediction_BTCHW - truth_BTCHW)[:, warm_up:] / torch.as_tensor(scales)[:, None, None]
             errors.append(error_BTCHW.double().flatten())
         products = torch.stack(errors)
         total_MM += (products @ products.T / products.shape[1]).numpy() * len(batch.frames_BTCHW)
@@ -115,8 +115,10 @@ def build(search_run: SearchRun) -> tuple[Ensemble, dict[str, Any]] | None:
     if not loaded:
         return None
     evaluation_set = EvaluationSet.of_validation(search_run.store, search_run.first_configuration)
-    std = np.array(search_run.field.std[: loaded[0].network.channels_out])
-    products_MM = error_products(loaded, evaluation_set, std)
+    field, predicted = search_run.field, loaded[0].network.channels_out
+    validation = search_run.first_configuration.validation
+    scales = np.array(validation.error_scales(field.channels[:predicted], field.std[:predicted]))
+    products_MM = error_products(loaded, evaluation_set, scales)
     chosen, errors = pick(products_MM, asked)
     if len(set(chosen)) < 2:
         return None

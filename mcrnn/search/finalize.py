@@ -196,13 +196,14 @@ def _record_baselines(search_run: SearchRun, sync: RunSync) -> None:
         return
     evaluation_set = EvaluationSet.of_validation(search_run.store, config)
     channels = config.model.channels_out or len(search_run.field.channels)
-    std = np.array(search_run.field.std[:channels])
+    field = search_run.field
+    scales = np.array(config.validation.error_scales(field.channels[:channels], field.std[:channels]))
     scores = score_baselines(evaluation_set, channels)
     last = config.validation.horizon + 1  # lead time of the last closed-loop step; the first one has lead time 2
     for name, folder in folders.items():
         tags = {"mcrnn.kind": "baseline", "mcrnn.search": search_run.name}
         folder.write_record(name, tags=tags, params={"model": {"architecture": name}})
-        normalized = rmse_normalized(scores[name].squared, 2, last, std)
+        normalized = rmse_normalized(scores[name].squared, 2, last, scales)
         metrics = {
             "epoch": 0,
             "time": time.time(),

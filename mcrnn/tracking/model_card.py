@@ -33,6 +33,7 @@ def card(
     step = field.time_step if field.time_step != "1" else "1 time unit"
     quantity = ", ".join(field.channels)
     lengths = f"{config.validation.warm_up} frames given, {config.validation.horizon} steps in closed loop"
+    lengths += config.validation.weighting
     several = f"; with this configuration {found['statement']}" if "mean" in found else ""
     lines = [
         _what(model),

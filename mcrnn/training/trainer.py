@@ -259,7 +259,10 @@ class Trainer:
             world_size=session.world_size,
             group=self.group,
         )
-        return validation_metrics(error, validation.warm_up, self.data.field.std[: model.channels_out])
+        field = self.data.field
+        std = field.std[: model.channels_out]
+        scales = validation.error_scales(field.channels[: model.channels_out], std)
+        return validation_metrics(error, validation.warm_up, std, scales)
 
     def state(self) -> State:
         """Return what a run needs to continue from here."""

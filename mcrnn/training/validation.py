@@ -120,18 +120,19 @@ def validate(
     return error
 
 
-def validation_metrics(error: SquaredError, warm_up: int, std: tuple[float, ...]) -> Metrics:
+def validation_metrics(error: SquaredError, warm_up: int, std: tuple[float, ...], scales: tuple[float, ...]) -> Metrics:
     """Return the metrics of a validation, cut off at `PENALTY` standard deviations so that all are finite.
 
     Args:
         error: squared errors of the validation windows.
         warm_up: number of teacher-forced steps, which come first.
         std: the training split's standard deviation of each predicted channel.
+        scales: what normalised errors are divided by; see `ValidationConfig.error_scales`.
     """
     largest = PENALTY * max(std)
     return {
         "rmse_teacher_forced": min(error.rmse(1, warm_up), largest),
         "rmse_closed_loop": min(error.rmse(warm_up + 1, error.steps), largest),
-        "rmse_teacher_forced_normalized": min(error.rmse_normalized(1, warm_up, std), PENALTY),
-        OBJECTIVE: min(error.rmse_normalized(warm_up + 1, error.steps, std), PENALTY),
+        "rmse_teacher_forced_normalized": min(error.rmse_normalized(1, warm_up, scales), PENALTY),
+        OBJECTIVE: min(error.rmse_normalized(warm_up + 1, error.steps, scales), PENALTY),
     }

@@ -45,6 +45,12 @@ def test_search_goes_on_that_was_started_before_a_field_was_added(tmp_path: Path
     assert completed(recorded) == completed(now)
 
 
+def test_search_with_other_weights_of_channels_is_another_search() -> None:
+    now = stored("validation.channel_weights={z: 2}")
+    assert differences(stored(), stored("validation.channel_weights=null")) == {}
+    assert list(differences(stored(), now).values()) == ["validation.channel_weights is {'z': 2}, was not given"]
+
+
 def test_run_goes_on_that_was_started_before_a_field_was_added(tmp_path: Path) -> None:
     file = "search_spaces/paper/ns_s25_tf20.yaml"
     now = load_configuration(file, ["model.architecture=minconvexplstm"]).model_dump()

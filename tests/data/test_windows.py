@@ -173,6 +173,7 @@ def test_stored_split_refuses_damage(store: FieldStore, monkeypatch: pytest.Monk
         ("data", {"variables": ["vortcity"]}, "no variable 'vortcity'; did you mean 'vorticity'"),
         ("data", {"sequence_length": 14}, "needs samples of 15 frames, the store has 14"),
         ("validation", {"horizon": 20}, "validation with warm_up 10 and horizon 20 needs samples of 31 frames"),
+        ("validation", {"channel_weights": {"vorticty": 2}}, "'vorticty' is no predicted variable; did you mean 'vort"),
     ],
 )
 def test_configuration_that_the_store_cannot_serve_is_refused(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcrnn.config.sections import DataConfig
+from mcrnn.config.sections import DataConfig, ValidationConfig
 from mcrnn.data.region import Region
 from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.store import FieldStore
@@ -41,7 +41,13 @@ def test_errors_of_windows_are_those_of_plain_numpy() -> None:
     prediction[0, 2] = np.nan
     assert WHOLE.error_by_window(scored(prediction, truth, Measures()), GIVEN, [0, 1], STD)[0] == 4
     assert str(basis) == ", of b, in -20/-20/-60/20, lead times 2-3"
-    assert quantity(scores, basis) == f"RMSE over the standard deviation, weighted by area{basis}"
+    weighting = ValidationConfig(channel_weights={"b": 2})
+    words = "RMSE over the standard deviation, weighted by area"
+    assert quantity(scores, basis, ValidationConfig()) == f"{words}{basis}"
+    assert quantity(scores, basis, weighting) == f"{words}, channels weighted b 2{basis}"
+    scales = np.array(weighting.error_scales(["a", "b"], STD))
+    weighted_N = np.average(normalized[:, GIVEN + 1 :].mean((1, 3, 4)), axis=1, weights=[1, 2])
+    assert np.allclose(WHOLE.error_by_window(scores, GIVEN, [0, 1], scales), weighted_N, rtol=1e-10)
     assert basis.recorded == {"region": "-20/-20/-60/20", "channels": ["b"], "lead_times": "2-3"}
     assert WHOLE.recorded == {}  # so that comparisons that are recorded already keep their numbers
 

@@ -38,7 +38,7 @@ def two_units(command: CommandRunner, root: Path) -> FieldStore:
 def test_errors_of_different_units_are_by_channel_and_those_of_the_library_scores(
     command: CommandRunner, root: Path, two_units: FieldStore
 ) -> None:
-    save(root / "runs/two/model", two_units, data={"coarsen": 1})
+    save(root / "runs/two/model", two_units, data={"coarsen": 1}, channel_weights={"z": 3})
     arguments = (
         "--warm-up",
         str(WARM_UP),
@@ -54,6 +54,7 @@ def test_errors_of_different_units_are_by_channel_and_those_of_the_library_score
     assert result.returncode == 0, result.stderr
     shown = " ".join(result.stdout.split())
     assert "over the standard deviation of each channel" in shown
+    assert "(normalised errors weighted z 3)" in shown
     assert "RMSE by channel" in shown
     out = root / "reports/two"
     (metrics,) = json.loads((out / "metrics.json").read_text())
@@ -87,7 +88,7 @@ def test_errors_of_different_units_are_by_channel_and_those_of_the_library_score
             assert np.allclose(errors[f"{name}_by_lead_time"], values_TC[:, i], rtol=1e-6, atol=1e-9), name
     held = rmse(persistence, saved.truth, **area).transpose("lead_time", "channel")
     assert np.allclose(dataset.rmse_latitude_weighted.sel(forecast="persistence"), held, rtol=1e-6)
-    normalized = np.sqrt(np.mean([(held.values[1:, i] / metrics["std"][i]) ** 2 for i in range(2)]))
+    normalized = np.sqrt(np.average(((held.values[1:] / metrics["std"]) ** 2).mean(0), weights=[3, 1]))
     stated = metrics["baselines"]["persistence"]["rmse_closed_loop_normalized_latitude_weighted"]
     assert stated == pytest.approx(normalized, rel=1e-6)
     by_window = ((forecast - saved.truth) ** 2).isel(lead_time=slice(1, None)).mean(("lead_time", "height", "width"))
@@ -151,7 +152,10 @@ def test_errors_of_different_units_are_by_channel_and_those_of_the_library_score
     ranked = command("mcrnn.leaderboard", "data/two.zarr", *lengths, "--out", "board")
     assert ranked.returncode == 0, ranked.stderr
     board = json.loads((root / "board/leaderboard.json").read_text())
-    assert "closed-loop RMSE over the standard deviation, weighted by area, test split" in board["title"]
+    assert (
+        "closed-loop RMSE over the standard deviation, weighted by area, channels weighted z 3, test split"
+        in board["title"]
+    )
     found = {row["model"]: row["error"] for row in board["rows"]}
     key = "rmse_closed_loop_normalized_latitude_weighted"
     assert found["runs/two"] == pytest.approx(metrics[key], rel=1e-9)

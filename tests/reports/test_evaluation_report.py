@@ -42,6 +42,7 @@ def save(
     scale: float = 0.1,
     seed: int = 0,
     data: dict[str, Any] | None = None,
+    channel_weights: dict[str, float] | None = None,
     **model: Any,
 ) -> None:
     """A model with random weights, the decoder's times `scale`; of increments, so that 0 is persistence."""
@@ -49,6 +50,7 @@ def save(
         "data": {"store": f"data/{store.name.rsplit('/', 1)[-1]}", "coarsen": 2} | (data or {}),
         "model": MODEL | model,
         "train": {"seed": seed},
+        "validation": CONFIGURATION["validation"] | {"channel_weights": channel_weights},
     }
     config = Configuration.model_validate(content)
     described = FieldDescription.of(store, config.data)
@@ -139,7 +141,9 @@ def test_scores_on_a_sphere_are_those_of_the_forecasts(series: FieldStore, root:
     model = trained_model.load(LocalFolder(root / "m"))
     evaluation_set = EvaluationSet.of(series, model.config.data, warm_up=4, horizon=3, starts="every 60")
     scores, _ = score(model, evaluation_set)
-    assert scores.power is None
+    assert scores.power is not None
+    assert scores.weighted is not None
+    assert np.allclose(scores.power[2].sum(-1), scores.weighted.mean(0), rtol=1e-10)  # Parseval, by area
     weights = latitude_weights(LATITUDE.reshape(3, 2).mean(1))[:, None]
     for index in (0, 5):
         start = int(evaluation_set.windows[1][index])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mcrnn.config.sections import DataConfig
+from mcrnn.config.sections import DataConfig, ValidationConfig
 from mcrnn.data.description import Scaling
 from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
@@ -13,7 +13,8 @@ from mcrnn.data.windows import evaluation_windows
 from mcrnn.evaluation.baselines import persistence
 from mcrnn.evaluation.climatology import Climatology
 from mcrnn.models.forecaster import build_model
-from mcrnn.training.validation import SquaredError, validate
+from mcrnn.training.session import OBJECTIVE
+from mcrnn.training.validation import SquaredError, validate, validation_metrics
 from tests.training.test_trainer import configuration
 
 
@@ -72,6 +73,12 @@ def test_normalised_error_weighs_each_channel_by_its_deviation() -> None:
     error.update(prediction, torch.zeros_like(prediction))
     assert error.rmse_normalized(1, 2, (1.0, 10.0)) == pytest.approx(math.sqrt(12.5))
     assert error.rmse(1, 2) == pytest.approx(math.sqrt((9 + 1600) / 2))
+    # with weights of 3 and 1: sqrt((3 * 3^2 + 4^2) / 4)
+    std = (1.0, 10.0)
+    scales = ValidationConfig(channel_weights={"a": 3}).error_scales(["a", "b"], std)
+    assert validation_metrics(error, 1, std, scales)[OBJECTIVE] == pytest.approx(math.sqrt(43 / 4))
+    assert ValidationConfig().error_scales(["a", "b"], std) == std
+    assert ValidationConfig(channel_weights={"a": 2, "b": 2}).error_scales(["a", "b"], std) == std
 
 
 def test_validation_does_not_depend_on_batch_size_or_normalisation_of_the_truth(store: FieldStore) -> None:
