@@ -121,7 +121,8 @@ def _draw_zonal_spectra(path: Path, groups: Sequence[Group]) -> list[Path]:
         for j, group in enumerate(groups):
             power_3K, colour = np.asarray(group.best.scores.power)[:, -1, i, 1:], LINE_COLOURS[j % len(LINE_COLOURS)]
             axes.loglog(waves, power_3K[0], color=colour, linewidth=1.8, label=group.name)
-            axes.loglog(waves, power_3K[2], "--", color=colour, linewidth=1.4, label=f"error of {group.name}")
+            axes.loglog(waves, power_3K[2], "--", color=colour, linewidth=1.4)
+        axes.plot([], [], "--", color="0.4", linewidth=1.4, label="error, in the colour of its forecast")
         axes.set_title(channel, fontsize=10)
         unit = known["units"] if known["units"].isalpha() else f"({known['units']})"
         axes.set_ylabel("mean square" + ("" if known["units"] == "1" else f" [{unit}²]"), fontsize=9)

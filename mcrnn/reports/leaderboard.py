@@ -62,9 +62,9 @@ def make(store: str, storage: Storage, windows: Windows, out: str | None) -> lis
     selected, failures = select_models(uris, storage)
     evaluated = evaluate_side_by_side(selected, storage, replace(windows, store=store), failures)
     rows = rank(evaluated)
-    best = evaluated[0][1]
-    first = best.metrics
-    error = quantity(best.scores, WHOLE, best.model.config.validation)
+    named_first = evaluated[0][1]
+    first = named_first.metrics
+    error = quantity(named_first.scores, WHOLE, named_first.model.config.validation)
     title = (
         f"{first['variable']}: {error}, test split of {store} ({digest[:12]}), "
         f"{first['warm_up']} frames given, {first['horizon']} steps, {first['windows']} windows: {first['starts']}"
