@@ -54,7 +54,7 @@ class Basis:
                 )
             leads = int(found[1]), int(found[2])
         chosen = None if region is None else Region.parse(region, "--region")
-        return cls(chosen, tuple(dict.fromkeys(channels)), leads)
+        return cls(chosen, tuple(sorted(set(channels))), leads)  # in any order it is the same comparison
 
     @property
     def regions(self) -> dict[str, Region]:

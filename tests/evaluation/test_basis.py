@@ -49,6 +49,7 @@ def test_errors_of_windows_are_those_of_plain_numpy() -> None:
     weighted_N = np.average(normalized[:, GIVEN + 1 :].mean((1, 3, 4)), axis=1, weights=[1, 2])
     assert np.allclose(WHOLE.error_by_window(scores, GIVEN, [0, 1], scales), weighted_N, rtol=1e-10)
     assert basis.recorded == {"region": "-20/-20/-60/20", "channels": ["b"], "lead_times": "2-3"}
+    assert Basis.parse(None, ["b", "a"], None) == Basis.parse(None, ["a", "b", "a"], None)
     assert WHOLE.recorded == {}  # so that comparisons that are recorded already keep their numbers
 
 
