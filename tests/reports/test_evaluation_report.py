@@ -132,7 +132,8 @@ def test_score_depends_neither_on_the_batch_size_nor_on_the_memory(
     assert with_little.batch_size() == 1
     little, _ = score(model, with_little)
     for name in ("squared", "absolute", "bias", "variance", "power"):
-        assert np.allclose(getattr(one, name), getattr(all_, name), rtol=1e-6), name
+        # some processors convolve a batch in another order, and the closed loop makes differences of rounding larger
+        assert np.allclose(getattr(one, name), getattr(all_, name), rtol=1e-4), name
         assert np.allclose(getattr(one, name), getattr(little, name), rtol=1e-6), name
 
 
