@@ -51,25 +51,63 @@ def run(
     facts: dict[str, Any] | None = None,
     target: int | None = None,
 ) -> RunFolder:
-    """Train, or continue a run of that name, and print its result.
+    """Train, or continue a run of that name, and print its result; a run that diverged ends the command.
+
+    The arguments, the result and the errors are those of `complete`.
+    """
+    console = Console()
+    folder = complete(config, storage, console, new=new, digest=digest, facts=facts, target=target)
+    history, ended = folder.read_metrics(), folder.read_end()
+    if ended is not None and ended.end == End.DIVERGED:
+        print(
+            f"{folder.name} diverged in epoch {history[-1]['epoch']:.0f}: its gradients were not finite for several "
+            "steps in a row. Try a smaller train.learning_rate or train.gradient_clip, in a new run beside it with "
+            "--new",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    stopped = ended is not None and ended.end == End.STOPPED_EARLY
+    early = f", stopped early after {len(history)} epochs" if stopped else ""
+    console.print(
+        f"{folder.name}: best closed-loop RMSE {history[-1]['best']:.4f} of the training split's standard "
+        f"deviation{early}; the model is in {storage.show(folder.model)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return folder
+
+
+def complete(
+    config: Configuration,
+    storage: Storage,
+    console: Console,
+    *,
+    new: bool,
+    digest: str | None = None,
+    facts: dict[str, Any] | None = None,
+    target: int | None = None,
+    data: FieldData | None = None,
+) -> RunFolder:
+    """Train, continue a run of that name, or send to MLflow what it lacks of a run that has ended.
 
     Args:
         config: what to train.
         storage: the storage root.
+        console: takes the lines about each epoch.
         new: True to start a new run beside one of the same name.
         digest: digest that the store must have, where an earlier run is repeated.
         facts: what `python -m mcrnn.status` is to know of this process, such as which file it has read; JSON.
         target: epoch after which the training is paused; None to train to the end.
+        data: the splits of the store, where they have been loaded.
 
     Returns:
-        The folder of the run.
+        The folder of the run, which has ended, or has reached the target.
 
     Raises:
         UserError: the store cannot be used, its samples are too short, the folder holds another run, or memory was not
             enough.
         KeyboardInterrupt: a stop was asked for, and a checkpoint has been written.
     """
-    console = Console()
     if config.train.workers > 1:
         check_reach(storage.location("runs"))
     store = FieldStore.open(storage.location(config.data.store))
@@ -97,31 +135,15 @@ def run(
         )
         costs = model_cost(config.model, field.frame_shape)
         console.print(f"{config.model.architecture}: {costs}", highlight=False, soft_wrap=True)
-        _train(training_run, FieldData.load(store, config.data), console, sync, facts or {})
+        _train(training_run, data or FieldData.load(store, config.data), console, sync, facts or {})
         ended = folder.read_end()
     elif not is_synced(folder):  # MLflow was away when the training ended
         sync = RunSync(Tracker.open(storage, EXPERIMENT))
         sync.update(folder, mlflow_status(End(ended.end)))
         sync.wait()
         sync.close()
-    history = folder.read_metrics()
-    if ended is None and (target is None or len(history) < target):
+    if ended is None and (target is None or len(folder.read_metrics()) < target):
         raise KeyboardInterrupt
-    if ended is not None and ended.end == End.DIVERGED:
-        print(
-            f"{name} diverged in epoch {history[-1]['epoch']:.0f}: its gradients were not finite for several steps in "
-            "a row. Try a smaller train.learning_rate or train.gradient_clip, in a new run beside it with --new",
-            file=sys.stderr,
-        )
-        sys.exit(1)
-    stopped = ended is not None and ended.end == End.STOPPED_EARLY
-    early = f", stopped early after {len(history)} epochs" if stopped else ""
-    console.print(
-        f"{name}: best closed-loop RMSE {history[-1]['best']:.4f} of the training split's standard deviation{early}; "
-        f"the model is in {storage.show(folder.model)}",
-        highlight=False,
-        soft_wrap=True,
-    )
     return folder
 
 
