@@ -40,6 +40,10 @@ SETTLING = 3.0
 read is given the time to be written completely."""
 
 
+class HeldError(UserError):
+    """Another process has the lease."""
+
+
 def _holder(data: bytes) -> dict[str, Any]:
     """Return what a lease says of its holder, nothing of one that was written in part, or by something else."""
     try:
@@ -85,7 +89,8 @@ class Lease:
         """Take the lease. It may watch the lease of a process of which nothing is known for up to `LIFETIME` seconds.
 
         Raises:
-            UserError: Another process has it.
+            HeldError: Another process has it.
+            UserError: The folder cannot be written to.
         """
         self._conditional = has_conditional_writes(self.location)
         if not self._conditional:
@@ -100,7 +105,7 @@ class Lease:
         """Take the lease as soon as nobody has it.
 
         Raises:
-            UserError: Another process has it.
+            HeldError: Another process has it.
         """
         seen: str | None = None  # the version that is watched
         since = looked = time.monotonic()
@@ -118,7 +123,7 @@ class Lease:
             who = f"another {self.work} (process {holder.get('pid', '?')} on {holder.get('host', '?')})"
             alive = runs(holder.get("process"))
             if alive or (seen is not None and version != seen):
-                raise UserError(f"{who} is writing '{self.location.url}': wait until it ends, or stop it")
+                raise HeldError(f"{who} is writing '{self.location.url}': wait until it ends, or stop it")
             needed = LIFETIME if holder else SETTLING
             if now - looked > RENEWAL:
                 since = now  # neither this process nor the storage was there, and perhaps the holder was neither
