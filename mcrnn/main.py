@@ -24,6 +24,7 @@ COMMANDS = {
     "train": ("mcrnn.train", "train", "Train one configuration."),
     "evaluate": ("mcrnn.evaluate", "evaluate", "Evaluate models on the test split and write a report."),
     "leaderboard": ("mcrnn.leaderboard", "leaderboard", "Rank all models of a store."),
+    "reproduce": ("mcrnn.reproduce", "reproduce", "Train the paper's configurations and print its tables."),
     "forecast": ("mcrnn.forecast", "forecast", "Forecast from a file or store of your own."),
     "serve": ("mcrnn.serve", "serve", "Serve forecasts of a model over HTTP."),
     "status": ("mcrnn.status", "status", "Show searches and runs from any terminal."),

@@ -55,7 +55,7 @@ def load_configuration(path: str, settings: Sequence[str] = ()) -> Configuration
             if value is None:
                 left_open.append(f"{field} ({entry})")
                 value = entry.corners[0]
-            parts.append(_in_name(field, value))
+            parts.append(in_name(field, value))
         values[field] = value
     if left_open:
         raise UserError(
@@ -63,13 +63,13 @@ def load_configuration(path: str, settings: Sequence[str] = ()) -> Configuration
             f"{left_open[0].split(' ')[0]}=..., or search with python -m mcrnn.tune"
         )
     spaced = value_at(document.file, "space")
-    parts[1:1] = [_in_name(field, value) for field, value in document.settings.items() if field in spaced]
+    parts[1:1] = [in_name(field, value) for field, value in document.settings.items() if field in spaced]
     named = {} if "name" in document.settings else {"name": "-".join(parts)}
     return _new_configuration(document, with_values(search.space.base, values | named))
 
 
-def _in_name(field: str, value: Any) -> str:
-    """Return the part of a configuration's name that tells a value, such as `seed-3`."""
+def in_name(field: str, value: Any) -> str:
+    """Return the part of a configuration's name that tells the value of a field, such as `seed-3`."""
     text = value if isinstance(value, str) else f"{field.rsplit('.', 1)[-1]}-{value}"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-")
 

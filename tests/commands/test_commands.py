@@ -28,6 +28,7 @@ COMMANDS = (
     "mcrnn.stop",
     "mcrnn.promote",
     "mcrnn.leaderboard",
+    "mcrnn.reproduce",
     "mcrnn.ui",
     "mcrnn.convert",
 )

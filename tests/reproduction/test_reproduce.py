@@ -1,0 +1,165 @@
+"""The tables of the paper, on a tiny store: trained in parts, taken up, evaluated, and shared by processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from mcrnn.config.loading import load_configuration
+from mcrnn.data.description import FieldDescription
+from mcrnn.errors import UserError
+from mcrnn.models import parameter_count
+from mcrnn.reproduction import driver
+from mcrnn.reproduction.estimate import Cost, RemainingTime, StopWatch
+from mcrnn.reproduction.plan import PAPER_FILES, read_setting
+from mcrnn.reproduction.table import CLOSED_LOOP, Row
+from mcrnn.runners import single_run
+from mcrnn.storage.lease import Lease
+from mcrnn.storage.root import Storage
+from mcrnn.tracking.run_folder import LEASE_FILE, RunEnd, RunFolder
+from mcrnn.training.session import End
+from tests.commands.test_commands import CONFIGURATION, refused
+from tests.conftest import CommandRunner
+from tests.support.registered_models import describe, register, save
+
+TABLE = CONFIGURATION | {
+    "model": {"hidden_size": 4, "layers": 1},
+    "train": {"epochs": 2, "batch_size": 2, "teacher_forcing_steps": 4, "seed": 1},
+    "space": {
+        "model.architecture": {"choice": ["convgru", "minconvgru"]},
+        "model.decode": [{"choice": ["hidden"], "when": {"model.architecture": "convgru"}}],
+        "train.seed": {"choice": [1, 2]},
+    },
+}
+
+
+@pytest.fixture
+def file(root: Path) -> str:
+    """A file of two architectures and two seeds, as those of the paper are."""
+    (root / "table.yaml").write_text(yaml.safe_dump(TABLE))
+    return str(root / "table.yaml")
+
+
+@pytest.mark.usefixtures("database")
+def test_table_takes_up_what_is_trained_and_continues_the_rest(command: CommandRunner, root: Path, file: str) -> None:
+    storage = Storage.open(str(root))
+    register(storage, "mine", save(root / "found", *describe(root)))
+    paused = load_configuration(file, ["model.architecture=convgru"])  # the second epoch is left
+    history = single_run.complete(paused, storage, Console(quiet=True), new=False, target=1).read_metrics()
+    single = load_configuration(file, ["model.architecture=minconvgru"])
+    single_run.complete(single, storage, Console(quiet=True), new=False)
+
+    first = command("mcrnn.reproduce", file)
+    assert first.returncode == 0, first.stderr
+    assert "3 of 4 trainings are to be done: about " in first.stdout
+    assert "training 2 of 4, about " in first.stdout
+    assert RunFolder(storage.location("runs/small-convgru-seed-1")).read_metrics()[0] == history[0]
+    rows = {row["row"]: row for row in read_csv(root / "reports/reproduce-small/table.csv")}
+    assert list(rows) == ["convgru", "minconvgru", "models:/mine@champion", "persistence", "climatology"]
+    metrics = json.loads((root / "reports/reproduce-small/metrics.json").read_text())
+    one, other = (each for each in metrics if each["architecture"] == "convgru")
+    assert float(rows["convgru"]["rmse_closed_loop"]) == pytest.approx((one[CLOSED_LOOP] + other[CLOSED_LOOP]) / 2)
+    steps = zip(one["rmse_by_lead_time"][1:], other["rmse_by_lead_time"][1:], strict=True)
+    deviation = statistics.mean(abs(a - b) / 2 for a, b in steps)  # of two seeds at each step, then over the steps
+    assert float(rows["convgru"]["rmse_closed_loop_std"]) == pytest.approx(deviation)
+    teacher_forced = (one["rmse_teacher_forced_mean_of_steps"] + other["rmse_teacher_forced_mean_of_steps"]) / 2
+    assert float(rows["convgru"]["rmse_teacher_forced"]) == pytest.approx(teacher_forced)
+    persistence = metrics[0]["baselines"]["persistence"][CLOSED_LOOP]
+    assert float(rows["persistence"]["rmse_closed_loop"]) == pytest.approx(persistence)
+    assert "| convgru | " in (root / "reports/reproduce-small/table.md").read_text()
+    assert r"\toprule" in (root / "reports/reproduce-small/table.tex").read_text()
+
+    RunFolder(storage.location("runs/small-minconvgru-seed-2")).write_end(RunEnd(End.DIVERGED, ""))
+    again = command("mcrnn.reproduce", file, "--beside", "runs/small-convgru-seed-1")
+    assert again.returncode == 0, again.stderr
+    assert "all 4 trainings are done" in again.stdout
+    assert "epoch" not in again.stdout
+    assert "1 (1 diverged)" in again.stdout
+    names = [row["row"] for row in read_csv(root / "reports/reproduce-small/table.csv")]
+    assert names[2] == "runs/small-convgru-seed-1"
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_files_of_the_paper_have_its_sizes_and_the_names_of_single_trainings(root: Path) -> None:
+    storage = Storage.open(str(root))
+    short = ("data.store=data/tiny.zarr", "data.coarsen=1", "validation.warm_up=5", "validation.horizon=8")
+    frames = ("data.sequence_length=8", "train.teacher_forcing_steps=5")
+    setting = read_setting(PAPER_FILES[0], storage, [*short, *frames])  # 16 x 16, as in the paper
+    shape = FieldDescription.of(setting.store, setting.trainings[0].config.data).frame_shape
+    sizes = {row: parameter_count(each[0].config.model, shape) for row, each in setting.rows.items()}
+    expected = {"convgru": 171_813, "convlstm": 182_524, "minconvgru": 175_460, "minconvlstm": 175_449}
+    assert sizes == expected | {"minconvexplstm": 175_449}
+    assert [each.config.train.seed for each in setting.trainings[:6]] == [1234] * 5 + [1235]
+    assert "-sequence_length-8-" in setting.trainings[0].config.name
+    for path in PAPER_FILES:
+        single = load_configuration(path, ["model.architecture=minconvlstm", "train.seed=1236"])
+        assert single.name == f"{Path(path).stem}-minconvlstm-seed-1236"
+
+
+def test_what_cannot_be_reproduced_is_refused_before_training(command: CommandRunner, root: Path, file: str) -> None:
+    storage = Storage.open(str(root))
+    part = read_setting(file, storage, ["train.epochs=3", "train.device=cpu"], ["minconvgru"], 1)
+    assert [each.config.name for each in part.trainings] == ["small-epochs-3-minconvgru-seed-1"]
+    with pytest.raises(UserError, match="has no architecture 'mincongru'; did you mean 'minconvgru'"):
+        read_setting(file, storage, (), ["mincongru"])
+    with pytest.raises(UserError, match="there is no store"):
+        read_setting(PAPER_FILES[2], storage)
+    other = load_configuration(file, ["model.architecture=convgru", "train.learning_rate=0.5"])
+    part.trainings[0].folder.claim({**other.model_dump(), "store_digest": part.store.digest})
+    assert "was started with another configuration" in refused(
+        command, "mcrnn.reproduce", file, "--set", "train.epochs=3"
+    )
+    save(root / "other", *describe(root, data={"store": "data/tiny.zarr"}))
+    assert "was trained on other data than small" in refused(command, "mcrnn.reproduce", file, "--beside", "other")
+
+
+def test_trainings_of_another_process_are_left_to_it(root: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = read_setting(file, Storage.open(str(root)))
+    trained = []
+    monkeypatch.setattr(driver, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(driver, "_complete", lambda training, *_: trained.append(training.config.name))
+    with Lease(setting.trainings[0].folder.location, LEASE_FILE, "training") as held:
+        threading.Timer(0.3, held.release).start()
+        remaining: Any = None
+        driver._train(setting, remaining, Storage.open(str(root)), Console(quiet=True))
+    names = [each.config.name for each in setting.trainings]
+    assert trained == [*names[1:], names[0]]
+
+
+def test_preview_measures_and_writes_nothing(root: Path, file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    storage = Storage.open(str(root))
+    before = sorted(root.rglob("*"))
+    assert driver.reproduce([read_setting(file, storage, (), (), 1)], "r", storage, preview=True) == []
+    assert "2 of 2 trainings are to be done: about " in capsys.readouterr().out
+    assert sorted(root.rglob("*")) == before
+
+
+def test_time_left_follows_from_steps_and_is_corrected_by_what_trainings_took(root: Path, file: str) -> None:
+    watch = StopWatch()
+    watch.times, watch.reported = [0.0, 5.0, 6.0, 7.0, 8.0], 11.0
+    assert (watch.step_seconds, watch.validation_seconds) == (1.0, 3.0)  # the first two steps are slow
+    setting = read_setting(file, Storage.open(str(root)))
+    cost = Cost(step_seconds=10, steps_per_epoch=50, validation_seconds=100, evaluation_seconds=30)
+    remaining = RemainingTime([setting], [dict.fromkeys(setting.rows, cost)])
+    assert remaining.seconds(setting.trainings) == 4 * 2 * 600
+    assert remaining.describe() == "about 82 min"
+    remaining.note(1200, 2400)
+    assert remaining.describe() == "about 162 min"
+
+
+def test_row_of_diverged_trainings_has_no_errors() -> None:
+    assert Row("convgru", None, None, diverged=2).cells(0.5) == ["convgru", "", "(2 diverged)", "", "", "", ""]
+    row = Row("convlstm", (0.04, 0.001), (0.2, 0.012), 182_524, 5, training_seconds=60)
+    assert row.cells(0.1) == ["convlstm", "182,524", "5", "0.0400 ± 0.001", "0.200 ± 0.01", "2.00", "60 s"]
