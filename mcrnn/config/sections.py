@@ -190,7 +190,7 @@ class TrainConfig(Section):
     gradient_clip: PositiveFloat | Literal["learning_rate"] | None = Field(
         1.0,
         description="Largest norm of the gradient; larger gradients are scaled down to it. learning_rate clips at the "
-        "current learning rate, as the paper's code does; null for no clipping.",
+        "current learning rate, which is an option of the paper's code; null for no clipping, as in the paper.",
     )
     ema: float | None = Field(
         None,
