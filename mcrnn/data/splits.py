@@ -19,6 +19,7 @@ from mcrnn.config.sections import DataConfig
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.field_reader import coarsened
 from mcrnn.data.memory import memory_budget
+from mcrnn.data.segments import WHOLE, Segments
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.storage.local import LocalFolder
@@ -180,12 +181,16 @@ class FieldData:
         val: the validation split.
         field: description of the field.
         is_series: whether each split is one sample with many times.
+        train_segments: segments of the training split.
+        val_segments: segments of the validation split.
     """
 
     train: Split
     val: Split
     field: FieldDescription
     is_series: bool
+    train_segments: Segments = WHOLE
+    val_segments: Segments = WHOLE
 
     @classmethod
     def load(cls, store: FieldStore, data: DataConfig) -> FieldData:
@@ -195,6 +200,8 @@ class FieldData:
             val=open_split(store, "val", data),
             field=FieldDescription.of(store, data),
             is_series=store.is_series,
+            train_segments=store.segments("train"),
+            val_segments=store.segments("val"),
         )
 
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from mcrnn.data.field_reader import Block, FieldReader
 from mcrnn.data.manifest import Manifest, damaged_error
+from mcrnn.data.segments import WHOLE, Segments
 from mcrnn.data.sphere import latitude_weights
-from mcrnn.data.store_format import BY_AREA, FORMAT, FORMAT_VERSION, root_digest
+from mcrnn.data.store_format import BY_AREA, FORMAT, FORMAT_VERSIONS, root_digest
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.storage.location import Location
 
@@ -53,10 +54,10 @@ def read_root(location: Location) -> dict[str, Any]:
         known = False
     if not known:
         raise UserError(f"'{location.url}' is not a field store, or its zarr.json is damaged")
-    if attributes.get("format_version") != FORMAT_VERSION:
+    if attributes.get("format_version") not in FORMAT_VERSIONS:
         raise UserError(
             f"'{location.url}' has format version {attributes.get('format_version')}, this version of mcrnn "
-            f"reads {FORMAT_VERSION}"
+            f"reads {' and '.join(map(str, FORMAT_VERSIONS))}"
         )
     return document
 
@@ -178,6 +179,10 @@ class FieldStore:
         if split not in self._group:
             raise UserError(f"the store '{self.name}' has no split '{split}'")
         return cast("zarr.Array", self._group[f"{split}/field"])
+
+    def segments(self, split: str) -> Segments:
+        """Return the segments of a split, between which a series has gaps in time."""
+        return tuple(self.attributes.get("segments", {}).get(split, WHOLE))
 
     def dates(self, split: str, frames: Sequence[int] | None = None) -> list[cftime.datetime] | None:
         """Return the dates of some frames of a series, or None for samples, whose times are no dates.

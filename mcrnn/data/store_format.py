@@ -9,6 +9,7 @@ height, width), float32, and the coordinates of these dimensions. The attributes
   with many times, such as a reanalysis, in which windows may start anywhere.
 - `channels`, `variable`, `units`, `time_step`, `boundary`: names of the channels, name of the field, its units, the
   time between frames, and how the field continues beyond its edges (see `BOUNDARIES`).
+- `segments`: of a series with gaps in time, for each split the positions of the frames at which a segment starts.
 - `long_name`, `calendar`, `latitude`: for a series, the field in words, the calendar of its times, and the latitude of
   each row where the rows have one.
 - `coarsening`: `area` where coarsening weights the rows of latitudes by the area of their cells. Stores without it are
@@ -30,7 +31,13 @@ FORMAT = "mcrnn-field"
 """Value of the root attribute `format`, by which a store is recognised."""
 
 FORMAT_VERSION = 1
-"""Value of the root attribute `format_version`. Readers refuse every other version."""
+"""Value of the root attribute `format_version` of a store without gaps in time."""
+
+FORMAT_VERSION_WITH_GAPS = 2
+"""The same of a store whose series has gaps, which readers of version 1 would not see."""
+
+FORMAT_VERSIONS = (FORMAT_VERSION, FORMAT_VERSION_WITH_GAPS)
+"""The versions that are read. Readers refuse every other one."""
 
 SPLITS = ("train", "val", "test")
 """Names of the splits: one subgroup of the root each. Their positions are part of the seed of generated samples."""

@@ -119,10 +119,16 @@ class Trainer:
         self.scaling = Scaling.of(config.data, data.field.mean, data.field.std)
         self.loss = BatchLoss(config, distributed, self.scaling, device, dtype)
         self.train_split, self.val_split = data.train.on(device), data.val.on(device)
-        self.windows = TrainingWindows(self.train_split, config.data, data.is_series, train.batch_size, train.seed)
+        self.windows = TrainingWindows(
+            self.train_split, config.data, data.is_series, train.batch_size, train.seed, data.train_segments
+        )
         self.steps_per_epoch = min(len(self.windows), train.max_batches or len(self.windows))
         self.validation_windows = evaluation_windows(
-            data.val.shape, data.is_series, validation.warm_up + validation.horizon, validation.windows
+            data.val.shape,
+            data.is_series,
+            validation.warm_up + validation.horizon,
+            validation.windows,
+            data.val_segments,
         )
         self.epoch, self.batch = 1, 0
         self.sums = EpochSums(device)
