@@ -29,7 +29,7 @@ from data_prep.plan import Shard, StorePlan, root_document
 from data_prep.shard_records import LEASE, Record, ShardRecords
 from data_prep.statistics import Statistics
 from mcrnn.data.manifest import map_ahead
-from mcrnn.data.store_format import BUILD_FOLDER, FORMAT, FORMAT_VERSION, MANIFEST, canonical_json, root_digest, sha256
+from mcrnn.data.store_format import BUILD_FOLDER, FORMAT, MANIFEST, canonical_json, root_digest, sha256
 from mcrnn.errors import UserError
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import CHECK_PREFIX, Location
@@ -206,7 +206,7 @@ def _unfinished(plan: StorePlan) -> dict[str, Any]:
     """Return the root attributes of a store that is being built."""
     return {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": plan.format_version,
         "status": "building",
         **_sizes_of_objects(plan),
         "recipe": plan.recipe,
@@ -335,7 +335,7 @@ def _complete(location: Location, plan: StorePlan, metadata: dict[str, bytes], r
     location.write(MANIFEST, manifest)
     attributes = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": plan.format_version,
         "status": "complete",
         "layout": plan.layout,
         "channels": plan.channels,

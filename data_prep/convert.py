@@ -122,6 +122,7 @@ def convert(
     from data_prep.field_source import FieldSource, plan_store
     from data_prep.joining import open_field, summary
     from data_prep.sources import find_sources
+    from data_prep.time_axis import TimeAxis
 
     urls = find_sources(files)
     dimensions = {
@@ -162,6 +163,9 @@ def convert(
             print(f"{root.show(location)}: made by an earlier version (complete already, nothing to do)")
             return
     plan = plan_store(field, ranges, boundary, recipe)
+    if isinstance(field.axis, TimeAxis) and (gaps := field.axis.describe_gaps()):
+        count = len(field.axis.segments)
+        print(f"the series has {count - 1} gap{'s' * (count > 2)} ({gaps}): {count} segments, which no window crosses")
     counts = " + ".join(str(stop - start) for start, stop in ranges.values())
     unit = "frames" if field.samples is None else "samples"
     times = f"every {field.axis.step}" if field.samples is None else f"of {field.frames} frames"

@@ -13,6 +13,7 @@ from data_prep.grid import Grid
 from data_prep.gridded_field import GriddedField
 from data_prep.plan import Coordinate, Shard, SplitPlan, StorePlan, text_array
 from data_prep.time_axis import TimeAxis
+from mcrnn.data.segments import WHOLE, within
 from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.store_format import BY_AREA
 from mcrnn.errors import UserError
@@ -137,6 +138,9 @@ def plan_store(
     }
     if isinstance(field.axis, TimeAxis):
         attributes["calendar"] = field.axis.calendar
+        segments = {name: within(field.axis.segments, start, stop) for name, (start, stop) in ranges.items()}
+        if any(of_split != WHOLE for of_split in segments.values()):
+            attributes["segments"] = segments
     if grid.latitude is not None:
         attributes |= {"latitude": grid.latitude, "coarsening": BY_AREA}
     return StorePlan(

@@ -87,7 +87,7 @@ def _print_complete(name: str, store: FieldStore) -> None:
     for split in SPLITS:
         shape = store.array(split).shape
         pairs[split] = (
-            f"{shape[1]} frames{_range_of_dates(store, split)}"
+            f"{shape[1]} frames{_range_of_dates(store, split)}{_segments(store, split)}"
             if store.is_series
             else f"{shape[0]} samples of {shape[1]} frames"
         )
@@ -107,6 +107,11 @@ def _range_of_dates(store: FieldStore, split: str) -> str:
     dates = store.dates(split, (0, -1))
     assert dates is not None, "the times of a series are dates"
     return f", {show(dates[0])} to {show(dates[1])}"
+
+
+def _segments(store: FieldStore, split: str) -> str:
+    count = len(store.segments(split))
+    return f", {count} segments between gaps" if count > 1 else ""
 
 
 def _print_pairs(pairs: dict[str, Any]) -> None:

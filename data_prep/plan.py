@@ -18,7 +18,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from mcrnn.data.sharding import decode
-from mcrnn.data.store_format import DIMENSIONS
+from mcrnn.data.store_format import DIMENSIONS, FORMAT_VERSION, FORMAT_VERSION_WITH_GAPS
 
 Coordinate = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
 """Dimensions, values and attributes of a coordinate array."""
@@ -91,6 +91,11 @@ class StorePlan:
     def arrays(self) -> dict[str, tuple[str, ...]]:
         """Dimensions of the field and of the extras, by name."""
         return {"field": DIMENSIONS, **self.extras}
+
+    @property
+    def format_version(self) -> int:
+        """The oldest version of the format whose readers understand the store."""
+        return FORMAT_VERSION_WITH_GAPS if "segments" in self.attributes else FORMAT_VERSION
 
     @property
     def axis(self) -> str:

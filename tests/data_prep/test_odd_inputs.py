@@ -158,12 +158,14 @@ class Case:
             of the sentence with which it is refused.
         options: options of the command, in addition to `DAYS`.
         written: options of `Dataset.to_netcdf`.
+        segments: segments of the splits that have gaps.
     """
 
     files: Any
     expected: Any
     options: dict[str, Any] = field(default_factory=dict)
     written: dict[str, Any] = field(default_factory=dict)
+    segments: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 STACK = np.stack([VALUES, VALUES + 1], 1)
@@ -250,7 +252,8 @@ CASES: dict[str, Case] = {
     ),
     "gap in float32 days": Case(
         time_as((28854 + np.delete(np.arange(73), 40) / 24).astype(np.float32), units="days since 1900-01-01"),
-        "a gap in time",
+        VALUES[:71],
+        segments={"val": (0, 16)},
     ),
     "times in integers": Case(time_as(np.arange(72), units=HOURS), VALUES),
     "times in another zone": Case(time_as(np.arange(72.0), units="hours since 1979-01-01T02:00+02:00"), VALUES),
@@ -265,11 +268,25 @@ CASES: dict[str, Case] = {
     "a missing time": Case(time_as(np.where(np.arange(72) == 5, np.nan, np.arange(72)), units=HOURS), "missing times"),
     "times that fall": Case(time_as(np.arange(72.0)[::-1], units=HOURS), "a repeat or a step back"),
     "a time twice": Case(
-        time_as(np.where(np.arange(72) == 5, 4, np.arange(72)), units=HOURS), "a repeat or a step back|a gap"
+        time_as(np.where(np.arange(72) == 5, 4, np.arange(72)), units=HOURS), "a repeat or a step back"
     ),
     "a gap": Case(
-        time_as(np.arange(72.0) + (np.arange(72) > 40), units=HOURS),
-        "a gap in time: 1979-01-02 16:00 is followed by 1979-01-02 18:00",
+        time_as(np.arange(72.0) + (np.arange(72) > 40), units=HOURS), VALUES[:71], segments={"val": (0, 17)}
+    ),
+    "gaps in two splits, and between them": Case(
+        time_as(np.delete(np.arange(90), [*range(5, 8), *range(20, 28), *range(50, 57)]), units=HOURS),
+        VALUES[:54],
+        segments={"train": (0, 5), "test": (0, 2)},
+    ),
+    "a gap of one hour and a half": Case(
+        time_as(np.arange(72.0) + 0.5 * (np.arange(72) > 40), units=HOURS),
+        "an irregular step in time: 1979-01-02 16:00 is followed by 1979-01-02 17:30, where the interval is 1 h",
+    ),
+    "gaps, and every six hours": Case(
+        time_as(np.delete(np.arange(80), [7, 31, 32, 36, 43, 44, 45, 46]), units=HOURS),
+        VALUES[[0, 6, 11, 17, 23, 29, 38, 40, 46, 52, 58]],
+        {"every": "6h"},
+        segments={"val": (0, 2)},
     ),
     "no times": Case(dataset().drop_vars("time"), "has no variable 'time' with the times"),
     "one time": Case(dataset(VALUES[:1]), "has 1 times; a series needs at least 2"),
@@ -490,6 +507,9 @@ def test_odd_input_is_right_to_the_bit_or_refused(
     stored = np.concatenate([store.load(split)[0] for split in ("train", "val", "test")])
     expected = np.asarray(case.expected, np.float32)
     assert np.array_equal(stored, expected if expected.ndim == 4 else expected[:, None])
+    segments = {split: store.segments(split) for split in ("train", "val", "test")}
+    assert segments == {"train": (0,), "val": (0,), "test": (0,)} | case.segments
+    assert store.attributes["format_version"] == (2 if case.segments else 1)
     assert store.latitude is None or np.isin(np.round(store.latitude, 6), LATITUDE).all()
 
 
