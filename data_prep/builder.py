@@ -316,7 +316,7 @@ def _write_group(
             if location.read(key) != content:
                 raise UserError(f"'{location.url}' did not return '{key}' as it was written: check the storage")
             objects[key] = {"size": len(content), "sha256": sha256(content)}
-        statistics = Statistics.of(arrays["field"]).to_json()
+        statistics = Statistics.of(arrays["field"], plan.mask).to_json()
         records.append({"objects": objects, "split": shard.split, "statistics": statistics})
     return records
 
@@ -328,7 +328,7 @@ def _complete(location: Location, plan: StorePlan, metadata: dict[str, bytes], r
     for record in records:
         objects.update(record["objects"])
         if record["split"] == "train":
-            of_shard = Statistics(**record["statistics"])
+            of_shard = Statistics.from_json(record["statistics"])
             statistics = statistics.merge(of_shard) if statistics else of_shard
     assert statistics is not None
     manifest = canonical_json({"objects": objects})

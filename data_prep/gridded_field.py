@@ -169,10 +169,11 @@ class GriddedField:
         (url,) = [p.source.url for p in parts if p.first <= in_source < p.first + p.count]
         grid = self.area.grid
         point = f"{grid.names[0]} {grid.rows[row]:g}, {grid.names[1]} {grid.columns[column]:g}"
-        when = f"sample {position}, time {time}"
-        if isinstance(self.axis, TimeAxis):
-            when = show(self.axis.date(position))
-        return f"{self.channels[channel].name} at {when}, {point} ({url})"
+        return f"{self.channels[channel].name} at {self.describe_time(position, time)}, {point} ({url})"
+
+    def describe_time(self, position: int, time: int) -> str:
+        """Return the date at a position of a series, or the sample at that position and the number of its time."""
+        return show(self.axis.date(position)) if isinstance(self.axis, TimeAxis) else f"sample {position}, time {time}"
 
 
 def _as_slice(positions: np.ndarray) -> slice | np.ndarray:

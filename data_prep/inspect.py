@@ -95,6 +95,11 @@ def _print_complete(name: str, store: FieldStore) -> None:
     for index, channel in enumerate(store.channels):
         figures = ", ".join(f"{k} {a['statistics'][k][index]:.6g}" for k in ("mean", "std", "min", "max"))
         print(f"  {channel + ' (train)':<20} {figures}")
+    if (mask := store.mask()) is not None:
+        shares = zip(store.channels, 1 - mask.mean((1, 2)), strict=True)
+        _print_pairs(
+            {"mask": ", ".join(f"{name} has no value at {100 * share:.3g} % of the points" for name, share in shares)}
+        )
     _print_pairs({"digest": store.digest})
     print("made by:")
     _print_pairs(a["recipe"])

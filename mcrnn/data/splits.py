@@ -166,7 +166,9 @@ class StoredSplit:
             raise UserError(f"'{self.location.url}' is damaged: {self.split} cannot be read ({error})") from None
         if not np.isfinite(values).all():
             raise UserError(f"'{self.location.url}' is damaged: {self.split} has values that are not finite")
-        return coarsened(values[:, self._store.channel_indices(self.variables)], self.coarsen, self._store.row_weights)
+        store, variables = self._store, self.variables
+        chosen = values[:, store.channel_indices(variables)]
+        return coarsened(chosen, self.coarsen, store.row_weights, store.mask(variables=variables))
 
     def on(self, device: torch.device) -> Split:
         return self

@@ -17,9 +17,10 @@ import numpy as np
 
 from mcrnn.data.field_reader import Block, FieldReader
 from mcrnn.data.manifest import Manifest, damaged_error
+from mcrnn.data.masks import coarse_mask
 from mcrnn.data.segments import WHOLE, Segments
 from mcrnn.data.sphere import latitude_weights
-from mcrnn.data.store_format import BY_AREA, FORMAT, FORMAT_VERSIONS, root_digest
+from mcrnn.data.store_format import BY_AREA, FORMAT, FORMAT_VERSIONS, MASK, root_digest
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.storage.location import Location
 
@@ -226,6 +227,22 @@ class FieldStore:
             return None
         return latitude_weights(self.latitude)
 
+    @cached_property
+    def _mask(self) -> np.ndarray | None:
+        return np.asarray(self._group[MASK], dtype=bool) if f"{MASK}/zarr.json" in self.manifest.objects else None
+
+    def mask(self, coarsen: int = 1, variables: list[str] | None = None) -> np.ndarray | None:
+        """Return the mask of some channels, (C, H / coarsen, W / coarsen), None where all points have values.
+
+        Args:
+            coarsen: side of the blocks of grid points that are averaged.
+            variables: names of the channels, all by default.
+        """
+        if self._mask is None or (mask := self._mask[self.channel_indices(variables)]).all():
+            return None
+        self.grid(coarsen)  # refuses blocks that do not divide the grid
+        return coarse_mask(mask, coarsen)
+
     def grid(self, coarsen: int = 1) -> tuple[int, int]:
         """Return height and width after coarsening.
 
@@ -261,7 +278,8 @@ class FieldStore:
         """
         self.grid(coarsen)  # refuses blocks that do not divide the grid
         channels = self.channel_indices(variables)
-        reader = FieldReader(self.manifest, split, self.array(split), channels, coarsen, self.row_weights)
+        mask = self.mask(variables=variables)
+        reader = FieldReader(self.manifest, split, self.array(split), channels, coarsen, self.row_weights, mask)
         return reader.blocks(into)
 
     def load(self, split: str, coarsen: int = 1, variables: list[str] | None = None) -> np.ndarray:

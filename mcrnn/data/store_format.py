@@ -1,7 +1,8 @@
 """The format of a field store: the contract between `data_prep`, which writes it, and `mcrnn.data`, which reads it.
 
 A store is one Zarr v3 group. Each split is a subgroup with an array `field` of dimensions (sample, time, channel,
-height, width), float32, and the coordinates of these dimensions. The attributes of the root describe the data:
+height, width), float32, and the coordinates of these dimensions. The root may have an array `mask`, see `MASK`. The
+attributes of the root describe the data:
 
 - `format`, `format_version`: see `FORMAT` and `FORMAT_VERSION`.
 - `status`: `building`, or `complete` when everything else has been written. Readers refuse unfinished stores.
@@ -31,12 +32,12 @@ FORMAT = "mcrnn-field"
 """Value of the root attribute `format`, by which a store is recognised."""
 
 FORMAT_VERSION = 1
-"""Value of the root attribute `format_version` of a store without gaps in time."""
+"""Value of the root attribute `format_version` of a store without gaps in time and without a mask."""
 
-FORMAT_VERSION_WITH_GAPS = 2
-"""The same of a store whose series has gaps, which readers of version 1 would not see."""
+FORMAT_VERSION_WITH_GAPS_OR_MASK = 2
+"""The same of a store that has them, which readers of version 1 would not see."""
 
-FORMAT_VERSIONS = (FORMAT_VERSION, FORMAT_VERSION_WITH_GAPS)
+FORMAT_VERSIONS = (FORMAT_VERSION, FORMAT_VERSION_WITH_GAPS_OR_MASK)
 """The versions that are read. Readers refuse every other one."""
 
 SPLITS = ("train", "val", "test")
@@ -56,6 +57,13 @@ BY_AREA = "area"
 
 MANIFEST = "manifest.json"
 """Key of the manifest: JSON `{"objects": {KEY: {"size": BYTES, "sha256": HEXADECIMAL}}}`."""
+
+MASK = "mask"
+"""Array of the root (channel, height, width), bool, in a store whose field has no value at some points.
+
+It is True where a channel has values. At the other points, `field` holds the mean of the first frame: finite, and of
+the size of the field for whoever does not look at the mask. Networks see the mean of the training split there, which is
+known only when all is written."""
 
 DATA_ARRAYS = ("field", "initial_field")
 """Arrays that hold field values. `initial_field`, of generated fields only, is the state at t = 0."""

@@ -97,6 +97,14 @@ def with_value(value: float, **attributes: Any) -> xr.Dataset:
     return part
 
 
+SEA = np.arange(48).reshape(6, 8) % 5 > 0
+
+
+def land() -> xr.Dataset:
+    """The field without values at some points."""
+    return dataset(np.where(SEA, VALUES, np.float32(np.nan)))
+
+
 def time_as(values: Any, **attributes: Any) -> xr.Dataset:
     return dataset().assign_coords(time=("time", values, attributes))
 
@@ -159,6 +167,7 @@ class Case:
         options: options of the command, in addition to `DAYS`.
         written: options of `Dataset.to_netcdf`.
         segments: segments of the splits that have gaps.
+        mask: the mask of the one channel.
     """
 
     files: Any
@@ -166,6 +175,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     written: dict[str, Any] = field(default_factory=dict)
     segments: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    mask: np.ndarray | None = None
 
 
 STACK = np.stack([VALUES, VALUES + 1], 1)
@@ -242,6 +252,25 @@ CASES: dict[str, Case] = {
         "has no value at all",
         {"fill": "mean"},
     ),
+    "missing at all times": Case(land(), "say by --fill what to put there, or by --mask"),
+    "missing at all times, masked": Case(
+        land(), np.where(SEA, VALUES, VALUES[0][SEA].mean(dtype=np.float64)), {"mask": True}, mask=SEA
+    ),
+    "missing at all times but one, masked": Case(
+        dataset(np.where(SEA | (np.arange(72) == 30)[:, None, None], VALUES, np.float32(np.nan))),
+        "z at 1979-01-02 06:00, lat -75, lon 0 .* has a value, but has none in the first frame",
+        {"mask": True},
+    ),
+    "nothing missing, masked": Case(dataset(), VALUES, {"mask": True}),
+    "missing at one time, masked": Case(
+        with_value(np.nan),
+        "z at 1979-01-02 06:00, lat -15, lon 135 .* has a value in",
+        {"mask": True},
+    ),
+    "all missing, masked": Case(
+        dataset(np.full_like(VALUES, np.nan)), "z has no value in the first frame", {"mask": True}
+    ),
+    "masked and filled": Case(land(), "--fill and --mask both", {"mask": True, "fill": "0"}),
     # times
     "times in days": Case(time_as(np.arange(72) / 24, units="days since 1979-01-01"), VALUES),
     "times in float32 days": Case(
@@ -509,7 +538,9 @@ def test_odd_input_is_right_to_the_bit_or_refused(
     assert np.array_equal(stored, expected if expected.ndim == 4 else expected[:, None])
     segments = {split: store.segments(split) for split in ("train", "val", "test")}
     assert segments == {"train": (0,), "val": (0,), "test": (0,)} | case.segments
-    assert store.attributes["format_version"] == (2 if case.segments else 1)
+    mask = store.mask()
+    assert mask is None if case.mask is None else np.array_equal(mask, case.mask[None])
+    assert store.attributes["format_version"] == (2 if case.segments or case.mask is not None else 1)
     assert store.latitude is None or np.isin(np.round(store.latitude, 6), LATITUDE).all()
 
 
