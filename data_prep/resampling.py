@@ -8,7 +8,6 @@ are averaged one after the other.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, replace
 

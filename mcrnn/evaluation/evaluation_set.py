@@ -15,6 +15,7 @@ from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.splits import Split, open_split
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import Starts, check_length, evaluation_windows
+from mcrnn.errors import UserError
 from mcrnn.evaluation.climatology import Climatology
 from mcrnn.evaluation.metrics import Measures, Scores
 from mcrnn.evaluation.regions import region_points
@@ -110,7 +111,11 @@ class EvaluationSet:
         windows, rule = windows_by_rule(store, split, frames.shape, steps, warm_up, starts)
         climatology = Climatology.of(store, split, data, elsewhere)
         found = cls._with(store, data, frames, climatology, windows, warm_up, horizon, rule, segments)
-        return replace(found, measures=replace(found.measures, regions=points), regions=regions or {})
+        found = replace(found, measures=replace(found.measures, regions=points), regions=regions or {})
+        for name, of_region in found.measures.of_regions.items():
+            if of_region.mask_CHW is not None and not of_region.mask_CHW.any((1, 2)).all():
+                raise UserError(f"region {name} lies outside of the mask of '{store.name}'")
+        return found
 
     @classmethod
     def of_validation(cls, store: FieldStore, config: Configuration) -> EvaluationSet:
@@ -136,13 +141,17 @@ class EvaluationSet:
         rule: str,
         segments: Segments,
     ) -> EvaluationSet:
-        """Add what is measured on this store: by latitude on a sphere, spectra of periodic fields and globes."""
+        """Add what is measured on this store: by latitude on a sphere, spectra of whole periodic fields and globes."""
         latitude = store.latitude
         weights = None
         if latitude is not None:
             weights = latitude_weights(latitude.reshape(-1, data.coarsen).mean(1))
+        mask_CHW = store.mask(data.coarsen, data.variables)
+        is_whole = mask_CHW is None
         around = weights is not None and store.padding == "cylinder"
-        measures = Measures(weights, spectra=store.padding == "circular", zonal=around)
+        measures = Measures(
+            weights, spectra=store.padding == "circular" and is_whole, zonal=around and is_whole, mask_CHW=mask_CHW
+        )
         return cls(frames, windows, warm_up, horizon, measures, climatology, rule, segments=segments)
 
     @property

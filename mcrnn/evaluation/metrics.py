@@ -13,9 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
+
+from mcrnn.data.masks import mask_weights
 
 LARGEST_RATIO, SMALLEST_RATIO = 3.0, 0.2
 """Bounds of the ratio of standard deviations over the grid, forecast over truth.
@@ -92,15 +95,17 @@ class Measures:
 
     Attributes:
         weights: area weights of the rows with mean 1 on a sphere, see `latitude_weights`; else None.
-        spectra: whether power spectra are computed, which need a periodic field.
-        zonal: whether power spectra of circles of latitude are computed, which need a globe.
+        spectra: whether power spectra are computed, which need a periodic field without a mask.
+        zonal: whether power spectra of circles of latitude are computed, which need a globe without a mask.
         regions: grid points of the regions that are also measured by themselves, by name.
+        mask_CHW: points that have values, on which all means and variances are taken; None where all have.
     """
 
     weights: np.ndarray | None = None
     spectra: bool = False
     zonal: bool = False
     regions: Mapping[str, RegionPoints] = field(default_factory=dict)
+    mask_CHW: np.ndarray | None = None
 
     def power(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
         """Return the power spectrum of a field, (B, T, C, K + 1)."""
@@ -115,10 +120,52 @@ class Measures:
             return width // 2 + 1
         return min(height, width) // 2 + 1 if self.spectra else 0
 
+    def within_mask(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
+        """Return a field of all channels or the first ones, with 0 outside of the mask."""
+        if self.mask_CHW is None:
+            return x_BTCHW
+        mask_CHW = torch.tensor(self.mask_CHW[: x_BTCHW.shape[2]], device=x_BTCHW.device)
+        return torch.where(mask_CHW, x_BTCHW, 0.0)
+
+    def mean(self, x_BTCHW: torch.Tensor, *, by_area: bool = False) -> torch.Tensor:
+        """Return the mean over the grid, or over the points of the mask, (B, T, C).
+
+        Args:
+            x_BTCHW: a field, finite outside of the mask.
+            by_area: whether it is weighted by the area of the cells.
+        """
+        weights = self.weights_for(x_BTCHW, by_area=by_area)
+        return (x_BTCHW if weights is None else x_BTCHW * weights).mean((-2, -1))
+
+    def weights_for(self, x_BTCHW: torch.Tensor, *, by_area: bool) -> torch.Tensor | None:
+        """Return the weights in means of a field, of rows (H, 1) or of points (C, H, W); None if all count the same."""
+        weights = self._weights[by_area]
+        if weights is None:
+            return None
+        return torch.as_tensor(weights[: x_BTCHW.shape[2]] if weights.ndim == 3 else weights[:, None]).to(x_BTCHW)
+
+    @cached_property
+    def _weights(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Weights of rows (H,) or of points (C, H, W) in plain means, and in those by area."""
+        if self.mask_CHW is None:
+            return None, self.weights
+        return mask_weights(self.mask_CHW), mask_weights(self.mask_CHW, self.weights)
+
+    @cached_property
+    def of_regions(self) -> dict[str, Measures]:
+        """What is measured in each region, by name."""
+        found = {}
+        for name, points in self.regions.items():
+            mask_CHW = None if self.mask_CHW is None else self.mask_CHW[:, points.rows][:, :, points.columns]
+            found[name] = Measures(points.weights, mask_CHW=mask_CHW)
+        return found
+
 
 @dataclass
 class Scores:
     """Scores of the forecasts of all windows, filled in batch by batch; float64 (windows, steps, channels) each.
+
+    Where there is a mask, the grid stands for its points.
 
     Attributes:
         squared: mean over the grid of the squared error; infinite where it is not finite.
@@ -129,7 +176,7 @@ class Scores:
         weighted_absolute: area-weighted mean of the absolute error; None unless the grid is on a sphere.
         correlation: area-weighted correlation of the anomalies of forecast and truth; None unless on a sphere.
         power: mean square by wavenumber of forecasts, truths and errors, averaged over windows, (3, steps, channels,
-            K + 1); None unless the field is periodic, or goes around a globe.
+            K + 1); None unless the field is periodic, or goes around a globe, and has no mask.
         regions: scores of the part of the field in each region, by name; they have no spectra.
         filled: number of windows that are filled in.
     """
@@ -169,8 +216,8 @@ class Scores:
             correlation=np.empty(shape) if on_sphere else None,
             power=np.zeros((3, steps, channels, wavenumbers)) if wavenumbers else None,
             regions={
-                name: cls.empty(windows, steps, channels, Measures(points.weights), grid)
-                for name, points in measures.regions.items()
+                name: cls.empty(windows, steps, channels, of_region, grid)
+                for name, of_region in measures.of_regions.items()
             },
         )
 
@@ -210,22 +257,24 @@ class Scores:
         climatology_BTCHW: torch.Tensor | None,
     ) -> None:
         """Fill in some windows and steps, from values in float64."""
+        prediction_BTCHW, truth_BTCHW = measures.within_mask(prediction_BTCHW), measures.within_mask(truth_BTCHW)
         error_BTCHW = prediction_BTCHW - truth_BTCHW
         squared_BTCHW, absolute_BTCHW = error_BTCHW.square(), error_BTCHW.abs()
-        self.squared[at] = _finite(squared_BTCHW.mean((-2, -1)))
-        self.absolute[at] = _finite(absolute_BTCHW.mean((-2, -1)))
+        self.squared[at] = _finite(measures.mean(squared_BTCHW))
+        self.absolute[at] = _finite(measures.mean(absolute_BTCHW))
         for i, x_BTCHW in enumerate((prediction_BTCHW, truth_BTCHW)):
-            self.variance[i][at] = _finite(x_BTCHW.var((-2, -1), correction=0))
+            self.variance[i][at] = _finite(_variance(x_BTCHW, measures))
         if self.weighted is None or self.weighted_absolute is None or self.correlation is None:
-            self.bias[at] = _finite(error_BTCHW.mean((-2, -1)))
+            self.bias[at] = _finite(measures.mean(error_BTCHW))
         else:
             assert climatology_BTCHW is not None
-            weights_H1 = torch.as_tensor(measures.weights).to(error_BTCHW)[:, None]
-            self.bias[at] = _finite((error_BTCHW * weights_H1).mean((-2, -1)))
-            self.weighted[at] = _finite((squared_BTCHW * weights_H1).mean((-2, -1)))
-            self.weighted_absolute[at] = _finite((absolute_BTCHW * weights_H1).mean((-2, -1)))
-            mean_BTCHW = climatology_BTCHW.to(error_BTCHW)
-            correlation_BTC = _correlation(prediction_BTCHW - mean_BTCHW, truth_BTCHW - mean_BTCHW, weights_H1)
+            self.bias[at] = _finite(measures.mean(error_BTCHW, by_area=True))
+            self.weighted[at] = _finite(measures.mean(squared_BTCHW, by_area=True))
+            self.weighted_absolute[at] = _finite(measures.mean(absolute_BTCHW, by_area=True))
+            mean_BTCHW = measures.within_mask(climatology_BTCHW.to(error_BTCHW))
+            weights = measures.weights_for(error_BTCHW, by_area=True)
+            assert weights is not None
+            correlation_BTC = _correlation(prediction_BTCHW - mean_BTCHW, truth_BTCHW - mean_BTCHW, weights)
             self.correlation[at] = torch.nan_to_num(correlation_BTC, nan=0.0).cpu().numpy()
         if self.power is not None:
             for i, x_BTCHW in enumerate((prediction_BTCHW, truth_BTCHW, error_BTCHW)):
@@ -233,7 +282,7 @@ class Scores:
         for name, points in measures.regions.items():
             assert climatology_BTCHW is not None
             prediction, truth, mean = map(points.of, (prediction_BTCHW, truth_BTCHW, climatology_BTCHW))
-            self.regions[name]._update_part(at, prediction, truth, Measures(points.weights), mean)
+            self.regions[name]._update_part(at, prediction, truth, measures.of_regions[name], mean)
 
 
 def _finite(values: torch.Tensor) -> np.ndarray:
@@ -241,10 +290,17 @@ def _finite(values: torch.Tensor) -> np.ndarray:
     return torch.nan_to_num(values, nan=torch.inf, posinf=torch.inf).cpu().numpy()
 
 
-def _correlation(a_BTCHW: torch.Tensor, b_BTCHW: torch.Tensor, weights_H1: torch.Tensor) -> torch.Tensor:
+def _variance(x_BTCHW: torch.Tensor, measures: Measures) -> torch.Tensor:
+    """Return the variance over the grid, or over the points of the mask, (B, T, C)."""
+    if measures.mask_CHW is None:
+        return x_BTCHW.var((-2, -1), correction=0)
+    return measures.mean((x_BTCHW - measures.mean(x_BTCHW)[..., None, None]).square())
+
+
+def _correlation(a_BTCHW: torch.Tensor, b_BTCHW: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Return the anomaly correlation over the grid, uncentred as the WMO defines it; (B, T, C)."""
-    covariance = (weights_H1 * a_BTCHW * b_BTCHW).mean((-2, -1))
-    variances = (weights_H1 * a_BTCHW.square()).mean((-2, -1)) * (weights_H1 * b_BTCHW.square()).mean((-2, -1))
+    covariance = (weights * a_BTCHW * b_BTCHW).mean((-2, -1))
+    variances = (weights * a_BTCHW.square()).mean((-2, -1)) * (weights * b_BTCHW.square()).mean((-2, -1))
     return covariance / variances.sqrt()
 
 
