@@ -11,6 +11,7 @@ import torch
 
 import data_prep.convert
 from mcrnn.config.sections import Configuration, DataConfig
+from mcrnn.data.checks import check_store_serves
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
@@ -100,6 +101,9 @@ def test_no_start_crosses_a_gap(tmp_path: Path, capsys: pytest.CaptureFixture[st
     store = FieldStore.open(LocalFolder(tmp_path / "z.zarr"))
     data = FieldData.load(store, DataConfig(store="z.zarr"))
     assert (data.train_segments, data.val_segments, store.segments("test")) == ((0, 40), (0,), (0, 30, 99))
+    long = CONFIGURATION | {"data": {"store": "z.zarr", "sequence_length": 40}}
+    with pytest.raises(UserError, match=r"needs 41 frames without a gap in time, and the longest of the 2 .* has 40"):
+        check_store_serves(store, Configuration.model_validate(long))
     dates = store.dates("test")
     assert dates is not None
     windows = {}
