@@ -17,7 +17,8 @@ from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import Starts, check_length, evaluation_windows
 from mcrnn.errors import UserError
 from mcrnn.evaluation.climatology import Climatology
-from mcrnn.evaluation.metrics import Measures, Scores
+from mcrnn.evaluation.measures import Measures
+from mcrnn.evaluation.metrics import Scores
 from mcrnn.evaluation.regions import region_points
 from mcrnn.evaluation.starts import overlap_of, windows_by_rule
 from mcrnn.storage.location import Location

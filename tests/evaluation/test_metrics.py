@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from mcrnn.data.sphere import latitude_weights
+from mcrnn.evaluation.measures import Measures, RegionPoints, power_spectrum, zonal_spectrum
 from mcrnn.evaluation.metrics import (
-    Measures,
     Scores,
     instability,
-    power_spectrum,
     rmse,
     rmse_by_step,
     rmse_mean_of_steps,
     rmse_normalized,
     skill_horizon,
-    zonal_spectrum,
 )
 
 LATITUDE = np.linspace(-84.375, 84.375, 16)
@@ -163,6 +163,15 @@ def test_scores_within_a_mask_are_those_of_its_points_alone() -> None:
     for name in ("squared", "absolute", "bias", "variance", "weighted", "weighted_absolute", "correlation"):
         assert np.array_equal(getattr(others, name), getattr(scores, name))
     assert np.array_equal(scored(prediction, truth, Measures(mask_CHW=mask)).squared, scores.squared)
+    # a region is the mask within it
+    rows, columns = np.arange(3, 9), np.array([30, 31, 0, 1, 2])
+    points = RegionPoints(rows, columns, weights[rows] / weights[rows].mean())
+    in_region = scored(prediction, truth, replace(measures, regions={"r": points}), mean).regions["r"]
+    within = np.zeros_like(mask)
+    within[:, rows[:, None], columns] = True
+    alone = scored(prediction, truth, Measures(weights, mask_CHW=mask & within), mean)
+    for name in ("squared", "bias", "variance", "weighted", "correlation"):
+        assert np.allclose(getattr(in_region, name), getattr(alone, name), rtol=1e-10, atol=1e-14)
 
 
 def test_scores_depend_on_neither_batch_size_nor_order() -> None:
