@@ -29,7 +29,8 @@ from mcrnn.data.description import FieldDescription
 from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.store import FieldStore
 from mcrnn.evaluation.evaluation_set import BATCH_SIZE, EvaluationSet
-from mcrnn.evaluation.metrics import Measures, Scores
+from mcrnn.evaluation.measures import Measures
+from mcrnn.evaluation.metrics import Scores
 from mcrnn.evaluation.scoring import score
 from mcrnn.models import trained_model
 from mcrnn.models.forecaster import build_model

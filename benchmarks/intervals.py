@@ -39,7 +39,7 @@ def starts_of(rule: str, frames: int) -> np.ndarray:
     last_start = frames - (WARM_UP + HORIZON) - 1
     if rule == "biweekly":
         dates = cftime.num2date(np.arange(frames) / FRAMES_A_DAY, "days since 2001-01-01")
-        return biweekly_starts(list(dates), WARM_UP, last_start)
+        return biweekly_starts(list(dates), WARM_UP, range(last_start + 1))
     every = {"apart": WARM_UP + HORIZON + 1, "daily": FRAMES_A_DAY, "all": 1}[rule]
     return np.arange(0, last_start + 1, every)
 

@@ -37,7 +37,8 @@ def animate_sample(
         raise UserError(f"split '{split}' has samples 0 to {array.shape[0] - 1}, not {sample}")
     every = -(-array.shape[1] // MOST_FRAMES)
     frames_TCHW = np.asarray(array[sample, ::every])
-
+    if (mask_CHW := store.mask()) is not None:
+        frames_TCHW = np.where(mask_CHW, frames_TCHW, np.nan)
     if store.is_from_the_north:
         frames_TCHW = frames_TCHW[:, :, ::-1]
     units = store.units_of(store.channels)

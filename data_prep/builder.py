@@ -29,7 +29,7 @@ from data_prep.plan import Shard, StorePlan, root_document
 from data_prep.shard_records import LEASE, Record, ShardRecords
 from data_prep.statistics import Statistics
 from mcrnn.data.manifest import map_ahead
-from mcrnn.data.store_format import BUILD_FOLDER, FORMAT, FORMAT_VERSION, MANIFEST, canonical_json, root_digest, sha256
+from mcrnn.data.store_format import BUILD_FOLDER, FORMAT, MANIFEST, canonical_json, root_digest, sha256
 from mcrnn.errors import UserError
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import CHECK_PREFIX, Location
@@ -206,7 +206,7 @@ def _unfinished(plan: StorePlan) -> dict[str, Any]:
     """Return the root attributes of a store that is being built."""
     return {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": plan.format_version,
         "status": "building",
         **_sizes_of_objects(plan),
         "recipe": plan.recipe,
@@ -316,7 +316,7 @@ def _write_group(
             if location.read(key) != content:
                 raise UserError(f"'{location.url}' did not return '{key}' as it was written: check the storage")
             objects[key] = {"size": len(content), "sha256": sha256(content)}
-        statistics = Statistics.of(arrays["field"]).to_json()
+        statistics = Statistics.of(arrays["field"], plan.mask).to_json()
         records.append({"objects": objects, "split": shard.split, "statistics": statistics})
     return records
 
@@ -328,14 +328,14 @@ def _complete(location: Location, plan: StorePlan, metadata: dict[str, bytes], r
     for record in records:
         objects.update(record["objects"])
         if record["split"] == "train":
-            of_shard = Statistics(**record["statistics"])
+            of_shard = Statistics.from_json(record["statistics"])
             statistics = statistics.merge(of_shard) if statistics else of_shard
     assert statistics is not None
     manifest = canonical_json({"objects": objects})
     location.write(MANIFEST, manifest)
     attributes = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": plan.format_version,
         "status": "complete",
         "layout": plan.layout,
         "channels": plan.channels,

@@ -82,6 +82,9 @@ def convert(
             metavar="VALUE", help="Put this in place of missing values: a number, or 'mean' for the mean of the frame."
         ),
     ] = None,
+    mask: Annotated[
+        bool, typer.Option("--mask", help="Points that are missing at all times, such as land, are left out.")
+    ] = False,
     time_dimension: Annotated[
         str | None, typer.Option(help="Name of the time dimension, if it is not recognised.")
     ] = None,
@@ -113,6 +116,8 @@ def convert(
         raise UserError(f"--boundary is one of {', '.join(BOUNDARIES)}, not '{boundary}'")
     if coarsen is not None and regrid is not None:
         raise UserError("--coarsen and --regrid both choose the grid: give one of them")
+    if mask and fill is not None:
+        raise UserError("--fill and --mask both say what missing values are: give one of them")
     fill_value = _parse_fill(fill)
     root = Storage.open(storage)
     location = root.location(store)
@@ -121,7 +126,9 @@ def convert(
     from data_prep.build_command import build_and_report
     from data_prep.field_source import FieldSource, plan_store
     from data_prep.joining import open_field, summary
+    from data_prep.masking import find_mask
     from data_prep.sources import find_sources
+    from data_prep.time_axis import TimeAxis
 
     urls = find_sources(files)
     dimensions = {
@@ -137,7 +144,7 @@ def convert(
     field.area.grid.check_boundary(boundary)
     splits = dict(zip(SPLITS, (train, val, test), strict=True))
     ranges = _dates(field, splits) if field.samples is None else _counts(field.samples, splits)
-    selection = {"area": area, "every": every, "coarsen": coarsen, "regrid": regrid}
+    selection = {"area": area, "every": every, "coarsen": coarsen, "regrid": regrid, "mask": mask or None}
     recipe: dict[str, Any] = {
         "command": "data_prep.convert",
         **found,
@@ -161,7 +168,13 @@ def convert(
         if _is_complete_of_before(location, before):
             print(f"{root.show(location)}: made by an earlier version (complete already, nothing to do)")
             return
-    plan = plan_store(field, ranges, boundary, recipe)
+    field_mask = find_mask(field, min(start for start, _ in ranges.values())) if mask else None
+    if field_mask is not None:
+        print(f"mask: {field_mask.describe(field)}")
+    plan = plan_store(field, ranges, boundary, recipe, field_mask)
+    if isinstance(field.axis, TimeAxis) and (gaps := field.axis.describe_gaps()):
+        count = len(field.axis.segments)
+        print(f"the series has {count - 1} gap{'s' * (count > 2)} ({gaps}): {count} segments, which no window crosses")
     counts = " + ".join(str(stop - start) for start, stop in ranges.values())
     unit = "frames" if field.samples is None else "samples"
     times = f"every {field.axis.step}" if field.samples is None else f"of {field.frames} frames"
@@ -169,7 +182,7 @@ def convert(
         root,
         location,
         plan,
-        FieldSource(field, {name: start for name, (start, _) in ranges.items()}, fill_value),
+        FieldSource(field, {name: start for name, (start, _) in ranges.items()}, fill_value, field_mask),
         workers=workers,
         overwrite=overwrite,
         unit=unit,

@@ -11,8 +11,10 @@ import numpy as np
 
 from data_prep.grid import Grid
 from data_prep.gridded_field import GriddedField
+from data_prep.masking import FieldMask
 from data_prep.plan import Coordinate, Shard, SplitPlan, StorePlan, text_array
 from data_prep.time_axis import TimeAxis
+from mcrnn.data.segments import WHOLE, within
 from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.store_format import BY_AREA
 from mcrnn.errors import UserError
@@ -41,11 +43,13 @@ class FieldSource:
         field: the field.
         first: for each split the position of its first time (or sample) in the whole field.
         fill: what replaces missing values.
+        mask: which points are missing at all times, None for none.
     """
 
     field: GriddedField
     first: dict[str, int]
     fill: Fill
+    mask: FieldMask | None = None
     shards_at_once: ClassVar[int] = 1
 
     def compute(self, shards: Sequence[Shard]) -> list[dict[str, np.ndarray]]:
@@ -68,9 +72,18 @@ class FieldSource:
 
     def _read(self, start: int, stop: int) -> np.ndarray:
         field_NTCHW = self.field.read(start, stop)
+        if self.mask is not None:
+            return self._masked(self.mask, field_NTCHW, start)
         if not (finite := np.isfinite(field_NTCHW)).all():
             field_NTCHW = self._filled(field_NTCHW, ~finite, start)
         return self.field.remapping.apply(field_NTCHW) if self.field.remapping is not None else field_NTCHW
+
+    def _masked(self, mask: FieldMask, field_NTCHW: np.ndarray, start: int) -> np.ndarray:
+        """Return values, the first of which are at position `start`, with a constant outside of the mask."""
+        mask.check(self.field, field_NTCHW, start)
+        if self.field.remapping is not None:
+            field_NTCHW = self.field.remapping.apply_within(mask.mask_CHW, field_NTCHW)
+        return np.where(mask.on_grid_of(self.field), field_NTCHW, mask.outside[:, None, None])
 
     def _filled(self, field_NTCHW: np.ndarray, missing: np.ndarray, start: int) -> np.ndarray:
         """Return values, the first of which are at position `start` of the field, without missing ones."""
@@ -82,7 +95,8 @@ class FieldSource:
                 sample += start
             raise UserError(
                 f"there are missing values, the first of {missing.sum()} here: "
-                f"{self.field.describe_position(sample, time, channel, row, column)}; say by --fill what to put there"
+                f"{self.field.describe_position(sample, time, channel, row, column)}; say by --fill what to put "
+                "there, or by --mask that points which are missing at all times are left out"
             )
         if self.fill == "mean":
             if missing.all((3, 4)).any():
@@ -93,7 +107,11 @@ class FieldSource:
 
 
 def plan_store(
-    field: GriddedField, ranges: dict[str, tuple[int, int]], boundary: str, recipe: dict[str, Any]
+    field: GriddedField,
+    ranges: dict[str, tuple[int, int]],
+    boundary: str,
+    recipe: dict[str, Any],
+    mask: FieldMask | None = None,
 ) -> StorePlan:
     """Plan the store of a field that is cut into splits.
 
@@ -102,6 +120,7 @@ def plan_store(
         ranges: for each split its first time (or sample) and the one after its last, as positions in the whole field.
         boundary: how the field continues beyond the edges of its grid, see `mcrnn.data.store_format.BOUNDARIES`.
         recipe: what determines the values.
+        mask: which points are missing at all times, None for none.
 
     Raises:
         UserError: one sample is too large.
@@ -127,6 +146,7 @@ def plan_store(
             **_grid_coordinates(grid),
         }
 
+    mask_CHW = mask.on_grid_of(field) if mask is not None else None
     attributes: dict[str, Any] = {
         "variable": ", ".join(c.name for c in field.channels),
         "long_name": field.long_name,
@@ -137,6 +157,9 @@ def plan_store(
     }
     if isinstance(field.axis, TimeAxis):
         attributes["calendar"] = field.axis.calendar
+        segments = {name: within(field.axis.segments, start, stop) for name, (start, stop) in ranges.items()}
+        if any(of_split != WHOLE for of_split in segments.values()):
+            attributes["segments"] = segments
     if grid.latitude is not None:
         attributes |= {"latitude": grid.latitude, "coarsening": BY_AREA}
     return StorePlan(
@@ -156,6 +179,7 @@ def plan_store(
         shard=shard,
         attributes=attributes,
         recipe=recipe,
+        mask=mask_CHW if mask_CHW is not None and not mask_CHW.all() else None,
     )
 
 

@@ -65,7 +65,7 @@ class GriddedField:
         axis: all times of a series; the times of each sample otherwise.
         samples: number of samples, None for a series.
         area: the part of the grid that is read.
-        taken: the times that are taken of those of the sources.
+        taken: positions in the sources of the times that are taken, None for all.
         units_of: units of each variable.
         long_name: long names of the variables, joined by commas.
         remapping: how the grid is made coarser, None if it is not.
@@ -76,7 +76,7 @@ class GriddedField:
     axis: TimeAxis | SampleTimes
     samples: int | None
     area: Area
-    taken: slice
+    taken: np.ndarray | None
     units_of: dict[str, str]
     long_name: str
     remapping: Remapping | None = None
@@ -115,25 +115,22 @@ class GriddedField:
         is_series = self.samples is None
         shape = (1, stop - start) if is_series else (stop - start, self.frames)
         field_NTCHW = np.empty((*shape, len(self.channels), *self.area.grid.shape), np.float32)
-        first, stride = (self.taken.start or 0, self.taken.step or 1) if is_series else (0, 1)
+        positions = np.arange(start, stop) if self.taken is None else self.taken[start:stop]
         for variable, parts in self.parts.items():
             channels = [c for c, channel in enumerate(self.channels) if channel.variable == variable]
             for part in parts:
-                # Of position p of the field, the sources have position first + p * stride.
-                low = max(start, -(-(part.first - first) // stride))
-                high = min(stop, -(-(part.first + part.count - first) // stride))
-                if low >= high:
+                low, high = np.searchsorted(positions, (part.first, part.first + part.count))
+                if low == high:
                     continue
-                begin = first + low * stride - part.first
-                wanted = slice(begin, begin + (high - low - 1) * stride + 1, stride)
-                target = slice(low - start, high - start)
+                target = slice(int(low), int(high))
+                wanted = _as_slice(positions[target] - part.first)
                 place = (slice(None), target) if is_series else (target, slice(None))
                 values = self._read_part(part, variable, channels, wanted)
                 for position, channel in enumerate(channels):
                     field_NTCHW[(*place, channel)] = values[:, :, position]
         return field_NTCHW
 
-    def _read_part(self, part: Part, variable: str, channels: list[int], wanted: slice) -> np.ndarray:
+    def _read_part(self, part: Part, variable: str, channels: list[int], wanted: slice | np.ndarray) -> np.ndarray:
         """Read some times or samples of one source, (sample, time, channel, height, width)."""
         part.source.check()
         dimensions = part.dimensions
@@ -145,7 +142,7 @@ class GriddedField:
             levels = int(positions[0]) if len(positions) == 1 else positions
         array = open_source(part.source.url, variable)[variable].variable
         index: dict[str, slice | int | np.ndarray] = dict.fromkeys(dimensions.single, 0)
-        index[dimensions.time] = wanted if self.samples is None else self.taken
+        index[dimensions.time] = wanted if self.samples is None else slice(None)
         if dimensions.sample is not None:
             index[dimensions.sample] = wanted
         if dimensions.level is not None:
@@ -167,15 +164,24 @@ class GriddedField:
     def describe_position(self, sample: int, time: int, channel: int, row: int, column: int) -> str:
         """Say where a value is, for messages: channel, date or sample, coordinates and source."""
         position = time if self.samples is None else sample
-        in_source = (self.taken.start or 0) + time * (self.taken.step or 1) if self.samples is None else sample
+        in_source = position if self.taken is None else int(self.taken[position])
         parts = self.parts[self.channels[channel].variable]
         (url,) = [p.source.url for p in parts if p.first <= in_source < p.first + p.count]
         grid = self.area.grid
         point = f"{grid.names[0]} {grid.rows[row]:g}, {grid.names[1]} {grid.columns[column]:g}"
-        when = f"sample {position}, time {time}"
-        if isinstance(self.axis, TimeAxis):
-            when = show(self.axis.date(position))
-        return f"{self.channels[channel].name} at {when}, {point} ({url})"
+        return f"{self.channels[channel].name} at {self.describe_time(position, time)}, {point} ({url})"
+
+    def describe_time(self, position: int, time: int) -> str:
+        """Return the date at a position of a series, or the sample at that position and the number of its time."""
+        return show(self.axis.date(position)) if isinstance(self.axis, TimeAxis) else f"sample {position}, time {time}"
+
+
+def _as_slice(positions: np.ndarray) -> slice | np.ndarray:
+    """Return increasing positions as a slice where they are equally far apart, which reads faster."""
+    steps = np.diff(positions)
+    if len(steps) and (steps != steps[0]).any():
+        return positions
+    return slice(int(positions[0]), int(positions[-1]) + 1, int(steps[0]) if len(steps) else 1)
 
 
 def level_position(levels: tuple[float, ...], level: float | None) -> int:

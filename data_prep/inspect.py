@@ -87,7 +87,7 @@ def _print_complete(name: str, store: FieldStore) -> None:
     for split in SPLITS:
         shape = store.array(split).shape
         pairs[split] = (
-            f"{shape[1]} frames{_range_of_dates(store, split)}"
+            f"{shape[1]} frames{_range_of_dates(store, split)}{_segments(store, split)}"
             if store.is_series
             else f"{shape[0]} samples of {shape[1]} frames"
         )
@@ -95,6 +95,11 @@ def _print_complete(name: str, store: FieldStore) -> None:
     for index, channel in enumerate(store.channels):
         figures = ", ".join(f"{k} {a['statistics'][k][index]:.6g}" for k in ("mean", "std", "min", "max"))
         print(f"  {channel + ' (train)':<20} {figures}")
+    if (mask := store.mask()) is not None:
+        shares = zip(store.channels, 1 - mask.mean((1, 2)), strict=True)
+        _print_pairs(
+            {"mask": ", ".join(f"{name} has no value at {100 * share:.3g} % of the points" for name, share in shares)}
+        )
     _print_pairs({"digest": store.digest})
     print("made by:")
     _print_pairs(a["recipe"])
@@ -107,6 +112,11 @@ def _range_of_dates(store: FieldStore, split: str) -> str:
     dates = store.dates(split, (0, -1))
     assert dates is not None, "the times of a series are dates"
     return f", {show(dates[0])} to {show(dates[1])}"
+
+
+def _segments(store: FieldStore, split: str) -> str:
+    count = len(store.segments(split))
+    return f", {count} segments between gaps" if count > 1 else ""
 
 
 def _print_pairs(pairs: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ def open_field(
 
     Raises:
         UserError: a variable, level or dimension is not there or not clear, the sources do not fit together, or the
-            times have gaps or repeats.
+            times repeat, or are irregular.
     """
     wanted = [parse_variable(text) for text in variables or [only_variable(urls[0])]]
     names = list(dict.fromkeys(variable for variable, _ in wanted))
@@ -79,7 +79,7 @@ def open_field(
         axis=axis,
         samples=None if is_series else sum(counts[names[0]]),
         area=Area.all_of(every[0].grid),
-        taken=slice(0, None, 1),
+        taken=None,
         units_of={name: files[0].units for name, files in contents.items()},
         long_name=", ".join(dict.fromkeys(files[0].long_name for files in contents.values())),
     )
@@ -201,6 +201,8 @@ def _times_of_samples(content: FileContent) -> SampleTimes:
         return SampleTimes(np.arange(float(content.frames)), "1", "1")
     if content.calendar is not None:
         axis = TimeAxis.of(content.times, content.calendar, f"'{content.url}'", content.rounding)
+        if gaps := axis.describe_gaps():
+            raise UserError(f"the samples of '{content.url}' have a gap in time, {gaps}, which only a series may have")
         return SampleTimes(axis.seconds - axis.seconds[0], f"seconds since {axis.date(0).isoformat(' ')}", axis.step)
     steps = np.diff(content.times)
     if not (steps > 0).all() or not np.allclose(steps, steps.mean(), rtol=1e-3):

@@ -18,7 +18,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from mcrnn.data.sharding import decode
-from mcrnn.data.store_format import DIMENSIONS
+from mcrnn.data.store_format import DIMENSIONS, FORMAT_VERSION, FORMAT_VERSION_WITH_GAPS_OR_MASK, MASK
 
 Coordinate = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
 """Dimensions, values and attributes of a coordinate array."""
@@ -74,6 +74,7 @@ class StorePlan:
         attributes: root attributes that readers need: variable, units, boundary, time_step.
         recipe: all that determines the values: command, parameters, seed.
         extras: dimensions of further float32 arrays that a source computes with the field, by name.
+        mask: points (channel, height, width) that have values, None where all have.
     """
 
     splits: dict[str, SplitPlan]
@@ -86,11 +87,18 @@ class StorePlan:
     attributes: dict[str, Any]
     recipe: dict[str, Any]
     extras: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    mask: np.ndarray | None = None
 
     @property
     def arrays(self) -> dict[str, tuple[str, ...]]:
         """Dimensions of the field and of the extras, by name."""
         return {"field": DIMENSIONS, **self.extras}
+
+    @property
+    def format_version(self) -> int:
+        """The oldest version of the format whose readers understand the store."""
+        is_plain = "segments" not in self.attributes and self.mask is None
+        return FORMAT_VERSION if is_plain else FORMAT_VERSION_WITH_GAPS_OR_MASK
 
     @property
     def axis(self) -> str:
@@ -130,6 +138,11 @@ class StorePlan:
         objects: dict[str, Buffer] = {}
         store = MemoryStore(objects)
         root = zarr.create_group(store, zarr_format=3)
+        if self.mask is not None:
+            words: dict[str, Any] = {"long_name": "whether the channel has values at the point"}
+            root.create_array(
+                MASK, data=self.mask, chunks=self.mask.shape, dimension_names=DIMENSIONS[2:], attributes=words
+            )
         for split, plan in self.splits.items():
             group = root.create_group(split)
             for name, (dims, values, attributes) in plan.coordinates.items():

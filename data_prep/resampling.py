@@ -8,7 +8,6 @@ are averaged one after the other.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, replace
 
@@ -19,6 +18,9 @@ from data_prep.grid import Grid
 from mcrnn.data.region import Region
 from mcrnn.data.sphere import latitude_edges
 from mcrnn.errors import UserError
+
+LEAST_COVERAGE = 1e-6
+"""Part of the area of a coarse cell that must be within a mask for the cell to be; less is rounding."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,27 @@ class Remapping:
 
         Products of sparse matrices add in a fixed order in one thread, so that the result is the same everywhere.
         """
-        *rest, height, width = frames.shape
-        coarse_height, coarse_width = self.grid.shape
-        result = np.empty((math.prod(rest), coarse_height, coarse_width), np.float32)
-        for position, frame in enumerate(frames.reshape(-1, height, width)):
-            result[position] = (self.columns @ (self.rows @ frame.astype(np.float64)).T).T
-        return result.reshape(*rest, coarse_height, coarse_width)
+        return self._means(frames, np.empty((*frames.shape[:-2], *self.grid.shape), np.float32))
+
+    def coverage(self, mask_CHW: np.ndarray) -> np.ndarray:
+        """Return which part of the area of each coarse cell is within a mask, float64 (channel, height, width)."""
+        parts_CHW = self._means(mask_CHW, np.empty((len(mask_CHW), *self.grid.shape)))
+        return np.where(parts_CHW > LEAST_COVERAGE, parts_CHW, 0.0)
+
+    def apply_within(self, mask_CHW: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        """Remap frames (..., channel, height, width) by the area that coarse and fine cells share within a mask.
+
+        A coarse cell that is outside of the mask gets 0.
+        """
+        shape = (*frames.shape[:-2], *self.grid.shape)
+        means = self._means(np.where(mask_CHW, frames, np.float32(0)), np.empty(shape))
+        coverage_CHW = self.coverage(mask_CHW)
+        return np.divide(means, coverage_CHW, out=np.zeros(shape), where=coverage_CHW > 0).astype(np.float32)
+
+    def _means(self, frames: np.ndarray, out: np.ndarray) -> np.ndarray:
+        for frame, result in zip(frames.reshape(-1, *frames.shape[-2:]), out.reshape(-1, *out.shape[-2:]), strict=True):
+            result[...] = (self.columns @ (self.rows @ frame.astype(np.float64)).T).T
+        return out
 
 
 def coarsen(grid: Grid, block: int) -> Remapping:

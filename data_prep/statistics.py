@@ -13,36 +13,47 @@ class Statistics:
     """Statistics of each channel, computed in float64.
 
     Attributes:
-        count: number of values of a channel.
+        count: number of values of each channel.
         mean: mean of each channel.
         squares: sum of the squared deviations from the mean of each channel.
         min: smallest value of each channel.
         max: largest value of each channel.
     """
 
-    count: int
+    count: list[int]
     mean: list[float]
     squares: list[float]
     min: list[float]
     max: list[float]
 
     @classmethod
-    def of(cls, field_NTCHW: np.ndarray) -> Statistics:
-        """Compute the statistics of an array."""
-        means, squares = [], []
+    def of(cls, field_NTCHW: np.ndarray, mask_CHW: np.ndarray | None = None) -> Statistics:
+        """Compute the statistics of an array.
+
+        Args:
+            field_NTCHW: the array.
+            mask_CHW: points that count, None for all.
+        """
+        found = cls([], [], [], [], [])
         for channel in range(field_NTCHW.shape[2]):
-            values = field_NTCHW[:, :, channel].astype(np.float64)
-            means.append(float(values.mean()))
-            values -= means[-1]  # in place, because new memory would take as long as the arithmetic
-            squares.append(float(np.square(values, out=values).sum()))
-        all_but_channel = (0, 1, 3, 4)
-        return cls(
-            field_NTCHW.size // field_NTCHW.shape[2],
-            means,
-            squares,
-            field_NTCHW.min(all_but_channel).astype(float).tolist(),
-            field_NTCHW.max(all_but_channel).astype(float).tolist(),
-        )
+            chosen = field_NTCHW[:, :, channel] if mask_CHW is None else field_NTCHW[:, :, channel, mask_CHW[channel]]
+            found.count.append(chosen.size)
+            found.min.append(float(chosen.min()))
+            found.max.append(float(chosen.max()))
+            values = chosen.astype(np.float64)
+            found.mean.append(float(values.mean()))
+            values -= found.mean[-1]  # in place, because new memory would take as long as the arithmetic
+            found.squares.append(float(np.square(values, out=values).sum()))
+        return found
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Statistics:
+        """Return the statistics of which `to_json` made a dictionary.
+
+        In records of builds that were begun before there were masks, all channels have one count.
+        """
+        count, channels = content["count"], len(content["mean"])
+        return cls(**content | {"count": [count] * channels if isinstance(count, int) else count})
 
     def merge(self, other: Statistics) -> Statistics:
         """Return the statistics of both sets of values together.
@@ -50,14 +61,15 @@ class Statistics:
         The sums of squares are merged by the update of Chan, Golub and LeVeque (1979, Stanford STAN-CS-79-773), which
         does not lose digits where the mean is large compared with the deviations.
         """
-        count = self.count + other.count
-        mean, squares = [], []
+        counts, mean, squares = [], [], []
         for c, (mean_here, mean_there) in enumerate(zip(self.mean, other.mean, strict=True)):
+            here, there = self.count[c], other.count[c]
+            counts.append(count := here + there)
             delta = mean_there - mean_here
-            mean.append(mean_here + delta * other.count / count)
-            squares.append(self.squares[c] + other.squares[c] + delta**2 * self.count * other.count / count)
+            mean.append(mean_here + delta * there / count)
+            squares.append(self.squares[c] + other.squares[c] + delta**2 * here * there / count)
         return Statistics(
-            count,
+            counts,
             mean,
             squares,
             [min(pair) for pair in zip(self.min, other.min, strict=True)],
@@ -66,9 +78,9 @@ class Statistics:
 
     def summary(self) -> dict[str, list[float]]:
         """Return mean, standard deviation (of the population), min and max of each channel."""
-        std = [(s / self.count) ** 0.5 for s in self.squares]
+        std = [(s / count) ** 0.5 for s, count in zip(self.squares, self.count, strict=True)]
         return {"mean": self.mean, "std": std, "min": self.min, "max": self.max}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the statistics as a dictionary, from which `Statistics(**dictionary)` makes them again."""
+        """Return the statistics as a dictionary, from which `from_json` makes them again."""
         return asdict(self)

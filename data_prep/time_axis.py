@@ -1,4 +1,4 @@
-"""Time axes of files: regular, in any calendar of the CF conventions, cut into splits of whole days."""
+"""Time axes of files: regular but for gaps, in any calendar of the CF conventions, cut into splits of whole days."""
 
 from __future__ import annotations
 
@@ -8,23 +8,31 @@ from dataclasses import dataclass
 import cftime
 import numpy as np
 
+from mcrnn.data.segments import WHOLE, Segments
 from mcrnn.data.time_step import SECONDS, show
 from mcrnn.errors import UserError
+
+SHOWN_GAPS = 3
+"""Gaps that a message names."""
 
 
 @dataclass(frozen=True)
 class TimeAxis:
     """Increasing times in one calendar, at a fixed interval or at one of whole calendar months or years.
 
+    Where times are missing, there is a *gap*: a step of several intervals. It ends a segment.
+
     Attributes:
         seconds: the times in seconds since `REFERENCE`, float64.
         calendar: name of the calendar in the CF conventions.
         step: the interval in words, such as "1 h", "6 h", "1 d", "1 month", "3 months" or "1 year".
+        segments: position of the first time of each segment.
     """
 
     seconds: np.ndarray
     calendar: str
     step: str
+    segments: Segments = WHOLE
 
     REFERENCE = "seconds since 1900-01-01"
     """Units of all times, in the words of the CF conventions."""
@@ -41,39 +49,54 @@ class TimeAxis:
                 rounded more coarsely than to milliseconds is made regular again.
 
         Raises:
-            UserError: there are fewer than two times, or there is a gap or a repeat; the message names the first.
+            UserError: there are fewer than two times, or one repeats, or a step is not a multiple of the interval; the
+                message names the first.
         """
         if len(seconds) < 2:
             raise UserError(f"{origin} has {len(seconds)} times; a series needs at least 2")
         if rounding > 1e-3 and (regular := _without_rounding(seconds, rounding)) is not None:
             seconds = regular
         steps = np.diff(seconds)
-        usual = float(np.median(steps))
-        wrong = np.abs(steps - usual) > max(1e-6 * abs(usual), 1e-3)
-        if usual > 0 and not wrong.any():
+        usual = float(np.quantile(steps, 0.5, method="lower"))
+        tolerance = max(1e-6 * abs(usual), 1e-3)
+        if usual > 0 and not (np.abs(steps - usual) > tolerance).any():
             return cls(seconds, calendar, _name_of(usual))
         dates = cftime.num2date(seconds, cls.REFERENCE, calendar=calendar)
         months = np.array([12 * date.year + date.month for date in dates])
         month_steps = np.diff(months)
+        intervals = np.maximum(np.rint(steps / usual), 1.0) if usual > 0 else np.ones(len(steps))
+        wrong = np.abs(steps - intervals * usual) > tolerance * intervals
+        if usual > 0 and not wrong.any():
+            return cls(seconds, calendar, _name_of(usual), _after_gaps(intervals))
         # Fewer than 27 days between two times mean that they only happen to fall into successive months.
-        if month_steps[0] > 0 and (month_steps == month_steps[0]).all() and steps.min() > 86_400 * 27:
-            count = int(month_steps[0])
+        count = int(np.quantile(month_steps, 0.5, method="lower"))
+        if count > 0 and not (month_steps % count).any() and month_steps.min() > 0 and steps.min() > 86_400 * 27:
             years = count // 12 if count % 12 == 0 else 0
             name = f"{years} year{'s' * (years > 1)}" if years else f"{count} month{'s' * (count > 1)}"
-            return cls(seconds, calendar, name)
+            return cls(seconds, calendar, name, _after_gaps(month_steps / count))
         index = int(np.argmax(wrong if usual > 0 else steps <= 0))
-        kind = "a repeat or a step back" if steps[index] <= 0 else "a gap"
+        kind = "a repeat or a step back" if steps[index] <= 0 else "an irregular step"
         raise UserError(
             f"{origin} has {kind} in time: {show(dates[index])} is followed by {show(dates[index + 1])}, "
             f"where the interval is {_name_of(abs(usual))}. Leave the files out or repair them; "
-            "windows across a gap would be wrong"
+            "times may be missing, but all steps are multiples of the interval"
         )
+
+    def describe_gaps(self) -> str:
+        """Return the first gaps in words: the last time before each, and the first one after it; empty without gaps."""
+        gaps = [f"{show(self.date(first - 1))} to {show(self.date(first))}" for first in self.segments[1:]]
+        return ", ".join(gaps[:SHOWN_GAPS] + ["..."] * (len(gaps) > SHOWN_GAPS))
+
+    @property
+    def _steps_without_gaps(self) -> np.ndarray:
+        """The steps between times of one segment, in seconds."""
+        return np.delete(np.diff(self.seconds), [first - 1 for first in self.segments[1:]])
 
     def date(self, index: int) -> cftime.datetime:
         """Return the time at a position as a date."""
         return cftime.num2date(self.seconds[index], self.REFERENCE, calendar=self.calendar)
 
-    def every(self, text: str) -> tuple[TimeAxis, slice]:
+    def every(self, text: str) -> tuple[TimeAxis, np.ndarray]:
         """Take one of so many times.
 
         Args:
@@ -89,13 +112,14 @@ class TimeAxis:
         if match is None:
             raise UserError(f"--every is an interval such as 30min, 6h or 1d, not '{text}'")
         wanted = int(match[1]) * SECONDS[match[2]]
-        steps = np.diff(self.seconds)
+        steps = self._steps_without_gaps
         stride = round(wanted / float(steps[0]))
         if stride < 1 or np.abs(stride * steps - wanted).max() > 1e-3 * stride:
             raise UserError(f"--every {text} is no multiple of the interval of the data, {self.step}")
         phase = min(wanted, 86_400.0)
-        on_time = np.flatnonzero(np.abs(np.mod(self.seconds[:stride] + 1e-3, phase)) < 2e-3)
-        taken = slice(int(on_time[0]) if len(on_time) else 0, None, stride)
+        on_time = np.flatnonzero(np.abs(np.mod(self.seconds + 1e-3, phase)) < 2e-3)
+        intervals = np.concatenate([[0.0], np.cumsum(np.rint(np.diff(self.seconds) / float(steps[0])))])
+        taken = np.flatnonzero(np.mod(intervals - intervals[on_time[0] if len(on_time) else 0], stride) == 0)
         return TimeAxis.of(self.seconds[taken], self.calendar, f"--every {text}"), taken
 
     def part(self, text: str, option: str) -> tuple[int, int]:
@@ -122,7 +146,7 @@ class TimeAxis:
         if beyond <= first:
             raise UserError(f"{option} {text} ends before it starts")
         # A time may stand in the middle of the interval that it covers, as those of monthly means do.
-        interval = float(np.diff(self.seconds).max())
+        interval = float(self._steps_without_gaps.max())
         if self.seconds[0] >= first + interval or self.seconds[-1] + interval < beyond:
             raise UserError(
                 f"{option} {text} is not covered by the data, which has {show(self.date(0))} to {show(self.date(-1))} "
@@ -182,13 +206,33 @@ def rounding_in_seconds(values: np.ndarray, units: str, calendar: str) -> float:
 
 
 def _without_rounding(seconds: np.ndarray, rounding: float) -> np.ndarray | None:
-    """Return regular times that differ from some times by their rounding only, None if there are none."""
-    mean = float(seconds[-1] - seconds[0]) / (len(seconds) - 1)
-    if mean < 2 * rounding:
-        return None
-    step = _nice(mean, 2 * rounding / (len(seconds) - 1))
-    regular = _nice(float(seconds[0]), rounding) + step * np.arange(len(seconds))
-    return regular if np.abs(regular - seconds).max() <= 2 * rounding else None
+    """Return times that are regular but for gaps and differ from some times by their rounding only.
+
+    Returns:
+        The times, None if there are none.
+    """
+    steps = np.diff(seconds)
+    usual = float(np.quantile(steps, 0.5, method="lower"))
+    with_gaps = np.maximum(np.rint(steps / usual), 1.0) if usual > 0 else np.ones(len(steps))
+    for intervals in (np.ones(len(steps)), with_gaps):
+        position = np.concatenate([[0.0], np.cumsum(intervals)])
+        mean = float(seconds[-1] - seconds[0]) / position[-1]
+        if mean < 2 * rounding:
+            return None
+        step = _nice(mean, 2 * rounding / position[-1])
+        regular = _nice(float(seconds[0]), rounding) + step * position
+        if np.abs(regular - seconds).max() <= 2 * rounding:
+            return regular
+    return None
+
+
+def _after_gaps(intervals: np.ndarray) -> Segments:
+    """Return the position of the first time of each segment.
+
+    Args:
+        intervals: number of intervals between each time and the next; more than 1 in a gap.
+    """
+    return (0, *(int(index) + 1 for index in np.flatnonzero(intervals > 1.5)))
 
 
 def _nice(seconds: float, uncertainty: float) -> float:

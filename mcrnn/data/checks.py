@@ -44,9 +44,11 @@ def check_store_serves(store: FieldStore, config: Configuration) -> None:
         if name not in names:
             raise UserError(f"validation.channel_weights: '{name}' is no predicted variable{did_you_mean(name, names)}")
     length, validation = config.data.sequence_length, config.validation
-    check_length(store.array("train").shape[1], length + 1, f"data.sequence_length {length}")
+    frames, segments = store.array("train").shape[1], store.segments("train")
+    check_length(frames, length + 1, f"data.sequence_length {length}", segments)
     check_length(
         store.array("val").shape[1],
         validation.warm_up + validation.horizon + 1,
         f"validation with warm_up {validation.warm_up} and horizon {validation.horizon}",
+        store.segments("val"),
     )

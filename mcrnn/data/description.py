@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mcrnn.config.sections import DataConfig
+from mcrnn.data.masks import coarse_mask, decode_mask, encode_mask
 from mcrnn.data.store import FieldStore
 from mcrnn.device import constant
 
@@ -79,6 +80,7 @@ class FieldDescription:
         rows: coordinate of each row after coarsening, empty for a model that was trained before it was kept.
         columns: coordinate of each column after coarsening, likewise.
         coarsened_by_area: whether the means of coarsening are weighted by the area of the cells of each latitude.
+        mask: which points of the store's grid have values, as `mcrnn.data.masks` encodes it; empty where all have.
     """
 
     variable: str
@@ -95,6 +97,7 @@ class FieldDescription:
     rows: tuple[float, ...] = ()
     columns: tuple[float, ...] = ()
     coarsened_by_area: bool = False
+    mask: str = ""
 
     @classmethod
     def of(cls, store: FieldStore, data: DataConfig) -> FieldDescription:
@@ -120,7 +123,19 @@ class FieldDescription:
             rows=_block_means(store.coordinate("height"), data.coarsen),
             columns=_block_means(store.coordinate("width"), data.coarsen),
             coarsened_by_area=store.row_weights is not None,
+            mask=encode_mask(store.mask(variables=data.variables)),
         )
+
+    @property
+    def store_mask(self) -> np.ndarray | None:
+        """The mask before coarsening, None where all points have values."""
+        return decode_mask(self.mask)
+
+    @property
+    def model_mask(self) -> np.ndarray | None:
+        """The mask of the field as the model sees it, of `frame_shape`; None where all points have values."""
+        stored_CHW = self.store_mask
+        return None if stored_CHW is None else coarse_mask(stored_CHW, stored_CHW.shape[1] // self.frame_shape[1])
 
     def as_dataset(self, store: str) -> dict[str, Any]:
         """Return what the record of a run says of its data; see `mcrnn.tracking.run_folder`.

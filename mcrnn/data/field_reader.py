@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mcrnn.data.manifest import Manifest, damaged_error, map_ahead
+from mcrnn.data.masks import coarse_mask
 
 if TYPE_CHECKING:
     import zarr
@@ -29,6 +30,7 @@ class FieldReader:
         channels: positions of the channels that are wanted, in order.
         coarsen: side of the blocks of grid points that are averaged; it divides the grid.
         row_weights: weights of the rows in these means, see `coarsened`.
+        mask: mask of the channels on the grid of the store, None where all points have values.
     """
 
     manifest: Manifest
@@ -37,6 +39,7 @@ class FieldReader:
     channels: list[int]
     coarsen: int
     row_weights: np.ndarray | None
+    mask: np.ndarray | None = None
 
     def blocks(self, into: np.ndarray | None = None) -> Iterator[Block]:
         """Read all objects in the order of the data, several at a time.
@@ -78,7 +81,7 @@ class FieldReader:
         values = np.empty((samples.stop - n, times.stop - t, *self.array.shape[2:]), np.float32)
         self._decode(key, values)
         if not as_stored:
-            values = coarsened(values[:, :, self.channels], self.coarsen, self.row_weights)
+            values = coarsened(values[:, :, self.channels], self.coarsen, self.row_weights, self.mask)
         if target is None:
             return samples, times, values
         target[...] = values
@@ -102,16 +105,21 @@ class FieldReader:
             raise damaged_error(self.manifest.location, f"{key} has values that are not finite")
 
 
-def coarsened(values: np.ndarray, block: int, row_weights: np.ndarray | None = None) -> np.ndarray:
+def coarsened(
+    values: np.ndarray, block: int, row_weights: np.ndarray | None = None, mask_CHW: np.ndarray | None = None
+) -> np.ndarray:
     """Return the means over blocks of `block` x `block` grid points, which lie along the last two axes.
 
     Args:
         values: float32 (..., height, width).
         block: side of a block; it divides height and width.
         row_weights: weight of each row, such as the area of its cells; None if all have the same.
+        mask_CHW: points that count, of values (..., channel, height, width). Blocks without any have the mean of all.
     """
     if block == 1:
         return values
+    if mask_CHW is not None:
+        return _coarsened_within(mask_CHW, values, block, row_weights)
     *rest, height, width = values.shape
     blocks = values.reshape(*rest, height // block, block, width // block, block)
     if row_weights is None:
@@ -120,3 +128,18 @@ def coarsened(values: np.ndarray, block: int, row_weights: np.ndarray | None = N
     weights = weights / weights.sum(1, keepdims=True)
     rows = blocks.mean(axis=-1, dtype=np.float64)
     return (rows * weights[:, :, None]).sum(axis=-2).astype(np.float32)
+
+
+def _coarsened_within(
+    mask_CHW: np.ndarray, values: np.ndarray, block: int, row_weights: np.ndarray | None
+) -> np.ndarray:
+    """Return the means over the points of each block that are in a mask."""
+
+    def sums(of: np.ndarray) -> np.ndarray:
+        *rest, height, width = of.shape
+        return of.reshape(*rest, height // block, block, width // block, block).sum((-3, -1))
+
+    area_H1 = np.ones((mask_CHW.shape[1], 1)) if row_weights is None else row_weights[:, None]
+    weights_CHW = np.where(mask_CHW, area_H1, 0.0)
+    weights_CHW += ~np.repeat(np.repeat(coarse_mask(mask_CHW, block), block, 1), block, 2) * area_H1
+    return (sums(np.where(weights_CHW > 0, values, 0.0) * weights_CHW) / sums(weights_CHW)).astype(np.float32)

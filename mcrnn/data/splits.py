@@ -19,6 +19,7 @@ from mcrnn.config.sections import DataConfig
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.field_reader import coarsened
 from mcrnn.data.memory import memory_budget
+from mcrnn.data.segments import WHOLE, Segments
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.storage.local import LocalFolder
@@ -165,7 +166,9 @@ class StoredSplit:
             raise UserError(f"'{self.location.url}' is damaged: {self.split} cannot be read ({error})") from None
         if not np.isfinite(values).all():
             raise UserError(f"'{self.location.url}' is damaged: {self.split} has values that are not finite")
-        return coarsened(values[:, self._store.channel_indices(self.variables)], self.coarsen, self._store.row_weights)
+        store, variables = self._store, self.variables
+        chosen = values[:, store.channel_indices(variables)]
+        return coarsened(chosen, self.coarsen, store.row_weights, store.mask(variables=variables))
 
     def on(self, device: torch.device) -> Split:
         return self
@@ -180,12 +183,16 @@ class FieldData:
         val: the validation split.
         field: description of the field.
         is_series: whether each split is one sample with many times.
+        train_segments: segments of the training split.
+        val_segments: segments of the validation split.
     """
 
     train: Split
     val: Split
     field: FieldDescription
     is_series: bool
+    train_segments: Segments = WHOLE
+    val_segments: Segments = WHOLE
 
     @classmethod
     def load(cls, store: FieldStore, data: DataConfig) -> FieldData:
@@ -195,6 +202,8 @@ class FieldData:
             val=open_split(store, "val", data),
             field=FieldDescription.of(store, data),
             is_series=store.is_series,
+            train_segments=store.segments("train"),
+            val_segments=store.segments("val"),
         )
 
 

@@ -17,8 +17,10 @@ import numpy as np
 
 from mcrnn.data.field_reader import Block, FieldReader
 from mcrnn.data.manifest import Manifest, damaged_error
+from mcrnn.data.masks import coarse_mask
+from mcrnn.data.segments import WHOLE, Segments
 from mcrnn.data.sphere import latitude_weights
-from mcrnn.data.store_format import BY_AREA, FORMAT, FORMAT_VERSION, root_digest
+from mcrnn.data.store_format import BY_AREA, FORMAT, FORMAT_VERSIONS, MASK, root_digest
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.storage.location import Location
 
@@ -53,10 +55,10 @@ def read_root(location: Location) -> dict[str, Any]:
         known = False
     if not known:
         raise UserError(f"'{location.url}' is not a field store, or its zarr.json is damaged")
-    if attributes.get("format_version") != FORMAT_VERSION:
+    if attributes.get("format_version") not in FORMAT_VERSIONS:
         raise UserError(
             f"'{location.url}' has format version {attributes.get('format_version')}, this version of mcrnn "
-            f"reads {FORMAT_VERSION}"
+            f"reads {' and '.join(map(str, FORMAT_VERSIONS))}"
         )
     return document
 
@@ -179,6 +181,10 @@ class FieldStore:
             raise UserError(f"the store '{self.name}' has no split '{split}'")
         return cast("zarr.Array", self._group[f"{split}/field"])
 
+    def segments(self, split: str) -> Segments:
+        """Return the segments of a split, between which a series has gaps in time."""
+        return tuple(self.attributes.get("segments", {}).get(split, WHOLE))
+
     def dates(self, split: str, frames: Sequence[int] | None = None) -> list[cftime.datetime] | None:
         """Return the dates of some frames of a series, or None for samples, whose times are no dates.
 
@@ -221,6 +227,22 @@ class FieldStore:
             return None
         return latitude_weights(self.latitude)
 
+    @cached_property
+    def _mask(self) -> np.ndarray | None:
+        return np.asarray(self._group[MASK], dtype=bool) if f"{MASK}/zarr.json" in self.manifest.objects else None
+
+    def mask(self, coarsen: int = 1, variables: list[str] | None = None) -> np.ndarray | None:
+        """Return the mask of some channels, (C, H / coarsen, W / coarsen), None where all points have values.
+
+        Args:
+            coarsen: side of the blocks of grid points that are averaged.
+            variables: names of the channels, all by default.
+        """
+        if self._mask is None or (mask := self._mask[self.channel_indices(variables)]).all():
+            return None
+        self.grid(coarsen)  # refuses blocks that do not divide the grid
+        return coarse_mask(mask, coarsen)
+
     def grid(self, coarsen: int = 1) -> tuple[int, int]:
         """Return height and width after coarsening.
 
@@ -256,7 +278,8 @@ class FieldStore:
         """
         self.grid(coarsen)  # refuses blocks that do not divide the grid
         channels = self.channel_indices(variables)
-        reader = FieldReader(self.manifest, split, self.array(split), channels, coarsen, self.row_weights)
+        mask = self.mask(variables=variables)
+        reader = FieldReader(self.manifest, split, self.array(split), channels, coarsen, self.row_weights, mask)
         return reader.blocks(into)
 
     def load(self, split: str, coarsen: int = 1, variables: list[str] | None = None) -> np.ndarray:

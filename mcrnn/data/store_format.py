@@ -1,7 +1,8 @@
 """The format of a field store: the contract between `data_prep`, which writes it, and `mcrnn.data`, which reads it.
 
 A store is one Zarr v3 group. Each split is a subgroup with an array `field` of dimensions (sample, time, channel,
-height, width), float32, and the coordinates of these dimensions. The attributes of the root describe the data:
+height, width), float32, and the coordinates of these dimensions. The root may have an array `mask`, see `MASK`. The
+attributes of the root describe the data:
 
 - `format`, `format_version`: see `FORMAT` and `FORMAT_VERSION`.
 - `status`: `building`, or `complete` when everything else has been written. Readers refuse unfinished stores.
@@ -9,6 +10,7 @@ height, width), float32, and the coordinates of these dimensions. The attributes
   with many times, such as a reanalysis, in which windows may start anywhere.
 - `channels`, `variable`, `units`, `time_step`, `boundary`: names of the channels, name of the field, its units, the
   time between frames, and how the field continues beyond its edges (see `BOUNDARIES`).
+- `segments`: of a series with gaps in time, for each split the positions of the frames at which a segment starts.
 - `long_name`, `calendar`, `latitude`: for a series, the field in words, the calendar of its times, and the latitude of
   each row where the rows have one.
 - `coarsening`: `area` where coarsening weights the rows of latitudes by the area of their cells. Stores without it are
@@ -30,7 +32,13 @@ FORMAT = "mcrnn-field"
 """Value of the root attribute `format`, by which a store is recognised."""
 
 FORMAT_VERSION = 1
-"""Value of the root attribute `format_version`. Readers refuse every other version."""
+"""Value of the root attribute `format_version` of a store without gaps in time and without a mask."""
+
+FORMAT_VERSION_WITH_GAPS_OR_MASK = 2
+"""The same of a store that has them, which readers of version 1 would not see."""
+
+FORMAT_VERSIONS = (FORMAT_VERSION, FORMAT_VERSION_WITH_GAPS_OR_MASK)
+"""The versions that are read. Readers refuse every other one."""
 
 SPLITS = ("train", "val", "test")
 """Names of the splits: one subgroup of the root each. Their positions are part of the seed of generated samples."""
@@ -49,6 +57,13 @@ BY_AREA = "area"
 
 MANIFEST = "manifest.json"
 """Key of the manifest: JSON `{"objects": {KEY: {"size": BYTES, "sha256": HEXADECIMAL}}}`."""
+
+MASK = "mask"
+"""Array of the root (channel, height, width), bool, in a store whose field has no value at some points.
+
+It is True where a channel has values. At the other points, `field` holds the mean of the first frame: finite, and of
+the size of the field for whoever does not look at the mask. Networks see the mean of the training split there, which is
+known only when all is written."""
 
 DATA_ARRAYS = ("field", "initial_field")
 """Arrays that hold field values. `initial_field`, of generated fields only, is the state at t = 0."""

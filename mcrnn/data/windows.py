@@ -2,7 +2,8 @@
 
 A window of `sequence_length` S takes S + 1 consecutive frames f_0 .. f_S: inputs f_0 .. f_{S-1}, targets f_1 .. f_S. An
 epoch of a training has one window from a random position of each sample. An epoch of a series has consecutive windows
-that do not overlap, whose common offset is drawn anew for each epoch.
+that do not overlap, whose common offset is drawn anew for each epoch. Where the series has gaps, each of its segments
+is covered in this way, and no window crosses a gap.
 
 Axes: N sample, B window of a batch, T time, C channel, H height, W width.
 """
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from mcrnn.config.sections import DataConfig
+from mcrnn.data.segments import WHOLE, Segments, spans, starts_within
 from mcrnn.data.splits import Split
 from mcrnn.errors import UserError
 
@@ -24,39 +26,49 @@ Starts = tuple[torch.Tensor, torch.Tensor]
 """Sample and first frame of each window, both int64 (windows,)."""
 
 
-def check_length(frames: int, needed: int, purpose: str) -> None:
-    """Refuse windows that are longer than the samples.
+def check_length(frames: int, needed: int, purpose: str, segments: Segments = WHOLE) -> None:
+    """Refuse windows that are longer than the samples, or than all segments of a series.
 
     Args:
         frames: number of frames of each sample.
         needed: number of frames of a window.
         purpose: what needs such windows, for the message.
+        segments: segments of a series.
 
     Raises:
-        UserError: `needed` is above `frames`.
+        UserError: no sample or segment has as many frames as are needed.
     """
-    if needed > frames:
+    longest = max(stop - first for first, stop in spans(segments, frames))
+    if needed > longest and len(segments) > 1:
+        raise UserError(
+            f"{purpose} needs {needed} frames without a gap in time, and the longest of the {len(segments)} segments "
+            f"between gaps has {longest}"
+        )
+    if needed > longest:
         raise UserError(f"{purpose} needs samples of {needed} frames, the store has {frames}")
 
 
-def evaluation_windows(shape: tuple[int, ...], is_series: bool, steps: int, most: int | None = None) -> Starts:
+def evaluation_windows(
+    shape: tuple[int, ...], is_series: bool, steps: int, most: int | None = None, segments: Segments = WHOLE
+) -> Starts:
     """Return the windows of an evaluation, which are the same at each call.
 
     Of samples, each has one window, which starts at its first frame. A series has as many windows as fit one after the
-    other without overlap.
+    other without overlap into each of its segments.
 
     Args:
         shape: shape of the split.
         is_series: whether the split is one sample with many times.
         steps: length of the evaluation; a window has one frame more.
         most: largest number of windows; where there are more, evenly spread ones are taken.
+        segments: segments of a series.
 
     Raises:
-        UserError: the samples are too short.
+        UserError: the samples or segments are too short.
     """
-    check_length(shape[1], steps + 1, f"an evaluation of {steps} steps")
+    check_length(shape[1], steps + 1, f"an evaluation of {steps} steps", segments)
     if is_series:
-        starts = torch.arange(0, shape[1] - steps, steps + 1)
+        starts = torch.from_numpy(starts_within(segments, shape[1], steps + 1, every=steps + 1))
         samples = torch.zeros_like(starts)
     else:
         samples = torch.arange(shape[0])
@@ -80,6 +92,7 @@ class TrainingWindows:
         is_series: whether the split is one sample with many times.
         batch_size: windows of a global batch, which the workers share.
         seed: seed of the training.
+        segments: segments of a series.
     """
 
     split: Split
@@ -87,10 +100,11 @@ class TrainingWindows:
     is_series: bool
     batch_size: int
     seed: int
+    segments: Segments = WHOLE
 
     def __post_init__(self) -> None:
         length = self.data.sequence_length
-        check_length(self.split.shape[1], length + 1, f"data.sequence_length {length}")
+        check_length(self.split.shape[1], length + 1, f"data.sequence_length {length}", self.segments)
 
     @property
     def windows_per_epoch(self) -> int:
@@ -101,11 +115,15 @@ class TrainingWindows:
 
     @property
     def _windows_per_pass(self) -> int:
-        """Number of samples, or number of windows of a series that fit whatever their common offset is."""
+        """Number of samples, or number of windows of a series that fit whatever the common offset of a segment is."""
         if not self.is_series:
             return self.split.shape[0]
-        frames, window = self.split.shape[1], self.data.sequence_length + 1
-        if self.data.fixed_windows:
+        return sum(map(self._windows_in, spans(self.segments, self.split.shape[1])))
+
+    def _windows_in(self, span: tuple[int, int]) -> int:
+        """Return the number of windows of a pass over a segment, 0 where it is shorter than a window."""
+        frames, window = span[1] - span[0], self.data.sequence_length + 1
+        if self.data.fixed_windows or frames < window:
             return frames // window
         return max(1, (frames - window + 1) // window)
 
@@ -122,16 +140,21 @@ class TrainingWindows:
         return samples, starts
 
     def _pass(self, generator: torch.Generator) -> Starts:
-        """Draw the windows of one pass over the split: one of each sample, or one cover of the series."""
+        """Draw the windows of one pass over the split: one of each sample, or those that cover each segment."""
         count, window, frames = self._windows_per_pass, self.data.sequence_length + 1, self.split.shape[1]
         order = torch.randperm(count, generator=generator)
         if not self.is_series:
             num_starts = 1 if self.data.fixed_windows else frames - window + 1
             starts = torch.randint(num_starts, (count,), generator=generator)
             return order, starts
-        largest_offset = 0 if self.data.fixed_windows else min(window - 1, frames - count * window)
-        offset = torch.randint(largest_offset + 1, (), generator=generator)
-        return torch.zeros_like(order), offset + order * window
+        firsts: list[torch.Tensor] = []
+        for span in spans(self.segments, frames):
+            if covering := self._windows_in(span):
+                spare = span[1] - span[0] - covering * window
+                largest_offset = 0 if self.data.fixed_windows else min(window - 1, spare)
+                offset = torch.randint(largest_offset + 1, (), generator=generator)
+                firsts.append(span[0] + offset + torch.arange(covering) * window)
+        return torch.zeros_like(order), torch.cat(firsts)[order]
 
     def epoch(self, epoch: int, rank: int = 0, world_size: int = 1, first_batch: int = 0) -> Iterator[Batch]:
         """Read the batches of an epoch, or one worker's part of each.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.models.trained_model import TrainedModel
@@ -19,6 +21,7 @@ class DataIdentity:
         channels: names of the channels that the model takes.
         grid: height and width after coarsening.
         predicted_channels: how many channels, the first ones, the model predicts.
+        masked: how many values of a frame are outside of the mask.
     """
 
     store_digest: str
@@ -26,13 +29,15 @@ class DataIdentity:
     channels: tuple[str, ...]
     grid: tuple[int, int]
     predicted_channels: int
+    masked: int = 0
 
     @classmethod
     def of_training(cls, model: TrainedModel) -> DataIdentity:
         """Return the data that a model was trained on."""
         field = model.field
         _, height, width = field.frame_shape
-        return cls(field.store_digest, field.units, field.channels, (height, width), model.network.channels_out)
+        predicted, masked = model.network.channels_out, _count_masked(field.model_mask)
+        return cls(field.store_digest, field.units, field.channels, (height, width), predicted, masked)
 
     @classmethod
     def of_evaluation(cls, model: TrainedModel, store: FieldStore) -> DataIdentity:
@@ -45,7 +50,12 @@ class DataIdentity:
         units = ", ".join(dict.fromkeys(store.units_of(model.field.channels)))
         if model.field.units == store.attributes["units"]:  # a model of before has those of all channels of the store
             units = model.field.units
-        return cls(store.digest, units, model.field.channels, grid, model.network.channels_out)
+        masked = _count_masked(store.mask(model.config.data.coarsen, list(model.field.channels)))
+        return cls(store.digest, units, model.field.channels, grid, model.network.channels_out, masked)
+
+
+def _count_masked(mask_CHW: np.ndarray | None) -> int:
+    return 0 if mask_CHW is None else int((~mask_CHW).sum())
 
 
 def data_differences(found: DataIdentity, expected: DataIdentity) -> list[str]:
@@ -60,8 +70,13 @@ def data_differences(found: DataIdentity, expected: DataIdentity) -> list[str]:
         ("channels {}", ", ".join(found.channels), ", ".join(expected.channels)),
         ("a grid of {}", "{} x {}".format(*found.grid), "{} x {}".format(*expected.grid)),
         ("{} predicted channels", found.predicted_channels, expected.predicted_channels),
+        ("{} masked values", found.masked, expected.masked),
     )
-    return [f"{phrase.format(a or 'unknown')} instead of {b or 'unknown'}" for phrase, a, b in compared if a != b]
+    return [f"{phrase.format(_word(a))} instead of {_word(b)}" for phrase, a, b in compared if a != b]
+
+
+def _word(value: str | int) -> str | int:
+    return "unknown" if value == "" else value
 
 
 def store_differences(model: TrainedModel, store: FieldStore) -> list[str]:

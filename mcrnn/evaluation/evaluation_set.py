@@ -10,12 +10,15 @@ import torch
 from mcrnn.config.sections import Configuration, DataConfig
 from mcrnn.data.memory import memory_budget
 from mcrnn.data.region import Region
+from mcrnn.data.segments import WHOLE, Segments
 from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.splits import Split, open_split
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import Starts, check_length, evaluation_windows
+from mcrnn.errors import UserError
 from mcrnn.evaluation.climatology import Climatology
-from mcrnn.evaluation.metrics import Measures, Scores
+from mcrnn.evaluation.measures import Measures
+from mcrnn.evaluation.metrics import Scores
 from mcrnn.evaluation.regions import region_points
 from mcrnn.evaluation.starts import overlap_of, windows_by_rule
 from mcrnn.storage.location import Location
@@ -56,6 +59,7 @@ class EvaluationSet:
         climatology: the training split's climatology at the frames of the split.
         starts: the rule by which windows start, as it is reported.
         regions: the regions that are also measured by themselves, by name.
+        segments: segments of the split.
     """
 
     split: Split
@@ -66,6 +70,7 @@ class EvaluationSet:
     climatology: Climatology
     starts: str
     regions: Mapping[str, Region] = field(default_factory=dict)
+    segments: Segments = WHOLE
 
     @classmethod
     def of(
@@ -102,21 +107,27 @@ class EvaluationSet:
         points = region_points(store, data.coarsen, regions or {})
         frames = open_split(store, split, data)
         steps = warm_up + horizon
-        check_length(frames.shape[1], steps + 1, f"a warm-up of {warm_up} and a horizon of {horizon}")
+        segments = store.segments(split)
+        check_length(frames.shape[1], steps + 1, f"a warm-up of {warm_up} and a horizon of {horizon}", segments)
         windows, rule = windows_by_rule(store, split, frames.shape, steps, warm_up, starts)
         climatology = Climatology.of(store, split, data, elsewhere)
-        found = cls._with(store, data, frames, climatology, windows, warm_up, horizon, rule)
-        return replace(found, measures=replace(found.measures, regions=points), regions=regions or {})
+        found = cls._with(store, data, frames, climatology, windows, warm_up, horizon, rule, segments)
+        found = replace(found, measures=replace(found.measures, regions=points), regions=regions or {})
+        for name, of_region in found.measures.of_regions.items():
+            if of_region.mask_CHW is not None and not of_region.mask_CHW.any((1, 2)).all():
+                raise UserError(f"region {name} lies outside of the mask of '{store.name}'")
+        return found
 
     @classmethod
     def of_validation(cls, store: FieldStore, config: Configuration) -> EvaluationSet:
         """Return the windows of the validation split on which a training with this configuration is validated."""
         asked = config.validation
         frames = open_split(store, "val", config.data)
-        windows = evaluation_windows(frames.shape, store.is_series, asked.warm_up + asked.horizon, asked.windows)
+        steps, segments = asked.warm_up + asked.horizon, store.segments("val")
+        windows = evaluation_windows(frames.shape, store.is_series, steps, asked.windows, segments)
         rule = "as in training"
         climatology = Climatology.of(store, "val", config.data)
-        return cls._with(store, config.data, frames, climatology, windows, asked.warm_up, asked.horizon, rule)
+        return cls._with(store, config.data, frames, climatology, windows, asked.warm_up, asked.horizon, rule, segments)
 
     @classmethod
     def _with(
@@ -129,15 +140,20 @@ class EvaluationSet:
         warm_up: int,
         horizon: int,
         rule: str,
+        segments: Segments,
     ) -> EvaluationSet:
-        """Add what is measured on this store: by latitude on a sphere, spectra of periodic fields and globes."""
+        """Add what is measured on this store: by latitude on a sphere, spectra of whole periodic fields and globes."""
         latitude = store.latitude
         weights = None
         if latitude is not None:
             weights = latitude_weights(latitude.reshape(-1, data.coarsen).mean(1))
+        mask_CHW = store.mask(data.coarsen, data.variables)
+        is_whole = mask_CHW is None
         around = weights is not None and store.padding == "cylinder"
-        measures = Measures(weights, spectra=store.padding == "circular", zonal=around)
-        return cls(frames, windows, warm_up, horizon, measures, climatology, rule)
+        measures = Measures(
+            weights, spectra=store.padding == "circular" and is_whole, zonal=around and is_whole, mask_CHW=mask_CHW
+        )
+        return cls(frames, windows, warm_up, horizon, measures, climatology, rule, segments=segments)
 
     @property
     def steps(self) -> int:
@@ -147,7 +163,7 @@ class EvaluationSet:
     @property
     def overlap(self) -> float | None:
         """How many consecutive windows share a frame, at least 1; None where windows are independent samples."""
-        return overlap_of(self.windows, self.steps)
+        return overlap_of(self.windows, self.steps, self.segments)
 
     def __len__(self) -> int:
         """Return the number of windows."""

@@ -11,11 +11,12 @@ Figures of a region are scores of their own, of the part of each field that lies
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+
+from mcrnn.evaluation.measures import Measures
 
 LARGEST_RATIO, SMALLEST_RATIO = 3.0, 0.2
 """Bounds of the ratio of standard deviations over the grid, forecast over truth.
@@ -25,100 +26,11 @@ VALUES_AT_A_TIME = 2**21
 """Values that are scored at a time. Each array of them takes 16 MB, and about a dozen are needed."""
 
 
-def power_spectrum(x_BTCHW: torch.Tensor) -> torch.Tensor:
-    """Split the mean square of a periodic field by wavenumber.
-
-    Shells have width 1 around the wavenumbers 0 .. K, where K is half the shorter side of the grid; larger wavenumbers
-    count to the last shell. For vorticity the result is twice the enstrophy spectrum.
-
-    Returns:
-        (B, T, C, K + 1); the sum over wavenumbers is the mean square of the field.
-    """
-    height, width = x_BTCHW.shape[-2:]
-    power = torch.fft.rfft2(x_BTCHW, norm="forward").abs().square()
-    power[..., 1 : (width + 1) // 2] *= 2  # the half of the plane that rfft leaves out
-    k_y = torch.fft.fftfreq(height, 1 / height, dtype=torch.float64)
-    k_x = torch.fft.rfftfreq(width, 1 / width, dtype=torch.float64)
-    last = min(height, width) // 2
-    shell_HW = torch.sqrt(k_y[:, None] ** 2 + k_x**2).round().long().clamp(max=last).to(x_BTCHW.device)
-    spectrum = power.new_zeros(*x_BTCHW.shape[:3], last + 1)
-    return spectrum.index_add_(-1, shell_HW.flatten(), power.flatten(-2))
-
-
-def zonal_spectrum(x_BTCHW: torch.Tensor, weights: np.ndarray) -> torch.Tensor:
-    """Split the area-weighted mean square of a field on a globe by zonal wavenumber, the waves in a circle of latitude.
-
-    Args:
-        x_BTCHW: the field, whose rows are whole circles of latitude.
-        weights: area weights of the rows with mean 1.
-
-    Returns:
-        (B, T, C, W // 2 + 1); the sum over wavenumbers is the area-weighted mean square of the field.
-    """
-    width = x_BTCHW.shape[-1]
-    power_BTCHK = torch.fft.rfft(x_BTCHW, norm="forward").abs().square()
-    power_BTCHK[..., 1 : (width + 1) // 2] *= 2  # the negative wavenumbers, which rfft leaves out
-    return (power_BTCHK * torch.as_tensor(weights).to(power_BTCHK)[:, None]).mean(-2)
-
-
-@dataclass(frozen=True)
-class RegionPoints:
-    """The grid points of a region.
-
-    Attributes:
-        rows: positions of its rows.
-        columns: positions of its columns.
-        weights: area weights of its rows with mean 1.
-    """
-
-    rows: np.ndarray
-    columns: np.ndarray
-    weights: np.ndarray
-
-    @property
-    def size(self) -> int:
-        """Number of grid points."""
-        return len(self.rows) * len(self.columns)
-
-    def of(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
-        """Return the part of a field that lies in the region."""
-        rows, columns = (torch.as_tensor(chosen, device=x_BTCHW.device) for chosen in (self.rows, self.columns))
-        return x_BTCHW.index_select(-2, rows).index_select(-1, columns)
-
-
-@dataclass(frozen=True)
-class Measures:
-    """What is measured beside the errors.
-
-    Attributes:
-        weights: area weights of the rows with mean 1 on a sphere, see `latitude_weights`; else None.
-        spectra: whether power spectra are computed, which need a periodic field.
-        zonal: whether power spectra of circles of latitude are computed, which need a globe.
-        regions: grid points of the regions that are also measured by themselves, by name.
-    """
-
-    weights: np.ndarray | None = None
-    spectra: bool = False
-    zonal: bool = False
-    regions: Mapping[str, RegionPoints] = field(default_factory=dict)
-
-    def power(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
-        """Return the power spectrum of a field, (B, T, C, K + 1)."""
-        if self.zonal:
-            assert self.weights is not None
-            return zonal_spectrum(x_BTCHW, self.weights)
-        return power_spectrum(x_BTCHW)
-
-    def num_wavenumbers(self, height: int, width: int) -> int:
-        """Return K + 1 for a grid; 0 where there are no spectra."""
-        if self.zonal:
-            return width // 2 + 1
-        return min(height, width) // 2 + 1 if self.spectra else 0
-
-
 @dataclass
 class Scores:
     """Scores of the forecasts of all windows, filled in batch by batch; float64 (windows, steps, channels) each.
+
+    Where there is a mask, the grid stands for its points.
 
     Attributes:
         squared: mean over the grid of the squared error; infinite where it is not finite.
@@ -129,7 +41,7 @@ class Scores:
         weighted_absolute: area-weighted mean of the absolute error; None unless the grid is on a sphere.
         correlation: area-weighted correlation of the anomalies of forecast and truth; None unless on a sphere.
         power: mean square by wavenumber of forecasts, truths and errors, averaged over windows, (3, steps, channels,
-            K + 1); None unless the field is periodic, or goes around a globe.
+            K + 1); None unless the field is periodic, or goes around a globe, and has no mask.
         regions: scores of the part of the field in each region, by name; they have no spectra.
         filled: number of windows that are filled in.
     """
@@ -169,8 +81,8 @@ class Scores:
             correlation=np.empty(shape) if on_sphere else None,
             power=np.zeros((3, steps, channels, wavenumbers)) if wavenumbers else None,
             regions={
-                name: cls.empty(windows, steps, channels, Measures(points.weights), grid)
-                for name, points in measures.regions.items()
+                name: cls.empty(windows, steps, channels, of_region, grid)
+                for name, of_region in measures.of_regions.items()
             },
         )
 
@@ -210,22 +122,24 @@ class Scores:
         climatology_BTCHW: torch.Tensor | None,
     ) -> None:
         """Fill in some windows and steps, from values in float64."""
+        prediction_BTCHW, truth_BTCHW = measures.within_mask(prediction_BTCHW), measures.within_mask(truth_BTCHW)
         error_BTCHW = prediction_BTCHW - truth_BTCHW
         squared_BTCHW, absolute_BTCHW = error_BTCHW.square(), error_BTCHW.abs()
-        self.squared[at] = _finite(squared_BTCHW.mean((-2, -1)))
-        self.absolute[at] = _finite(absolute_BTCHW.mean((-2, -1)))
+        self.squared[at] = _finite(measures.mean(squared_BTCHW))
+        self.absolute[at] = _finite(measures.mean(absolute_BTCHW))
         for i, x_BTCHW in enumerate((prediction_BTCHW, truth_BTCHW)):
-            self.variance[i][at] = _finite(x_BTCHW.var((-2, -1), correction=0))
+            self.variance[i][at] = _finite(_variance(x_BTCHW, measures))
         if self.weighted is None or self.weighted_absolute is None or self.correlation is None:
-            self.bias[at] = _finite(error_BTCHW.mean((-2, -1)))
+            self.bias[at] = _finite(measures.mean(error_BTCHW))
         else:
             assert climatology_BTCHW is not None
-            weights_H1 = torch.as_tensor(measures.weights).to(error_BTCHW)[:, None]
-            self.bias[at] = _finite((error_BTCHW * weights_H1).mean((-2, -1)))
-            self.weighted[at] = _finite((squared_BTCHW * weights_H1).mean((-2, -1)))
-            self.weighted_absolute[at] = _finite((absolute_BTCHW * weights_H1).mean((-2, -1)))
-            mean_BTCHW = climatology_BTCHW.to(error_BTCHW)
-            correlation_BTC = _correlation(prediction_BTCHW - mean_BTCHW, truth_BTCHW - mean_BTCHW, weights_H1)
+            self.bias[at] = _finite(measures.mean(error_BTCHW, by_area=True))
+            self.weighted[at] = _finite(measures.mean(squared_BTCHW, by_area=True))
+            self.weighted_absolute[at] = _finite(measures.mean(absolute_BTCHW, by_area=True))
+            mean_BTCHW = measures.within_mask(climatology_BTCHW.to(error_BTCHW))
+            weights = measures.weights_for(error_BTCHW, by_area=True)
+            assert weights is not None
+            correlation_BTC = _correlation(prediction_BTCHW - mean_BTCHW, truth_BTCHW - mean_BTCHW, weights)
             self.correlation[at] = torch.nan_to_num(correlation_BTC, nan=0.0).cpu().numpy()
         if self.power is not None:
             for i, x_BTCHW in enumerate((prediction_BTCHW, truth_BTCHW, error_BTCHW)):
@@ -233,7 +147,7 @@ class Scores:
         for name, points in measures.regions.items():
             assert climatology_BTCHW is not None
             prediction, truth, mean = map(points.of, (prediction_BTCHW, truth_BTCHW, climatology_BTCHW))
-            self.regions[name]._update_part(at, prediction, truth, Measures(points.weights), mean)
+            self.regions[name]._update_part(at, prediction, truth, measures.of_regions[name], mean)
 
 
 def _finite(values: torch.Tensor) -> np.ndarray:
@@ -241,10 +155,17 @@ def _finite(values: torch.Tensor) -> np.ndarray:
     return torch.nan_to_num(values, nan=torch.inf, posinf=torch.inf).cpu().numpy()
 
 
-def _correlation(a_BTCHW: torch.Tensor, b_BTCHW: torch.Tensor, weights_H1: torch.Tensor) -> torch.Tensor:
+def _variance(x_BTCHW: torch.Tensor, measures: Measures) -> torch.Tensor:
+    """Return the variance over the grid, or over the points of the mask, (B, T, C)."""
+    if measures.mask_CHW is None:
+        return x_BTCHW.var((-2, -1), correction=0)
+    return measures.mean((x_BTCHW - measures.mean(x_BTCHW)[..., None, None]).square())
+
+
+def _correlation(a_BTCHW: torch.Tensor, b_BTCHW: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Return the anomaly correlation over the grid, uncentred as the WMO defines it; (B, T, C)."""
-    covariance = (weights_H1 * a_BTCHW * b_BTCHW).mean((-2, -1))
-    variances = (weights_H1 * a_BTCHW.square()).mean((-2, -1)) * (weights_H1 * b_BTCHW.square()).mean((-2, -1))
+    covariance = (weights * a_BTCHW * b_BTCHW).mean((-2, -1))
+    variances = (weights * a_BTCHW.square()).mean((-2, -1)) * (weights * b_BTCHW.square()).mean((-2, -1))
     return covariance / variances.sqrt()
 
 

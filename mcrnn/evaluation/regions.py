@@ -10,7 +10,7 @@ from mcrnn.data.region import Region
 from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
-from mcrnn.evaluation.metrics import RegionPoints
+from mcrnn.evaluation.measures import RegionPoints
 
 
 def named_regions(texts: Sequence[str]) -> dict[str, Region]:

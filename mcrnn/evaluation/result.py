@@ -168,7 +168,9 @@ def _cache_key(
         VERSION,
         store.digest,
         model.config.data.model_dump(),
-        asdict(model.field),
+        {
+            key: value for key, value in asdict(model.field).items() if key != "mask" or value
+        },  # as before there were masks
         evaluation_set.warm_up,
         evaluation_set.horizon,
         model.config.model.model_dump(),

@@ -44,7 +44,7 @@ def spread_by_step(ensemble: Ensemble, evaluation_set: EvaluationSet, scales: np
         weights = weights_E.view(-1, 1, 1, 1, 1, 1)
         mean_BTCHW = (weights * members_EBTCHW).sum(0)
         variance_BTCHW = (weights * (members_EBTCHW - mean_BTCHW).square()).sum(0)
-        normalized_BTC = variance_BTCHW.mean((3, 4)) / scale_C.square()
+        normalized_BTC = evaluation_set.measures.mean(variance_BTCHW) / scale_C.square()
         total_T += factor * normalized_BTC.mean(2).sum(0).cpu().numpy()
     return np.sqrt(total_T / len(evaluation_set))
 

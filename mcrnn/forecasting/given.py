@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mcrnn.data.field_reader import coarsened
+from mcrnn.data.masks import coarse_mask
 from mcrnn.data.missing_values import without_invalid
 from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.time_step import Time, TimeStep, show
@@ -40,6 +41,7 @@ class GivenFrames:
         coarsen: side of the blocks of grid points that are averaged.
         row_weights: weight of each row in these means, None if all have the same.
         attributes: attributes of the whole data set.
+        mask: points of the grid of the frames at which the model takes values, None for all.
     """
 
     name: str
@@ -52,6 +54,7 @@ class GivenFrames:
     coarsen: int
     row_weights: np.ndarray | None
     attributes: dict[str, Any]
+    mask: np.ndarray | None = None
 
     @property
     def samples(self) -> int:
@@ -75,7 +78,7 @@ class GivenFrames:
             warm_up: frames of a window.
 
         Returns:
-            float32 (B, warm_up, C, H, W), on the model's grid.
+            float32 (B, warm_up, C, H, W), on the model's grid, NaN outside of its mask.
 
         Raises:
             UserError: a value is missing.
@@ -93,13 +96,18 @@ class GivenFrames:
             values_NTHW = values_NTHW if self.sample else values_NTHW[None]
             channels.append(values_NTHW[np.asarray(samples)[:, None], position_BT.reshape(frames_BT.shape)])
         windows_BTCHW = np.stack(channels, axis=2)
+        if self.mask is not None:
+            windows_BTCHW = np.where(self.mask, windows_BTCHW, np.float32(0))
         if not np.isfinite(windows_BTCHW).all():
             b, t, c = (int(i[0]) for i in np.nonzero(~np.isfinite(windows_BTCHW))[:3])
             raise UserError(
                 f"'{self.name}' has missing values in {self.channels[c].name} at {show(self.times[frames_BT[b, t]])}; "
-                "a model needs a value at each point of its grid: fill them first"
+                f"a model needs a value at each point of its {'grid' if self.mask is None else 'mask'}: fill them first"
             )
-        return coarsened(windows_BTCHW, self.coarsen, self.row_weights)
+        given_BTCHW = coarsened(windows_BTCHW, self.coarsen, self.row_weights, self.mask)
+        if self.mask is None:
+            return given_BTCHW
+        return np.where(coarse_mask(self.mask, self.coarsen), given_BTCHW, np.float32(np.nan))
 
 
 def fit(source: Source, model: TrainedModel) -> GivenFrames:
@@ -127,6 +135,8 @@ def fit(source: Source, model: TrainedModel) -> GivenFrames:
     _check_units(source, channels, model)
     coarsen = _check_grid(source.name, channels[0], (rows, columns), model)
     times, step = _times(source.name, channels[0], time, model)
+    mask_CHW = model.field.model_mask if coarsen == 1 else model.field.store_mask
+    _check_mask(source, model, mask_CHW)
     return GivenFrames(
         source.name,
         channels,
@@ -138,6 +148,7 @@ def fit(source: Source, model: TrainedModel) -> GivenFrames:
         coarsen,
         _row_weights(source.name, channels[0], rows, model) if coarsen > 1 else None,
         dict(source.dataset.attrs),
+        mask_CHW,
     )
 
 
@@ -252,6 +263,18 @@ def _check_grid(name: str, channel: xr.DataArray, grid: tuple[str, str], model: 
         f"'{name}' has a grid of {height} x {width}{found}; the model takes {sizes}{wanted}"
         f"{f' (means over blocks of {block})' if block > 1 and wanted else ''}: put the field onto that grid"
     )
+
+
+def _check_mask(source: Source, model: TrainedModel, mask_CHW: np.ndarray | None) -> None:
+    """Refuse a field store that has no values at points where the model takes them."""
+    for index, channel in enumerate(model.field.channels):
+        masked = ~source.masks.get(channel, np.ones((), bool))
+        missing = masked if mask_CHW is None else masked & mask_CHW[index]
+        if missing.any():
+            raise UserError(
+                f"'{source.name}' has no values of {channel} at {missing.sum()} points where the model takes them: "
+                "it is of another mask"
+            )
 
 
 def _row_weights(name: str, channel: xr.DataArray, rows: str, model: TrainedModel) -> np.ndarray | None:

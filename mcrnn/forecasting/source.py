@@ -6,9 +6,11 @@ import contextlib
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mcrnn.data.store import FieldStore
 from mcrnn.data.store_format import FORMAT, SPLITS
@@ -33,11 +35,13 @@ class Source:
         name: the name that the user has given, for messages.
         dataset: the data set, with dates as cftime objects.
         grid: names of the dimensions of the rows and the columns, None where they have to be recognised.
+        masks: for variables without values at some points of the grid, the points that have them.
     """
 
     name: str
     dataset: xr.Dataset
     grid: tuple[str, str] | None = None
+    masks: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -156,23 +160,25 @@ def _open_store(location: Location, name: str, split: str) -> Iterator[Source]:
     if split not in SPLITS:
         raise UserError(f"--split is {', '.join(SPLITS)}, not '{split}'{did_you_mean(split, SPLITS)}")
     with _open_zarr(location, name, split) as dataset:
-        field = dataset["field"].drop_vars("row_area", errors="ignore")
-        field = field.isel(sample=0, drop=True) if store.is_series else field
+        values = dataset["field"].drop_vars("row_area", errors="ignore")
+        values = values.isel(sample=0, drop=True) if store.is_series else values
         # The conventions of CF keep the names height and time for what has a unit of length or of time.
         names = {"height": "row", "width": "column", "time": "time" if "calendar" in store.attributes else "t"}
         for dimension in ("height", "width"):
-            if "units" in field[dimension].attrs:  # a coordinate of the NetCDF files that the store was made of
-                names[dimension] = str(field[dimension].attrs.pop("long_name", names[dimension]))
-        field = field.rename(names)
-        if "sample" in field.coords:
-            field["sample"].attrs["long_name"] = "sample"
+            if "units" in values[dimension].attrs:  # a coordinate of the NetCDF files that the store was made of
+                names[dimension] = str(values[dimension].attrs.pop("long_name", names[dimension]))
+        values = values.rename(names)
+        if "sample" in values.coords:
+            values["sample"].attrs["long_name"] = "sample"
         one_name = {"long_name": store.attributes["long_name"]} if "long_name" in store.attributes else {}
         units = store.units_of(store.channels)
         variables = {
-            channel: field.isel(channel=index, drop=True).assign_attrs(
+            channel: values.isel(channel=index, drop=True).assign_attrs(
                 {"units": units[index], "long_name": channel} | (one_name if len(store.channels) == 1 else {})
             )
             for index, channel in enumerate(store.channels)
         }
         grid = (names["height"], names["width"])
-        yield Source(name, dataset.drop_vars(dataset.data_vars).assign(variables), grid)
+        mask_CHW = store.mask()
+        masks = {} if mask_CHW is None else dict(zip(store.channels, mask_CHW, strict=True))
+        yield Source(name, dataset.drop_vars(dataset.data_vars).assign(variables), grid, masks)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -94,8 +95,32 @@ class Forecaster(nn.Module):
         )
         self.dropout = nn.Dropout2d(dropout) if dropout > 0 else nn.Identity()
         self.decoder = PointwiseConv(widths[-1], channels_out)
+        self.mask_CHW: torch.Tensor | None
+        self.outside_C11: torch.Tensor
+        self.register_buffer("mask_CHW", None, persistent=False)
         if decode == "hidden":
             self.norms[-1].requires_grad_(False)
+
+    def set_mask(self, mask_CHW: np.ndarray, outside: Sequence[float]) -> None:
+        """Let the network see, and predict, a constant at the points outside of a mask, whatever the frames hold there.
+
+        Its grid is then fixed. The loss says nothing of these points, so that what the decoder makes of them would
+        otherwise be anything, and would be read again in closed loop.
+
+        Args:
+            mask_CHW: the points that have values.
+            outside: the constant of each channel, in the units the model is trained in.
+        """
+        self.register_buffer("mask_CHW", torch.tensor(mask_CHW), persistent=False)
+        self.register_buffer("outside_C11", torch.tensor(outside)[:, None, None], persistent=False)
+        self.takes_any_grid = False
+
+    def _within_mask(self, x: torch.Tensor) -> torch.Tensor:
+        """Return frames (..., C, H, W), of all channels or the first ones, with the constant outside of the mask."""
+        if self.mask_CHW is None:
+            return x
+        channels = x.shape[-3]
+        return torch.where(self.mask_CHW[:channels], x, self.outside_C11[:channels].to(x.dtype))
 
     def forward(
         self, x_BTCHW: torch.Tensor, teacher_forcing_steps: int | None = None, steps: int | None = None
@@ -132,6 +157,7 @@ class Forecaster(nn.Module):
             raise ValueError(f"at least one teacher-forced step is needed, got {forced}")
         if forced > given:
             raise ValueError(f"{forced} teacher-forced steps need as many frames, got {given}")
+        x_BTCHW = self._within_mask(x_BTCHW)
         states = [cell.initial_state(x_BTCHW[:, 0]) for cell in self._cells()]
         convs = [cell.prepare() for cell in self._cells()]
         outputs = [self._advance(to_frames(x_BTCHW[:, :forced]), states, convs)]
@@ -180,7 +206,9 @@ class Forecaster(nn.Module):
                 x_NCHW = norm(x_NCHW + self.dropout(z_NCHW))
         y_NCHW = self.decoder(z_NCHW if self.decode == "hidden" else x_NCHW)
         y_NCHW = y_NCHW.to(given_NCHW.dtype)
-        return given_NCHW[:, : self.channels_out] + y_NCHW if self.prediction == "increment" else y_NCHW
+        return self._within_mask(
+            given_NCHW[:, : self.channels_out] + y_NCHW if self.prediction == "increment" else y_NCHW
+        )
 
     def _cells(self) -> Iterator[Cell]:
         return iter(cast("Iterable[Cell]", self.cells))

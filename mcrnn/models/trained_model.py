@@ -73,13 +73,19 @@ class TrainedModel:
         """Continue a sequence of frames, in the field's units.
 
         Args:
-            frames_BTCHW: the given frames, at least one, on the model's (coarsened) grid.
+            frames_BTCHW: the given frames, at least one, on the model's (coarsened) grid. What they hold outside of
+                the field's mask is not read.
             steps: number of lead times.
 
         Returns:
-            The forecasts of lead times 1 .. steps, (B, steps, C, H, W).
+            The forecasts of lead times 1 .. steps, (B, steps, C, H, W), NaN outside of the mask.
         """
-        return self.scaling.to_physical(self.network.forecast(self.scaling.to_model(frames_BTCHW), steps))
+        forecast_BTCHW = self.scaling.to_physical(self.network.forecast(self.scaling.to_model(frames_BTCHW), steps))
+        mask_CHW = self.field.model_mask
+        if mask_CHW is None:
+            return forecast_BTCHW
+        predicted = torch.tensor(mask_CHW[: forecast_BTCHW.shape[2]], device=forecast_BTCHW.device)
+        return torch.where(predicted, forecast_BTCHW, torch.nan)
 
     def predict(self, frames: Any, steps: int) -> Any:
         """Continue a sequence of frames, in the field's units, and return the kind of array that was given.
@@ -225,6 +231,16 @@ def _built(content: dict[str, Any], weights: dict[str, torch.Tensor]) -> Trained
     config = Configuration.model_validate(content["configuration"])
     described: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["field"].items()}
     field = FieldDescription(**described)
-    network = build_model(config.model, field.frame_shape, field.padding)
+    network = network_of(config, field)
     network.load_state_dict(weights)
     return TrainedModel(config, field, network.eval())
+
+
+def network_of(config: Configuration, field: FieldDescription) -> Forecaster:
+    """Build the network of a configuration for a field, with random weights."""
+    network = build_model(config.model, field.frame_shape, field.padding)
+    if (mask_CHW := field.model_mask) is not None:
+        scaling = Scaling.of(config.data, field.mean, field.std)
+        outside = [(a - b) / c for a, b, c in zip(field.mean, scaling.mean, scaling.std, strict=True)]
+        network.set_mask(mask_CHW, outside)
+    return network

@@ -296,7 +296,7 @@ def field_animation(
 
 def _panels(truth_THW: np.ndarray, prediction_THW: np.ndarray) -> tuple[tuple[str, np.ndarray, str, float, float], ...]:
     """Return name, values, colour map and its bounds of each panel; truth and forecast share their bounds."""
-    low, high = float(truth_THW.min()), float(truth_THW.max())
+    low, high = float(np.nanmin(truth_THW)), float(np.nanmax(truth_THW))  # a mask has no values
     error_THW = prediction_THW - truth_THW
     largest = float(np.abs(error_THW[np.isfinite(error_THW)]).max(initial=1e-12))
     return (

@@ -34,6 +34,8 @@ class Forecasts:
 def write_forecasts(path: Path, results: dict[str, EvaluationResult], num_windows: int | None) -> Forecasts:
     """Write given frames, truth and forecasts of the first windows, batch by batch so that they need not fit in memory.
 
+    Outside of the mask of the field they are NaN.
+
     Args:
         path: path of the Zarr group; what is there is replaced.
         results: evaluated models by name, all on the same evaluation set.
@@ -88,7 +90,7 @@ def write_forecasts(path: Path, results: dict[str, EvaluationResult], num_window
     for name, values in (("model", names), ("channel", field.channels[:predicted]), ("input_channel", field.channels)):
         coordinate(name, np.array(list(values), dtype=np.dtypes.StringDType()))
     coordinate("window", np.arange(windows))
-    batch_size = evaluation_set.batch_size()
+    batch_size, mask_CHW = evaluation_set.batch_size(), evaluation_set.measures.mask_CHW
     for batch in evaluation_set.batches(min(batch_size, windows)):
         rows = slice(batch.first, min(batch.first + len(batch.frames_BTCHW), windows))
         kept = rows.stop - rows.start
@@ -96,11 +98,16 @@ def write_forecasts(path: Path, results: dict[str, EvaluationResult], num_window
             break
         frames_BTCHW = batch.frames_BTCHW[:kept]
         given_BTCHW = frames_BTCHW[:, : evaluation_set.warm_up].numpy()
-        given[rows] = given_BTCHW
-        truth[rows] = frames_BTCHW[:, evaluation_set.warm_up :, :predicted].numpy()
+        truth_BTCHW = frames_BTCHW[:, evaluation_set.warm_up :, :predicted].numpy()
+        given[rows], truth[rows] = _within(mask_CHW, given_BTCHW), _within(mask_CHW, truth_BTCHW)
         for index, name in enumerate(names):
             forecast[index, rows] = results[name].model.predict(given_BTCHW, leads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Zarr warns that consolidated metadata, which xarray reads, are not specified
         zarr.consolidate_metadata(str(path))
     return Forecasts(group, names)
+
+
+def _within(mask_CHW: np.ndarray | None, x_BTCHW: np.ndarray) -> np.ndarray:
+    """Return a field with NaN outside of a mask."""
+    return x_BTCHW if mask_CHW is None else np.where(mask_CHW[: x_BTCHW.shape[2]], x_BTCHW, np.float32(np.nan))

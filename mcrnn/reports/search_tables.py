@@ -97,7 +97,9 @@ def _training_cost(config: Configuration, store: FieldStore, field: FieldDescrip
     config = with_resolved_width(config, field.frame_shape)
     cost = model_cost(config.model, field.frame_shape)
     split: Any = SimpleNamespace(shape=store.shape("train", config.data.coarsen, config.data.variables))
-    windows = TrainingWindows(split, config.data, store.is_series, config.train.batch_size, config.train.seed)
+    windows = TrainingWindows(
+        split, config.data, store.is_series, config.train.batch_size, config.train.seed, store.segments("train")
+    )
     frames = windows.windows_per_epoch * config.data.sequence_length * config.train.epochs
     return cost.parameters, 6 * cost.multiply_adds * frames
 

@@ -60,7 +60,9 @@ class JsonRequest(BaseModel):
 class JsonAnswer(BaseModel):
     """The body of an answer in JSON."""
 
-    forecast: list[Any] = Field(description="The forecasts, nested as the frames of the request.")
+    forecast: list[Any] = Field(
+        description="The forecasts, nested as the frames of the request; null where the field has no values."
+    )
     units: str = Field(description="Units of the values.")
     channels: list[str] = Field(description="Names of the channels.")
     model: dict[str, str] = Field(description="Which model has computed them: name, version, digest.")
@@ -171,9 +173,11 @@ def _checked(frames: np.ndarray, served: ServedModel) -> np.ndarray:
             f"the frames have the shape {tuple(frames.shape)}; the model takes (batch, time, channel, height, width) "
             f"with {channels} channel{'s' * (channels > 1)} and {grid}"
         )
-    if not np.isfinite(frames).all():
+    mask_CHW = served.model.field.model_mask
+    if not (np.isfinite(frames) if mask_CHW is None else np.isfinite(frames) | ~mask_CHW).all():
         raise UserError(
-            "the frames have missing values; a model needs a value at each point of its grid: fill them first"
+            "the frames have missing values; a model needs a value at each point of its "
+            f"{'grid' if mask_CHW is None else 'mask'}: fill them first"
         )
     return np.ascontiguousarray(frames, dtype=np.float32)
 
@@ -195,6 +199,9 @@ def _read_json(body: bytes, asked: Question, served: ServedModel) -> Reading:
         values = forecasts_BTCHW if is_batch else forecasts_BTCHW[0]
         field = served.model.field
         channels = list(field.channels[: forecasts_BTCHW.shape[2]])
+        if field.mask:
+            missing, values = np.isnan(values), values.astype(object)
+            values[missing] = None  # JSON has null, and no NaN
         content = {"forecast": values.tolist(), "units": field.units, "channels": channels, "model": served.identity}
         return json.dumps(content).encode()
 

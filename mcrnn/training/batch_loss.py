@@ -25,12 +25,21 @@ class BatchLoss:
         scaling: conversion between the field's units and the model's.
         device: the device of the model.
         dtype: the dtype of the model.
+        weights_CHW: weights of the points of the predicted channels, whose mean over the grid is 1, see `mask_weights`;
+            None if all count the same.
     """
 
     def __init__(
-        self, config: Configuration, model: nn.Module, scaling: Scaling, device: torch.device, dtype: torch.dtype
+        self,
+        config: Configuration,
+        model: nn.Module,
+        scaling: Scaling,
+        device: torch.device,
+        dtype: torch.dtype,
+        weights_CHW: torch.Tensor | None = None,
     ) -> None:
         self.config, self.model, self.scaling, self.device, self.dtype = config, model, scaling, device, dtype
+        self.weights_CHW = weights_CHW
         self.noise_generator = torch.Generator(device)
 
     def backward(self, batch: Batch, epoch: int) -> torch.Tensor:
@@ -65,7 +74,11 @@ class BatchLoss:
         if self.config.data.noise > 0:
             given_BTCHW = given_BTCHW + self.config.data.noise * self._noise(given_BTCHW, positions, epoch)
         prediction_BTCHW = self.model(given_BTCHW, self.config.train.teacher_forcing(epoch))
-        return nn.functional.mse_loss(prediction_BTCHW, x_BTCHW[:, 1:, : prediction_BTCHW.shape[2]])
+        truth_BTCHW = x_BTCHW[:, 1:, : prediction_BTCHW.shape[2]]
+        if self.weights_CHW is None:
+            return nn.functional.mse_loss(prediction_BTCHW, truth_BTCHW)
+        error_BTCHW = torch.where(self.weights_CHW > 0, prediction_BTCHW - truth_BTCHW, 0.0)
+        return (error_BTCHW.square() * self.weights_CHW).mean()
 
     def _noise(self, x_BTCHW: torch.Tensor, positions: list[int], epoch: int) -> torch.Tensor:
         """Draw Gaussian noise that follows from the seed, the epoch and the position of each window in the epoch.

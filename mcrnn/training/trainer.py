@@ -25,11 +25,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import Scaling
+from mcrnn.data.masks import mask_weights
 from mcrnn.data.splits import FieldData
 from mcrnn.data.windows import Batch, TrainingWindows, evaluation_windows, prefetch
 from mcrnn.errors import NotEnoughMemoryError
 from mcrnn.models import Forecaster
-from mcrnn.models.forecaster import build_model
+from mcrnn.models.trained_model import network_of
 from mcrnn.training.averaging import averaged_model
 from mcrnn.training.batch_loss import BatchLoss
 from mcrnn.training.epoch_sums import EpochSums
@@ -103,11 +104,12 @@ class Trainer:
         train, validation = config.train, config.validation
         torch.manual_seed(train.seed)  # for the initial weights
         dtype = torch.float64 if train.precision == "float64" else torch.float32
-        self.model = build_model(config.model, data.field.frame_shape, data.field.padding).to(device, dtype)
+        self.model = network_of(config, data.field).to(device, dtype)
         distributed: nn.Module = self.model
         self.group: dist.ProcessGroup | None = None  # exchanges what lies on the host, which needs gloo
         if session.world_size > 1:
-            distributed = DistributedDataParallel(self.model)
+            # the only buffers are those of a mask, which never change
+            distributed = DistributedDataParallel(self.model, broadcast_buffers=False)
             if dist.get_backend() != "gloo":
                 self.group = dist.new_group(backend="gloo")
         self.average: AveragedModel | None = None
@@ -117,12 +119,21 @@ class Trainer:
         kind = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
         self.optimizer = kind(self.parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
         self.scaling = Scaling.of(config.data, data.field.mean, data.field.std)
-        self.loss = BatchLoss(config, distributed, self.scaling, device, dtype)
+        mask_CHW = data.field.model_mask
+        weights_CHW = None if mask_CHW is None else mask_weights(mask_CHW[: self.model.channels_out])
+        self.weights_CHW = None if weights_CHW is None else torch.tensor(weights_CHW, dtype=dtype, device=device)
+        self.loss = BatchLoss(config, distributed, self.scaling, device, dtype, self.weights_CHW)
         self.train_split, self.val_split = data.train.on(device), data.val.on(device)
-        self.windows = TrainingWindows(self.train_split, config.data, data.is_series, train.batch_size, train.seed)
+        self.windows = TrainingWindows(
+            self.train_split, config.data, data.is_series, train.batch_size, train.seed, data.train_segments
+        )
         self.steps_per_epoch = min(len(self.windows), train.max_batches or len(self.windows))
         self.validation_windows = evaluation_windows(
-            data.val.shape, data.is_series, validation.warm_up + validation.horizon, validation.windows
+            data.val.shape,
+            data.is_series,
+            validation.warm_up + validation.horizon,
+            validation.windows,
+            data.val_segments,
         )
         self.epoch, self.batch = 1, 0
         self.sums = EpochSums(device)
@@ -255,6 +266,7 @@ class Trainer:
             warm_up=validation.warm_up,
             horizon=validation.horizon,
             batch_size=validation.batch_size,
+            weights_CHW=self.weights_CHW,
             rank=session.rank,
             world_size=session.world_size,
             group=self.group,

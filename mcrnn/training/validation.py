@@ -27,6 +27,8 @@ class SquaredError:
     """Number of steps."""
     channels: int
     """Number of channels."""
+    weights_CHW: torch.Tensor | None = None
+    """Weights of the points, whose mean over the grid is 1; None if all count the same."""
     total_TC: torch.Tensor = field(init=False)
     """The sums, (steps, channels)."""
     count: int = 0
@@ -43,6 +45,8 @@ class SquaredError:
             truth_BTCHW: the field, of the same shape and units.
         """
         squared_BTCHW = (prediction_BTCHW.double() - truth_BTCHW.double()).square()
+        if self.weights_CHW is not None:
+            squared_BTCHW = torch.where(self.weights_CHW > 0, squared_BTCHW, 0.0) * self.weights_CHW
         total_TC = squared_BTCHW.sum((0, 3, 4))
         self.total_TC = self.total_TC.to(total_TC.device) + torch.nan_to_num(total_TC, nan=torch.inf, posinf=torch.inf)
         self.count += squared_BTCHW[:, 0, 0].numel()
@@ -75,6 +79,7 @@ def validate(
     warm_up: int,
     horizon: int,
     batch_size: int,
+    weights_CHW: torch.Tensor | None = None,
     rank: int = 0,
     world_size: int = 1,
     group: dist.ProcessGroup | None = None,
@@ -91,6 +96,7 @@ def validate(
         warm_up: number of given frames.
         horizon: number of closed-loop steps after them.
         batch_size: windows at a time.
+        weights_CHW: weights of the points of the predicted channels, see `mask_weights`; None if all count the same.
         rank: number of this worker.
         world_size: number of workers that share the windows.
         group: the workers, for tensors on the host; the default group by default.
@@ -99,7 +105,7 @@ def validate(
         The squared errors of all workers, in the field's units.
     """
     steps = warm_up + horizon
-    error = SquaredError(steps, model.channels_out)
+    error = SquaredError(steps, model.channels_out, weights_CHW)
     like = next(model.parameters())
     model.eval()
     samples, starts = (part[rank::world_size].split(batch_size) for part in windows)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pickle
 from typing import Any
 
@@ -130,6 +131,38 @@ def test_evaluation_windows_of_a_series_cover_it_without_overlap() -> None:
     assert samples.tolist() == [0, 0, 0]
     assert starts.tolist() == [0, 11, 22]
     assert evaluation_windows((1, 1000, 1, 2, 2), True, 9, most=3)[1].tolist() == [0, 500, 990]
+
+
+SEGMENTS = (0, 12, 16, 30)
+"""Segments of 12, 4, 14 and 20 frames of a series of 50 frames."""
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_no_window_of_a_series_crosses_a_gap(fixed: bool) -> None:
+    config = DataConfig.model_validate({"store": "x", "sequence_length": 4, "fixed_windows": fixed})
+    split = MemorySplit(numbered(samples=1, frames=50).numpy())
+    windows = TrainingWindows(split, config, True, batch_size=3, seed=0, segments=SEGMENTS)
+    counts = [12 // 5, 0, 14 // 5, 20 // 5] if fixed else [1, 0, 2, 3]
+    assert windows.windows_per_epoch == sum(counts)
+    seen = set()
+    for epoch in range(60):
+        starts = np.array(sorted(firsts(windows, epoch)))
+        inside = [starts[(starts >= a) & (starts + 5 <= b)] for a, b in itertools.pairwise((*SEGMENTS, 50))]
+        assert [len(each) for each in inside] == counts
+        assert all((np.diff(each) == 5).all() for each in inside)
+        seen |= {int(each[0] - a) for each, a in zip(inside, SEGMENTS, strict=True) if len(each)}
+    assert seen == ({0} if fixed else {0, 1, 2, 3, 4})
+
+
+def test_evaluation_windows_start_anew_after_each_gap() -> None:
+    assert evaluation_windows((1, 50, 1, 2, 2), True, 4, segments=SEGMENTS)[1].tolist() == [
+        0, 5, 16, 21, 30, 35, 40, 45
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"needs 21 frames without a gap in time, .* of the 4 segments .* has 20"):
+        evaluation_windows((1, 50, 1, 2, 2), True, 20, segments=SEGMENTS)
+    config, split = DataConfig(store="x", sequence_length=20), MemorySplit(numbered(1, 50).numpy())
+    with pytest.raises(UserError, match=r"data\.sequence_length 20 needs 21 frames without a gap in time"):
+        TrainingWindows(split, config, True, batch_size=3, seed=0, segments=SEGMENTS)
 
 
 def test_evaluation_windows_longer_than_the_samples_are_refused() -> None:

@@ -120,6 +120,9 @@ def test_merged_statistics_do_not_suffer_from_a_large_mean() -> None:
     truth = np.concatenate(parts).astype(np.float64)
     assert merged.summary()["mean"][0] == pytest.approx(truth.mean(), rel=1e-13)
     assert merged.summary()["std"][0] == pytest.approx(truth.std(), rel=1e-12)
+    assert Statistics.from_json(merged.to_json()) == merged
+    of_before = merged.to_json() | {"count": merged.count[0]}  # one count for all channels
+    assert Statistics.from_json(of_before) == merged
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 2, 4])

@@ -178,13 +178,16 @@ def test_monthly_means_are_regular(command: CommandRunner, root: Path) -> None:
 @pytest.mark.parametrize(
     ("hours", "message"),
     [
-        ([*range(30), *range(31, 73)], "a gap in time: 1979-01-02 05:00 is followed by 1979-01-02 07:00"),
+        (
+            [*range(30), 30.5, *range(31, 72)],
+            "an irregular step in time: 1979-01-02 05:00 is followed by 1979-01-02 06:30",
+        ),
         ([*range(30), 29, *range(30, 71)], "a repeat or a step back in time: 1979-01-02 05:00 is followed by"),
         ([*range(30), *range(29, 71)], "a repeat or a step back in time: 1979-01-02 05:00"),
     ],
 )
-def test_gaps_and_repeats_in_time_are_refused_with_where(
-    command: CommandRunner, root: Path, hours: list[int], message: str
+def test_irregular_steps_and_repeats_in_time_are_refused_with_where(
+    command: CommandRunner, root: Path, hours: list[float], message: str
 ) -> None:
     write(root / "a.nc", field(len(hours)), np.array(hours, float))
     days = ("--train", "1979-01-01", "--val", "1979-01-02", "--test", "1979-01-03", "--boundary", "cylinder")

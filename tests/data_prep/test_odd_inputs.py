@@ -97,6 +97,14 @@ def with_value(value: float, **attributes: Any) -> xr.Dataset:
     return part
 
 
+SEA = np.arange(48).reshape(6, 8) % 5 > 0
+
+
+def land() -> xr.Dataset:
+    """The field without values at some points."""
+    return dataset(np.where(SEA, VALUES, np.float32(np.nan)))
+
+
 def time_as(values: Any, **attributes: Any) -> xr.Dataset:
     return dataset().assign_coords(time=("time", values, attributes))
 
@@ -158,12 +166,16 @@ class Case:
             of the sentence with which it is refused.
         options: options of the command, in addition to `DAYS`.
         written: options of `Dataset.to_netcdf`.
+        segments: segments of the splits that have gaps.
+        mask: the mask of the one channel.
     """
 
     files: Any
     expected: Any
     options: dict[str, Any] = field(default_factory=dict)
     written: dict[str, Any] = field(default_factory=dict)
+    segments: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    mask: np.ndarray | None = None
 
 
 STACK = np.stack([VALUES, VALUES + 1], 1)
@@ -240,6 +252,25 @@ CASES: dict[str, Case] = {
         "has no value at all",
         {"fill": "mean"},
     ),
+    "missing at all times": Case(land(), "say by --fill what to put there, or by --mask"),
+    "missing at all times, masked": Case(
+        land(), np.where(SEA, VALUES, VALUES[0][SEA].mean(dtype=np.float64)), {"mask": True}, mask=SEA
+    ),
+    "missing at all times but one, masked": Case(
+        dataset(np.where(SEA | (np.arange(72) == 30)[:, None, None], VALUES, np.float32(np.nan))),
+        "z at 1979-01-02 06:00, lat -75, lon 0 .* has a value, but has none in the first frame",
+        {"mask": True},
+    ),
+    "nothing missing, masked": Case(dataset(), VALUES, {"mask": True}),
+    "missing at one time, masked": Case(
+        with_value(np.nan),
+        "z at 1979-01-02 06:00, lat -15, lon 135 .* has a value in",
+        {"mask": True},
+    ),
+    "all missing, masked": Case(
+        dataset(np.full_like(VALUES, np.nan)), "z has no value in the first frame", {"mask": True}
+    ),
+    "masked and filled": Case(land(), "--fill and --mask both", {"mask": True, "fill": "0"}),
     # times
     "times in days": Case(time_as(np.arange(72) / 24, units="days since 1979-01-01"), VALUES),
     "times in float32 days": Case(
@@ -250,7 +281,8 @@ CASES: dict[str, Case] = {
     ),
     "gap in float32 days": Case(
         time_as((28854 + np.delete(np.arange(73), 40) / 24).astype(np.float32), units="days since 1900-01-01"),
-        "a gap in time",
+        VALUES[:71],
+        segments={"val": (0, 16)},
     ),
     "times in integers": Case(time_as(np.arange(72), units=HOURS), VALUES),
     "times in another zone": Case(time_as(np.arange(72.0), units="hours since 1979-01-01T02:00+02:00"), VALUES),
@@ -265,11 +297,25 @@ CASES: dict[str, Case] = {
     "a missing time": Case(time_as(np.where(np.arange(72) == 5, np.nan, np.arange(72)), units=HOURS), "missing times"),
     "times that fall": Case(time_as(np.arange(72.0)[::-1], units=HOURS), "a repeat or a step back"),
     "a time twice": Case(
-        time_as(np.where(np.arange(72) == 5, 4, np.arange(72)), units=HOURS), "a repeat or a step back|a gap"
+        time_as(np.where(np.arange(72) == 5, 4, np.arange(72)), units=HOURS), "a repeat or a step back"
     ),
     "a gap": Case(
-        time_as(np.arange(72.0) + (np.arange(72) > 40), units=HOURS),
-        "a gap in time: 1979-01-02 16:00 is followed by 1979-01-02 18:00",
+        time_as(np.arange(72.0) + (np.arange(72) > 40), units=HOURS), VALUES[:71], segments={"val": (0, 17)}
+    ),
+    "gaps in two splits, and between them": Case(
+        time_as(np.delete(np.arange(90), [*range(5, 8), *range(20, 28), *range(50, 57)]), units=HOURS),
+        VALUES[:54],
+        segments={"train": (0, 5), "test": (0, 2)},
+    ),
+    "a gap of one hour and a half": Case(
+        time_as(np.arange(72.0) + 0.5 * (np.arange(72) > 40), units=HOURS),
+        "an irregular step in time: 1979-01-02 16:00 is followed by 1979-01-02 17:30, where the interval is 1 h",
+    ),
+    "gaps, and every six hours": Case(
+        time_as(np.delete(np.arange(80), [7, 31, 32, 36, 43, 44, 45, 46]), units=HOURS),
+        VALUES[[0, 6, 11, 17, 23, 29, 38, 40, 46, 52, 58]],
+        {"every": "6h"},
+        segments={"val": (0, 2)},
     ),
     "no times": Case(dataset().drop_vars("time"), "has no variable 'time' with the times"),
     "one time": Case(dataset(VALUES[:1]), "has 1 times; a series needs at least 2"),
@@ -490,6 +536,11 @@ def test_odd_input_is_right_to_the_bit_or_refused(
     stored = np.concatenate([store.load(split)[0] for split in ("train", "val", "test")])
     expected = np.asarray(case.expected, np.float32)
     assert np.array_equal(stored, expected if expected.ndim == 4 else expected[:, None])
+    segments = {split: store.segments(split) for split in ("train", "val", "test")}
+    assert segments == {"train": (0,), "val": (0,), "test": (0,)} | case.segments
+    mask = store.mask()
+    assert mask is None if case.mask is None else np.array_equal(mask, case.mask[None])
+    assert store.attributes["format_version"] == (2 if case.segments or case.mask is not None else 1)
     assert store.latitude is None or np.isin(np.round(store.latitude, 6), LATITUDE).all()
 
 

@@ -15,7 +15,7 @@ from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.evaluation.basis import WHOLE, Basis, quantity
 from mcrnn.evaluation.evaluation_set import EvaluationSet
-from mcrnn.evaluation.metrics import Measures, RegionPoints
+from mcrnn.evaluation.measures import Measures, RegionPoints
 from mcrnn.evaluation.regions import named_regions, region_points
 from tests.evaluation.test_metrics import LATITUDE, random_fields, scored
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from mcrnn.data.sphere import latitude_weights
+from mcrnn.evaluation.measures import Measures, RegionPoints, power_spectrum, zonal_spectrum
 from mcrnn.evaluation.metrics import (
-    Measures,
     Scores,
     instability,
-    power_spectrum,
     rmse,
     rmse_by_step,
     rmse_mean_of_steps,
     rmse_normalized,
     skill_horizon,
-    zonal_spectrum,
 )
 
 LATITUDE = np.linspace(-84.375, 84.375, 16)
@@ -136,6 +136,42 @@ def test_all_scores_are_those_of_plain_numpy_on_random_data() -> None:
     std = np.array([2.0, 0.5])
     expected = np.sqrt(((error / std[:, None, None]) ** 2)[:, 1:4].mean())
     assert rmse_normalized(scores.squared, 2, 4, std) == pytest.approx(expected, rel=1e-10)
+
+
+def test_scores_within_a_mask_are_those_of_its_points_alone() -> None:
+    prediction, truth, mean = random_fields(3)
+    mask = np.random.default_rng(4).random((2, 16, 32)) > 0.4
+    weights = latitude_weights(LATITUDE)
+    measures = Measures(weights, mask_CHW=mask)
+    scores = scored(prediction, truth, measures, mean)
+    assert scores.weighted is not None
+    assert scores.correlation is not None
+    for c in range(2):  # by hand, from lists of points
+        p, t, m = (x[:, :, c, mask[c]] for x in (prediction, truth, mean))
+        w = np.broadcast_to(weights[:, None], (16, 32))[mask[c]]
+        w = w / w.sum()
+        assert np.allclose(scores.squared[:, :, c], ((p - t) ** 2).mean(-1), rtol=1e-10)
+        assert np.allclose(scores.absolute[:, :, c], np.abs(p - t).mean(-1), rtol=1e-10)
+        assert np.allclose(scores.variance[:, :, :, c], [p.var(-1), t.var(-1)], rtol=1e-10)
+        assert np.allclose(scores.weighted[:, :, c], ((p - t) ** 2 * w).sum(-1), rtol=1e-10)
+        assert np.allclose(scores.bias[:, :, c], ((p - t) * w).sum(-1), atol=1e-12)
+        a, b = p - m, t - m
+        correlation = (w * a * b).sum(-1) / np.sqrt((w * a**2).sum(-1) * (w * b**2).sum(-1))
+        assert np.allclose(scores.correlation[:, :, c], correlation, rtol=1e-10)
+    changed = [np.where(mask, x, value) for x, value in ((prediction, np.nan), (truth, 1e300), (mean, -np.inf))]
+    others = scored(changed[0], changed[1], measures, changed[2])
+    for name in ("squared", "absolute", "bias", "variance", "weighted", "weighted_absolute", "correlation"):
+        assert np.array_equal(getattr(others, name), getattr(scores, name))
+    assert np.array_equal(scored(prediction, truth, Measures(mask_CHW=mask)).squared, scores.squared)
+    # a region is the mask within it
+    rows, columns = np.arange(3, 9), np.array([30, 31, 0, 1, 2])
+    points = RegionPoints(rows, columns, weights[rows] / weights[rows].mean())
+    in_region = scored(prediction, truth, replace(measures, regions={"r": points}), mean).regions["r"]
+    within = np.zeros_like(mask)
+    within[:, rows[:, None], columns] = True
+    alone = scored(prediction, truth, Measures(weights, mask_CHW=mask & within), mean)
+    for name in ("squared", "bias", "variance", "weighted", "correlation"):
+        assert np.allclose(getattr(in_region, name), getattr(alone, name), rtol=1e-10, atol=1e-14)
 
 
 def test_scores_depend_on_neither_batch_size_nor_order() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import data_prep.convert
 from mcrnn.config.sections import Configuration, DataConfig
+from mcrnn.data.checks import check_store_serves
 from mcrnn.data.description import FieldDescription
+from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.evaluation.evaluation_set import EvaluationSet
@@ -82,6 +86,39 @@ def test_overlap_is_that_of_the_starts() -> None:
     assert overlap([0, 30]) == 1
     assert overlap([0, 0, 0], [0, 1, 2]) is None
     assert overlap([5]) == 10
+
+
+def test_no_start_crosses_a_gap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    days = np.delete(np.arange(4 * 60) / 4, [*range(40, 47), 130, *range(200, 212)])  # at 6-hourly intervals
+    write(tmp_path / "z.nc", field(len(days)), days, units="days since 2001-01-01")
+    splits = {"train": "2001-01-01:2001-01-20", "val": "2001-01-21:2001-01-25", "test": "2001-01-26:2001-02-28"}
+    data_prep.convert.convert(
+        [str(tmp_path / "z.nc")], "z.zarr", **splits, boundary="cylinder", workers=1, storage=str(tmp_path)
+    )
+    assert "the series has 3 gaps (2001-01-10 18:00 to 2001-01-12 18:00, 2001-02-02 06:00 to 2001-02-02 18:00" in (
+        capsys.readouterr().out
+    )
+    store = FieldStore.open(LocalFolder(tmp_path / "z.zarr"))
+    data = FieldData.load(store, DataConfig(store="z.zarr"))
+    assert (data.train_segments, data.val_segments, store.segments("test")) == ((0, 40), (0,), (0, 30, 99))
+    long = CONFIGURATION | {"data": {"store": "z.zarr", "sequence_length": 40}}
+    with pytest.raises(UserError, match=r"needs 41 frames without a gap in time, and the longest of the 2 .* has 40"):
+        check_store_serves(store, Configuration.model_validate(long))
+    dates = store.dates("test")
+    assert dates is not None
+    windows = {}
+    for rule in ("all", "every 4", "biweekly", "apart"):
+        found = EvaluationSet.of(
+            store, DataConfig(store="z.zarr"), warm_up=WARM_UP, horizon=HORIZON, split="test", starts=rule
+        )
+        windows[rule] = found.windows[1].tolist()
+        for start in windows[rule]:
+            assert dates[start + WARM_UP + HORIZON] - dates[start] == datetime.timedelta(hours=6 * (WARM_UP + HORIZON))
+        overlap = {"all": 6.0, "every 4": 1.5, "apart": 1.0}.get(rule)
+        assert overlap is None or found.overlap == overlap
+    assert len(windows["all"]) == 123 - 3 * 5
+    assert windows["every 4"] == [*range(0, 25, 4), *range(30, 94, 4), *range(99, 118, 4)]
+    assert all(dates[start + 1].hour == 0 and dates[start + 1].dayofwk in (0, 3) for start in windows["biweekly"])
 
 
 @pytest.mark.soak
