@@ -152,7 +152,7 @@ def navier_stokes(root: Path, epochs: int, trials: int) -> None:
             "model": {"architecture": architecture, "hidden_size": PAPER_SIZES[architecture], "decode": decode},
             "train": {
                 "epochs": epochs, "batch_size": 1, "learning_rate": 5e-4, "weight_decay": 0.01,
-                "gradient_clip": "learning_rate", "teacher_forcing_steps": 20, "seed": seed,
+                "gradient_clip": None, "teacher_forcing_steps": 20, "seed": seed,
             },
         }  # fmt: skip
         seconds = command("mcrnn.train", root, write(root, content))
