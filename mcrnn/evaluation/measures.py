@@ -25,7 +25,7 @@ def power_spectrum(x_BTCHW: torch.Tensor) -> torch.Tensor:
         (B, T, C, K + 1); the sum over wavenumbers is the mean square of the field.
     """
     height, width = x_BTCHW.shape[-2:]
-    power = torch.fft.rfft2(x_BTCHW, norm="forward").abs().square()
+    power = _squared_modulus(torch.fft.rfft2(x_BTCHW, norm="forward"))
     power[..., 1 : (width + 1) // 2] *= 2  # the half of the plane that rfft leaves out
     k_y = torch.fft.fftfreq(height, 1 / height, dtype=torch.float64)
     k_x = torch.fft.rfftfreq(width, 1 / width, dtype=torch.float64)
@@ -46,9 +46,14 @@ def zonal_spectrum(x_BTCHW: torch.Tensor, weights: np.ndarray) -> torch.Tensor:
         (B, T, C, W // 2 + 1); the sum over wavenumbers is the area-weighted mean square of the field.
     """
     width = x_BTCHW.shape[-1]
-    power_BTCHK = torch.fft.rfft(x_BTCHW, norm="forward").abs().square()
+    power_BTCHK = _squared_modulus(torch.fft.rfft(x_BTCHW, norm="forward"))
     power_BTCHK[..., 1 : (width + 1) // 2] *= 2  # the negative wavenumbers, which rfft leaves out
     return (power_BTCHK * torch.as_tensor(weights).to(power_BTCHK)[:, None]).mean(-2)
+
+
+def _squared_modulus(x: torch.Tensor) -> torch.Tensor:
+    """Return |x|^2 of complex numbers, without the root that `abs` takes first."""
+    return x.real.square().add_(x.imag.square())
 
 
 @dataclass(frozen=True)
