@@ -76,6 +76,18 @@ def convert(
         str | None,
         typer.Option(metavar="HEIGHTxWIDTH", help="Average by area onto so many equal rows and columns, as in 32x64."),
     ] = None,
+    static: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE:VARIABLE",
+            help="Field that does not change in time, such as orography, as an input that is not predicted: a VARIABLE "
+            "of the sources, a FILE with one variable, or FILE:VARIABLE. Repeatable.",
+        ),
+    ] = None,
+    forcing: Annotated[
+        list[str] | None,
+        typer.Option(help="Input that is known ahead: solar-angle or day-of-year. Repeatable."),
+    ] = None,
     fill: Annotated[
         str | None,
         typer.Option(
@@ -125,6 +137,7 @@ def convert(
 
     from data_prep.build_command import build_and_report
     from data_prep.field_source import FieldSource, plan_store
+    from data_prep.inputs import read_inputs
     from data_prep.joining import open_field, summary
     from data_prep.masking import find_mask
     from data_prep.sources import find_sources
@@ -142,6 +155,7 @@ def convert(
     found = summary(field)
     field = _selected(field, area, every, coarsen, regrid)
     field.area.grid.check_boundary(boundary)
+    inputs = read_inputs(static or [], forcing or [], field, urls, fill_value)
     splits = dict(zip(SPLITS, (train, val, test), strict=True))
     ranges = _dates(field, splits) if field.samples is None else _counts(field.samples, splits)
     selection = {"area": area, "every": every, "coarsen": coarsen, "regrid": regrid, "mask": mask or None}
@@ -154,8 +168,11 @@ def convert(
         "boundary": boundary,
         "fill": fill_value,
         **{name: value for name, value in selection.items() if value is not None},
+        **inputs.recipe(),
     }
-    if not overwrite and not any([*selection.values(), sample_dimension, level_dimension, files_are_samples]):
+    if not overwrite and not any(
+        [*selection.values(), sample_dimension, level_dimension, files_are_samples, inputs.kinds]
+    ):
         before = {
             "command": "data_prep.netcdf",
             "files": [[os.path.basename(url), os.path.getsize(url)] for url in urls if os.path.isfile(url)],
@@ -171,22 +188,24 @@ def convert(
     field_mask = find_mask(field, min(start for start, _ in ranges.values())) if mask else None
     if field_mask is not None:
         print(f"mask: {field_mask.describe(field)}")
-    plan = plan_store(field, ranges, boundary, recipe, field_mask)
+    plan = plan_store(field, ranges, boundary, recipe, field_mask, inputs)
     if isinstance(field.axis, TimeAxis) and (gaps := field.axis.describe_gaps()):
         count = len(field.axis.segments)
         print(f"the series has {count - 1} gap{'s' * (count > 2)} ({gaps}): {count} segments, which no window crosses")
     counts = " + ".join(str(stop - start) for start, stop in ranges.values())
+    names = ", ".join(c.name for c in field.channels)
+    names += f" (inputs: {', '.join(inputs.kinds)})" if inputs.kinds else ""
     unit = "frames" if field.samples is None else "samples"
     times = f"every {field.axis.step}" if field.samples is None else f"of {field.frames} frames"
     build_and_report(
         root,
         location,
         plan,
-        FieldSource(field, {name: start for name, (start, _) in ranges.items()}, fill_value, field_mask),
+        FieldSource(field, {name: start for name, (start, _) in ranges.items()}, fill_value, field_mask, inputs),
         workers=workers,
         overwrite=overwrite,
         unit=unit,
-        content=f"{', '.join(plan.channels)}, {counts} {unit} {times}, {plan.height} x {plan.width}",
+        content=f"{names}, {counts} {unit} {times}, {plan.height} x {plan.width}",
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from data_prep.grid import Grid
 from data_prep.gridded_field import GriddedField
+from data_prep.inputs import NO_INPUTS, Inputs
 from data_prep.masking import FieldMask
 from data_prep.plan import Coordinate, Shard, SplitPlan, StorePlan, text_array
 from data_prep.time_axis import TimeAxis
@@ -44,12 +45,14 @@ class FieldSource:
         first: for each split the position of its first time (or sample) in the whole field.
         fill: what replaces missing values.
         mask: which points are missing at all times, None for none.
+        inputs: the channels after those of the field.
     """
 
     field: GriddedField
     first: dict[str, int]
     fill: Fill
     mask: FieldMask | None = None
+    inputs: Inputs = NO_INPUTS
     shards_at_once: ClassVar[int] = 1
 
     def compute(self, shards: Sequence[Shard]) -> list[dict[str, np.ndarray]]:
@@ -71,6 +74,15 @@ class FieldSource:
         return result
 
     def _read(self, start: int, stop: int) -> np.ndarray:
+        field_NTCHW = self._read_field(start, stop)
+        if not self.inputs.kinds:
+            return field_NTCHW
+        axis = self.field.axis
+        dates = axis.dates(start, stop) if self.inputs.forcings and isinstance(axis, TimeAxis) else []
+        return self.inputs.append_to(field_NTCHW, dates)
+
+    def _read_field(self, start: int, stop: int) -> np.ndarray:
+        """Read the channels of the field, on the grid of the store and without missing values."""
         field_NTCHW = self.field.read(start, stop)
         if self.mask is not None:
             return self._masked(self.mask, field_NTCHW, start)
@@ -112,6 +124,7 @@ def plan_store(
     boundary: str,
     recipe: dict[str, Any],
     mask: FieldMask | None = None,
+    inputs: Inputs = NO_INPUTS,
 ) -> StorePlan:
     """Plan the store of a field that is cut into splits.
 
@@ -121,14 +134,16 @@ def plan_store(
         boundary: how the field continues beyond the edges of its grid, see `mcrnn.data.store_format.BOUNDARIES`.
         recipe: what determines the values.
         mask: which points are missing at all times, None for none.
+        inputs: the channels after those of the field.
 
     Raises:
         UserError: one sample is too large.
     """
-    grid = field.remapping.grid if field.remapping is not None else field.area.grid
+    grid = field.store_grid
+    channels = [channel.name for channel in field.channels] + list(inputs.kinds)
     height, width = grid.shape
     is_series = field.samples is None
-    bytes_of_one = 4 * len(field.channels) * height * width * (1 if is_series else field.frames)
+    bytes_of_one = 4 * len(channels) * height * width * (1 if is_series else field.frames)
     if bytes_of_one > LARGEST_CHUNK_BYTES:
         raise UserError(
             f"one {'frame' if is_series else 'sample'} has {bytes_of_one / 1e9:.1f} GB, and at most "
@@ -142,16 +157,19 @@ def plan_store(
         return {
             "sample": (("sample",), samples, {}),
             "time": (("time",), *_times(field, start, stop)),
-            "channel": (("channel",), text_array([c.name for c in field.channels]), {}),
+            "channel": (("channel",), text_array(channels), {}),
             **_grid_coordinates(grid),
         }
 
-    mask_CHW = mask.on_grid_of(field) if mask is not None else None
+    mask_CHW = None
+    if mask is not None:
+        everywhere = np.ones((len(inputs.kinds), height, width), bool)
+        mask_CHW = np.concatenate([mask.on_grid_of(field), everywhere])
     attributes: dict[str, Any] = {
         "variable": ", ".join(c.name for c in field.channels),
         "long_name": field.long_name,
         "units": field.units,
-        "channel_units": [field.units_of[channel.variable] for channel in field.channels],
+        "channel_units": [field.units_of[channel.variable] for channel in field.channels] + inputs.units,
         "boundary": boundary,
         "time_step": field.axis.step,
     }
@@ -160,6 +178,8 @@ def plan_store(
         segments = {name: within(field.axis.segments, start, stop) for name, (start, stop) in ranges.items()}
         if any(of_split != WHOLE for of_split in segments.values()):
             attributes["segments"] = segments
+    if inputs.kinds:
+        attributes["inputs"] = inputs.kinds
     if grid.latitude is not None:
         attributes |= {"latitude": grid.latitude, "coarsening": BY_AREA}
     return StorePlan(
@@ -171,7 +191,7 @@ def plan_store(
             )
             for name, (start, stop) in ranges.items()
         },
-        channels=[c.name for c in field.channels],
+        channels=channels,
         height=height,
         width=width,
         layout="series" if is_series else "samples",

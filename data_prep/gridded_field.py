@@ -13,6 +13,7 @@ import xarray as xr
 
 from data_prep.channels import Channel
 from data_prep.dimensions import Dimensions
+from data_prep.grid import Grid
 from data_prep.resampling import Area, Remapping
 from data_prep.sources import SourceIdentity, open_source, request, source_format
 from data_prep.time_axis import TimeAxis
@@ -68,6 +69,7 @@ class GriddedField:
         taken: positions in the sources of the times that are taken, None for all.
         units_of: units of each variable.
         long_name: long names of the variables, joined by commas.
+        whole_grid: the grid of the sources.
         remapping: how the grid is made coarser, None if it is not.
     """
 
@@ -79,7 +81,13 @@ class GriddedField:
     taken: np.ndarray | None
     units_of: dict[str, str]
     long_name: str
+    whole_grid: Grid
     remapping: Remapping | None = None
+
+    @property
+    def store_grid(self) -> Grid:
+        """The grid after all selections."""
+        return self.remapping.grid if self.remapping is not None else self.area.grid
 
     @property
     def units(self) -> str:

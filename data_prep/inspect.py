@@ -84,6 +84,8 @@ def _print_complete(name: str, store: FieldStore) -> None:
         "grid": f"{height} x {width}, boundary {a['boundary']}",
         "time": step + (f", calendar {a['calendar']}" if "calendar" in a else ""),
     }
+    if store.inputs:
+        pairs["inputs"] = ", ".join(f"{name} ({kind})" for name, kind in store.inputs.items())
     for split in SPLITS:
         shape = store.array(split).shape
         pairs[split] = (

@@ -82,6 +82,7 @@ def open_field(
         taken=None,
         units_of={name: files[0].units for name, files in contents.items()},
         long_name=", ".join(dict.fromkeys(files[0].long_name for files in contents.values())),
+        whole_grid=every[0].grid,
     )
 
 

@@ -96,6 +96,10 @@ class TimeAxis:
         """Return the time at a position as a date."""
         return cftime.num2date(self.seconds[index], self.REFERENCE, calendar=self.calendar)
 
+    def dates(self, start: int, stop: int) -> list[cftime.datetime]:
+        """Return the times at the positions from `start` to `stop` - 1 as dates."""
+        return list(cftime.num2date(self.seconds[start:stop], self.REFERENCE, calendar=self.calendar))
+
     def every(self, text: str) -> tuple[TimeAxis, np.ndarray]:
         """Take one of so many times.
 

@@ -122,6 +122,14 @@ class FieldStore:
         return self.attributes["channels"]
 
     @property
+    def inputs(self) -> dict[str, str]:
+        """Channels that models are given and do not predict, the last ones: `static`, or the forcing of each.
+
+        See `mcrnn.data.forcings`.
+        """
+        return self.attributes.get("inputs", {})
+
+    @property
     def is_from_the_north(self) -> bool:
         """Whether the first row is the northernmost. Pictures then show it at the top, and otherwise at the bottom."""
         return self.latitude is not None and bool(self.latitude[0] > self.latitude[-1])

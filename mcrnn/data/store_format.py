@@ -13,6 +13,8 @@ attributes of the root describe the data:
 - `segments`: of a series with gaps in time, for each split the positions of the frames at which a segment starts.
 - `long_name`, `calendar`, `latitude`: for a series, the field in words, the calendar of its times, and the latitude of
   each row where the rows have one.
+- `inputs`: where there are channels that models are given and do not predict, their names, which are the last of
+  `channels`, and for each `static` or the forcing that it belongs to, see `mcrnn.data.forcings`.
 - `coarsening`: `area` where coarsening weights the rows of latitudes by the area of their cells. Stores without it are
   coarsened by the plain mean.
 - `statistics`: mean, std, min and max of each channel of the training split.

@@ -86,6 +86,20 @@ class TimeStep:
         return float(difference)
 
 
+def parse_date(text: str, calendar: str) -> cftime.datetime:
+    """Read a date such as 2018-03-01 or 2018-03-01T06:00.
+
+    Raises:
+        ValueError: the text is no date of the calendar.
+    """
+    import cftime
+
+    found = re.fullmatch(r"(-?\d+)-(\d\d?)-(\d\d?)(?:[T ](\d\d?)(?::(\d\d))?(?::(\d\d))?)?Z?", text)
+    if found is None:
+        raise ValueError(f"'{text}' is no date such as 2018-03-01 or 2018-03-01T06:00")
+    return cftime.datetime(*(int(part or 0) for part in found.groups()), calendar=calendar)
+
+
 def is_same(a: Time, b: Time) -> bool:
     """Return whether two times are the same, but for the rounding of numbers and of parts of a second."""
     if isinstance(a, int | float) and isinstance(b, int | float):

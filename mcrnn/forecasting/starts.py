@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mcrnn.data.time_step import Time, is_same, show
+from mcrnn.data.time_step import Time, is_same, parse_date, show
 from mcrnn.errors import UserError
-from mcrnn.forecasting.given import GivenFrames
+from mcrnn.forecasting.frames import GivenFrames
 
 
 def find_starts(given: GivenFrames, wanted: Sequence[str], warm_up: int) -> list[int]:
@@ -65,18 +65,13 @@ def _frame_at(given: GivenFrames, text: str) -> int:
 
 def _parse(text: str, like: Time) -> Time:
     """Read a time: a number, or a date in the calendar of the times."""
-    import cftime
-
     if isinstance(like, int | float):
         try:
             return float(text)
         except ValueError:
             raise UserError(f"a start is a time such as {show(like)}, 'all' or 'every N', not '{text}'") from None
-    found = re.fullmatch(r"(-?\d+)-(\d\d?)-(\d\d?)(?:[T ](\d\d?)(?::(\d\d))?(?::(\d\d))?)?Z?", text)
     try:
-        if found is None:
-            raise ValueError("no date")
-        return cftime.datetime(*(int(part or 0) for part in found.groups()), calendar=like.calendar)
+        return parse_date(text, like.calendar)
     except ValueError:
         raise UserError(
             f"a start is a date such as 2018-03-01 or 2018-03-01T06:00 in the calendar {like.calendar}, 'all' or "
