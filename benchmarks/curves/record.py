@@ -44,7 +44,7 @@ from mcrnn.data.description import Scaling
 from mcrnn.data.splits import FieldData, Split, open_split
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import evaluation_windows
-from mcrnn.models import with_resolved_width
+from mcrnn.models import with_resolved_sizes
 from mcrnn.models.forecaster import build_model
 from mcrnn.search.sampling import suggest
 from mcrnn.storage.local import LocalFolder
@@ -169,7 +169,7 @@ def train(content: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     config = Configuration.model_validate(content)
     data, test = _data(config.data.store, config.data.coarsen)
-    config = with_resolved_width(config, data.field.frame_shape)
+    config = with_resolved_sizes(config, data.field.frame_shape, len(data.field.inputs))
     recorder = Recorder(config, data, test)
     trainer = Trainer(config, data, recorder, torch.device("cpu"))
     recorder.started = time.process_time()

@@ -106,8 +106,9 @@ class ModelConfig(Section):
     channels_out: int | None = Field(
         None,
         ge=1,
-        description="Number of channels to predict, the first ones of the field; null for all. In closed loop the "
-        "others keep the values of the last given frame, which suits fields that do not change, such as orography.",
+        description="Number of channels to predict, the first ones of the field; null for all that are no inputs. In "
+        "closed loop the inputs of a store (--static, --forcing) have their true values at each step; other channels "
+        "that are not predicted keep the values of the last given frame.",
     )
 
     @field_validator("hidden_size", mode="wrap")

@@ -23,6 +23,11 @@ def check_store_serves(store: FieldStore, config: Configuration) -> None:
     for channel, low, high in zip(
         variables or store.channels, store.statistic("min", variables), store.statistic("max", variables), strict=True
     ):
+        if low == high and channel in store.inputs:
+            raise UserError(
+                f"{channel} of '{store.name}' is {low:g} at all points and times of the training split, which tells a "
+                "model nothing: name the other channels in data.variables"
+            )
         if low == high:
             raise UserError(
                 f"{channel} of '{store.name}' is {low:g} at all points and times of the training split, so that its "
@@ -36,10 +41,12 @@ def check_store_serves(store: FieldStore, config: Configuration) -> None:
             f"model.kernel_size {config.model.kernel_size} is too large for a grid of {height} x {width}: make it "
             "smaller, or data.coarsen"
         )
-    channels, predicted = len(store.channel_indices(variables)), config.model.channels_out
+    names, predicted = variables or store.channels, config.model.channels_out
+    channels = sum(name not in store.inputs for name in names)
     if predicted is not None and predicted > channels:
-        raise UserError(f"model.channels_out ({predicted}) is above the number of variables ({channels})")
-    names = (variables or store.channels)[:predicted]
+        without = " that are no inputs" if channels < len(names) else ""
+        raise UserError(f"model.channels_out ({predicted}) is above the number of variables{without} ({channels})")
+    names = [name for name in names if name not in store.inputs][:predicted]
     for name in config.validation.channel_weights or {}:
         if name not in names:
             raise UserError(f"validation.channel_weights: '{name}' is no predicted variable{did_you_mean(name, names)}")

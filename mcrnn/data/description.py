@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,14 @@ import numpy as np
 import torch
 
 from mcrnn.config.sections import DataConfig
+from mcrnn.data.field_reader import coarsened
+from mcrnn.data.forcings import SOLAR_ANGLE, STATIC, forcing_values
 from mcrnn.data.masks import coarse_mask, decode_mask, encode_mask
+from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.store import FieldStore
+from mcrnn.data.time_step import TimeStep
 from mcrnn.device import constant
+from mcrnn.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,12 @@ class FieldDescription:
         columns: coordinate of each column after coarsening, likewise.
         coarsened_by_area: whether the means of coarsening are weighted by the area of the cells of each latitude.
         mask: which points of the store's grid have values, as `mcrnn.data.masks` encodes it; empty where all have.
+        inputs: the channels that are not predicted, the last ones: `static`, or the forcing of each, by name; see
+            `mcrnn.data.forcings`.
+        input_units: units of each of them.
+        calendar: calendar of the dates, where there are inputs.
+        latitude: degrees north of each row before coarsening, where an input is the solar angle.
+        longitude: degrees east of each column before coarsening, likewise.
     """
 
     variable: str
@@ -98,19 +110,34 @@ class FieldDescription:
     columns: tuple[float, ...] = ()
     coarsened_by_area: bool = False
     mask: str = ""
+    inputs: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    input_units: tuple[str, ...] = ()
+    calendar: str = ""
+    latitude: tuple[float, ...] = ()
+    longitude: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, store: FieldStore, data: DataConfig) -> FieldDescription:
         """Describe the field of a store as a configuration uses it.
 
         Raises:
-            UserError: the store has no such variable, or the coarsening does not divide its grid.
+            UserError: the store has no such variable, or the coarsening does not divide its grid, or the variables do
+                not begin with what is predicted.
         """
         store.channel_indices(data.variables)  # refuses what is no channel
         channels = tuple(data.variables or store.channels)
+        inputs = {channel: store.inputs[channel] for channel in channels if channel in store.inputs}
+        predicted = channels[: len(channels) - len(inputs)]
+        if first := next((channel for channel in predicted if channel in inputs), None):
+            raise UserError(
+                f"data.variables: {first} of '{store.name}' is an input only: name it after what is predicted"
+            )
+        if not predicted:
+            raise UserError(f"data.variables: all of them are inputs of '{store.name}' only, so nothing is predicted")
+        has_solar_angle = SOLAR_ANGLE in inputs.values()
         return cls(
             variable=store.attributes["variable"],
-            units=", ".join(dict.fromkeys(store.units_of(channels))),
+            units=", ".join(dict.fromkeys(store.units_of(predicted))),
             time_step=store.attributes["time_step"],
             channels=channels,
             frame_shape=(len(channels), *store.grid(data.coarsen)),
@@ -124,6 +151,11 @@ class FieldDescription:
             columns=_block_means(store.coordinate("width"), data.coarsen),
             coarsened_by_area=store.row_weights is not None,
             mask=encode_mask(store.mask(variables=data.variables)),
+            inputs=inputs,
+            input_units=tuple(store.units_of(list(inputs))),
+            calendar=store.attributes.get("calendar", "") if inputs else "",
+            latitude=tuple(store.coordinate("height").tolist()) if has_solar_angle else (),
+            longitude=tuple(store.coordinate("width").tolist()) if has_solar_angle else (),
         )
 
     @property
@@ -136,6 +168,62 @@ class FieldDescription:
         """The mask of the field as the model sees it, of `frame_shape`; None where all points have values."""
         stored_CHW = self.store_mask
         return None if stored_CHW is None else coarse_mask(stored_CHW, stored_CHW.shape[1] // self.frame_shape[1])
+
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        """Names of the channels that are no inputs."""
+        return self.channels[: len(self.channels) - len(self.inputs)]
+
+    @property
+    def forcings(self) -> list[str]:
+        """Names of the forcings among the inputs, which follow from dates."""
+        return [name for name in dict.fromkeys(self.inputs.values()) if name != STATIC]
+
+    def inputs_ahead(
+        self,
+        last_BIHW: np.ndarray,
+        starts: Sequence[Any],
+        steps: int,
+        grid: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """Return the inputs of a forecast at lead times 1 .. steps - 1: static ones repeated, forcings by their dates.
+
+        Args:
+            last_BIHW: the inputs in the last given frame of each forecast.
+            starts: date of this frame, one for each forecast; of use where there are forcings.
+            steps: number of lead times.
+            grid: latitudes and longitudes where they are not those that the model was trained on.
+
+        Returns:
+            float32 (B, steps - 1, I, H, W).
+        """
+        ahead_BTIHW = np.repeat(last_BIHW[:, None].astype(np.float32), steps - 1, axis=1)
+        if self.forcings and steps > 1:
+            step = TimeStep.parse(self.time_step)
+            dates = [step.after(start, lead) for start in starts for lead in range(1, steps)]
+            for name, values_NHW in self.forcings_at(dates, grid).items():
+                position = list(self.inputs).index(name)
+                ahead_BTIHW[:, :, position] = values_NHW.reshape(len(starts), steps - 1, *values_NHW.shape[1:])
+        return ahead_BTIHW
+
+    def forcings_at(
+        self, dates: Sequence[Any], grid: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Return the channels of forcings at some dates on the model's grid, (T, H, W) or (T, 1, 1), by name.
+
+        Args:
+            dates: the dates.
+            grid: latitudes and longitudes where they are not those that the model was trained on; they are not
+                coarsened.
+        """
+        latitude, longitude = np.array(self.latitude), np.array(self.longitude)
+        found = forcing_values(self.forcings, dates, grid or (latitude, longitude))
+        for name, values_THW in found.items():
+            if values_THW.shape[1] > 1 and grid is None:
+                block = len(latitude) // self.frame_shape[1]
+                weights = latitude_weights(latitude) if self.coarsened_by_area else None
+                found[name] = coarsened(values_THW, block, weights)
+        return {name: values for name, values in found.items() if name in self.inputs}
 
     def as_dataset(self, store: str) -> dict[str, Any]:
         """Return what the record of a run says of its data; see `mcrnn.tracking.run_folder`.

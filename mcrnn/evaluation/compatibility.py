@@ -47,7 +47,7 @@ class DataIdentity:
             UserError: the coarsening does not divide the store's grid.
         """
         grid = store.grid(model.config.data.coarsen)
-        units = ", ".join(dict.fromkeys(store.units_of(model.field.channels)))
+        units = ", ".join(dict.fromkeys(store.units_of(model.field.predicted)))
         if model.field.units == store.attributes["units"]:  # a model of before has those of all channels of the store
             units = model.field.units
         masked = _count_masked(store.mask(model.config.data.coarsen, list(model.field.channels)))

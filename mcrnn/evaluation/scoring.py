@@ -36,10 +36,11 @@ def score(
     like = next(network.parameters())
     scores = evaluation_set.empty_scores(evaluation_set.steps, network.channels_out)
     seconds = 0.0
+    read = network.frames_read(evaluation_set.warm_up, evaluation_set.steps)
     for batch in evaluation_set.batches(batch_size or evaluation_set.batch_size(network)):
         started = time.perf_counter()
         frames_BTCHW = batch.frames_BTCHW.to(like)
-        given_BTCHW = scaling.to_model(frames_BTCHW[:, : evaluation_set.warm_up])
+        given_BTCHW = scaling.to_model(frames_BTCHW[:, :read])
         prediction_BTCHW = scaling.to_physical(network(given_BTCHW, evaluation_set.warm_up, evaluation_set.steps))
         if prediction_BTCHW.is_cuda:
             torch.cuda.synchronize()

@@ -38,7 +38,8 @@ def spread_by_step(ensemble: Ensemble, evaluation_set: EvaluationSet, scales: np
     scale_C = torch.as_tensor(scales, dtype=torch.float64, device=like.device)
     total_T = np.zeros(evaluation_set.steps)
     for batch in evaluation_set.batches(evaluation_set.batch_size(network, copies=2 * len(ensemble.members))):
-        given_BTCHW = ensemble.scaling.to_model(batch.frames_BTCHW[:, : evaluation_set.warm_up].to(like))
+        read = network.frames_read(evaluation_set.warm_up, evaluation_set.steps)
+        given_BTCHW = ensemble.scaling.to_model(batch.frames_BTCHW[:, :read].to(like))
         found = network.members(given_BTCHW, evaluation_set.warm_up, evaluation_set.steps)
         members_EBTCHW = ensemble.scaling.to_physical(torch.stack(found)).double()
         weights = weights_E.view(-1, 1, 1, 1, 1, 1)

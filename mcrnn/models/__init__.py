@@ -4,6 +4,6 @@ Imports neither Ray, MLflow nor Optuna, and only what a registered model install
 """
 
 from mcrnn.models.forecaster import Forecaster
-from mcrnn.models.sizing import model_cost, parameter_count, width_for, with_resolved_width
+from mcrnn.models.sizing import model_cost, parameter_count, width_for, with_resolved_sizes
 
-__all__ = ["Forecaster", "model_cost", "parameter_count", "width_for", "with_resolved_width"]
+__all__ = ["Forecaster", "model_cost", "parameter_count", "width_for", "with_resolved_sizes"]

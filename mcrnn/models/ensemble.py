@@ -14,7 +14,7 @@ from torch import nn
 
 from mcrnn.data.description import Scaling
 from mcrnn.errors import UserError
-from mcrnn.models.forecaster import Forecaster
+from mcrnn.models.forecaster import Forecaster, with_inputs
 from mcrnn.models.sizing import ModelCost
 from mcrnn.models.trained_model import TrainedModel
 
@@ -35,7 +35,12 @@ class EnsembleNetwork(nn.Module):
         self.counts: torch.Tensor
         self.register_buffer("counts", torch.tensor(counts))
         self.frame_shape, self.channels_out = networks[0].frame_shape, networks[0].channels_out
+        self.inputs = networks[0].inputs
         self.takes_any_grid = all(network.takes_any_grid for network in networks)
+
+    def frames_read(self, teacher_forcing_steps: int, steps: int) -> int:
+        """Return how many frames are read; see `Forecaster.frames_read`."""
+        return max(teacher_forcing_steps, steps) if self.inputs else teacher_forcing_steps
 
     def weights(self) -> torch.Tensor:
         """Return the weight of each member; their sum is 1."""
@@ -66,10 +71,12 @@ class EnsembleNetwork(nn.Module):
             found.append(own.to_model(scaling.to_physical(prediction_BTCHW)))
         return found
 
-    def forecast(self, frames_BTCHW: torch.Tensor, steps: int) -> torch.Tensor:
+    def forecast(
+        self, frames_BTCHW: torch.Tensor, steps: int, inputs_BTIHW: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Continue a sequence; see `Forecaster.forecast`."""
         given = frames_BTCHW.shape[1]
-        return self(frames_BTCHW, given, given + steps - 1)[:, given - 1 :]
+        return self(with_inputs(frames_BTCHW, inputs_BTIHW), given, given + steps - 1)[:, given - 1 :]
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ class Forecaster(nn.Module):
         tanh_encoder: a tanh after the encoder.
         channels_out: number of channels that are predicted, the first ones of the field; all by default. In closed
             loop the others keep the values of the last given frame: for what does not change, such as orography.
+        inputs: number of channels, the last ones, that are inputs only and known ahead, such as the solar angle. They
+            are not predicted, and have their true values in closed loop, too.
 
     Raises:
         ValueError: an argument is none of these values, or the arguments do not fit each other.
@@ -67,6 +69,7 @@ class Forecaster(nn.Module):
         dropout: float = 0.0,
         tanh_encoder: bool = False,
         channels_out: int | None = None,
+        inputs: int = 0,
     ) -> None:
         super().__init__()
         kind = cell_class(architecture)
@@ -74,14 +77,16 @@ class Forecaster(nn.Module):
         _one_of("decode", decode, ("residual", "hidden"))
         _one_of("norm", norm, ("layer", "group"))
         widths = layer_widths(hidden_size, layers)
-        channels_out = channels if channels_out is None else channels_out
-        if not 1 <= channels_out <= channels:
-            raise ValueError(f"channels_out must be from 1 to the {channels} channels of the field, not {channels_out}")
+        most = channels - inputs
+        channels_out = most if channels_out is None else channels_out
+        if not 1 <= channels_out <= most:
+            of_field = f"{channels} channels of the field" if not inputs else f"{most} channels that are no inputs"
+            raise ValueError(f"channels_out must be from 1 to the {of_field}, not {channels_out}")
         if norm == "group" and any(width % norm_groups for width in widths):
             raise ValueError(f"norm_groups ({norm_groups}) must divide the hidden sizes, {widths}")
         self.frame_shape = (channels, height, width)
         self.takes_any_grid = norm == "group"
-        self.channels_out = channels_out
+        self.channels_out, self.inputs = channels_out, inputs
         self.prediction, self.decode = prediction, decode
         encoder = PointwiseConv(channels, widths[0])
         self.encoder = nn.Sequential(encoder, nn.Tanh()) if tanh_encoder else nn.Sequential(encoder)
@@ -129,7 +134,7 @@ class Forecaster(nn.Module):
 
         Args:
             x_BTCHW: input frames, in the units the model was trained in. Only the first
-                `teacher_forcing_steps` are read.
+                `teacher_forcing_steps` are read, and of those of the other steps the channels that are known ahead.
             teacher_forcing_steps: steps whose input is the truth, at least 1; all frames by default. The
                 input of every later step is the output of the step before, through which gradients flow.
             steps: number of steps; as many as there are frames by default.
@@ -138,8 +143,8 @@ class Forecaster(nn.Module):
             Predictions (B, steps, channels_out, H, W): the one at index t is of frame t + 1.
 
         Raises:
-            ValueError: the frames are not of the model's shape, or there are fewer of them than
-                `teacher_forcing_steps`, or that is less than 1.
+            ValueError: the frames are not of the model's shape, or there are fewer of them than `frames_read` says, or
+                `teacher_forcing_steps` is less than 1.
         """
         axes = 1 if self.takes_any_grid else 3
         if x_BTCHW.ndim != 5 or tuple(x_BTCHW.shape[2 : 2 + axes]) != self.frame_shape[:axes]:
@@ -157,32 +162,47 @@ class Forecaster(nn.Module):
             raise ValueError(f"at least one teacher-forced step is needed, got {forced}")
         if forced > given:
             raise ValueError(f"{forced} teacher-forced steps need as many frames, got {given}")
+        if self.frames_read(forced, steps) > given:
+            raise ValueError(
+                f"{self.inputs} channels are known ahead, so {steps} steps need as many frames, got {given}"
+            )
+        known = self.frame_shape[0] - self.inputs
         x_BTCHW = self._within_mask(x_BTCHW)
         states = [cell.initial_state(x_BTCHW[:, 0]) for cell in self._cells()]
         convs = [cell.prepare() for cell in self._cells()]
         outputs = [self._advance(to_frames(x_BTCHW[:, :forced]), states, convs)]
-        held_BCHW = x_BTCHW[:, forced - 1, self.channels_out :]
-        for _ in range(steps - forced):
+        held_BCHW = x_BTCHW[:, forced - 1, self.channels_out : known]
+        for step in range(forced, steps):
             x_BCHW = outputs[-1] if len(outputs[-1]) == batch else outputs[-1][-batch:]
             if held_BCHW.shape[1]:
                 x_BCHW = torch.cat([x_BCHW, held_BCHW], dim=1)
+            if self.inputs:
+                x_BCHW = torch.cat([x_BCHW, x_BTCHW[:, step, known:]], dim=1)
             outputs.append(self._advance(x_BCHW, states, convs))
         return to_sequence(torch.cat(outputs), batch)
 
-    def forecast(self, frames_BTCHW: torch.Tensor, steps: int) -> torch.Tensor:
+    def frames_read(self, teacher_forcing_steps: int, steps: int) -> int:
+        """Return how many frames `forward` reads: those of all steps where channels are known ahead."""
+        return max(teacher_forcing_steps, steps) if self.inputs else teacher_forcing_steps
+
+    def forecast(
+        self, frames_BTCHW: torch.Tensor, steps: int, inputs_BTIHW: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Continue a sequence.
 
         Args:
             frames_BTCHW: the given frames, at least one, in the units the model was trained in.
             steps: number of lead times.
+            inputs_BTIHW: the channels that are known ahead, at lead times 1 .. steps - 1; None where there is none.
 
         Returns:
             The forecasts of lead times 1 .. steps, (B, steps, channels_out, H, W).
 
         Raises:
-            ValueError: the frames are not of the model's shape, or there is none.
+            ValueError: the frames are not of the model's shape, or there is none, or inputs are missing.
         """
         warm_up = frames_BTCHW.shape[1]
+        frames_BTCHW = with_inputs(frames_BTCHW, inputs_BTIHW)
         return self(frames_BTCHW, warm_up, warm_up + steps - 1)[:, warm_up - 1 :]
 
     def _advance(self, given_NCHW: torch.Tensor, states: list[State], convs: list[PreparedConvs]) -> torch.Tensor:
@@ -214,6 +234,15 @@ class Forecaster(nn.Module):
         return iter(cast("Iterable[Cell]", self.cells))
 
 
+def with_inputs(frames_BTCHW: torch.Tensor, inputs_BTIHW: torch.Tensor | None) -> torch.Tensor:
+    """Return given frames followed by those whose last channels are known ahead. Their other channels are not read."""
+    if inputs_BTIHW is None or not inputs_BTIHW.shape[1]:
+        return frames_BTCHW
+    others = frames_BTCHW.shape[2] - inputs_BTIHW.shape[2]
+    unread_BTCHW = frames_BTCHW[:, -1:, :others].expand(-1, inputs_BTIHW.shape[1], -1, -1, -1)
+    return torch.cat([frames_BTCHW, torch.cat([unread_BTCHW, inputs_BTIHW.to(frames_BTCHW)], dim=2)], dim=1)
+
+
 def layer_widths(hidden_size: int | Sequence[int], layers: int | None) -> list[int]:
     """Return the width of each layer.
 
@@ -236,13 +265,14 @@ def _one_of(name: str, value: str, known: Sequence[str]) -> None:
         raise ValueError(f"{name} must be {' or '.join(known)}, not '{value}'")
 
 
-def build_model(config: ModelConfig, frame_shape: tuple[int, int, int], padding: str) -> Forecaster:
+def build_model(config: ModelConfig, frame_shape: tuple[int, int, int], padding: str, inputs: int = 0) -> Forecaster:
     """Build the network of a configuration, with random weights.
 
     Args:
         config: sizes and options of the network.
         frame_shape: channels, height, width of the field as the network sees it.
         padding: the padding that the field's boundary asks for; the configuration's own has precedence.
+        inputs: number of channels, the last ones, that are inputs only.
     """
     channels, height, width = frame_shape
     return Forecaster(
@@ -260,4 +290,5 @@ def build_model(config: ModelConfig, frame_shape: tuple[int, int, int], padding:
         dropout=config.dropout,
         tanh_encoder=config.tanh_encoder,
         channels_out=config.channels_out,
+        inputs=inputs,
     )

@@ -107,13 +107,25 @@ def width_for(config: ModelConfig, frame_shape: FrameShape, parameters: int) -> 
     return best
 
 
-def with_resolved_width(config: Configuration, frame_shape: FrameShape) -> Configuration:
-    """Return the configuration with the hidden size that comes nearest to its budget of parameters, if it has one.
+def with_resolved_sizes(config: Configuration, frame_shape: FrameShape, inputs: int = 0) -> Configuration:
+    """Return the configuration with the number of channels to predict where a field has inputs, and with a hidden size.
+
+    Args:
+        config: the configuration.
+        frame_shape: channels, height, width of the field as the network sees it.
+        inputs: number of its channels, the last ones, that are inputs only.
+
+    Returns:
+        The configuration, with `channels_out` where there are inputs, and with the hidden size that comes nearest to
+        its budget of parameters, if it has one.
 
     Raises:
         UserError: no width comes near the budget.
     """
     model = config.model
+    if inputs and model.channels_out is None:
+        model = model.model_copy(update={"channels_out": frame_shape[0] - inputs})
+        config = config.model_copy(update={"model": model})
     if model.parameters is None:
         return config
     try:

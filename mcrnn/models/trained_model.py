@@ -20,10 +20,11 @@ from safetensors.torch import save as save_safetensors
 
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import FieldDescription, Scaling
+from mcrnn.data.forcings import dates_of
 from mcrnn.data.time_step import MONTHS, TimeStep
 from mcrnn.errors import UserError
 from mcrnn.models import Forecaster
-from mcrnn.models.forecaster import build_model
+from mcrnn.models.forecaster import build_model, with_inputs
 from mcrnn.models.sizing import ModelCost, model_cost
 from mcrnn.storage.location import Location
 
@@ -69,48 +70,89 @@ class TrainedModel:
         return hashlib.sha256(_serialize(self.network.state_dict())).hexdigest()
 
     @torch.no_grad()
-    def forecast(self, frames_BTCHW: torch.Tensor, steps: int) -> torch.Tensor:
+    def forecast(
+        self, frames_BTCHW: torch.Tensor, steps: int, inputs_BTIHW: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Continue a sequence of frames, in the field's units.
 
         Args:
             frames_BTCHW: the given frames, at least one, on the model's (coarsened) grid. What they hold outside of
                 the field's mask is not read.
             steps: number of lead times.
+            inputs_BTIHW: the channels that are inputs only (`FieldDescription.inputs`), at lead times 1 .. steps - 1;
+                None where there is none.
 
         Returns:
             The forecasts of lead times 1 .. steps, (B, steps, C, H, W), NaN outside of the mask.
         """
-        forecast_BTCHW = self.scaling.to_physical(self.network.forecast(self.scaling.to_model(frames_BTCHW), steps))
+        given = frames_BTCHW.shape[1]
+        x_BTCHW = self.scaling.to_model(with_inputs(frames_BTCHW, inputs_BTIHW))
+        prediction_BTCHW = self.network(x_BTCHW, given, given + steps - 1)
+        forecast_BTCHW = self.scaling.to_physical(prediction_BTCHW[:, given - 1 :])
         mask_CHW = self.field.model_mask
         if mask_CHW is None:
             return forecast_BTCHW
         predicted = torch.tensor(mask_CHW[: forecast_BTCHW.shape[2]], device=forecast_BTCHW.device)
         return torch.where(predicted, forecast_BTCHW, torch.nan)
 
-    def predict(self, frames: Any, steps: int) -> Any:
+    def predict(self, frames: Any, steps: int, *, start: Any = None, inputs: Any = None) -> Any:
         """Continue a sequence of frames, in the field's units, and return the kind of array that was given.
 
         Args:
             frames: a NumPy array or a tensor, (batch, time, channel, height, width); or an xarray.DataArray with a
                 dimension `time`, at most one of samples, at most one named `channel`, and the grid's two last.
             steps: number of lead times.
+            start: date of the last given frame, such as "2018-03-01T06:00", or one for each forecast: from it follow
+                the solar angle and the day of the year, of models that have them as inputs. A DataArray with dates
+                has it already.
+            inputs: in place of it, all channels that are inputs only, at lead times 1 .. steps - 1: an array
+                (batch, steps - 1, input, height, width).
 
         Returns:
             The forecasts of lead times 1 .. steps. A DataArray has their times as its coordinate, if it was given
             with the times of at least two frames.
 
         Raises:
-            ValueError: the frames are not of the model's shape.
+            ValueError: the frames are not of the model's shape, or the start is needed and not given.
         """
         if isinstance(frames, torch.Tensor):
-            return self.forecast(frames.float(), steps)
+            ahead = self.inputs_ahead(frames, steps, start) if inputs is None else torch.as_tensor(inputs)
+            return self.forecast(frames.float(), steps, ahead)
         if isinstance(frames, np.ndarray):
             device = next(self.network.parameters()).device
             given_BTCHW = torch.from_numpy(np.ascontiguousarray(frames, dtype=np.float32)).to(device)
-            return self.forecast(given_BTCHW, steps).cpu().numpy()
-        return self._predict_labelled(frames, steps)
+            return self.predict(given_BTCHW, steps, start=start, inputs=inputs).cpu().numpy()
+        return self._predict_labelled(frames, steps, start, inputs)
 
-    def _predict_labelled(self, frames: Any, steps: int) -> Any:
+    def inputs_ahead(self, frames_BTCHW: torch.Tensor, steps: int, start: Any) -> torch.Tensor | None:
+        """Return the channels that are inputs only at lead times 1 .. steps - 1, in the field's units.
+
+        Args:
+            frames_BTCHW: the given frames.
+            steps: number of lead times.
+            start: date of the last given frame, or one for each forecast; see `predict`.
+
+        Returns:
+            (B, steps - 1, I, H, W); None where none is needed, or the frames are none of the model's.
+
+        Raises:
+            ValueError: the start is needed and not given, or cannot be read.
+        """
+        field = self.field
+        if not field.inputs or steps < 2 or frames_BTCHW.ndim != 5 or frames_BTCHW.shape[2] != len(field.channels):
+            return None
+        if field.forcings and start is None:
+            raise ValueError(
+                f"the model has {' and '.join(field.forcings)} as inputs, which change with time: give the date of the "
+                "last given frame as `start`"
+            )
+        starts = dates_of(start, len(frames_BTCHW), field.calendar) if field.forcings else []
+        last_BIHW = frames_BTCHW[:, -1, len(field.predicted) :].cpu().numpy()
+        if field.latitude and last_BIHW.shape[2:] != field.frame_shape[1:]:
+            raise ValueError("on another grid than the model's, the solar angle is not known: give `inputs`")
+        return torch.from_numpy(field.inputs_ahead(last_BIHW, starts, steps))
+
+    def _predict_labelled(self, frames: Any, steps: int, start: Any, inputs: Any) -> Any:
         import xarray as xr
 
         if not isinstance(frames, xr.DataArray):
@@ -127,7 +169,10 @@ class TrainedModel:
         values = ordered.values
         values = values if samples else values[None]
         values = values if "channel" in order else values[:, :, None]
-        forecast = self.predict(values, steps)
+        has_times = "time" in ordered.coords
+        if has_times and start is None and self.field.forcings:
+            start = ordered.indexes["time"][-1]
+        forecast = self.predict(values, steps, start=start, inputs=inputs)
         channels = forecast.shape[2]
         forecast = forecast if "channel" in order else forecast[:, :, 0]
         forecast = forecast if samples else forecast[0]
@@ -136,7 +181,7 @@ class TrainedModel:
         }
         if "channel" in order and "channel" in ordered.coords:
             coordinates["channel"] = ordered["channel"][:channels]
-        if "time" in ordered.coords and ordered.sizes["time"] > 1:
+        if has_times and ordered.sizes["time"] > 1:
             coordinates["time"] = self._times_after(ordered.indexes["time"], steps)
         return xr.DataArray(forecast, coordinates, order, frames.name, frames.attrs).transpose(*frames.dims)
 
@@ -238,7 +283,7 @@ def _built(content: dict[str, Any], weights: dict[str, torch.Tensor]) -> Trained
 
 def network_of(config: Configuration, field: FieldDescription) -> Forecaster:
     """Build the network of a configuration for a field, with random weights."""
-    network = build_model(config.model, field.frame_shape, field.padding)
+    network = build_model(config.model, field.frame_shape, field.padding, len(field.inputs))
     if (mask_CHW := field.model_mask) is not None:
         scaling = Scaling.of(config.data, field.mean, field.std)
         outside = [(a - b) / c for a, b, c in zip(field.mean, scaling.mean, scaling.std, strict=True)]

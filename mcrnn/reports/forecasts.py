@@ -99,9 +99,10 @@ def write_forecasts(path: Path, results: dict[str, EvaluationResult], num_window
         frames_BTCHW = batch.frames_BTCHW[:kept]
         given_BTCHW = frames_BTCHW[:, : evaluation_set.warm_up].numpy()
         truth_BTCHW = frames_BTCHW[:, evaluation_set.warm_up :, :predicted].numpy()
+        known_BTIHW = frames_BTCHW[:, evaluation_set.warm_up : -1, channels - len(field.inputs) :].numpy()
         given[rows], truth[rows] = _within(mask_CHW, given_BTCHW), _within(mask_CHW, truth_BTCHW)
         for index, name in enumerate(names):
-            forecast[index, rows] = results[name].model.predict(given_BTCHW, leads)
+            forecast[index, rows] = results[name].model.predict(given_BTCHW, leads, inputs=known_BTIHW)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Zarr warns that consolidated metadata, which xarray reads, are not specified
         zarr.consolidate_metadata(str(path))

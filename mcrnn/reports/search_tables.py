@@ -17,7 +17,7 @@ from mcrnn.console import field_label, format_value, new_table
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import TrainingWindows
-from mcrnn.models import model_cost, with_resolved_width
+from mcrnn.models import model_cost, with_resolved_sizes
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.registry import CANDIDATE, CHAMPION
 from mcrnn.training.session import OBJECTIVE
@@ -94,7 +94,7 @@ def _training_cost(config: Configuration, store: FieldStore, field: FieldDescrip
 
     A multiply-add is two operations, and the backward pass costs twice the forward pass: six operations each.
     """
-    config = with_resolved_width(config, field.frame_shape)
+    config = with_resolved_sizes(config, field.frame_shape, len(field.inputs))
     cost = model_cost(config.model, field.frame_shape)
     split: Any = SimpleNamespace(shape=store.shape("train", config.data.coarsen, config.data.variables))
     windows = TrainingWindows(

@@ -17,7 +17,7 @@ from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
 from mcrnn.device import choose_device
 from mcrnn.errors import UserError
-from mcrnn.models import model_cost, with_resolved_width
+from mcrnn.models import model_cost, with_resolved_sizes
 from mcrnn.runners.cluster_size import gpus_for
 from mcrnn.runners.ray_cluster import check_reach, connected
 from mcrnn.runners.ray_train import root_cause, run_distributed
@@ -118,7 +118,7 @@ def complete(
         )
     check_store_serves(store, config)
     field = FieldDescription.of(store, config.data)
-    config = with_resolved_width(config, field.frame_shape)
+    config = with_resolved_sizes(config, field.frame_shape, len(field.inputs))
     runs = storage.location("runs")
     name = free_name(runs, config.name, new=new)
     folder = RunFolder(runs.child(name))

@@ -195,8 +195,8 @@ def _record_baselines(search_run: SearchRun, sync: RunSync) -> None:
     if all(is_synced(folder) for folder in folders.values()):
         return
     evaluation_set = EvaluationSet.of_validation(search_run.store, config)
-    channels = config.model.channels_out or len(search_run.field.channels)
     field = search_run.field
+    channels = config.model.channels_out or len(field.predicted)
     scales = np.array(config.validation.error_scales(field.channels[:channels], field.std[:channels]))
     scores = score_baselines(evaluation_set, channels)
     last = config.validation.horizon + 1  # lead time of the last closed-loop step; the first one has lead time 2

@@ -22,7 +22,7 @@ from mcrnn.data.checks import check_store_serves
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import DamagedFileError, UserError, did_you_mean
-from mcrnn.models import trained_model, with_resolved_width
+from mcrnn.models import trained_model, with_resolved_sizes
 from mcrnn.search.attributes import END, TrialEnd
 from mcrnn.search.budgets import stop_reason, time_limits
 from mcrnn.search.confirmation import Confirmation
@@ -304,8 +304,8 @@ def check(search: Search, storage: Storage) -> FieldStore:
     """
     first = search.first_configuration()
     store = FieldStore.open(storage.location(first.data.store))
-    frame_shape = FieldDescription.of(store, first.data).frame_shape
+    field = FieldDescription.of(store, first.data)
     for values in search.space.corners():
-        config = with_resolved_width(search.configuration(values), frame_shape)
+        config = with_resolved_sizes(search.configuration(values), field.frame_shape, len(field.inputs))
         check_store_serves(store, config)
     return store

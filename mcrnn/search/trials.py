@@ -21,7 +21,7 @@ from mcrnn.config.paths import Values
 from mcrnn.config.space import Search
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import IsolatedError, NotEnoughMemoryError, UserError, first_line
-from mcrnn.models import with_resolved_width
+from mcrnn.models import with_resolved_sizes
 from mcrnn.runners.ray_train import root_cause, run_distributed
 from mcrnn.runners.session import report_constants
 from mcrnn.runners.tune_trial import run_in_tune
@@ -176,7 +176,9 @@ class TrialContext:
             target: epoch after which it is paused; None to train to the end.
         """
         return TrainingRun(
-            config=with_resolved_width(self.search.configuration(values), self.field.frame_shape),
+            config=with_resolved_sizes(
+                self.search.configuration(values), self.field.frame_shape, len(self.field.inputs)
+            ),
             field=self.field,
             folder=folder,
             run_name=name,

@@ -6,6 +6,7 @@ Axes: B window of a batch, T time, C channel, H height, W width.
 from __future__ import annotations
 
 import contextlib
+from typing import cast
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import Scaling
 from mcrnn.data.windows import Batch
+from mcrnn.models import Forecaster
 
 
 class BatchLoss:
@@ -40,6 +42,8 @@ class BatchLoss:
     ) -> None:
         self.config, self.model, self.scaling, self.device, self.dtype = config, model, scaling, device, dtype
         self.weights_CHW = weights_CHW
+        network = cast("Forecaster", model.module if isinstance(model, DistributedDataParallel) else model)
+        self.channels_out = network.channels_out
         self.noise_generator = torch.Generator(device)
 
     def backward(self, batch: Batch, epoch: int) -> torch.Tensor:
@@ -88,5 +92,5 @@ class BatchLoss:
         noise_BTCHW = torch.zeros_like(x_BTCHW, memory_format=torch.contiguous_format)
         for noise_TCHW, position in zip(noise_BTCHW, positions, strict=True):
             self.noise_generator.manual_seed((self.config.train.seed << 43) + (epoch << 28) + position)
-            noise_TCHW[:, : self.config.model.channels_out].normal_(generator=self.noise_generator)
+            noise_TCHW[:, : self.channels_out].normal_(generator=self.noise_generator)
         return noise_BTCHW

@@ -113,7 +113,7 @@ def validate(
         if not len(sample_B):
             break  # there are fewer windows than workers
         batch_BTCHW = split.windows(sample_B, start_B, steps + 1).to(like)
-        given_BTCHW = scaling.to_model(batch_BTCHW[:, :warm_up])
+        given_BTCHW = scaling.to_model(batch_BTCHW[:, : model.frames_read(warm_up, steps)])
         prediction_BTCHW = scaling.to_physical(model(given_BTCHW, warm_up, steps))
         error.update(prediction_BTCHW, batch_BTCHW[:, 1 : steps + 1, : model.channels_out])
     model.train()

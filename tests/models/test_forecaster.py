@@ -154,6 +154,23 @@ def test_channels_that_are_not_predicted_are_held_as_last_given() -> None:
         assert torch.allclose(model(fed), y, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("channels_out", [1, 2])
+def test_inputs_that_are_known_ahead_are_true_in_closed_loop(channels_out: int) -> None:
+    model = small("minconvgru", channels=3, channels_out=channels_out, inputs=1)
+    x = torch.randn(2, 9, 3, 6, 8, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        y = model(x, 4)
+        held = x[:, 3:4, channels_out:2].expand(-1, 5, -1, -1, -1)
+        fed = torch.cat([x[:, :4], torch.cat([y[:, 3:-1], held, x[:, 4:, 2:]], dim=2)], dim=1)
+        assert torch.allclose(model(fed), y, rtol=0, atol=1e-5)
+        other = x.clone()
+        other[:, 4:, :2] = 99.0
+        assert torch.equal(model(other, 4), y)
+        assert torch.equal(model.forecast(x[:, :4], 6, x[:, 4:, 2:]), y[:, 3:])
+    with pytest.raises(ValueError, match="1 channels are known ahead, so 9 steps need as many frames, got 4"):
+        model(x[:, :4], 4, 9)
+
+
 def test_dropout_is_for_training_only() -> None:
     model = small("minconvgru", dropout=0.5)
     x = frames()

@@ -35,7 +35,7 @@ def save(
 ) -> LocalFolder:
     """A model directory with random weights, the decoder's times `scale`."""
     torch.manual_seed(seed)
-    network = build_model(config.model, field.frame_shape, field.padding)
+    network = build_model(config.model, field.frame_shape, field.padding, len(field.inputs))
     with torch.no_grad():
         for weight in network.decoder.parameters():
             weight.mul_(scale)

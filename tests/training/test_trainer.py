@@ -356,6 +356,7 @@ def test_noise_leaves_channels_that_are_not_predicted() -> None:
         return x_BTCHW[:, :, :1].clone().requires_grad_()
 
     x = torch.ones(2, 7, 2, 3, 4)
+    cast("Any", model).channels_out = 1
     loss = BatchLoss(config, cast("nn.Module", model), Scaling((0.0,) * 2, (1.0,) * 2), x.device, x.dtype)
     loss.backward(Batch(x, [3, 1], 1.0), epoch=1)
     assert (given[0][:, :, 0] != 1).all()
