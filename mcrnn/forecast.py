@@ -19,7 +19,7 @@ from mcrnn.storage.root import Storage
 if TYPE_CHECKING:
     import numpy as np
 
-    from mcrnn.forecasting.given import GivenFrames
+    from mcrnn.forecasting.frames import GivenFrames
     from mcrnn.models.trained_model import TrainedModel
 
 

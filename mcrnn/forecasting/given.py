@@ -1,20 +1,17 @@
-"""The frames that forecasts start from, once it is sure that they are what a model takes."""
+"""Find what forecasts start from in a source, and check that it is what a model takes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcrnn.data.field_reader import coarsened
-from mcrnn.data.masks import coarse_mask
-from mcrnn.data.missing_values import without_invalid
+from mcrnn.data.forcings import STATIC
 from mcrnn.data.sphere import latitude_weights
-from mcrnn.data.time_step import Time, TimeStep, show
+from mcrnn.data.time_step import Time, TimeStep
 from mcrnn.errors import UserError, did_you_mean
+from mcrnn.forecasting.frames import GivenFrames
 from mcrnn.forecasting.source import Source
 from mcrnn.models.trained_model import TrainedModel
 
@@ -25,91 +22,6 @@ CLOSE = 1e-4
 """Share of a grid spacing by which coordinates may differ that are to be the same."""
 
 
-@dataclass(frozen=True)
-class GivenFrames:
-    """Frames with their labels, on the grid and in the units of a model. `fit` makes one.
-
-    Attributes:
-        name: where they come from, for messages.
-        channels: the model's channels in order, each with the dimensions sample (if there are any), time, row and
-            column in any order; not loaded.
-        sample: name of the dimension of samples, None where there is one sequence of frames only.
-        time: name of the dimension of times.
-        grid: names of the dimensions of rows and of columns.
-        times: the times of the frames.
-        step: the interval of the model.
-        coarsen: side of the blocks of grid points that are averaged.
-        row_weights: weight of each row in these means, None if all have the same.
-        attributes: attributes of the whole data set.
-        mask: points of the grid of the frames at which the model takes values, None for all.
-    """
-
-    name: str
-    channels: tuple[xr.DataArray, ...]
-    sample: str | None
-    time: str
-    grid: tuple[str, str]
-    times: list[Time]
-    step: TimeStep
-    coarsen: int
-    row_weights: np.ndarray | None
-    attributes: dict[str, Any]
-    mask: np.ndarray | None = None
-
-    @property
-    def samples(self) -> int:
-        """Number of samples."""
-        return 1 if self.sample is None else self.channels[0].sizes[self.sample]
-
-    @property
-    def is_from_the_north(self) -> bool:
-        """Whether the first row is the northernmost, so that pictures show it at the top."""
-        rows = self.channels[0].coords.get(self.grid[0])
-        if rows is None or not str(rows.attrs.get("units", "")).startswith("degrees_n"):
-            return False
-        return bool(rows[0] > rows[-1])
-
-    def read(self, samples: Sequence[int], last_frames: Sequence[int], warm_up: int) -> np.ndarray:
-        """Read windows of consecutive frames.
-
-        Args:
-            samples: the sample of each window.
-            last_frames: the last frame of each window.
-            warm_up: frames of a window.
-
-        Returns:
-            float32 (B, warm_up, C, H, W), on the model's grid, NaN outside of its mask.
-
-        Raises:
-            UserError: a value is missing.
-        """
-        frames_BT = np.asarray(last_frames)[:, None] + np.arange(1 - warm_up, 1)
-        frames, position_BT = np.unique(frames_BT, return_inverse=True)
-        rows, columns = self.grid
-        order = (*([self.sample] if self.sample else []), self.time, rows, columns)
-        consecutive = len(frames) == frames[-1] - frames[0] + 1
-        selected = slice(int(frames[0]), int(frames[-1]) + 1) if consecutive else frames
-        channels = []
-        for channel in self.channels:
-            piece = channel.isel({self.time: selected}).transpose(*order).variable
-            values_NTHW = without_invalid(piece, np.asarray(piece.values), is_netcdf="source" in piece.encoding)
-            values_NTHW = values_NTHW if self.sample else values_NTHW[None]
-            channels.append(values_NTHW[np.asarray(samples)[:, None], position_BT.reshape(frames_BT.shape)])
-        windows_BTCHW = np.stack(channels, axis=2)
-        if self.mask is not None:
-            windows_BTCHW = np.where(self.mask, windows_BTCHW, np.float32(0))
-        if not np.isfinite(windows_BTCHW).all():
-            b, t, c = (int(i[0]) for i in np.nonzero(~np.isfinite(windows_BTCHW))[:3])
-            raise UserError(
-                f"'{self.name}' has missing values in {self.channels[c].name} at {show(self.times[frames_BT[b, t]])}; "
-                f"a model needs a value at each point of its {'grid' if self.mask is None else 'mask'}: fill them first"
-            )
-        given_BTCHW = coarsened(windows_BTCHW, self.coarsen, self.row_weights, self.mask)
-        if self.mask is None:
-            return given_BTCHW
-        return np.where(coarse_mask(self.mask, self.coarsen), given_BTCHW, np.float32(np.nan))
-
-
 def fit(source: Source, model: TrainedModel) -> GivenFrames:
     """Find the channels of a model in a source, and check grid, units and times.
 
@@ -117,7 +29,8 @@ def fit(source: Source, model: TrainedModel) -> GivenFrames:
         UserError: the source is not what the model takes; the message says what it takes.
     """
     origins = _origins(model.field.recipe)
-    channels = tuple(_channel(source, name, origins.get(name)) for name in model.field.channels)
+    names = [name for name in model.field.channels if model.field.inputs.get(name, STATIC) == STATIC]
+    channels = tuple(_channel(source, name, origins.get(name)) for name in names)
     first = channels[0]
     time, rows, columns = _roles(source, first)
     others = [str(name) for name in first.dims if name not in (time, rows, columns)]
@@ -128,9 +41,11 @@ def fit(source: Source, model: TrainedModel) -> GivenFrames:
             f"{first.name} in '{source.name}' has the dimensions {', '.join(map(str, first.dims))}; beside time, rows "
             f"and columns, one of samples may be left: select from {' and '.join(samples)} first"
         )
-    channels = tuple(channel.isel(alone) for channel in channels)
-    for channel in channels[1:]:
-        if channel.sizes != channels[0].sizes:
+    channels = tuple(channel.isel(alone, missing_dims="ignore") for channel in channels)
+    for name, channel in zip(names[1:], channels[1:], strict=True):
+        is_static = name in model.field.inputs and {rows, columns} <= set(channel.dims)
+        sizes = {str(d): n for d, n in channels[0].sizes.items() if not is_static or d in channel.dims}
+        if channel.sizes != sizes:
             raise UserError(f"'{source.name}' has other dimensions for {channel.name} than for {first.name}")
     _check_units(source, channels, model)
     coarsen = _check_grid(source.name, channels[0], (rows, columns), model)
@@ -139,6 +54,7 @@ def fit(source: Source, model: TrainedModel) -> GivenFrames:
     _check_mask(source, model, mask_CHW)
     return GivenFrames(
         source.name,
+        model.field,
         channels,
         samples[0] if samples else None,
         time,
@@ -148,8 +64,28 @@ def fit(source: Source, model: TrainedModel) -> GivenFrames:
         coarsen,
         _row_weights(source.name, channels[0], rows, model) if coarsen > 1 else None,
         dict(source.dataset.attrs),
-        mask_CHW,
+        _mask_of(names, model, mask_CHW),
+        _place(source.name, channels[0], (rows, columns), coarsen, model),
     )
+
+
+def _place(
+    name: str, channel: xr.DataArray, grid: tuple[str, str], coarsen: int, model: TrainedModel
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return latitudes and longitudes where the model's solar angle is not that of the grid of its training."""
+    height, width = (channel.sizes[dimension] // coarsen for dimension in grid)
+    if not model.field.latitude or not model.network.takes_any_grid:
+        return None
+    if any(dimension not in channel.coords for dimension in grid):
+        if (height, width) == model.field.frame_shape[1:]:
+            return None
+        raise UserError(f"'{name}' has no latitudes and longitudes, from which the model's solar angle follows")
+    rows, columns = (channel[d].values.astype(np.float64).reshape(-1, coarsen).mean(1) for d in grid)
+    same = [
+        here.shape == (len(there),) and np.allclose(here, there, atol=CLOSE)
+        for here, there in ((rows, model.field.rows), (columns, model.field.columns))
+    ]
+    return None if all(same) else (rows, columns)
 
 
 def _origins(recipe: dict[str, Any]) -> dict[str, tuple[str, float | None]]:
@@ -221,13 +157,21 @@ def _roles(source: Source, channel: xr.DataArray) -> tuple[str, str, str]:
 
 def _check_units(source: Source, channels: tuple[xr.DataArray, ...], model: TrainedModel) -> None:
     expected = model.field.units
-    each = dict.fromkeys(str(channel.attrs.get("units", "1")) for channel in channels)  # a set that keeps its order
+    predicted = channels[: len(model.field.predicted)]
+    names = [name for name, kind in model.field.inputs.items() if kind == STATIC]
+    each = dict.fromkeys(str(channel.attrs.get("units", "1")) for channel in predicted)  # a set that keeps its order
     units = ", ".join(each)
     if units != expected:
         raise UserError(
             f"'{source.name}' has the units {units}, the model takes {expected}: convert the values; if only the "
             "spelling differs, set the attribute units"
         )
+    units_of_inputs = dict(zip(model.field.inputs, model.field.input_units, strict=True))
+    for channel, name in zip(channels[len(predicted) :], names, strict=True):
+        if (found := str(channel.attrs.get("units", "1"))) != units_of_inputs[name]:
+            raise UserError(
+                f"{name} in '{source.name}' is in {found}, the model takes it in {units_of_inputs[name]}: convert it"
+            )
 
 
 def _check_grid(name: str, channel: xr.DataArray, grid: tuple[str, str], model: TrainedModel) -> int:
@@ -263,6 +207,11 @@ def _check_grid(name: str, channel: xr.DataArray, grid: tuple[str, str], model: 
         f"'{name}' has a grid of {height} x {width}{found}; the model takes {sizes}{wanted}"
         f"{f' (means over blocks of {block})' if block > 1 and wanted else ''}: put the field onto that grid"
     )
+
+
+def _mask_of(names: list[str], model: TrainedModel, mask_CHW: np.ndarray | None) -> np.ndarray | None:
+    """Return the part of a mask of all channels of a model that is of some of them."""
+    return None if mask_CHW is None else mask_CHW[[model.field.channels.index(name) for name in names]]
 
 
 def _check_mask(source: Source, model: TrainedModel, mask_CHW: np.ndarray | None) -> None:

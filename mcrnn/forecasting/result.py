@@ -16,7 +16,7 @@ import numpy as np
 from mcrnn.data.memory import memory_budget
 from mcrnn.data.time_step import hours_between
 from mcrnn.errors import UserError
-from mcrnn.forecasting.given import GivenFrames
+from mcrnn.forecasting.frames import GivenFrames
 from mcrnn.models.trained_model import TrainedModel
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def forecast(
         batch = windows[first : first + BATCH_SIZE]
         samples, last_frames = zip(*batch, strict=True)
         frames_BTCHW = given.read(samples, last_frames, warm_up)
-        forecasts_BTCHW[first : first + len(batch)] = model.predict(frames_BTCHW, steps)
+        inputs_BTIHW = given.inputs_ahead(frames_BTCHW, last_frames, steps)
+        forecasts_BTCHW[first : first + len(batch)] = model.predict(frames_BTCHW, steps, inputs=inputs_BTIHW)
         on_batch(len(batch))
     return forecasts_BTCHW.reshape(given.samples, len(starts), *shape[1:])
 

@@ -19,7 +19,7 @@ from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.evaluation.compatibility import DataIdentity
-from mcrnn.models import with_resolved_width
+from mcrnn.models import with_resolved_sizes
 from mcrnn.runners.single_run import MAY_CHANGE
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.provenance import source_line
@@ -147,7 +147,7 @@ def read_setting(
         _check_units(store, field, config)
         parts = {path: in_name(path, values[path]) for path in _open_fields(search.space, values)}
         row = "-".join(part for path, part in parts.items() if path != SEED) or config.model.architecture
-        config = with_resolved_width(config, field.frame_shape)
+        config = with_resolved_sizes(config, field.frame_shape)
         config = config.model_copy(update={"name": "-".join([name, *parts.values()])})
         folder = RunFolder(storage.location("runs").child(config.name))
         by_row.setdefault(row, []).append(PlannedTraining(config, row, folder))

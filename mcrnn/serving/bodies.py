@@ -11,11 +11,12 @@ import math
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from mcrnn.errors import UserError, first_line
@@ -41,7 +42,9 @@ class Question(BaseModel):
         None, description="Given frames, for NetCDF only; by default as in the model's validation."
     )
     start: list[str] = Field(
-        [], description="Times of the last given frames, 'all' or 'every N', for NetCDF only; by default the newest."
+        [],
+        description="Times of the last given frames. In NetCDF also 'all' or 'every N'; by default the newest. In JSON "
+        "and Arrow the date of each forecast, or one of all, for a model that takes solar angle or day of the year.",
     )
 
 
@@ -76,11 +79,13 @@ class Reading:
         frames_BTCHW: the given frames, float32, on the model's grid.
         steps: number of lead times.
         answer: returns the body of the answer for the forecasts (B, steps, C, H, W).
+        inputs_BTIHW: the channels that are inputs only, at lead times 1 .. steps - 1; None where there is none.
     """
 
     frames_BTCHW: np.ndarray
     steps: int
     answer: Callable[[np.ndarray], bytes]
+    inputs_BTIHW: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,9 @@ class Limits:
             raise UserError(
                 f"{steps} steps are asked for, and at most {self.most_steps} are computed here (--max-steps)"
             )
-        channels, predicted = len(served.model.field.channels), served.model.network.channels_out
-        needed = 4 * count * (given * channels + steps * predicted) * math.prod(grid)
+        field = served.model.field
+        of_step = served.model.network.channels_out + len(field.inputs)
+        needed = 4 * count * (given * len(field.channels) + steps * of_step) * math.prod(grid)
         if needed > self.most_bytes:
             raise UserError(
                 f"{count:,} forecasts of {steps} steps after {given} given frames have {needed / 1e6:.1f} MB, and at "
@@ -137,12 +143,17 @@ def read(kind: str, body: bytes, question: dict[str, Any], served: ServedModel, 
     asked = _validated(Question, question)
     if kind == NETCDF:
         return _read_netcdf(body, asked, served, limits)
-    if asked.warm_up is not None or asked.start:
+    if asked.warm_up is not None or (asked.start and not served.model.field.forcings):
         raise UserError("warm_up and start go with NetCDF; in JSON and Arrow all frames are given")
     reading = (_read_json if kind == JSON else _read_arrow)(body, asked, served)
     count, given, _, *grid = reading.frames_BTCHW.shape
     limits.check(count, given, reading.steps, served, tuple(grid))
-    return reading
+    frames_BTCHW = torch.from_numpy(reading.frames_BTCHW)
+    try:
+        inputs_BTIHW = served.model.inputs_ahead(frames_BTCHW, reading.steps, asked.start or None)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return reading if inputs_BTIHW is None else replace(reading, inputs_BTIHW=inputs_BTIHW.numpy())
 
 
 def _validated(model: type[Any], content: Any) -> Any:
@@ -260,4 +271,4 @@ def _read_netcdf(body: bytes, asked: Question, served: ServedModel, limits: Limi
             Output(str(path)).write(labelled)
             return path.read_bytes()
 
-    return Reading(frames_BTCHW, steps, answer)
+    return Reading(frames_BTCHW, steps, answer, given.inputs_ahead(frames_BTCHW, last_frames, steps))

@@ -15,6 +15,7 @@ import numpy as np
 from mcrnn.errors import UserError
 from mcrnn.runners.cluster_size import Cluster
 from mcrnn.serving.served_model import ServedModel
+from mcrnn.serving.work import Work
 
 PATIENCE = 60.0
 """Seconds for which a request is tried again while replicas are lost."""
@@ -35,7 +36,9 @@ class Replicas:
     def __init__(self, handle: Any) -> None:
         self.handle = handle
 
-    async def forecast(self, served: ServedModel, frames_BTCHW: np.ndarray, steps: int) -> np.ndarray:
+    async def forecast(
+        self, served: ServedModel, frames_BTCHW: np.ndarray, steps: int, inputs_BTIHW: np.ndarray | None = None
+    ) -> np.ndarray:
         """Compute forecasts.
 
         A forecast depends on the request alone, so it can be computed again without harm.
@@ -44,6 +47,7 @@ class Replicas:
             served: the model.
             frames_BTCHW: the given frames, float32, on the model's grid.
             steps: number of lead times.
+            inputs_BTIHW: the channels that are inputs only, at lead times 1 .. steps - 1; None where there is none.
 
         Returns:
             float32 (B, steps, C, H, W).
@@ -54,9 +58,7 @@ class Replicas:
         from ray.exceptions import RayActorError
         from ray.serve.exceptions import RayServeException
 
-        from mcrnn.serving.replicas import Work
-
-        work = Work(served.identity["model_digest"], [served.reference], frames_BTCHW, steps)
+        work = Work(served.identity["model_digest"], [served.reference], frames_BTCHW, steps, inputs_BTIHW)
         deadline = time.monotonic() + PATIENCE
         while True:
             try:

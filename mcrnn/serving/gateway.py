@@ -102,7 +102,9 @@ class Gateway:
             question["start"] = query.getlist("start")
             served = self.followed.current  # this request keeps it, also if the alias moves meanwhile
             reading = await run_in_threadpool(bodies.read, kind, body, question, served, self.limits)
-            forecasts_BTCHW = await self.replicas.forecast(served, reading.frames_BTCHW, reading.steps)
+            forecasts_BTCHW = await self.replicas.forecast(
+                served, reading.frames_BTCHW, reading.steps, reading.inputs_BTIHW
+            )
             answer = await run_in_threadpool(reading.answer, forecasts_BTCHW)
             status = 200
             self.measures.count_frames(len(reading.frames_BTCHW) * reading.steps)
@@ -147,6 +149,7 @@ class Gateway:
             "time_step": field.time_step,
             "channels": list(field.channels),
             "predicted_channels": served.model.network.channels_out,
+            "inputs": field.inputs,
             "grid": None if served.model.network.takes_any_grid else [height, width],
             "coarsen": served.model.config.data.coarsen,
             "warm_up": validation.warm_up,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from ray import serve
 
 from mcrnn.device import choose_device
 from mcrnn.models.trained_model import TrainedModel
+from mcrnn.serving.work import Work, joined_inputs
 
 LARGEST_BATCH = 32
 """Requests that are computed together at most, and windows of a request that are."""
@@ -27,23 +27,6 @@ WAITING_REQUESTS = 1_000
 """Requests that a replica takes before others are chosen."""
 KEPT_MODELS = 2
 """Models that a replica keeps: the one in use, and the one before it, whose requests are still under way."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """A request as a replica gets it.
-
-    Attributes:
-        digest: digest of the model.
-        reference: the model in the object store, in a list so that Ray does not replace it by the model itself.
-        frames_BTCHW: the given frames, float32, in the field's units.
-        steps: number of lead times.
-    """
-
-    digest: str
-    reference: list[Any]
-    frames_BTCHW: np.ndarray
-    steps: int
 
 
 class Replica:
@@ -77,8 +60,11 @@ class Replica:
             model = self._model(requests[members[0]])
             steps = max(requests[index].steps for index in members)
             frames_BTCHW = np.concatenate([requests[index].frames_BTCHW for index in members])
-            parts = np.array_split(frames_BTCHW, -(-len(frames_BTCHW) // LARGEST_BATCH))
-            forecasts_BTCHW = np.concatenate([model.predict(part, steps) for part in parts])
+            inputs_BTIHW = joined_inputs([requests[index] for index in members], steps)
+            count = -(-len(frames_BTCHW) // LARGEST_BATCH)
+            ahead: Any = [None] * count if inputs_BTIHW is None else np.array_split(inputs_BTIHW, count)
+            parts = zip(np.array_split(frames_BTCHW, count), ahead, strict=True)
+            forecasts_BTCHW = np.concatenate([model.predict(part, steps, inputs=inputs) for part, inputs in parts])
             ends = np.cumsum([len(requests[index].frames_BTCHW) for index in members])
             for index, forecast_BTCHW in zip(members, np.split(forecasts_BTCHW, ends[:-1]), strict=True):
                 results[index] = forecast_BTCHW[:, : requests[index].steps]

@@ -31,7 +31,8 @@ def card(
     channels, height, width = field.frame_shape
     unit = "" if field.units == "1" else f" {field.units}"
     step = field.time_step if field.time_step != "1" else "1 time unit"
-    quantity = ", ".join(field.channels)
+    quantity = ", ".join(field.predicted)
+    start = ', "start": "2018-03-01T06:00"' if field.forcings else ""
     lengths = f"{config.validation.warm_up} frames given, {config.validation.horizon} steps in closed loop"
     lengths += config.validation.weighting
     several = f"; with this configuration {found['statement']}" if "mean" in found else ""
@@ -41,6 +42,11 @@ def card(
         f"**Field**: {quantity}{f' [{field.units}]' if unit else ''}, {height} x {width}, {step} apart. "
         f"Trained on `{config.data.store}`, digest `{field.store_digest[:12]}`.",
         "",
+        *(
+            [f"**Inputs** that are not predicted, after these channels: {', '.join(field.inputs)}.", ""]
+            if field.inputs
+            else []
+        ),
         f"**Validation** ({lengths}): closed-loop RMSE {found['best']:.4f} of the training split's standard "
         f"deviation{several}. Search {found['search']}, trial {found['trial']}.",
         "",
@@ -72,8 +78,9 @@ def card(
         "",
         "```python",
         f'model = mlflow.pyfunc.load_model("models:/{name}/{version}")',
-        f'forecast = model.predict(frames, params={{"steps": {config.validation.horizon}}})',
+        f'forecast = model.predict(frames, params={{"steps": {config.validation.horizon}{start}}})',
         "# frames: float32 (batch, time, channel, height, width) in the field's units",
+        *(["# start: date of the last given frame, or of each forecast, separated by commas"] if start else []),
         "```",
         "",
         f"**Limits**: takes {grid}{coarse}, frames {step} apart, {channels} channel"

@@ -1,7 +1,9 @@
 """The model as MLflow's pyfunc interface loads it. MLflow runs this file, so the model is code and files, no pickle.
 
 `predict(frames, params={"steps": n})` warms up on the given frames, float32 (batch, time, channel, height, width) in
-the units of the field, and returns the forecasts of lead times 1 .. n in the same layout and units.
+the units of the field, and returns the forecasts of lead times 1 .. n in the same layout and units. A model that takes
+the solar angle or the day of the year needs the date of the last given frame as the parameter `start`, one for all
+forecasts or one for each, separated by commas.
 
 MLflow loads it also where this package is not installed, from the copy of the code that came with the model. So it may
 need no packages beyond `mcrnn.tracking.registry.REQUIREMENTS`. In a process that has imported a later version of this
@@ -28,7 +30,9 @@ class FieldForecaster(PythonModel):
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
         """Forecast the next `params["steps"]` frames, by default one."""
-        return self.model.predict(np.asarray(model_input), int((params or {}).get("steps", 1)))
+        asked = params or {}
+        start = str(asked.get("start", "")).split(",") if asked.get("start") else None
+        return self.model.predict(np.asarray(model_input), int(asked.get("steps", 1)), start=start)
 
 
 set_model(FieldForecaster())

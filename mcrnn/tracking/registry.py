@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 REQUIREMENTS = ("torch", "numpy", "safetensors", "pydantic", "pyyaml", "mlflow")
-"""Packages that a registered model needs where it is loaded. The modules that it imports may need no others."""
+"""Packages that a registered model needs where it is loaded. The modules that it imports may need no others.
+
+A model whose inputs follow from dates needs cftime, too.
+"""
 TEST_METRICS = ("rmse_teacher_forced", "rmse_closed_loop", "rmse_closed_loop_normalized")
 """Metrics of the test split that are shown with a version. Where channels differ in units, only the last one is."""
 CHAMPION, CANDIDATE, PREVIOUS = "champion", "candidate", "previous"
@@ -117,9 +120,10 @@ def _log_and_register(run: Run, folder: Location, name: str) -> int:
     def frames(channels: int) -> Schema:
         return Schema([TensorSpec(np.dtype(np.float32), (-1, -1, channels, *grid))])
 
-    signature = ModelSignature(
-        frames(channels), frames(model.network.channels_out), ParamSchema([ParamSpec("steps", "long", 1)])
-    )
+    needs_dates = bool(model.field.forcings)
+    params = [ParamSpec("steps", "long", 1), *([ParamSpec("start", "string", "")] if needs_dates else [])]
+    signature = ModelSignature(frames(channels), frames(model.network.channels_out), ParamSchema(params))
+    packages = (*REQUIREMENTS, *(("cftime",) if needs_dates else ()))
     package = Path(__file__).parents[1]  # mcrnn/, which travels with the model
     mlflow.set_tracking_uri(run.tracking_uri)
     with tempfile.TemporaryDirectory(prefix="mcrnn-model-") as temporary:
@@ -134,7 +138,7 @@ def _log_and_register(run: Run, folder: Location, name: str) -> int:
                 artifacts={"model": str(local)},
                 code_paths=[str(package)],
                 signature=signature,
-                pip_requirements=[f"{p}=={version(p).split('+')[0]}" for p in REQUIREMENTS],
+                pip_requirements=[f"{p}=={version(p).split('+')[0]}" for p in packages],
                 registered_model_name=name,
             )
     return int(info.registered_model_version)
