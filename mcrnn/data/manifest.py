@@ -81,14 +81,17 @@ class Manifest:
                 raise damaged_error(self.location, f"{key} is missing")
             self._check_size(key, sizes[key])
 
-    def check_metadata(self) -> None:
+    def check_metadata(self) -> dict[str, bytes]:
         """Compare the SHA-256 of all metadata and coordinates, which are small, but not that of field values.
+
+        Returns:
+            The content of each of these objects, by key.
 
         Raises:
             UserError: an object is missing or has changed.
         """
-        for _ in self._compare(key for key in self.objects if not is_data(key)):
-            pass
+        keys = [key for key in self.objects if not is_data(key)]
+        return dict(zip(keys, map_ahead(self._read_unchanged, keys), strict=True))
 
     def verify(self, on_bytes: Callable[[int], None] = lambda count: None) -> None:
         """Read every byte of the store and compare the SHA-256 of every object.
@@ -99,19 +102,15 @@ class Manifest:
         Raises:
             UserError: an object is missing or has changed.
         """
-        for size in self._compare(self.objects):
+        for size in map_ahead(lambda key: len(self._read_unchanged(key)), self.objects):
             on_bytes(size)
 
-    def _compare(self, keys: Iterable[str]) -> Iterator[int]:
-        """Compare the SHA-256 of some objects and yield the size of each."""
-
-        def compare(key: str) -> int:
-            content = self.read(key)
-            if sha256(content) != self.objects[key]["sha256"]:
-                raise damaged_error(self.location, f"{key} has changed since it was built")
-            return len(content)
-
-        return map_ahead(compare, keys)
+    def _read_unchanged(self, key: str) -> bytes:
+        """Return the content of an object, whose SHA-256 is compared."""
+        content = self.read(key)
+        if sha256(content) != self.objects[key]["sha256"]:
+            raise damaged_error(self.location, f"{key} has changed since it was built")
+        return content
 
     def _check_size(self, key: str, size: int) -> None:
         if size != self.objects[key]["size"]:

@@ -20,7 +20,7 @@ from mcrnn.data.manifest import Manifest, damaged_error
 from mcrnn.data.masks import coarse_mask
 from mcrnn.data.segments import WHOLE, Segments
 from mcrnn.data.sphere import latitude_weights
-from mcrnn.data.store_format import BY_AREA, FORMAT, FORMAT_VERSIONS, MASK, root_digest
+from mcrnn.data.store_format import APPENDING, BY_AREA, FORMAT, FORMAT_VERSIONS, MASK, SPLITS, is_beyond, root_digest
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.storage.location import Location
 
@@ -71,11 +71,13 @@ class FieldStore:
         location: folder of the store.
         attributes: the root attributes, see `mcrnn.data.store_format`.
         manifest: the objects that the store consists of.
+        frames: number of frames of each split. Others may be appended while the store is open.
     """
 
     location: Location
     attributes: dict[str, Any]
     manifest: Manifest
+    frames: dict[str, int]
 
     @classmethod
     def open(cls, location: Location) -> FieldStore:
@@ -86,6 +88,11 @@ class FieldStore:
         """
         document = read_root(location)
         attributes = document["attributes"]
+        if attributes.get("status") == APPENDING:
+            raise UserError(
+                f"frames are being appended to the store '{location.url}', or that was interrupted: run the command "
+                "that appends them again to finish it"
+            )
         if attributes.get("status") != "complete":
             raise UserError(
                 f"the store '{location.url}' is unfinished; run the command that builds it again to finish it"
@@ -94,8 +101,39 @@ class FieldStore:
             raise damaged_error(location, "its attributes have changed since it was built")
         manifest = Manifest.load(location, attributes["manifest_sha256"])
         manifest.check_sizes()
-        manifest.check_metadata()
-        return cls(location, attributes, manifest)
+        metadata = manifest.check_metadata()
+        shapes = {split: json.loads(metadata[f"{split}/field/zarr.json"])["shape"] for split in SPLITS}
+        return cls(location, attributes, manifest, {split: shape[1] for split, shape in shapes.items()})
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The states of a store to which frames were appended, the oldest first; see `mcrnn.data.store_format`."""
+        return self.attributes.get("history", [])
+
+    @property
+    def digests(self) -> set[str]:
+        """Digests that the store has, and had before frames were appended."""
+        return {self.digest, *(state["digest"] for state in self.history)}
+
+    def as_of(self, digest: str | None) -> FieldStore:
+        """Return the store as it was when it had a digest: the frames and statistics of that time.
+
+        It is the store itself where it has the digest now, or never had it.
+        """
+        digests = [state["digest"] for state in self.history]
+        if digest == self.digest or digest not in digests:
+            return self
+        states = self.history[: digests.index(digest) + 1]
+        frames = states[-1]["frames"]
+        shards = {split: (self.array(split).shards or (1, 1))[1] for split in frames}
+        kept = {key: entry for key, entry in self.manifest.objects.items() if not is_beyond(key, frames, shards)}
+        attributes = {
+            **self.attributes,
+            "manifest_sha256": digest,
+            "statistics": states[-1]["statistics"],
+            "history": states,
+        }
+        return FieldStore(self.location, attributes, Manifest(self.location, kept), frames)
 
     def verify(self, on_bytes: Callable[[int], None] = lambda count: None) -> None:
         """Read every byte and compare it with the manifest, see `Manifest.verify`."""
@@ -187,7 +225,14 @@ class FieldStore:
         """
         if split not in self._group:
             raise UserError(f"the store '{self.name}' has no split '{split}'")
-        return cast("zarr.Array", self._group[f"{split}/field"])
+        array = cast("zarr.Array", self._group[f"{split}/field"])
+        frames = self.frames[split]
+        if frames == array.shape[1]:
+            return array
+        import zarr
+
+        shape = (array.shape[0], frames, *array.shape[2:])
+        return zarr.Array(zarr.AsyncArray(array.metadata.update_shape(shape), array.store_path))
 
     def segments(self, split: str) -> Segments:
         """Return the segments of a split, between which a series has gaps in time."""
@@ -205,9 +250,14 @@ class FieldStore:
         calendar = self.attributes.get("calendar")
         if not self.is_series or calendar is None:
             return None
-        time = self._group[f"{split}/time"]
-        values = np.asarray(time) if frames is None else np.asarray(time)[list(frames)]
-        return list(cftime.num2date(values, str(time.attrs["units"]), calendar=calendar))
+        values = self.times(split)
+        values = values if frames is None else values[list(frames)]
+        units = str(self._group[f"{split}/time"].attrs["units"])
+        return list(cftime.num2date(values, units, calendar=calendar))
+
+    def times(self, split: str) -> np.ndarray:
+        """Return the times of a split as numbers, in the units that the coordinate has."""
+        return np.asarray(self._group[f"{split}/time"])[: self.frames[split]]
 
     def coordinate(self, dimension: str) -> np.ndarray:
         """Return the values along a dimension of the grid, height or width, as float64."""

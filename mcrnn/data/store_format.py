@@ -5,7 +5,8 @@ height, width), float32, and the coordinates of these dimensions. The root may h
 attributes of the root describe the data:
 
 - `format`, `format_version`: see `FORMAT` and `FORMAT_VERSION`.
-- `status`: `building`, or `complete` when everything else has been written. Readers refuse unfinished stores.
+- `status`: `building`, or `complete` when everything else has been written, or `APPENDING`. Readers refuse stores that
+  are not complete.
 - `layout`: `samples` for independent trajectories of equal length, such as generated fields; `series` for one sample
   with many times, such as a reanalysis, in which windows may start anywhere.
 - `channels`, `variable`, `units`, `time_step`, `boundary`: names of the channels, name of the field, its units, the
@@ -18,6 +19,9 @@ attributes of the root describe the data:
 - `coarsening`: `area` where coarsening weights the rows of latitudes by the area of their cells. Stores without it are
   coarsened by the plain mean.
 - `statistics`: mean, std, min and max of each channel of the training split.
+- `history`: of a store to which frames were appended, its states, the oldest first and the present one last: `digest`,
+  `date` of the change (UTC; none of the first), `split` that was appended to, `sources` of what was added, and the
+  `frames` of each split and the `statistics` from then on.
 - `recipe`, `versions`: all that determines the values, and the versions of the packages that made them.
 - `manifest_sha256`: the SHA-256 of the manifest, called the digest of the store. The manifest lists every object except
   itself and the root's `zarr.json`, with size and SHA-256.
@@ -53,6 +57,9 @@ BOUNDARIES = ("periodic", "cylinder", "zeros")
 
 `periodic` continues at the opposite edge along both axes. `cylinder` does so along the width only (longitude) and has
 nothing beyond the height (latitude). `zeros` has nothing beyond any edge."""
+
+APPENDING = "appending"
+"""Value of the root attribute `status` for the moment in which appended frames become part of the store."""
 
 BY_AREA = "area"
 """Value of the root attribute `coarsening`."""
@@ -91,6 +98,20 @@ def root_digest(document: dict[str, Any]) -> str:
     """
     attributes = {k: v for k, v in document["attributes"].items() if k != "sha256"}
     return sha256(canonical_json({**document, "attributes": attributes}))
+
+
+def is_beyond(key: str, frames: dict[str, int], shards: dict[str, int]) -> bool:
+    """Return whether an object of a series holds only frames beyond those that its split once had.
+
+    Args:
+        key: key of the object.
+        frames: number of frames of each split.
+        shards: frames that an object of each split has room for.
+    """
+    if not is_data(key):
+        return False
+    split, position = key.split("/field/c/")
+    return int(position.split("/")[1]) * shards[split] >= frames[split]
 
 
 def is_data(key: str) -> bool:
