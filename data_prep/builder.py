@@ -29,7 +29,15 @@ from data_prep.plan import Shard, StorePlan, root_document
 from data_prep.shard_records import LEASE, Record, ShardRecords
 from data_prep.statistics import Statistics
 from mcrnn.data.manifest import map_ahead
-from mcrnn.data.store_format import BUILD_FOLDER, FORMAT, MANIFEST, canonical_json, root_digest, sha256
+from mcrnn.data.store_format import (
+    APPENDING,
+    BUILD_FOLDER,
+    FORMAT,
+    MANIFEST,
+    canonical_json,
+    root_digest,
+    sha256,
+)
 from mcrnn.errors import UserError
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import CHECK_PREFIX, Location
@@ -115,7 +123,7 @@ def build(
             else:
                 missing.append(shard)
         try:
-            for shard, record in _build_shards(location, plan, source, missing, workers, lease):
+            for shard, record in build_shards(location, plan, source, missing, workers, lease):
                 done.add(shard.name, record)
                 on_done(shard.stop - shard.start, True)
         finally:
@@ -166,6 +174,8 @@ def _is_complete(location: Location, plan: StorePlan, overwrite: bool) -> bool:
     _check_same_recipe(location, plan, root["attributes"])
     if root["attributes"]["status"] == "complete":
         return True
+    if root["attributes"]["status"] == APPENDING:
+        raise UserError(f"appending to '{location.url}' was interrupted: run the command that appends again")
     sizes = _sizes_of_objects(plan)
     if any(root["attributes"].get(name, size) != size for name, size in sizes.items()):
         raise UserError(
@@ -229,7 +239,7 @@ def _delete_partial_files(location: Location, keys: dict[str, int]) -> None:
             location.delete(key)
 
 
-def _build_shards(
+def build_shards(
     location: Location, plan: StorePlan, source: Source, missing: list[Shard], workers: int, lease: Lease
 ) -> Iterator[tuple[Shard, Record]]:
     """Build the missing shards, in this process or as Ray tasks, and yield each with its record when it is done."""

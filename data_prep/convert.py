@@ -153,7 +153,7 @@ def convert(
     }
     field = open_field(urls, variable or [], level or [], dimensions, files_are_samples=files_are_samples)
     found = summary(field)
-    field = _selected(field, area, every, coarsen, regrid)
+    field = field.select(area, every, coarsen, regrid)
     field.area.grid.check_boundary(boundary)
     inputs = read_inputs(static or [], forcing or [], field, urls, fill_value)
     splits = dict(zip(SPLITS, (train, val, test), strict=True))
@@ -207,25 +207,6 @@ def convert(
         unit=unit,
         content=f"{names}, {counts} {unit} {times}, {plan.height} x {plan.width}",
     )
-
-
-def _selected(
-    field: GriddedField, area: str | None, every: str | None, block: int | None, regrid: str | None
-) -> GriddedField:
-    """Return what the options select of a field."""
-    from dataclasses import replace
-
-    from data_prep import resampling
-
-    if area is not None:
-        field = field.select_area(area)
-    if every is not None:
-        field = field.every(every)
-    if block is not None:
-        field = replace(field, remapping=resampling.coarsen(field.area.grid, block))
-    if regrid is not None:
-        field = replace(field, remapping=resampling.regrid(field.area.grid, regrid))
-    return field
 
 
 def _parse_fill(text: str | None) -> Fill:

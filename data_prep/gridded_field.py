@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import xarray as xr
 
+from data_prep import resampling
 from data_prep.channels import Channel
 from data_prep.dimensions import Dimensions
 from data_prep.grid import Grid
@@ -98,6 +99,27 @@ class GriddedField:
     def frames(self) -> int:
         """Number of times."""
         return len(self.axis.seconds if isinstance(self.axis, TimeAxis) else self.axis.values)
+
+    def select(self, area: str | None, every: str | None, block: int | None, regrid: str | None) -> GriddedField:
+        """Return what the options of a conversion select; None selects all.
+
+        Args:
+            area: a part of the globe, see `select_area`.
+            every: an interval, see `every`.
+            block: side of the blocks that are averaged.
+            regrid: height and width of the grid onto which cells are averaged.
+
+        Raises:
+            UserError: an option does not fit the field.
+        """
+        field = self if area is None else self.select_area(area)
+        if every is not None:
+            field = field.every(every)
+        if block is not None:
+            field = replace(field, remapping=resampling.coarsen(field.area.grid, block))
+        if regrid is not None:
+            field = replace(field, remapping=resampling.regrid(field.area.grid, regrid))
+        return field
 
     def select_area(self, text: str) -> GriddedField:
         """Return the same of a part of the grid, see `Area.select`."""

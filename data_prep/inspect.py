@@ -43,7 +43,7 @@ def inspect(
 
         check_animation(Path(animate))
     attributes = read_root(location)["attributes"]
-    if attributes.get("status") != "complete" and not (verify or animate):
+    if attributes.get("status") == "building" and not (verify or animate):
         _print_build(root.show(location), attributes, location)
         return
     field_store = FieldStore.open(location)
@@ -103,9 +103,23 @@ def _print_complete(name: str, store: FieldStore) -> None:
             {"mask": ", ".join(f"{name} has no value at {100 * share:.3g} % of the points" for name, share in shares)}
         )
     _print_pairs({"digest": store.digest})
+    if store.history:
+        print("history:")
+        _print_pairs({state["digest"][:12]: _state(state, store) for state in store.history})
     print("made by:")
     _print_pairs(a["recipe"])
     _print_pairs({"versions": ", ".join(f"{k} {v}" for k, v in a["versions"].items())})
+
+
+def _state(state: dict[str, Any], store: FieldStore) -> str:
+    """Return a state of the store's history in words: when it began, what was appended, and how many frames it has."""
+    frames = ", ".join(f"{split} {count}" for split, count in state["frames"].items())
+    if "split" not in state:
+        return f"as it was made: {frames} frames"
+    names = ", ".join(source[0] for source in state["sources"])
+    changed = state["statistics"] != store.history[store.history.index(state) - 1]["statistics"]
+    statistics = "; new statistics" if changed else ""
+    return f"{state['date']}, {names} appended to {state['split']}: {frames} frames{statistics}"
 
 
 def _range_of_dates(store: FieldStore, split: str) -> str:

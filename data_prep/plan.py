@@ -18,7 +18,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from mcrnn.data.sharding import decode
-from mcrnn.data.store_format import DIMENSIONS, FORMAT_VERSION, FORMAT_VERSION_WITH_GAPS_OR_MASK, MASK
+from mcrnn.data.store_format import DIMENSIONS, FORMAT_VERSION, FORMAT_VERSION_WITH_MORE, MASK
 
 Coordinate = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
 """Dimensions, values and attributes of a coordinate array."""
@@ -97,8 +97,8 @@ class StorePlan:
     @property
     def format_version(self) -> int:
         """The oldest version of the format whose readers understand the store."""
-        is_plain = "segments" not in self.attributes and self.mask is None
-        return FORMAT_VERSION if is_plain else FORMAT_VERSION_WITH_GAPS_OR_MASK
+        is_plain = not self.attributes.keys() & {"segments", "inputs"} and self.mask is None
+        return FORMAT_VERSION if is_plain else FORMAT_VERSION_WITH_MORE
 
     @property
     def axis(self) -> str:

@@ -76,6 +76,12 @@ class Statistics:
             [max(pair) for pair in zip(self.max, other.max, strict=True)],
         )
 
+    @classmethod
+    def from_summary(cls, summary: dict[str, list[float]], count: list[int]) -> Statistics:
+        """Return the statistics of so many values of each channel, whose summary is known."""
+        squares = [std**2 * n for std, n in zip(summary["std"], count, strict=True)]
+        return cls(count, summary["mean"], squares, summary["min"], summary["max"])
+
     def summary(self) -> dict[str, list[float]]:
         """Return mean, standard deviation (of the population), min and max of each channel."""
         std = [(s / count) ** 0.5 for s, count in zip(self.squares, self.count, strict=True)]

@@ -40,6 +40,7 @@ COMMANDS = {
 DATA_COMMANDS = {
     "navier-stokes": ("data_prep.navier_stokes", "generate", "Generate 2D Navier-Stokes vorticity."),
     "convert": ("data_prep.convert", "convert", "Convert NetCDF, GRIB, HDF5 or Zarr."),
+    "append": ("data_prep.append", "append", "Append later times to a series."),
     "netcdf": ("data_prep.netcdf", "convert", "The same by its former name."),
     "inspect": ("data_prep.inspect", "inspect", "Describe, verify or animate a store."),
 }

@@ -38,12 +38,12 @@ FORMAT = "mcrnn-field"
 """Value of the root attribute `format`, by which a store is recognised."""
 
 FORMAT_VERSION = 1
-"""Value of the root attribute `format_version` of a store without gaps in time and without a mask."""
+"""Value of the root attribute `format_version` of a store without gaps in time, without a mask and without inputs."""
 
-FORMAT_VERSION_WITH_GAPS_OR_MASK = 2
+FORMAT_VERSION_WITH_MORE = 2
 """The same of a store that has them, which readers of version 1 would not see."""
 
-FORMAT_VERSIONS = (FORMAT_VERSION, FORMAT_VERSION_WITH_GAPS_OR_MASK)
+FORMAT_VERSIONS = (FORMAT_VERSION, FORMAT_VERSION_WITH_MORE)
 """The versions that are read. Readers refuse every other one."""
 
 SPLITS = ("train", "val", "test")

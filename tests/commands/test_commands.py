@@ -17,6 +17,7 @@ COMMANDS = (
     "data_prep.navier_stokes",
     "data_prep.convert",
     "data_prep.netcdf",
+    "data_prep.append",
     "data_prep.inspect",
     "mcrnn.tune",
     "mcrnn.train",

@@ -1,0 +1,218 @@
+"""What is appended to a store: later times of the same field, checked against what the store holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from data_prep.field_source import FieldSource
+from data_prep.gridded_field import GriddedField
+from data_prep.inputs import Inputs, StaticField
+from data_prep.joining import open_field, summary
+from data_prep.masking import FieldMask, find_mask
+from data_prep.plan import Shard, SplitPlan, StorePlan
+from data_prep.sources import SourceIdentity
+from data_prep.time_axis import TimeAxis, same_calendar
+from mcrnn.data.forcings import SOLAR_ANGLE, STATIC
+from mcrnn.data.store import FieldStore
+from mcrnn.data.store_format import SPLITS
+from mcrnn.data.time_step import TimeStep, show
+from mcrnn.errors import UserError
+
+
+@dataclass(frozen=True)
+class AppendPlan:
+    """Times that follow on a split of a store, and where they come from.
+
+    Attributes:
+        store: the store as it is.
+        split: the split that they become part of.
+        seconds: the new times, in the units of the store's.
+        plan: how the split is cut into objects once they are part of it.
+        source: reads them; of its first time the split has the position `before`.
+        sources: name, size and checksum of what they are read from.
+    """
+
+    store: FieldStore
+    split: str
+    seconds: np.ndarray
+    plan: StorePlan
+    source: FieldSource
+    sources: list[Any]
+
+    @property
+    def before(self) -> int:
+        """Number of frames that the split has."""
+        return int(self.store.array(self.split).shape[1])
+
+    @property
+    def whole(self) -> list[Shard]:
+        """The objects that have new frames only."""
+        return [shard for shard in self.plan.shards() if shard.start >= self.before]
+
+    @property
+    def mixed(self) -> Shard | None:
+        """The object that has both old and new frames; None where the old ones fill all of theirs."""
+        return next((shard for shard in self.plan.shards() if shard.start < self.before < shard.stop), None)
+
+
+def is_appended(store: FieldStore, sources: list[Any]) -> bool:
+    """Return whether some sources were the last that were appended to a store."""
+    return bool(store.history) and store.history[-1].get("sources") == json.loads(json.dumps(sources))
+
+
+def plan_append(store: FieldStore, urls: list[str], split: str | None) -> AppendPlan | None:
+    """Find out what is in the sources, and check that it follows on a split of the store.
+
+    Args:
+        store: the store.
+        urls: the sources.
+        split: the split that they are to follow on; None for the one whose times are the latest.
+
+    Returns:
+        The plan; None where the same sources have been appended already.
+
+    Raises:
+        UserError: the store is no series, or variables, units, calendar, interval or grid differ, or the times do not
+            follow directly.
+    """
+    if split is not None and split not in SPLITS:
+        raise UserError(f"--split is {', '.join(SPLITS)}, not '{split}'")
+    recipe = store.attributes["recipe"]
+    if not store.is_series or "calendar" not in store.attributes or "variables" not in recipe:
+        raise UserError(f"'{store.name}' is no series with dates, so that no times follow on it")
+    field = open_field(urls, recipe["variables"], recipe.get("levels") or [], _dimensions(recipe))
+    field = _named_as_in(store, field)
+    field = field.select(*(recipe.get(name) for name in ("area", "every", "coarsen", "regrid")))
+    sources = list(summary(field)["sources"] or [])
+    if is_appended(store, sources):
+        return None
+    _check_same(store, field)
+    split = _followed(store, field, split)
+    inputs, mask = _inputs_of(store), _mask_of(store, field)
+    array = store.array(split)
+    assert array.shards is not None, "fields are always written in shards"
+    before, added = array.shape[1], field.frames
+    height, width = store.grid()
+    plan = StorePlan(
+        splits={split: SplitPlan(1, before + added, {})},
+        channels=store.channels,
+        height=height,
+        width=width,
+        layout="series",
+        chunk=array.chunks[1],
+        shard=array.shards[1],
+        attributes={},
+        recipe={},
+        mask=store.mask(),
+    )
+    encoded = json.loads(plan.metadata()[f"{split}/field/zarr.json"])
+    if encoded["codecs"] != json.loads(store.location.read(f"{split}/field/zarr.json"))["codecs"]:
+        raise UserError(
+            f"'{store.name}' was made by a version of mcrnn that compresses otherwise: append with that one"
+        )
+    assert isinstance(field.axis, TimeAxis), "a series has dates"
+    source = FieldSource(field, {split: -before}, recipe.get("fill"), mask, inputs)
+    return AppendPlan(store, split, field.axis.seconds, plan, source, sources)
+
+
+def _dimensions(recipe: dict[str, Any]) -> dict[str, str | None]:
+    """Return the dimensions of the grid by the names that they had when the store was made, as far as it says so."""
+    names = recipe.get("dimensions", [])
+    row, column = names[-2:] if len(names) > 2 else (None, None)
+    return {"time": None, "row": row, "column": column, "sample": None, "level": names[1] if len(names) == 4 else None}
+
+
+def _named_as_in(store: FieldStore, field: GriddedField) -> GriddedField:
+    """Return a field whose channels have the names of those of the store, of which each has the same place."""
+    names = [name for name in store.channels if name not in store.inputs]
+    if len(names) != len(field.channels):
+        found = ", ".join(channel.name for channel in field.channels)
+        raise UserError(f"'{store.name}' has the channels {', '.join(names)}, the sources {found}")
+    channels = (replace(channel, name=name) for channel, name in zip(field.channels, names, strict=True))
+    return replace(field, channels=tuple(channels))
+
+
+def _check_same(store: FieldStore, field: GriddedField) -> None:
+    """Refuse a field that is not that of the store but for its times."""
+    axis, attributes = field.axis, store.attributes
+    if not isinstance(axis, TimeAxis):
+        raise UserError(f"'{store.name}' is a series, the sources have samples")
+    for channel, units in zip(field.channels, store.units_of([c.name for c in field.channels]), strict=True):
+        found = field.units_of[channel.variable]
+        if found != units:
+            raise UserError(f"{channel.name} is in {found} in the sources and in {units} in '{store.name}': convert it")
+    if not same_calendar(axis.calendar, attributes["calendar"], float(axis.seconds[0])):
+        raise UserError(f"the sources have the calendar {axis.calendar}, '{store.name}' {attributes['calendar']}")
+    if gaps := axis.describe_gaps():
+        raise UserError(f"the sources have a gap in time, {gaps}: append only what lies before it")
+    if axis.step != attributes["time_step"]:
+        raise UserError(f"the sources have a time every {axis.step}, '{store.name}' every {attributes['time_step']}")
+    grid = field.store_grid
+    for name, here, dimension in zip(grid.names, (grid.rows, grid.columns), ("height", "width"), strict=True):
+        there = store.coordinate(dimension)
+        if here.shape != there.shape or not np.allclose(here, there, rtol=1e-6, atol=1e-6):
+            raise UserError(f"the sources have another grid than '{store.name}': {name} differs")
+
+
+def _followed(store: FieldStore, field: GriddedField, split: str | None) -> str:
+    """Return the split that the first time of a field follows on."""
+    axis = field.axis
+    assert isinstance(axis, TimeAxis), "a series has dates"
+    ends = {}
+    for name in SPLITS:
+        dates = store.dates(name, [-1])
+        assert dates is not None, "a series has dates"
+        ends[name] = dates[0]
+    latest = max(SPLITS, key=lambda name: ends[name])
+    asked = split or latest
+    first = axis.date(0)
+    step = TimeStep.parse(axis.step)
+    if not step.leads_to(ends[asked], first):
+        on_latest = step.leads_to(ends[latest], first)
+        hint = f"; they follow on {latest}, which ends at {show(ends[latest])}" if on_latest else ""
+        raise UserError(
+            f"the sources begin at {show(first)}, and {asked} of '{store.name}' ends at {show(ends[asked])}, so that "
+            f"{show(step.after(ends[asked], 1))} has to follow{hint}"
+        )
+    if asked != latest:
+        raise UserError(f"after {show(ends[asked])} comes another split of '{store.name}': append to {latest}")
+    return asked
+
+
+def _mask_of(store: FieldStore, field: GriddedField) -> FieldMask | None:
+    """Return the mask of a store for the frames of a field, of which the first must have it.
+
+    Outside of it, frames hold what those of the store hold there.
+    """
+    if not store.attributes["recipe"].get("mask"):
+        return None
+    mask = find_mask(field, 0)
+    names = [channel.name for channel in field.channels]
+    expected_CHW = store.mask(variables=names)
+    found_CHW = mask.on_grid_of(field)
+    if not np.array_equal(found_CHW, np.ones_like(found_CHW) if expected_CHW is None else expected_CHW):
+        raise UserError(f"the sources have no values at other points than '{store.name}': --mask is the same for all")
+    frame_CHW = np.asarray(store.array("train")[0, 0])
+    outside = [
+        frame_CHW[index][~mask_HW][0] if not mask_HW.all() else value
+        for index, mask_HW, value in zip(store.channel_indices(names), found_CHW, mask.outside, strict=True)
+    ]
+    return replace(mask, outside=np.array(outside, np.float32))
+
+
+def _inputs_of(store: FieldStore) -> Inputs:
+    """Return the inputs of a store; its static fields have the values of its own frames."""
+    static = []
+    for name, kind in store.inputs.items():
+        if kind == STATIC:
+            (index,) = store.channel_indices([name])
+            values_HW = np.asarray(store.array("train")[0, 0, index], dtype=np.float32)
+            unread = SourceIdentity(store.name, (), 0, "", None)
+            static.append(StaticField(name, store.units_of([name])[0], unread, values_HW))
+    forcings = tuple(dict.fromkeys(kind for kind in store.inputs.values() if kind != STATIC))
+    place = (store.coordinate("height"), store.coordinate("width")) if SOLAR_ANGLE in forcings else None
+    return Inputs(tuple(static), forcings, place)
