@@ -39,6 +39,10 @@ class DataIdentity:
         predicted, masked = model.network.channels_out, _count_masked(field.model_mask)
         return cls(field.store_digest, field.units, field.channels, (height, width), predicted, masked)
 
+    def as_part_of(self, store: FieldStore) -> DataIdentity:
+        """Return the same data with the digest of a store that has them, where only frames were appended since."""
+        return replace(self, store_digest=store.digest) if self.store_digest in store.digests else self
+
     @classmethod
     def of_evaluation(cls, model: TrainedModel, store: FieldStore) -> DataIdentity:
         """Return the data of a store as a model takes them: the channels it was trained on, coarsened as it was.
@@ -82,11 +86,12 @@ def _word(value: str | int) -> str | int:
 def store_differences(model: TrainedModel, store: FieldStore) -> list[str]:
     """Name in what a store differs from the data that a model was trained on.
 
-    A digest that the model does not know is not compared, nor is the grid where the network takes any.
+    A digest that the model does not know is not compared, nor is the grid where the network takes any. A store to which
+    frames were appended since is no other store.
     """
     found, expected = DataIdentity.of_evaluation(model, store), DataIdentity.of_training(model)
-    if not expected.store_digest:
-        found = replace(found, store_digest="")
+    if not expected.store_digest or expected.store_digest in store.digests:
+        found = replace(found, store_digest=expected.store_digest)
     if model.network.takes_any_grid:
         found = replace(found, grid=expected.grid)
     return data_differences(found, expected)

@@ -88,6 +88,8 @@ def compare_versions(
 
     Channels have the weights of the champion's validation.
 
+    Where frames were appended to the store between the two trainings, the split is that of now.
+
     Args:
         storage: the storage root.
         client: client of the registry, where the comparison is numbered and recorded.
@@ -103,13 +105,15 @@ def compare_versions(
             Or the basis does not fit.
     """
     new, old = (model_loading.load_model(f"models:/{name}/{version}", storage) for version in (candidate, champion))
+    store = FieldStore.open(storage.location(old.config.data.store))
+    if new.field.store_digest == old.field.store_digest:
+        store = store.as_of(old.field.store_digest)
     check_same_data(
-        DataIdentity.of_training(new),
-        DataIdentity.of_training(old),
+        DataIdentity.of_training(new).as_part_of(store),
+        DataIdentity.of_training(old).as_part_of(store),
         "the candidate cannot be compared with the champion",
         "With a reason, --version and --alias champion move it by hand",
     )
-    store = FieldStore.open(storage.location(old.config.data.store))
     check_store(old, store, f"models:/{name}/{champion}")
     shape = old.config.validation
     basis.check_lead_times(shape.horizon)

@@ -81,7 +81,7 @@ def evaluate_model(
         uri: name of the model, for messages and metrics.
         model: the model, on the device where it is to run.
         storage: the storage root.
-        store: name of the store; by default the one that the model was trained on.
+        store: name of the store; by default the one that the model was trained on, with the frames that it had then.
         warm_up: number of given frames; by default that of the model's validation.
         horizon: number of closed-loop steps; by default that of the model's validation.
         starts: where windows of a series start; see `EvaluationSet.of`.
@@ -97,6 +97,8 @@ def evaluate_model(
     """
     configured = model.config.validation
     field_store = FieldStore.open(storage.location(store or model.config.data.store))
+    if store is None:
+        field_store = field_store.as_of(model.field.store_digest)
     if not other_data:
         check_store(model, field_store, uri)
     warm_up, horizon = warm_up or configured.warm_up, horizon or configured.horizon
@@ -137,6 +139,7 @@ def evaluate_model(
         metrics |= spread_metrics(model, spread_T, warm_up)
     as_configured = (
         starts is None
+        and model.field.store_digest in ("", field_store.digest)
         and (evaluation_set.warm_up, evaluation_set.horizon) == (configured.warm_up, configured.horizon)
         and weighting.channel_weights == configured.channel_weights
         and not metrics["other_data"]

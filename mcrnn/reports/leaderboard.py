@@ -55,8 +55,9 @@ def make(store: str, storage: Storage, windows: Windows, out: str | None) -> lis
     Raises:
         UserError: there is no model of this store, or none that could be evaluated.
     """
-    digest = FieldStore.open(storage.location(store)).digest
-    uris = list(dict.fromkeys([*_registered(digest, storage), *_reported(digest, storage)]))
+    opened = FieldStore.open(storage.location(store))
+    digest, digests = opened.digest, opened.digests
+    uris = list(dict.fromkeys([*_registered(digests, storage), *_reported(digests, storage)]))
     if not uris:
         raise UserError(f"there is no model of '{store}' yet: neither in the registry nor in a report below reports/")
     selected, failures = select_models(uris, storage)
@@ -83,23 +84,23 @@ def make(store: str, storage: Storage, windows: Windows, out: str | None) -> lis
     return failures
 
 
-def _registered(digest: str, storage: Storage) -> Iterator[str]:
+def _registered(digests: set[str], storage: Storage) -> Iterator[str]:
     """Yield the versions of all registered models that were trained on a store."""
     quiet_mlflow()
     with reachable(tracking_uri(storage)):
         versions = all_pages(client_of(tracking_uri(storage)).search_model_versions)
     for each in sorted(versions, key=lambda version: (version.name, int(version.version))):
-        if each.tags.get("mcrnn.store_digest") == digest:
+        if each.tags.get("mcrnn.store_digest") in digests:
             yield f"models:/{each.name}/{each.version}"
 
 
-def _reported(digest: str, storage: Storage) -> Iterator[str]:
+def _reported(digests: set[str], storage: Storage) -> Iterator[str]:
     """Yield the models of runs and folders that reports on a store name. Aliases stand for versions that are known."""
     reports = storage.location("reports")
     for name in reports.folders():
         try:
             for metrics in json.loads(reports.read(f"{name}/metrics.json")):
-                if metrics["store_digest"] == digest and not metrics["model"].startswith("models:/"):
+                if metrics["store_digest"] in digests and not metrics["model"].startswith("models:/"):
                     yield metrics["model"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             continue  # no report of an evaluation

@@ -110,7 +110,11 @@ def complete(
     """
     if config.train.workers > 1:
         check_reach(storage.location("runs"))
-    store = FieldStore.open(storage.location(config.data.store))
+    runs = storage.location("runs")
+    name = free_name(runs, config.name, new=new)
+    folder = RunFolder(runs.child(name))
+    started_with = (folder.read_configuration() or {}).get("store_digest")
+    store = FieldStore.open(storage.location(config.data.store)).as_of(digest or started_with)
     if digest is not None and store.digest != digest:
         raise UserError(
             f"the run trained on a store with digest {digest[:12]}, '{store.name}' has {store.digest[:12]}: build the "
@@ -119,9 +123,6 @@ def complete(
     check_store_serves(store, config)
     field = FieldDescription.of(store, config.data)
     config = with_resolved_sizes(config, field.frame_shape, len(field.inputs))
-    runs = storage.location("runs")
-    name = free_name(runs, config.name, new=new)
-    folder = RunFolder(runs.child(name))
     folder.claim({**config.model_dump(), "store_digest": store.digest}, MAY_CHANGE)
     ended = folder.read_end()
     if ended is None or ended.end == End.OUT_OF_MEMORY:

@@ -192,9 +192,9 @@ def open_search(search: Search, storage: Storage, *, new: bool) -> Iterator[Sear
         UserError: the store cannot be used, its samples are too short, the folder holds another search, or another
             process runs this one.
     """
-    store = check(search, storage)
     searches = storage.location("searches")
     folder = SearchFolder(searches.child(free_name(searches, search.name, new=new)))
+    store = check(search, storage, (folder.read_configuration() or {}).get("store_digest"))
     earlier = [_open_earlier(name, searches, search.search.storage) for name in search.search.warm_start]
     with Lease(folder.location, LEASE_FILE, "search") as lease:
         if folder.read_configuration() is None:
@@ -296,14 +296,19 @@ class ActiveSearch:
                 self.sync.update(folder, end.mlflow_status)
 
 
-def check(search: Search, storage: Storage) -> FieldStore:
+def check(search: Search, storage: Storage, digest: str | None = None) -> FieldStore:
     """Check that a store can serve every trial of a search. Nothing is written.
+
+    Args:
+        search: the search.
+        storage: the storage root.
+        digest: digest that the store had when the search was started; it is then read as it was.
 
     Raises:
         UserError: the store cannot be used, its samples are too short, or no width comes near a budget of parameters.
     """
     first = search.first_configuration()
-    store = FieldStore.open(storage.location(first.data.store))
+    store = FieldStore.open(storage.location(first.data.store)).as_of(digest)
     field = FieldDescription.of(store, first.data)
     for values in search.space.corners():
         config = with_resolved_sizes(search.configuration(values), field.frame_shape, len(field.inputs))
