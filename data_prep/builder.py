@@ -25,13 +25,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from data_prep.existing_store import is_complete, read_root, sizes_of_objects
 from data_prep.plan import Shard, StorePlan, root_document
 from data_prep.shard_records import LEASE, Record, ShardRecords
 from data_prep.statistics import Statistics
 from mcrnn.data.manifest import map_ahead
 from mcrnn.data.store_format import (
-    APPENDING,
-    BUILD_FOLDER,
     FORMAT,
     MANIFEST,
     canonical_json,
@@ -40,7 +39,7 @@ from mcrnn.data.store_format import (
 )
 from mcrnn.errors import UserError
 from mcrnn.storage.lease import Lease
-from mcrnn.storage.location import CHECK_PREFIX, Location
+from mcrnn.storage.location import Location
 
 SECONDS_BETWEEN_CHECKS = 5.0
 """Longest time between two checks of the lease while workers compute."""
@@ -91,7 +90,7 @@ def build(
         UserError: there is something else at `location`, or a store of another recipe, or another build is
             writing it.
     """
-    if _is_complete(location, plan, overwrite):
+    if is_complete(location, plan, overwrite):
         return False
     if workers > 1:
         from mcrnn.runners.ray_cluster import check_reach
@@ -101,9 +100,9 @@ def build(
     lease.acquire()
     try:
         # Another build may have ended between the first look and the lease.
-        if _is_complete(location, plan, overwrite):
+        if is_complete(location, plan, overwrite):
             return False
-        root = _read_root(location)
+        root = read_root(location)
         keys = location.sizes()
         if overwrite and root is not None:
             _delete_store(location, keys)
@@ -137,70 +136,6 @@ def build(
     return True
 
 
-def _read_root(location: Location) -> dict[str, Any] | None:
-    """Return the root document, or None if there is nothing yet or a build was killed before it wrote the root.
-
-    Raises:
-        UserError: there are files that are no store.
-    """
-    try:
-        content = location.read("zarr.json")
-    except FileNotFoundError:
-        # another build may be checking its access just now, or was killed while it did
-        if all(key.startswith((BUILD_FOLDER, CHECK_PREFIX)) or key.endswith(".partial") for key in location.sizes()):
-            return None
-        try:
-            content = location.read("zarr.json")  # a build that began since the first look wrote it before the others
-        except FileNotFoundError:
-            content = b""
-    try:
-        document = json.loads(content)
-        if document["attributes"]["format"] == FORMAT:
-            return document
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise UserError(f"'{location.url}' exists and is not a store of this project; choose another name")
-
-
-def _is_complete(location: Location, plan: StorePlan, overwrite: bool) -> bool:
-    """Return whether the store of this plan is there already and is to be kept.
-
-    Raises:
-        UserError: there is something else, or a store of another recipe that is not to be overwritten.
-    """
-    root = _read_root(location)
-    if root is None or overwrite:
-        return False
-    _check_same_recipe(location, plan, root["attributes"])
-    if root["attributes"]["status"] == "complete":
-        return True
-    if root["attributes"]["status"] == APPENDING:
-        raise UserError(f"appending to '{location.url}' was interrupted: run the command that appends again")
-    sizes = _sizes_of_objects(plan)
-    if any(root["attributes"].get(name, size) != size for name, size in sizes.items()):
-        raise UserError(
-            f"'{location.url}' was begun by another version of mcrnn, which cuts arrays into objects of another size: "
-            "finish it with that version, or --overwrite to build it anew"
-        )
-    return False
-
-
-def _check_same_recipe(location: Location, plan: StorePlan, attributes: dict[str, Any]) -> None:
-    """Refuse to continue or reuse a store that was made in another way.
-
-    Raises:
-        UserError: the recipes differ; the message names each difference.
-    """
-    old, new = attributes["recipe"], json.loads(canonical_json(plan.recipe))
-    different = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
-    if different:
-        named = "; ".join(f"{k} is {old.get(k, 'not set')}, not {new.get(k, 'not set')}" for k in different)
-        raise UserError(
-            f"'{location.url}' was made with other parameters: {named}. "
-            "Choose another name, or --overwrite to replace it"
-        )
-
-
 def _delete_store(location: Location, keys: dict[str, int]) -> None:
     """Delete all objects of a store but the lease, which this build holds.
 
@@ -218,14 +153,9 @@ def _unfinished(plan: StorePlan) -> dict[str, Any]:
         "format": FORMAT,
         "format_version": plan.format_version,
         "status": "building",
-        **_sizes_of_objects(plan),
+        **sizes_of_objects(plan),
         "recipe": plan.recipe,
     }
-
-
-def _sizes_of_objects(plan: StorePlan) -> dict[str, int]:
-    """Return how a store is cut into objects. Those that are done are of no use to a build that cuts it otherwise."""
-    return {"shards": len(list(plan.shards())), "shard": plan.shard, "chunk": plan.chunk}
 
 
 def _json(document: dict[str, Any]) -> bytes:
