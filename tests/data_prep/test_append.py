@@ -244,3 +244,40 @@ def test_runs_and_models_of_before_go_on_with_what_they_saw(folder: Path, monkey
     assert configuration is not None
     assert configuration["store_digest"] == before.digest
     assert trained_model.load(run.model).field.store_digest == before.digest
+
+
+def test_mask_and_inputs_go_on_where_times_are_appended(folder: Path) -> None:
+    land = HEIGHTS > 700
+    masked = VALUES.copy()
+    masked[:, land] = np.nan
+    hourly(masked, 0, orography=(("lat", "lon"), HEIGHTS)).to_netcdf("masked.nc")
+    convert(
+        ["masked.nc"], "out.zarr", variable=["z"], workers=1, storage=".", mask=True, overwrite=True, **INPUTS, **DAYS
+    )
+    with pytest.raises(UserError, match="have no values at other points"):
+        append("b.nc")
+    later = LATER.copy()
+    later[:, land] = np.nan
+    hourly(later, 72, orography=(("lat", "lon"), HEIGHTS)).to_netcdf("later.nc")
+    append("later.nc")
+    store = opened(folder)
+    store.verify()
+    mask_CHW = store.mask()
+    assert mask_CHW is not None
+    assert [mask_HW.all() for mask_HW in mask_CHW] == [False, True, True]
+    assert np.array_equal(mask_CHW[0], ~land)
+    convert(
+        ["masked.nc", "later.nc"],
+        "whole.zarr",
+        variable=["z"],
+        workers=1,
+        storage=".",
+        mask=True,
+        **INPUTS,
+        **(DAYS | {"test": "1979-01-03:1979-01-05"}),
+    )
+    assert store.digest == FieldStore.open(LocalFolder(folder / "whole.zarr")).digest
+    gaps = hourly(later, 120).isel(time=[0, 1, 2, 8, 9, 10])
+    gaps.to_netcdf("gaps.nc")
+    with pytest.raises(UserError, match="the sources have a gap in time, 1979-01-06 02:00 to 1979-01-06 08:00"):
+        append("gaps.nc")
