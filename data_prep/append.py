@@ -47,7 +47,8 @@ def append(
     from data_prep.shard_records import LEASE
     from data_prep.sources import find_sources
     from mcrnn.console import Bar
-    from mcrnn.data.store import FieldStore, read_root
+    from mcrnn.data.root_document import read_root
+    from mcrnn.data.store import FieldStore
     from mcrnn.storage.lease import Lease
 
     read_root(location)  # refuses what is no store before a lease is written there

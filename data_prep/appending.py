@@ -30,7 +30,8 @@ from data_prep.plan import Shard
 from data_prep.shard_records import ShardRecords, record_keys
 from data_prep.statistics import Statistics
 from mcrnn.data.manifest import map_ahead
-from mcrnn.data.store import FieldStore, read_root
+from mcrnn.data.root_document import read_root
+from mcrnn.data.store import FieldStore
 from mcrnn.data.store_format import APPENDING, BUILD_FOLDER, MANIFEST, SPLITS, canonical_json, root_digest, sha256
 from mcrnn.errors import UserError
 from mcrnn.storage.lease import Lease

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_prep.existing_store import is_complete, read_root, sizes_of_objects
+from data_prep.existing_store import existing_root, is_complete, sizes_of_objects
 from data_prep.plan import Shard, StorePlan, root_document
 from data_prep.shard_records import LEASE, Record, ShardRecords
 from data_prep.statistics import Statistics
@@ -102,7 +102,7 @@ def build(
         # Another build may have ended between the first look and the lease.
         if is_complete(location, plan, overwrite):
             return False
-        root = read_root(location)
+        root = existing_root(location)
         keys = location.sizes()
         if overwrite and root is not None:
             _delete_store(location, keys)

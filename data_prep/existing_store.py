@@ -11,7 +11,7 @@ from mcrnn.errors import UserError
 from mcrnn.storage.location import CHECK_PREFIX, Location
 
 
-def read_root(location: Location) -> dict[str, Any] | None:
+def existing_root(location: Location) -> dict[str, Any] | None:
     """Return the root document, or None if there is nothing yet or a build was killed before it wrote the root.
 
     Raises:
@@ -42,7 +42,7 @@ def is_complete(location: Location, plan: StorePlan, overwrite: bool) -> bool:
     Raises:
         UserError: there is something else, or a store of another recipe that is not to be overwritten.
     """
-    root = read_root(location)
+    root = existing_root(location)
     if root is None or overwrite:
         return False
     _check_same_recipe(location, plan, root["attributes"])

@@ -36,7 +36,8 @@ def inspect(
     root = Storage.open(storage)
     location = root.location(store)
 
-    from mcrnn.data.store import FieldStore, read_root
+    from mcrnn.data.root_document import read_root
+    from mcrnn.data.store import FieldStore
 
     if animate:
         from mcrnn.reports.animation import check_animation

@@ -18,9 +18,10 @@ import numpy as np
 from mcrnn.data.field_reader import Block, FieldReader
 from mcrnn.data.manifest import Manifest, damaged_error
 from mcrnn.data.masks import coarse_mask
+from mcrnn.data.root_document import read_root
 from mcrnn.data.segments import WHOLE, Segments
 from mcrnn.data.sphere import latitude_weights
-from mcrnn.data.store_format import APPENDING, BY_AREA, FORMAT, FORMAT_VERSIONS, MASK, SPLITS, is_beyond, root_digest
+from mcrnn.data.store_format import APPENDING, BY_AREA, MASK, SPLITS, is_beyond, root_digest
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.storage.location import Location
 
@@ -33,34 +34,6 @@ PADDING_OF_BOUNDARY = {"periodic": "circular", "cylinder": "cylinder", "zeros": 
 
 The two vocabularies differ in one word: a field is periodic, and the padding that fits it is called circular, as in
 PyTorch (`padding_mode`)."""
-
-
-def read_root(location: Location) -> dict[str, Any]:
-    """Read the root document, `zarr.json`, of a store that may still be unfinished.
-
-    Raises:
-        UserError: there is no store, or it is of another kind or version.
-    """
-    try:
-        content = location.read("zarr.json")
-    except FileNotFoundError:
-        raise UserError(
-            f"there is no store '{location.url}'; make one with python -m data_prep.navier_stokes or data_prep.convert"
-        ) from None
-    try:
-        document = json.loads(content)
-        attributes = document["attributes"]
-        known = attributes.get("format") == FORMAT
-    except (ValueError, KeyError, AttributeError, TypeError):
-        known = False
-    if not known:
-        raise UserError(f"'{location.url}' is not a field store, or its zarr.json is damaged")
-    if attributes.get("format_version") not in FORMAT_VERSIONS:
-        raise UserError(
-            f"'{location.url}' has format version {attributes.get('format_version')}, this version of mcrnn "
-            f"reads {' and '.join(map(str, FORMAT_VERSIONS))}"
-        )
-    return document
 
 
 @dataclass(frozen=True)
