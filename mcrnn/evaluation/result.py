@@ -171,16 +171,16 @@ def _cache_key(
         VERSION,
         store.digest,
         model.config.data.model_dump(),
-        {
-            key: value for key, value in asdict(model.field).items() if key != "mask" or value
-        },  # as before there were masks
+        # a field without a mask has the key that it had before there were masks
+        {key: value for key, value in asdict(model.field).items() if key != "mask" or value},
         evaluation_set.warm_up,
         evaluation_set.horizon,
         model.config.model.model_dump(),
         evaluation_set.starts,
     ]
     if evaluation_set.regions:  # without any, the key is that of scores which an earlier version has kept
-        settings.append({name: str(region) for name, region in evaluation_set.regions.items()})
+        # a list, because the scores of regions are kept by their position
+        settings.append([[name, str(region)] for name, region in evaluation_set.regions.items()])
     if isinstance(model, Ensemble) and weighting.channel_weights is not None:
         settings.append({"channel_weights": weighting.channel_weights})  # which the spread depends on
     if evaluation_set.measures.zonal:
