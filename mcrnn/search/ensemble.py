@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mcrnn.data.masks import mask_weights
 from mcrnn.errors import UserError
 from mcrnn.evaluation import promotion
 from mcrnn.evaluation.comparison import Outcome
@@ -55,6 +56,8 @@ def error_products(models: list[TrainedModel], evaluation_set: EvaluationSet, sc
     total_MM = np.zeros((len(models), len(models)))
     warm_up, steps = evaluation_set.warm_up, evaluation_set.steps
     networks = [model.network for model in models]
+    mask_CHW = models[0].field.model_mask
+    weights_CHW = None if mask_CHW is None else torch.tensor(mask_weights(mask_CHW[: networks[0].channels_out]))
     for batch in evaluation_set.batches(evaluation_set.batch_size(*networks, copies=2 * len(models))):
         errors = []
         for model in models:
@@ -63,7 +66,10 @@ def error_products(models: list[TrainedModel], evaluation_set: EvaluationSet, sc
             prediction_BTCHW = model.scaling.to_physical(model.network(given_BTCHW, warm_up, steps))
             truth_BTCHW = frames_BTCHW[:, 1:, : model.network.channels_out]
             error_BTCHW = (prediction_BTCHW - truth_BTCHW)[:, warm_up:] / torch.as_tensor(scales)[:, None, None]
-            errors.append(error_BTCHW.double().flatten())
+            error_BTCHW = error_BTCHW.double()
+            if weights_CHW is not None:
+                error_BTCHW = torch.where(weights_CHW > 0, error_BTCHW, 0.0) * weights_CHW.sqrt()
+            errors.append(error_BTCHW.flatten())
         products = torch.stack(errors)
         total_MM += (products @ products.T / products.shape[1]).numpy() * len(batch.frames_BTCHW)
     return total_MM / len(evaluation_set)

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mcrnn.config.sections import Configuration
+from mcrnn.data.masks import mask_weights
+from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
 from mcrnn.evaluation.evaluation_set import EvaluationSet
 from mcrnn.evaluation.metrics import rmse_normalized
 from mcrnn.evaluation.scoring import score
 from mcrnn.evaluation.spread import spread_by_step
 from mcrnn.models.ensemble import Ensemble
+from mcrnn.models.trained_model import TrainedModel, network_of
 from mcrnn.search.ensemble import error_products, pick
+from mcrnn.storage.local import LocalFolder
+from mcrnn.training.session import OBJECTIVE
+from mcrnn.training.validation import validate, validation_metrics
 from tests.commands.test_commands import CONFIGURATION
+from tests.data.test_masks import MASK, built
+from tests.data.test_masks import configuration as masked_configuration
 from tests.models.test_ensemble import model
+
+__all__ = ["built"]
 
 
 def test_models_whose_errors_cancel_are_picked_before_better_ones_whose_errors_do_not() -> None:
@@ -45,6 +57,21 @@ def test_error_of_an_ensemble_follows_from_the_products_of_its_members(store: Fi
         first = evaluation_set.warm_up + 1
         expected = rmse_normalized(squared, first, evaluation_set.steps, std)
         assert math.sqrt(products[np.ix_(chosen, chosen)].mean()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_errors_outside_of_the_mask_and_the_number_of_points_do_not_count(built: Path) -> None:
+    config, store = masked_configuration(), FieldStore.open(LocalFolder(built / "z.zarr"))
+    data = FieldData.load(store, config.data)
+    member = TrainedModel(config, data.field, network_of(config, data.field).eval())
+    evaluation_set, scales = EvaluationSet.of_validation(store, config), np.array(data.field.std)
+    (product,) = error_products([member], evaluation_set, scales).flatten()
+    weights_CHW = torch.tensor(mask_weights(MASK))
+    error = validate(
+        member.network, data.val, evaluation_set.windows, member.scaling,
+        warm_up=2, horizon=3, batch_size=2, weights_CHW=weights_CHW,
+    )  # fmt: skip
+    metrics = validation_metrics(error, 2, tuple(scales), tuple(scales))
+    assert math.sqrt(product) == pytest.approx(metrics[OBJECTIVE], rel=1e-5)
 
 
 def test_spread_is_that_of_equal_members_and_nothing_of_one(store: FieldStore) -> None:
