@@ -83,9 +83,11 @@ class TimeAxis:
         )
 
     def describe_gaps(self) -> str:
-        """Return the first gaps in words: the last time before each, and the first one after it; empty without gaps."""
-        gaps = [f"{show(self.date(first - 1))} to {show(self.date(first))}" for first in self.segments[1:]]
-        return ", ".join(gaps[:SHOWN_GAPS] + ["..."] * (len(gaps) > SHOWN_GAPS))
+        """Return the longest gaps in words: the last time before each and the first after it; empty without gaps."""
+        lengths = {first: self.seconds[first] - self.seconds[first - 1] for first in self.segments[1:]}
+        longest = sorted(sorted(lengths, key=lambda first: -lengths[first])[:SHOWN_GAPS])
+        gaps = [f"{show(self.date(first - 1))} to {show(self.date(first))}" for first in longest]
+        return ", ".join(gaps) + f" and {len(lengths) - SHOWN_GAPS} shorter ones" * (len(lengths) > SHOWN_GAPS)
 
     @property
     def _steps_without_gaps(self) -> np.ndarray:
@@ -124,7 +126,12 @@ class TimeAxis:
         on_time = np.flatnonzero(np.abs(np.mod(self.seconds + 1e-3, phase)) < 2e-3)
         intervals = np.concatenate([[0.0], np.cumsum(np.rint(np.diff(self.seconds) / float(steps[0])))])
         taken = np.flatnonzero(np.mod(intervals - intervals[on_time[0] if len(on_time) else 0], stride) == 0)
-        return TimeAxis.of(self.seconds[taken], self.calendar, f"--every {text}"), taken
+        apart = np.rint(np.diff(intervals[taken]) / stride)
+        if not (apart == 1).any():
+            raise UserError(
+                f"--every {text} takes no two times that lie {text} apart: there are gaps, or too few times"
+            )
+        return TimeAxis(self.seconds[taken], self.calendar, _name_of(wanted), _after_gaps(apart)), taken
 
     def part(self, text: str, option: str) -> tuple[int, int]:
         """Find the times of a range of whole days.
@@ -217,6 +224,7 @@ def _without_rounding(seconds: np.ndarray, rounding: float) -> np.ndarray | None
     """
     steps = np.diff(seconds)
     usual = float(np.quantile(steps, 0.5, method="lower"))
+    usual = float(steps[steps < 1.5 * usual].mean()) if usual > 0 else usual  # nearer to the interval than one step
     with_gaps = np.maximum(np.rint(steps / usual), 1.0) if usual > 0 else np.ones(len(steps))
     for intervals in (np.ones(len(steps)), with_gaps):
         position = np.concatenate([[0.0], np.cumsum(intervals)])
