@@ -130,7 +130,7 @@ def as_dataset(results: dict[str, EvaluationResult]) -> xr.Dataset:
             in_region["long_name"] += ", in a region"
             variables[f"{name}_by_region"] = (("forecast", "region", "lead_time", "channel"), values, in_region)
     variables |= _by_window(list(scored.values()), f"square of {common}")
-    variables |= _spectra(list(scored.values()), f"square of {common}")
+    variables |= _spectra(list(scored.values()), f"square of {common}", zonal=evaluation_set.measures.zonal)
     coordinates: dict[str, Any] = {
         "forecast": list(scored),
         "lead_time": ("lead_time", np.arange(1, evaluation_set.horizon + 2), {"time_step": first.metrics["time_step"]}),
@@ -181,13 +181,13 @@ def _by_window(scored: list[tuple[Scores, int]], units: str) -> dict[str, Any]:
     return found
 
 
-def _spectra(scored: list[tuple[Scores, int]], units: str) -> dict[str, Any]:
+def _spectra(scored: list[tuple[Scores, int]], units: str, *, zonal: bool) -> dict[str, Any]:
     """Return the variables of power spectra, from scores and the position of lead time 1 in them; none without."""
     powers = [scores.power[:, first:] for scores, first in scored if scores.power is not None]
     if not powers:
         return {}
     dims = ("forecast", "lead_time", "channel", "wavenumber")
-    kind = "zonal wavenumber, the mean over latitudes by area" if scored[0][0].weighted is not None else "wavenumber"
+    kind = "zonal wavenumber, the mean over latitudes by area" if zonal else "wavenumber"
     words = "mean square of the {} by " + kind + ", mean over windows"
     return {
         name: (dims, np.stack([power[i] for power in powers]), {"long_name": words.format(what), "units": units})

@@ -153,6 +153,8 @@ def write(groups: list[Group], folder: Path, num_forecasts: int | None = 16) -> 
     (folder / "metrics.json").write_text(json.dumps([result.metrics for g in groups for result in g.members], indent=1))
     (folder / "metrics.csv").write_text(as_csv(groups))
     (folder / "metrics_by_channel.csv").write_text(channels_as_csv(groups))
+    for name in ("metrics_by_region.csv", "rmse_by_region.png"):
+        (folder / name).unlink(missing_ok=True)  # of an earlier report in this folder
     if (by_region := regions_as_csv(groups)) is not None:
         (folder / "metrics_by_region.csv").write_text(by_region)
     as_dataset({result.uri: result for g in groups for result in g.members}).to_netcdf(folder / "metrics.nc")
