@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import FieldDescription
@@ -69,10 +71,18 @@ class TrainingRun:
         self.folder.write_record(
             self.run_name,
             tags=dict(self.tags) | tags,
-            params=config.model_dump() | {"size": size},
+            params=self._parameters() | {"size": size},
             files={CONFIGURATION_FILE: config.model_dump(), MACHINE_FILE: machine},
             dataset=field.as_dataset(config.data.store),
         )
+
+    def _parameters(self) -> dict[str, Any]:
+        """Return the configuration as the parameters of a run."""
+        parameters = self.config.model_dump()
+        if (weights := self.config.validation.channel_weights) is not None:
+            # one text, because MLflow does not take all names of channels as names of parameters
+            parameters["validation"]["channel_weights"] = json.dumps(weights)
+        return parameters
 
     def finish(self, end: End, message: str = "") -> None:
         """Write down how the training ended; nothing where it goes on after an interruption or a pause.
