@@ -144,6 +144,8 @@ def main() -> None:
     if options.years < 6:
         parser.error("--years must be at least 6: the last four are validation and test")
     if options.root:
+        if options.root.exists() and any(options.root.iterdir()):
+            parser.error(f"{options.root} is not empty")
         options.root.mkdir(parents=True, exist_ok=True)
         run(options.root.absolute(), options)
         return
