@@ -21,6 +21,7 @@ from tests.conftest import PROJECT, CommandRunner
 from tests.storage.test_lease import container
 from tests.support.s3_server import S3Server
 from tests.support.searches import write
+from tests.support.shared import ray_address
 
 pytestmark = [pytest.mark.integration, pytest.mark.soak, pytest.mark.timeout(3600)]
 
@@ -86,8 +87,10 @@ def test_one_of_two_drivers_works(root: Path, database: Path, shared_ray: str) -
 
 
 def test_one_of_two_drivers_on_s3_works(
-    root: Path, database: Path, shared_ray: str, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+    root: Path, database: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", ray_address("ray-on-s3"))  # its workers know the S3 server
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     store = LocalFolder(root / "data")
     for key in store.sizes():
         S3Prefix("lab/mcrnn/data").write(key, store.read(key))

@@ -124,18 +124,21 @@ RAY_CPUS = 4
 """These may be more than the machine has: searches of two test processes are not to wait for each other."""
 
 
-def ray_address() -> str:
-    """Return the address of a Ray of one node, without authentication, whose workers are forked as commands are."""
+def ray_address(name: str = "ray") -> str:
+    """Return the address of a Ray of one node, without authentication, whose workers are forked as commands are.
+
+    Workers have the environment of the test that asks for it first. Tests that need another one give it another name.
+    """
     command_server()
-    return once("ray", _start_ray)["address"]
+    return once(name, lambda: _start_ray(name))["address"]
 
 
-def _start_ray() -> dict[str, Any]:
+def _start_ray(name: str) -> dict[str, Any]:
     python = str(launcher(command_server()))
-    place = folder() / "ray"
+    place = folder() / name
     place.mkdir()
     port = free_port()
-    log = (folder() / "ray.log").open("wb")
+    log = (folder() / f"{name}.log").open("wb")
     process = subprocess.Popen(
         [
             *(sys.executable, "-c", RAY_WITH_PYTHON, python, "start", "--head", "--block"),
@@ -152,8 +155,8 @@ def _start_ray() -> dict[str, Any]:
     )
     deadline = time.monotonic() + 120
     try:
-        while b"Ray runtime started" not in (folder() / "ray.log").read_bytes():
-            assert process.poll() is None, (folder() / "ray.log").read_text()
+        while b"Ray runtime started" not in (folder() / f"{name}.log").read_bytes():
+            assert process.poll() is None, (folder() / f"{name}.log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
     except BaseException:
