@@ -235,6 +235,7 @@ def test_evaluation_is_a_run_with_the_report_as_artifacts(
     assert (root / "reports/one/report.html").exists()
 
 
+@pytest.mark.soak
 def test_report_goes_to_s3_where_the_root_is_there(
     command: CommandRunner, root: Path, store: FieldStore, s3: Any
 ) -> None:
