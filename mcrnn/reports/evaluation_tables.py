@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from dataclasses import dataclass
 
@@ -155,8 +156,7 @@ def columns(groups: list[Group]) -> tuple[list[str], list[list[str]], list[list[
 
 
 def _with_spread(group: Group, key: str) -> str:
-    spread = group.std(key)
-    return format_figure(group.mean(key)) + ("" if spread is None else f" ± {spread:.1g}")
+    return format_with_deviation(group.mean(key), group.std(key))
 
 
 def format_duration(seconds: float | None) -> str:
@@ -170,7 +170,20 @@ def format_duration(seconds: float | None) -> str:
 
 def format_figure(value: float) -> str:
     """Format a number with three significant figures, trailing zeros included."""
-    return f"{value:#.3g}"
+    return f"{value:#.3g}".removesuffix(".")
+
+
+def format_with_deviation(mean: float, deviation: float | None) -> str:
+    """Format a mean with three significant figures or all of its integer digits, and its deviation to its last place.
+
+    Args:
+        mean: the mean.
+        deviation: the standard deviation; None gives the mean alone, as `format_figure` formats it.
+    """
+    if deviation is None or not math.isfinite(mean):
+        return format_figure(mean)
+    places = max(0, 2 - int(f"{mean:.2e}".partition("e")[2]))
+    return f"{mean:.{places}f} ± {deviation:.{places}f}"
 
 
 def tables(groups: list[Group]) -> tuple[Table, Table]:

@@ -14,7 +14,14 @@ import numpy as np
 from rich.table import Table
 
 from mcrnn.console import new_table
-from mcrnn.reports.evaluation_tables import Group, as_latex, as_markdown, format_duration, format_figure, variables
+from mcrnn.reports.evaluation_tables import (
+    Group,
+    as_latex,
+    as_markdown,
+    format_duration,
+    format_with_deviation,
+    variables,
+)
 from mcrnn.storage.location import Location
 
 CLOSED_LOOP = "rmse_closed_loop_mean_of_steps"
@@ -120,7 +127,7 @@ def _errors(models: Sequence[Metrics]) -> tuple[Deviating, Deviating]:
 def _with_deviation(value: Deviating | None) -> str:
     if value is None:
         return ""
-    return format_figure(value[0]) + ("" if value[1] is None else f" ± {value[1]:.1g}")
+    return format_with_deviation(*value)
 
 
 @dataclass(frozen=True)
