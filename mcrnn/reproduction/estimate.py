@@ -18,6 +18,7 @@ from mcrnn.evaluation.starts import windows_by_rule
 from mcrnn.models import parameter_count
 from mcrnn.reports.evaluation_tables import format_duration, format_figure
 from mcrnn.reproduction.plan import PlannedTraining, Setting
+from mcrnn.storage.retry import print_warning
 from mcrnn.training.session import CallbackSession, Metrics, Request, State
 from mcrnn.training.trainer import fit
 
@@ -62,6 +63,7 @@ class StopWatch(CallbackSession):
 
     def __init__(self) -> None:
         super().__init__(on_report=self._note_report)
+        self.has_diverged = False
         self.times = [time.perf_counter()]
         self.reported = 0.0
 
@@ -70,13 +72,16 @@ class StopWatch(CallbackSession):
         return Request.NOTHING
 
     def _note_report(self, metrics: Metrics, checkpoint: State) -> None:
-        self.reported = time.perf_counter()
+        self.reported, self.has_diverged = time.perf_counter(), bool(metrics["diverged"])
 
     @property
     def step_seconds(self) -> float:
         """Mean time of the steps after the first ones. On a GPU the last step ends when all have been computed."""
         first = min(STEPS_BEFORE, (len(self.times) - 1) // 2)
-        return (self.times[-1] - self.times[first]) / (len(self.times) - 1 - first)
+        steps = len(self.times) - 1 - first
+        if not steps:  # diverged at the first one
+            return self.reported - self.times[0]
+        return (self.times[-1] - self.times[first]) / steps
 
     @property
     def validation_seconds(self) -> float:
@@ -99,16 +104,25 @@ def estimate(setting: Setting) -> Costs:
 
 def _measure(training: PlannedTraining, data: FieldData, store: FieldStore) -> Cost:
     config, validation = training.config, training.config.validation
-    windows = TrainingWindows(data.train, config.data, data.is_series, config.train.batch_size, config.train.seed)
+    windows = TrainingWindows(
+        data.train, config.data, data.is_series, config.train.batch_size, config.train.seed, data.train_segments
+    )
     steps = min(len(windows), config.train.max_batches or len(windows))
     short = config.train.model_copy(update={"epochs": 1, "max_batches": min(steps, MEASURED_STEPS)})
     watch = StopWatch()
     fit(config.model_copy(update={"train": short}), data, watch, choose_device(config.train.device, "train.device"))
+    if watch.has_diverged:
+        print_warning(
+            f"{config.name} diverges in its first steps, so that the time for {training.row} is only a rough guess: "
+            "try a smaller train.learning_rate"
+        )
     length = validation.warm_up + validation.horizon
-    validated = len(evaluation_windows(data.val.shape, data.is_series, length, validation.windows)[0])
+    val_windows = evaluation_windows(data.val.shape, data.is_series, length, validation.windows, data.val_segments)
     test_shape = store.shape("test", config.data.coarsen, config.data.variables)
     tested = len(windows_by_rule(store, "test", test_shape, length, validation.warm_up, None)[0][0])
-    return Cost(watch.step_seconds, steps, watch.validation_seconds, watch.validation_seconds * tested / validated)
+    return Cost(
+        watch.step_seconds, steps, watch.validation_seconds, watch.validation_seconds * tested / len(val_windows[0])
+    )
 
 
 class RemainingTime:
@@ -163,6 +177,8 @@ def estimate_table(setting: Setting, costs: Costs) -> Table:
     field = setting.data.field
     for row, cost in costs.items():
         left = [each for each in setting.rows[row] if each.epochs_left]
+        if not left:  # another process has trained it meanwhile
+            continue
         table.add_row(
             row,
             f"{parameter_count(left[0].config.model, field.frame_shape):,}",
