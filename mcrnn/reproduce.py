@@ -11,12 +11,17 @@ skips what is done. The report below reports/ has the tables as Markdown, LaTeX 
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from mcrnn.cli import SetOption, StorageOption, main, report_failures
 from mcrnn.storage.root import Storage
+
+LONGEST_NAME = 100
+"""Most characters of a report's name."""
 
 
 def reproduce(
@@ -56,15 +61,25 @@ def reproduce(
     root = Storage.open(storage)
 
     from mcrnn.reproduction import driver
-    from mcrnn.reproduction.plan import PAPER_FILES, read_setting
+    from mcrnn.reproduction.plan import PAPER_FILES, check_names, read_setting
 
     tables = [
         read_setting(file, root, settings or (), architectures or (), seeds)
         for file in dict.fromkeys(files or PAPER_FILES)
     ]
+    check_names(tables)
     part = [*(architectures or []), *([f"{seeds}-seeds"] if seeds else [])]
-    report = "-".join(["reproduce", "+".join(table.name for table in tables), *part])[:100]
+    report = _report_name(["reproduce", "+".join(table.name for table in tables), *part])
     report_failures(driver.reproduce(tables, report, root, beside=beside or (), preview=preview))
+
+
+def _report_name(parts: Sequence[str]) -> str:
+    """Join the parts. Where they are too long, they are cut, and a hash of the whole tells them from others."""
+    name = "-".join(parts)
+    if len(name) <= LONGEST_NAME:
+        return name
+    ending = "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
+    return name[: LONGEST_NAME - len(ending)] + ending
 
 
 if __name__ == "__main__":

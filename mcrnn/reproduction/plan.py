@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -144,10 +145,10 @@ def read_setting(
             store = FieldStore.open(storage.location(config.data.store))
         check_store_serves(store, config)
         field = FieldDescription.of(store, config.data)
+        config = with_resolved_sizes(config, field.frame_shape, len(field.inputs))
         _check_units(store, field, config)
         parts = {path: in_name(path, values[path]) for path in _open_fields(search.space, values)}
         row = "-".join(part for path, part in parts.items() if path != SEED) or config.model.architecture
-        config = with_resolved_sizes(config, field.frame_shape)
         config = config.model_copy(update={"name": "-".join([name, *parts.values()])})
         folder = RunFolder(storage.location("runs").child(config.name))
         by_row.setdefault(row, []).append(PlannedTraining(config, row, folder))
@@ -160,6 +161,21 @@ def read_setting(
     for training in trainings:
         _check_folder(training, store)
     return Setting(name, source_line(file), store, trainings)
+
+
+def check_names(settings: Sequence[Setting]) -> None:
+    """Refuse tables whose trainings have the same names: one would show the runs of the other.
+
+    Raises:
+        UserError: two tables have a training of the same name.
+    """
+    names = Counter(training.config.name for setting in settings for training in setting.trainings)
+    name, count = names.most_common(1)[0]
+    if count > 1:
+        raise UserError(
+            f"several of these files have a training named '{name}': give each a name of its own in its field 'name', "
+            "or a command of its own with --set name=NAME, which is for one file"
+        )
 
 
 def _configurations(search: Search, file: str) -> Iterator[tuple[Values, Configuration]]:
@@ -197,5 +213,5 @@ def _check_folder(training: PlannedTraining, store: FieldStore) -> None:
     if refused := [text for path, text in changed.items() if path not in MAY_CHANGE]:
         raise UserError(
             f"'{training.folder.url}' was started with another configuration: {'; '.join(refused)}. Give the table "
-            "another name, as with --set name=ns2"
+            "another name in its file, or by --set name=ns2, which is for a command of one file"
         )
