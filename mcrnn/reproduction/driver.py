@@ -1,12 +1,13 @@
 """Train what is left of the tables, one training after the other, and print each table when it is complete.
 
-A lease of each run lets several processes share the work: each takes the next training that no other one has.
+Only one process at a time trains a run, so that several share the work: each takes the next training that no other one
+has, of any table, before it waits for those of others.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
@@ -21,10 +22,9 @@ from mcrnn.reproduction.estimate import RemainingTime, estimate, estimate_table
 from mcrnn.reproduction.plan import PlannedTraining, Setting
 from mcrnn.reproduction.table import EQUAL, PaperTable, Row, write
 from mcrnn.runners import single_run
-from mcrnn.storage.lease import HeldError, Lease
+from mcrnn.storage.lease import HeldError
 from mcrnn.storage.retry import print_warning
 from mcrnn.storage.root import Storage
-from mcrnn.tracking.run_folder import LEASE_FILE
 from mcrnn.tracking.sync import is_synced
 from mcrnn.training.session import End
 
@@ -45,10 +45,10 @@ def reproduce(
         preview: True to end after it has been said how long it will take.
 
     Returns:
-        A message for each model that could not be evaluated.
+        A message for each model that could not be evaluated, and for each table without any model.
 
     Raises:
-        UserError: a named model cannot be loaded, or belongs to no table; or a training or evaluation is not possible.
+        UserError: a named model cannot be loaded, or belongs to no table; or a training is not possible.
         KeyboardInterrupt: a stop was asked for, and a checkpoint has been written.
     """
     console = Console()
@@ -62,15 +62,19 @@ def reproduce(
     console.print(remaining.summary(device), highlight=False, soft_wrap=True)
     if preview:
         return []
-    tables: list[PaperTable] = []
+    tables: dict[int, PaperTable] = {}
     failures: list[str] = []
-    for setting in settings:
-        _train(setting, remaining, storage, console)
-        tables.append(_evaluate(setting, others, storage, failures))
-        console.print(tables[-1].for_terminal())
-        write(tables, storage.location(f"reports/{report}"))
-    folder = storage.show(storage.location(f"reports/{report}"))
-    console.print(f"report: {folder}/table.md, table.tex and table.csv", highlight=False, soft_wrap=True)
+    for index in _complete_one_by_one(settings, remaining, storage, console):
+        try:
+            tables[index] = _evaluate(settings[index], others, storage, failures)
+        except UserError as error:
+            failures.append(str(error))
+            continue
+        console.print(tables[index].for_terminal())
+        write([tables[each] for each in sorted(tables)], storage.location(f"reports/{report}"))
+    if tables:
+        folder = storage.show(storage.location(f"reports/{report}"))
+        console.print(f"report: {folder}/table.md, table.tex and table.csv", highlight=False, soft_wrap=True)
     return failures
 
 
@@ -97,44 +101,78 @@ def _is_of(model: SelectedModel, setting: Setting) -> bool:
     return not data_differences(DataIdentity.of_training(model.model), setting.identity)
 
 
-def _train(setting: Setting, remaining: RemainingTime, storage: Storage, console: Console) -> None:
-    """Train what is left of a setting, and send to MLflow what it lacks of trainings that have ended.
+def _complete_one_by_one(
+    settings: Sequence[Setting], remaining: RemainingTime, storage: Storage, console: Console
+) -> Iterator[int]:
+    """Train what is left of the settings, and yield the index of each setting when all its trainings have ended.
 
-    Trainings that another process is at are left to it, and looked at again when the others are done.
+    Trainings that another process is at are left to it, and looked at again when all others are done.
     """
-    pending, waits = setting.trainings, False
+    pending = {index: setting.trainings for index, setting in enumerate(settings)}
+    waits: set[int] = set()
     while pending:
-        held = []
-        for training in pending:
-            if training.end and is_synced(training.folder):
-                continue
-            try:
-                with Lease(training.folder.location, LEASE_FILE, "training"):
-                    _complete(training, setting, remaining, storage, console)
-            except HeldError:
-                held.append(training)
-        pending = held
-        if held and not waits:
-            waits = True
-            text = f"waiting for other processes to end {len(held)} of the trainings of {setting.name}"
+        for index, trainings in list(pending.items()):
+            pending[index] = _train(trainings, settings[index], remaining, storage, console)
+            if not pending[index]:
+                del pending[index]
+                yield index
+        for index in pending.keys() - waits:
+            waits.add(index)
+            text = (
+                f"waiting for other processes to end {len(pending[index])} of the trainings of {settings[index].name}"
+            )
             console.print(text, highlight=False, soft_wrap=True)
-        if held:
+        if pending:
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _train(
+    trainings: Sequence[PlannedTraining],
+    setting: Setting,
+    remaining: RemainingTime,
+    storage: Storage,
+    console: Console,
+) -> list[PlannedTraining]:
+    """Train what is left of some trainings, and send to MLflow what it lacks of those that have ended.
+
+    Returns:
+        The trainings that another process is at, or has taken over.
+    """
+    held = []
+    for training in trainings:
+        if training.end and is_synced(training.folder):
+            continue
+        try:
+            _complete(training, setting, remaining, storage, console)
+        except HeldError:
+            held.append(training)
+    return held
 
 
 def _complete(
     training: PlannedTraining, setting: Setting, remaining: RemainingTime, storage: Storage, console: Console
 ) -> None:
-    if training.end:
-        single_run.complete(training.config, storage, console, new=False)
-        return
-    number = len(remaining.trainings) - len(remaining.left) + 1
-    text = f"training {number} of {len(remaining.trainings)}, {remaining.describe()} left"
-    console.print(text, highlight=False, soft_wrap=True)
-    estimated, started = remaining.seconds([training]), time.monotonic()
-    facts = {"source": setting.source}
-    single_run.complete(training.config, storage, console, new=False, facts=facts, data=setting.data)
-    remaining.note(estimated, time.monotonic() - started)
+    estimated = started = 0.0
+
+    def begin() -> None:
+        nonlocal estimated, started
+        number = len(remaining.trainings) - len(remaining.left) + 1
+        text = f"training {number} of {len(remaining.trainings)}, {remaining.describe()} left"
+        console.print(text, highlight=False, soft_wrap=True)
+        estimated, started = remaining.seconds([training]), time.monotonic()
+
+    single_run.complete(
+        training.config,
+        storage,
+        console,
+        new=False,
+        digest=setting.store.digest,
+        facts={"source": setting.source},
+        data=None if training.end else setting.data,
+        on_start=begin,
+    )
+    if started:
+        remaining.note(estimated, time.monotonic() - started)
 
 
 def _evaluate(
@@ -146,20 +184,21 @@ def _evaluate(
         setting: the setting, all of whose trainings have ended.
         others: models of any data, of which those of the setting's are taken; None for the champions.
         storage: the storage root.
-        failures: gets a message for each model that cannot be evaluated.
+        failures: gets a message for each model that cannot be evaluated, where others can.
 
     Raises:
-        UserError: no model could be evaluated.
+        UserError: none of the setting's models could be evaluated; the message gives the reasons.
     """
     ended = [each for each in setting.trainings if each.end != End.DIVERGED]
     if not ended:
         raise UserError(f"all trainings of {setting.name} diverged: try a smaller train.learning_rate")
-    selected, missing = select_models([each.uri for each in ended], storage)
-    failures += missing
+    selected, problems = select_models([each.uri for each in ended], storage)
+    if not selected:
+        raise UserError("\n".join([f"no model of {setting.name} can be loaded:", *problems]))
     found = _champions(selected, setting, storage) if others is None else others
     beside = [each for each in found if _is_of(each, setting)]
     windows = Windows(device=setting.trainings[0].config.train.device)
-    evaluated = evaluate_side_by_side([*selected, *beside], storage, windows, failures)
+    evaluated = evaluate_side_by_side([*selected, *beside], storage, windows, problems)
     by_uri = {model.uri: (model, result) for model, result in evaluated}
     rows, groups = [], []
     for name, trainings in setting.rows.items():
@@ -170,6 +209,9 @@ def _evaluate(
             rows.append(Row.of(groups[-1], diverged))
         else:
             rows.append(Row(name, None, None, diverged=diverged))
+    if not groups:
+        raise UserError("\n".join([f"no model of {setting.name} can be evaluated:", *problems]))
+    failures += problems
     others_found = [_group(each.uri, [by_uri[each.uri]]) for each in beside if each.uri in by_uri]
     return PaperTable.of(setting.name, rows, groups, others_found)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,11 +26,12 @@ from mcrnn.runners.session import RunSession
 from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
 from mcrnn.runners.stop_requests import StopRequests
+from mcrnn.storage.lease import Lease
 from mcrnn.storage.presence import Presence
 from mcrnn.storage.retry import print_warning, retries_enabled
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.experiment import Tracker
-from mcrnn.tracking.run_folder import RunFolder, free_name
+from mcrnn.tracking.run_folder import LEASE_FILE, RunFolder, free_name
 from mcrnn.tracking.sync import RunSync, is_synced
 from mcrnn.training.run import TrainingRun, mlflow_status
 from mcrnn.training.session import OBJECTIVE, End, Metrics
@@ -87,8 +89,11 @@ def complete(
     facts: dict[str, Any] | None = None,
     target: int | None = None,
     data: FieldData | None = None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> RunFolder:
     """Train, continue a run of that name, or send to MLflow what it lacks of a run that has ended.
+
+    Meanwhile this process has the lease of the run's folder, so that no other one trains the run.
 
     Args:
         config: what to train.
@@ -99,11 +104,13 @@ def complete(
         facts: what `python -m mcrnn.status` is to know of this process, such as which file it has read; JSON.
         target: epoch after which the training is paused; None to train to the end.
         data: the splits of the store, where they have been loaded.
+        on_start: called when this process has the run, before it is trained; not for a run that has ended.
 
     Returns:
         The folder of the run, which has ended, or has reached the target.
 
     Raises:
+        HeldError: another process trains the run, or has taken it over because this one was suspended for too long.
         UserError: the store cannot be used, its samples are too short, the folder holds another run, or memory was not
             enough.
         KeyboardInterrupt: a stop was asked for, and a checkpoint has been written.
@@ -117,41 +124,46 @@ def complete(
     store = FieldStore.open(storage.location(config.data.store)).as_of(digest or started_with)
     if digest is not None and store.digest != digest:
         raise UserError(
-            f"the run trained on a store with digest {digest[:12]}, '{store.name}' has {store.digest[:12]}: build the "
-            "store anew with its old parameters; they are in the run's dataset in MLflow"
+            f"{name} is a training on a store with digest {digest[:12]}, and '{store.name}' has {store.digest[:12]}: "
+            "build the store anew with its old parameters; those of a run are in its dataset in MLflow"
         )
     check_store_serves(store, config)
     field = FieldDescription.of(store, config.data)
     config = with_resolved_sizes(config, field.frame_shape, len(field.inputs))
-    folder.claim({**config.model_dump(), "store_digest": store.digest}, MAY_CHANGE)
-    ended = folder.read_end()
-    if ended is None or ended.end == End.OUT_OF_MEMORY:
-        folder.delete_end()
-        sync = RunSync(Tracker.open(storage, EXPERIMENT))
-        training_run = TrainingRun(config, field, folder, run_name=name, tags=(("mcrnn.kind", "run"),), target=target)
-        console.print(
-            f"run {name}: {config.train.epochs} epochs, in {storage.show(folder.location)}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        costs = model_cost(config.model, field.frame_shape)
-        console.print(f"{config.model.architecture}: {costs}", highlight=False, soft_wrap=True)
-        _train(training_run, data or FieldData.load(store, config.data), console, sync, facts or {})
+    with Lease(folder.location, LEASE_FILE, "training") as lease:
+        folder.claim({**config.model_dump(), "store_digest": store.digest}, MAY_CHANGE)
         ended = folder.read_end()
-    elif not is_synced(folder):  # MLflow was away when the training ended
-        sync = RunSync(Tracker.open(storage, EXPERIMENT))
-        sync.update(folder, mlflow_status(End(ended.end)))
-        sync.wait()
-        sync.close()
+        if ended is None or ended.end == End.OUT_OF_MEMORY:
+            folder.delete_end()
+            on_start()
+            sync = RunSync(Tracker.open(storage, EXPERIMENT))
+            tags = (("mcrnn.kind", "run"),)
+            training_run = TrainingRun(config, field, folder, run_name=name, tags=tags, target=target)
+            console.print(
+                f"run {name}: {config.train.epochs} epochs, in {storage.show(folder.location)}",
+                highlight=False,
+                soft_wrap=True,
+            )
+            costs = model_cost(config.model, field.frame_shape)
+            console.print(f"{config.model.architecture}: {costs}", highlight=False, soft_wrap=True)
+            _train(training_run, data or FieldData.load(store, config.data), console, sync, facts or {}, lease)
+            ended = folder.read_end()
+        elif not is_synced(folder):  # MLflow was away when the training ended
+            sync = RunSync(Tracker.open(storage, EXPERIMENT))
+            sync.update(folder, mlflow_status(End(ended.end)))
+            sync.wait()
+            sync.close()
     if ended is None and (target is None or len(folder.read_metrics()) < target):
         raise KeyboardInterrupt
     return folder
 
 
-def _train(run: TrainingRun, data: FieldData, console: Console, sync: RunSync, facts: dict[str, Any]) -> None:
-    display = RunDisplay(run, console, sync)
+def _train(
+    run: TrainingRun, data: FieldData, console: Console, sync: RunSync, facts: dict[str, Any], lease: Lease
+) -> None:
+    display = RunDisplay(run, console, sync, lease)
     requests = StopRequests(run.run_name, lambda line: display.bar.print(line, console))
-    presence = Presence(run.folder.location, facts, requests.hear)
+    presence = Presence(run.folder.location, facts, requests.hear, lambda: not lease.lost)
     display.presence = presence
     status = "FAILED"
     try:
@@ -161,6 +173,7 @@ def _train(run: TrainingRun, data: FieldData, console: Console, sync: RunSync, f
                     _train_here(run, data, display, requests)
                 else:
                     _train_on_workers(run, data, display, requests)
+                lease.check()
                 ended = run.folder.read_end()
             presence.end("interrupted" if ended is None else "finished")
         status = mlflow_status(End(ended.end) if ended else End.INTERRUPTED)
@@ -168,7 +181,8 @@ def _train(run: TrainingRun, data: FieldData, console: Console, sync: RunSync, f
         if ended:
             sync.wait()
     finally:
-        sync.update(run.folder, status)
+        if not lease.lost:  # else the run in MLflow is that of another process
+            sync.update(run.folder, status)
         sync.close()
 
 
@@ -212,6 +226,8 @@ def _train_on_workers(run: TrainingRun, data: FieldData, display: RunDisplay, re
         while running:
             driver.join(SECONDS_BETWEEN_POLLS)
             running = driver.is_alive()
+            if display.lease.lost:
+                flag.request.remote()
             history = run.folder.read_metrics()
             for metrics in history[seen:]:
                 display.epoch(metrics)
@@ -228,10 +244,11 @@ class RunDisplay:
         run: the training.
         console: takes the lines.
         sync: takes the run's folder whenever an epoch has been recorded there.
+        lease: the lease of the run's folder.
     """
 
-    def __init__(self, run: TrainingRun, console: Console, sync: RunSync) -> None:
-        self.run, self.sync = run, sync
+    def __init__(self, run: TrainingRun, console: Console, sync: RunSync, lease: Lease) -> None:
+        self.run, self.sync, self.lease = run, sync, lease
         self.console, self.epochs = console, run.config.train.epochs
         self.bar = Bar("epoch 1", self.epochs, "epochs")
         self.seconds: list[float] = []
@@ -240,7 +257,12 @@ class RunDisplay:
         """Gets to know how far the training is."""
 
     def step(self, epoch: int, batch: int, batches: int) -> None:
-        """Show that a step is done."""
+        """Show that a step is done.
+
+        Raises:
+            HeldError: another process has taken the run over, and nothing more may be written.
+        """
+        self.lease.check()
         self.bar.show(f"epoch {epoch}", epoch - 1 + batch / batches)
 
     def epoch(self, metrics: Metrics) -> None:
@@ -256,7 +278,8 @@ class RunDisplay:
 
     def recorded(self) -> None:
         """Send what has been recorded to MLflow."""
-        self.sync.update(self.run.folder, "RUNNING")
+        if not self.lease.lost:
+            self.sync.update(self.run.folder, "RUNNING")
 
     def warn(self, text: str) -> None:
         """Print a warning."""

@@ -179,16 +179,17 @@ class Lease:
         A storage that is away, or full, for a while is no reason to stop: the thread tries again to renew the lease.
 
         Raises:
-            UserError: Another process has taken the lease, because this one was suspended for too long.
+            HeldError: Another process has taken the lease, because this one was suspended for too long.
         """
         if self.lost:
-            raise UserError(f"another {self.work} has taken over '{self.location.url}'; this one stops")
+            raise HeldError(f"another {self.work} has taken over '{self.location.url}'; this one stops")
 
     def confirm(self) -> None:
         """Ask the storage whether this process still has the lease, before something that could not be undone.
 
         Raises:
-            UserError: Another process has taken the lease, or the storage cannot be used.
+            HeldError: Another process has taken the lease.
+            UserError: The storage cannot be used.
         """
         with self._mutex:
             if not self.lost:
@@ -199,7 +200,8 @@ class Lease:
         """Write down that the work goes on, at most once in `RENEWAL` seconds.
 
         Raises:
-            UserError: Another process has taken the lease, or the storage cannot be used.
+            HeldError: Another process has taken the lease.
+            UserError: The storage cannot be used.
         """
         with self._mutex:
             if not self.lost and time.monotonic() - self.renewed >= RENEWAL:

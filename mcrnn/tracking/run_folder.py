@@ -11,7 +11,7 @@ A run is a training, a baseline or an evaluation. The folder of a training holds
     end.json             how the training ended; missing while it runs and after an interruption
     process.json         which process trains, where, and how far it is; only in single trainings
     stop.json            a request to this process to stop
-    lock.json            the lease of `mcrnn.reproduce`, while it trains the run
+    lock.json            the lease of the process that trains the run; only in single trainings
 
 and the folder of a search
 

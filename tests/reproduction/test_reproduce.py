@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import statistics
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,18 @@ import yaml
 from rich.console import Console
 
 from mcrnn.config.loading import load_configuration
+from mcrnn.config.sections import Configuration
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import UserError
 from mcrnn.models import parameter_count
 from mcrnn.reproduction import driver
-from mcrnn.reproduction.estimate import Cost, RemainingTime, StopWatch
-from mcrnn.reproduction.plan import PAPER_FILES, read_setting
+from mcrnn.reproduction.estimate import Cost, RemainingTime, StopWatch, estimate_table
+from mcrnn.reproduction.plan import PAPER_FILES, check_names, read_setting
 from mcrnn.reproduction.table import CLOSED_LOOP, Row
 from mcrnn.runners import single_run
-from mcrnn.storage.lease import Lease
+from mcrnn.storage.lease import HeldError
 from mcrnn.storage.root import Storage
-from mcrnn.tracking.run_folder import LEASE_FILE, RunEnd, RunFolder
+from mcrnn.tracking.run_folder import RunEnd, RunFolder
 from mcrnn.training.session import End
 from tests.commands.test_commands import CONFIGURATION, refused
 from tests.conftest import CommandRunner
@@ -121,21 +121,52 @@ def test_what_cannot_be_reproduced_is_refused_before_training(command: CommandRu
     assert "was started with another configuration" in refused(
         command, "mcrnn.reproduce", file, "--set", "train.epochs=3"
     )
+    with pytest.raises(UserError, match="several of these files have a training named 'small-minconvgru-seed-1'"):
+        check_names([read_setting(file, storage, (), ["minconvgru"]), read_setting(file, storage)])
     save(root / "other", *describe(root, data={"store": "data/tiny.zarr"}))
     assert "was trained on other data than small" in refused(command, "mcrnn.reproduce", file, "--beside", "other")
 
 
 def test_trainings_of_another_process_are_left_to_it(root: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     setting = read_setting(file, Storage.open(str(root)))
+    other = read_setting(file, Storage.open(str(root)), ["name=other"])
     trained = []
+
+    def complete(config: Configuration, *_: Any, **__: Any) -> None:
+        if config.name == setting.trainings[0].config.name and len(trained) < 7:
+            raise HeldError("another process has it")
+        trained.append(config.name)
+
     monkeypatch.setattr(driver, "SECONDS_BETWEEN_LOOKS", 0.01)
-    monkeypatch.setattr(driver, "_complete", lambda training, *_: trained.append(training.config.name))
-    with Lease(setting.trainings[0].folder.location, LEASE_FILE, "training") as held:
-        threading.Timer(0.3, held.release).start()
-        remaining: Any = None
-        driver._train(setting, remaining, Storage.open(str(root)), Console(quiet=True))
-    names = [each.config.name for each in setting.trainings]
+    monkeypatch.setattr(single_run, "complete", complete)
+    remaining: Any = None
+    settings, storage = [setting, other], Storage.open(str(root))
+    assert list(driver._complete_one_by_one(settings, remaining, storage, Console(quiet=True))) == [1, 0]
+    names = [each.config.name for each in [*setting.trainings, *other.trainings]]
     assert trained == [*names[1:], names[0]]
+
+
+def test_row_that_another_process_has_ended_meanwhile_has_no_estimate(root: Path, file: str) -> None:
+    setting = read_setting(file, Storage.open(str(root)), (), (), 1)
+    cost = Cost(step_seconds=10, steps_per_epoch=50, validation_seconds=100, evaluation_seconds=30)
+    costs = dict.fromkeys(setting.rows, cost)
+    assert estimate_table(setting, costs).row_count == 2
+    setting.trainings[0].folder.write_end(RunEnd(End.FINISHED, ""))
+    assert estimate_table(setting, costs).row_count == 1
+
+
+def test_table_without_a_model_is_reported_after_the_next_one(
+    root: Path, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage.open(str(root))
+    settings = [read_setting(file, storage, [f"name={name}"], ["convgru"], 1) for name in ("one", "other")]
+    settings[0].trainings[0].folder.write_end(RunEnd(End.DIVERGED, ""))
+    settings[1].trainings[0].folder.write_end(RunEnd(End.FINISHED, ""))  # and its model is missing
+    monkeypatch.setattr(driver, "is_synced", lambda _: True)
+    diverged, missing = driver.reproduce(settings, "r", storage)
+    assert diverged.startswith("all trainings of one diverged")
+    assert missing.startswith("no model of other can be loaded:\n")
+    assert not (root / "reports").exists()
 
 
 def test_preview_measures_and_writes_nothing(root: Path, file: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,6 +181,8 @@ def test_time_left_follows_from_steps_and_is_corrected_by_what_trainings_took(ro
     watch = StopWatch()
     watch.times, watch.reported = [0.0, 5.0, 6.0, 7.0, 8.0], 11.0
     assert (watch.step_seconds, watch.validation_seconds) == (1.0, 3.0)  # the first two steps are slow
+    watch.times = [0.0]  # diverged at the first step
+    assert watch.step_seconds == 11.0
     setting = read_setting(file, Storage.open(str(root)))
     cost = Cost(step_seconds=10, steps_per_epoch=50, validation_seconds=100, evaluation_seconds=30)
     remaining = RemainingTime([setting], [dict.fromkeys(setting.rows, cost)])
@@ -162,4 +195,5 @@ def test_time_left_follows_from_steps_and_is_corrected_by_what_trainings_took(ro
 def test_row_of_diverged_trainings_has_no_errors() -> None:
     assert Row("convgru", None, None, diverged=2).cells(0.5) == ["convgru", "", "(2 diverged)", "", "", "", ""]
     row = Row("convlstm", (0.04, 0.001), (0.2, 0.012), 182_524, 5, training_seconds=60)
-    assert row.cells(0.1) == ["convlstm", "182,524", "5", "0.0400 ± 0.001", "0.200 ± 0.01", "2.00", "60 s"]
+    assert row.cells(0.1) == ["convlstm", "182,524", "5", "0.0400 ± 0.0010", "0.200 ± 0.012", "2.00", "60 s"]
+    assert Row("convlstm", (712.4, 12.3), (1234.5, 0.2)).cells(1.0)[3:5] == ["712 ± 12", "1234 ± 0"]
