@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_prep.existing_store import existing_root, is_complete, sizes_of_objects
+from data_prep.existing_store import existing_root, is_complete, is_same_recipe, sizes_of_objects
 from data_prep.plan import Shard, StorePlan, root_document
 from data_prep.shard_records import LEASE, Record, ShardRecords
 from data_prep.statistics import Statistics
@@ -104,7 +104,7 @@ def build(
             return False
         root = existing_root(location)
         keys = location.sizes()
-        if overwrite and root is not None:
+        if root is not None and (overwrite or not is_same_recipe(root, plan)):
             _delete_store(location, keys)
             keys, root = {}, None
         metadata = plan.metadata()

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from data_prep.plan import StorePlan
+from data_prep.shard_records import record_keys
 from mcrnn.data.store_format import APPENDING, BUILD_FOLDER, FORMAT, canonical_json
 from mcrnn.errors import UserError
 from mcrnn.storage.location import CHECK_PREFIX, Location
@@ -39,11 +40,15 @@ def existing_root(location: Location) -> dict[str, Any] | None:
 def is_complete(location: Location, plan: StorePlan, overwrite: bool) -> bool:
     """Return whether the store of this plan is there already and is to be kept.
 
+    A build that has ended before any of its shards was done may be replaced by one of another recipe.
+
     Raises:
         UserError: there is something else, or a store of another recipe that is not to be overwritten.
     """
     root = existing_root(location)
     if root is None or overwrite:
+        return False
+    if not is_same_recipe(root, plan) and _has_no_shard(location, root):
         return False
     _check_same_recipe(location, plan, root["attributes"])
     if root["attributes"]["status"] == "complete":
@@ -57,6 +62,18 @@ def is_complete(location: Location, plan: StorePlan, overwrite: bool) -> bool:
             "finish it with that version, or --overwrite to build it anew"
         )
     return False
+
+
+def is_same_recipe(root: dict[str, Any], plan: StorePlan) -> bool:
+    """Return whether a store was made with the parameters of a plan."""
+    return root["attributes"]["recipe"] == json.loads(canonical_json(plan.recipe))
+
+
+def _has_no_shard(location: Location, root: dict[str, Any]) -> bool:
+    if root["attributes"]["status"] != "building":
+        return False
+    keys = location.child(BUILD_FOLDER).sizes()
+    return not record_keys({f"{BUILD_FOLDER}/{key}": size for key, size in keys.items()})
 
 
 def _check_same_recipe(location: Location, plan: StorePlan, attributes: dict[str, Any]) -> None:

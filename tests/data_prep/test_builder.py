@@ -262,6 +262,19 @@ def test_other_recipe_is_refused_by_name_unless_overwritten(place: Location) -> 
     assert FieldStore.open(place).attributes["recipe"] == {"seed": 7}
 
 
+def test_build_that_failed_at_once_is_replaced_by_one_with_other_parameters(place: Location) -> None:
+    with pytest.raises(UserError, match="not finite"):
+        build(place, plan(recipe={"seed": 7}), Numbers(poison=True))
+    assert build(place, plan(), Numbers())
+    build(place.child("whole"), plan(), Numbers())
+    assert contents(place.child("whole")).items() <= contents(place).items()
+    other = place.child("other")
+    with pytest.raises(KeyboardInterrupt):
+        build(other, plan(recipe={"seed": 7}), Numbers(fail_after=1))
+    with pytest.raises(UserError, match="seed is 7, not 0"):
+        build(other, plan(), Numbers())
+
+
 def test_build_is_not_continued_with_objects_of_another_size(place: Location) -> None:
     with pytest.raises(KeyboardInterrupt):
         build(place, plan(), Numbers(fail_after=2))
