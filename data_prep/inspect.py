@@ -100,9 +100,8 @@ def _print_complete(name: str, store: FieldStore) -> None:
         print(f"  {channel + ' (train)':<20} {figures}")
     if (mask := store.mask()) is not None:
         shares = zip(store.channels, 1 - mask.mean((1, 2)), strict=True)
-        _print_pairs(
-            {"mask": ", ".join(f"{name} has no value at {100 * share:.3g} % of the points" for name, share in shares)}
-        )
+        listed = [f"{name} has no value at {100 * share:.3g} % of the points" for name, share in shares if share]
+        _print_pairs({"mask": ", ".join(listed)})
     _print_pairs({"digest": store.digest})
     if store.history:
         print("history:")
