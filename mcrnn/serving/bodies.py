@@ -148,9 +148,11 @@ def read(kind: str, body: bytes, question: dict[str, Any], served: ServedModel, 
     reading = (_read_json if kind == JSON else _read_arrow)(body, asked, served)
     count, given, _, *grid = reading.frames_BTCHW.shape
     limits.check(count, given, reading.steps, served, tuple(grid))
-    frames_BTCHW = torch.from_numpy(reading.frames_BTCHW)
+    if not served.model.field.inputs:
+        return reading
+    last_B1CHW = torch.tensor(reading.frames_BTCHW[:, -1:])  # a copy, because what Arrow has read cannot be written to
     try:
-        inputs_BTIHW = served.model.inputs_ahead(frames_BTCHW, reading.steps, asked.start or None)
+        inputs_BTIHW = served.model.inputs_ahead(last_B1CHW, reading.steps, asked.start or None)
     except ValueError as error:
         raise UserError(str(error)) from None
     return reading if inputs_BTIHW is None else replace(reading, inputs_BTIHW=inputs_BTIHW.numpy())
