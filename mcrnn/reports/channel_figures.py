@@ -201,7 +201,10 @@ def _draw_panels(
 
 
 def _draw_panel(axes: Any, panel: Panel) -> None:
-    """Draw the curves; the axis ends at 4 times the baselines, so that a model that has blown up hides no other."""
+    """Draw the curves; the axis ends at 4 times the baselines, so that a model that has blown up hides no other.
+
+    A curve that lies above the end of the axis is named there.
+    """
     styles = iter(STYLES)
     baselines = ("persistence", "climatology")
     limit = 4 * max(float(np.nanmax(panel.curves[name])) for name in baselines if name in panel.curves)
@@ -213,7 +216,12 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
         axes.plot(x, values_T, style, color=colour, linewidth=1.4 if is_baseline else 2.0, label=name)
     if panel.label.startswith("RMSE"):
         highest = max(float(values[np.isfinite(values)].max(initial=0)) for values in panel.curves.values())
-        axes.set_ylim(0, max(min(highest, limit) * 1.08, 1e-30))
+        top = max(min(highest, limit) * 1.08, 1e-30)
+        axes.set_ylim(0, top)
+        if above := [name for name, values in panel.curves.items() if not np.nanmin(values) < top]:
+            axes.text(
+                0.98, 0.96, f"above: {', '.join(above)}", ha="right", va="top", transform=axes.transAxes, fontsize=8
+            )
     axes.set_title(panel.title, fontsize=10)
     axes.set_ylabel(panel.label, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)

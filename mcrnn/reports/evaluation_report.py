@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from mcrnn.console import new_table
 from mcrnn.errors import UserError
 from mcrnn.evaluation.channel_metrics import as_dataset
 from mcrnn.evaluation.metrics import rmse_by_step
@@ -81,10 +80,7 @@ def make(
     console.print(errors)
     baselines = groups[0].best.metrics["baselines"]
     for each in error_tables(groups):
-        shown = new_table(each.headers, title=each.heading, names=each.names)
-        for row in each.rows:
-            shown.add_row(*row, style="dim" if row[each.names - 1] in baselines else None)
-        console.print(shown)
+        console.print(each.for_terminal(baselines))
     console.print(costs)
     _write_and_record(groups, storage, out, num_forecasts, console)
     return failures
@@ -162,8 +158,9 @@ def write(groups: list[Group], folder: Path, num_forecasts: int | None = 16) -> 
     markdown, latex = as_markdown(headers, rows + baselines), as_latex(headers, rows, baselines, heading(groups))
     more = error_tables(groups)
     for each in more:
-        markdown += "\n" + as_markdown(each.headers, each.rows)
-        latex += as_latex(each.headers, each.rows, [], each.heading)
+        flat_headers, flat_rows = each.flat()
+        markdown += "\n" + as_markdown(flat_headers, flat_rows)
+        latex += as_latex(flat_headers, flat_rows, [], each.heading)
     (folder / "table.md").write_text(markdown)
     (folder / "table.tex").write_text(latex)
     pictures = evaluation_figures.error_curves(

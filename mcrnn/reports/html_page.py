@@ -72,13 +72,16 @@ def write_page(
     template = Environment(
         loader=PackageLoader("mcrnn.reports", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     ).get_template("report.html.j2")
+    num_others = len(rows) - 1
+    others = f" and {num_others} other{'s' * (num_others > 1)}" if num_others else ""
     page = template.render(
-        title=f"{variables(first)}: {rows[0][0]}" + (f" and {len(rows) - 1} others" if len(rows) > 1 else ""),
+        title=f"{variables(first)}: {rows[0][0]}{others}",
         heading=heading,
         headers=[join_words(header) for header in headers],
         rows=rows,
         baselines=baselines,
         tables=tables,
+        baseline_names=list(m["baselines"]),
         notes=notes,
         facts=facts,
         figures=figures,

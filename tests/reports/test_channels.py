@@ -142,6 +142,7 @@ def test_errors_of_different_units_are_by_channel_and_those_of_the_library_score
     page = (out / "report.html").read_text()
     assert "By channel" in page
     assert "By region" in page
+    assert "pacific (60/130/-20/-130): z [m**2 s**-2]" in page
     assert 'id="rmse_by_channel"' in page
     for figure in ("rmse_by_region", "rmse_by_date", "zonal_spectra"):
         assert f'id="{figure}"' in page
