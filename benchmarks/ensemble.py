@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.folders import root_folder
 from benchmarks.live import STORE, ours
 from data_prep.navier_stokes import generate
 from mcrnn.evaluation.result import evaluate_model
@@ -68,12 +68,8 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="folder that is kept; else a temporary one")
     options = parser.parse_args()
     options.set = [f"search.ensemble={options.picks}"]
-    if options.root:
-        options.root.mkdir(parents=True, exist_ok=True)
-        compare(options.root.absolute(), options)
-        return
-    with tempfile.TemporaryDirectory(prefix="mcrnn-ensemble-") as folder:
-        compare(Path(folder), options)
+    with root_folder(options.root) as root:
+        compare(root, options)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.folders import root_folder
 from benchmarks.plain_ray_tune import build, closed_loop_error, load
 from data_prep.navier_stokes import generate
 from mcrnn.training.session import OBJECTIVE
@@ -176,12 +176,8 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="folder that is kept; else a temporary one")
     parser.add_argument("--figure", type=Path, default=Path("build/live.png"))
     options = parser.parse_args()
-    if options.root:
-        options.root.mkdir(parents=True, exist_ok=True)
-        compare(options.root.absolute(), options)
-        return
-    with tempfile.TemporaryDirectory(prefix="mcrnn-live-") as folder:
-        compare(Path(folder), options)
+    with root_folder(options.root) as root:
+        compare(root, options)
 
 
 if __name__ == "__main__":

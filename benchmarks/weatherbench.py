@@ -16,7 +16,6 @@ import datetime
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -24,6 +23,8 @@ from pathlib import Path
 import netCDF4
 import numpy as np
 import psutil
+
+from benchmarks.folders import root_folder
 
 HEIGHT, WIDTH = 32, 64
 WAVES = 10
@@ -143,14 +144,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.years < 6:
         parser.error("--years must be at least 6: the last four are validation and test")
-    if options.root:
-        if options.root.exists() and any(options.root.iterdir()):
-            parser.error(f"{options.root} is not empty")
-        options.root.mkdir(parents=True, exist_ok=True)
-        run(options.root.absolute(), options)
-        return
-    with tempfile.TemporaryDirectory(prefix="mcrnn-weatherbench-") as folder:
-        run(Path(folder), options)
+    if options.root is not None and options.root.exists() and any(options.root.iterdir()):
+        parser.error(f"{options.root} is not empty")
+    with root_folder(options.root) as root:
+        run(root, options)
 
 
 if __name__ == "__main__":
