@@ -48,18 +48,20 @@ class DatabaseReader:
     Args:
         url: URL of the database. A password that was masked in it is left to PGPASSWORD or ~/.pgpass.
         name: name of the study.
+        has_answered: whether the database has answered with this URL, so that a connection which fails is an outage
+            and no mistake of the user.
 
     Raises:
         UserError: the URL is of no known kind of database.
     """
 
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, url: str, name: str, *, has_answered: bool = False) -> None:
         import sqlalchemy
 
         self.trials: list[SeenTrial] = []
         self.attributes: dict[str, Any] = {}
         self.name = name
-        self._has_read = False
+        self._has_answered = has_answered
         self._fingerprint: Any = None
         self._not_before = 0.0
         try:
@@ -87,7 +89,7 @@ class DatabaseReader:
 
         Raises:
             UserError: the database cannot be used, or there is no such study.
-            ServiceUnavailableError: the database was read before, and does not answer now.
+            ServiceUnavailableError: the database has answered before, and does not answer now.
         """
         import sqlalchemy
 
@@ -101,7 +103,7 @@ class DatabaseReader:
                     return list(connection.execute(sqlalchemy.text(query), {"study": study}))
 
                 started = time.monotonic()
-                self._has_read = True
+                self._has_answered = True
                 self.attributes = {key: json.loads(value) for key, value in rows(STUDY_ATTRIBUTES)}
                 (fingerprint,) = rows(FINGERPRINT)
                 if started < self._not_before or fingerprint == self._fingerprint:
@@ -117,7 +119,7 @@ class DatabaseReader:
             reason = mask_passwords(str(error).strip().splitlines()[0])
             is_away = isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
             # at the first look the same kind of error may be a wrong password or host
-            raise (ServiceUnavailableError if is_away and self._has_read else UserError)(
+            raise (ServiceUnavailableError if is_away and self._has_answered else UserError)(
                 f"search.storage: the database cannot be read ({type(error).__name__}: {reason}); a password is taken "
                 "from PGPASSWORD or ~/.pgpass"
             ) from None

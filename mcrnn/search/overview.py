@@ -178,10 +178,12 @@ class WatchedSearch:
     Args:
         storage: the storage root.
         name: name of its folder.
+        database: URL of the database of the study with its password, for the process of the search, which uses it;
+            None to take what the folder says, which has no password.
     """
 
-    def __init__(self, storage: Storage, name: str) -> None:
-        self.name = name
+    def __init__(self, storage: Storage, name: str, database: str | None = None) -> None:
+        self.name, self.database = name, database
         self.folder = SearchFolder(storage.location(f"{FOLDERS[SEARCH]}/{name}"))
         self.configuration = self.folder.read_configuration() or {}
         self._reader: StudyReader | None = None
@@ -229,12 +231,13 @@ class WatchedSearch:
         return found
 
     def _new_reader(self) -> StudyReader:
-        url = self.configuration["search"].get("storage")
+        url = self.database or self.configuration["search"].get("storage")
         if url is None:
             return JournalReader(self.folder.location)
         from mcrnn.search.database_reader import DatabaseReader
 
-        return DatabaseReader(url, self.folder.study_name(self.configuration["name"]))
+        name = self.folder.study_name(self.configuration["name"])
+        return DatabaseReader(url, name, has_answered=self.database is not None)
 
     def _state_of_earlier_version(self) -> tuple[str, float | None]:
         """Return the state of a search whose process has written nothing down of itself, and its last sign of life."""

@@ -39,12 +39,9 @@ class PageReader:
 
     def __init__(self, storage: Storage, name: str, database: str | None = None) -> None:
         self.storage, self.name = storage, name
-        self.watched = WatchedSearch(storage, name)
+        self.watched = WatchedSearch(storage, name, database)
         self.configuration = self.watched.configuration
         """The configuration as it was written down, without passwords."""
-        if database is not None:
-            settings = self.configuration["search"] | {"storage": database}
-            self.watched.configuration = self.configuration | {"search": settings}
         self._curves: dict[int, list[float | None]] = {}
         """Errors of the epochs of each trial that were read, by number."""
         self._read_at: dict[int, tuple[str, int | None]] = {}
@@ -60,6 +57,7 @@ class PageReader:
 
         Raises:
             UserError: the folder, or the study, cannot be read.
+            ServiceUnavailableError: the database of the study, which was read before, does not answer now.
         """
         watched = self.watched
         seen = watched.refresh()

@@ -1,7 +1,7 @@
 """Writes the page of a search into its folder while the search runs, and at its end into MLflow as well.
 
 A thread of its own writes it, so rarely that it takes less than a hundredth of the time. No error of it ever reaches
-the search: what goes wrong is one warning.
+the search: what goes wrong is one warning, unless a service is away for a while, of which the search itself warns.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import TracebackType
 from mcrnn.errors import first_line
 from mcrnn.reports.search_page import render
 from mcrnn.search.page_content import PageReader
-from mcrnn.storage.retry import print_warning
+from mcrnn.storage.retry import ServiceUnavailableError, print_warning
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.mlflow_client import Run, tracking_uri
 from mcrnn.tracking.run_folder import PAGE_FILE
@@ -92,7 +92,9 @@ class PageWriter:
                     file.write_bytes(page)
                     Run(tracking_uri(self.storage), run_id, patience=0).log_files([file])
         except Exception as error:
-            if not self._has_warned:
+            # the search itself says that a service is away, and the next page comes soon
+            is_passing = isinstance(error, ServiceUnavailableError) and not at_end
+            if not is_passing and not self._has_warned:
                 self._has_warned = True
                 print_warning(
                     f"the page of the search could not be written: {first_line(error)}; "

@@ -18,7 +18,7 @@ from mcrnn.storage.root import Storage
 from mcrnn.tracking.run_folder import PAGE_FILE, SearchFolder
 from mcrnn.training.session import OBJECTIVE
 from tests.commands.test_status_and_stop import fill
-from tests.search.test_study import play, search, study_in
+from tests.support.studies import epochs_of, play, search, study_in
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_password_of_a_database_is_used_and_not_shown(tmp_path: Path) -> None:
     storage, plan = Storage.open(str(tmp_path)), search(storage="sqlite:///elsewhere.db?password=secret")
     SearchFolder(storage.location("searches/first")).claim(json.loads(json.dumps(plan.content())))
     reader = PageReader(storage, "first", plan.search.storage)
-    assert reader.watched.configuration["search"]["storage"] == plan.search.storage
+    assert reader.watched.database == plan.search.storage
     assert "secret" not in json.dumps(reader.configuration)
 
 
@@ -82,6 +82,30 @@ def test_search_writes_its_page_while_it_runs_and_when_it_ends(
         folder.location.delete(PAGE_FILE)
         monkeypatch.setattr(page_writer, "SECONDS_BETWEEN_PAGES", 1e9)
     assert b"search first" in folder.location.read(PAGE_FILE)
+
+
+def test_database_that_is_away_while_the_search_runs_is_no_warning_of_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database, away = tmp_path / "study.db", tmp_path / "away.db"
+    storage, plan = Storage.open(str(tmp_path)), search(trials=2, storage=f"sqlite:///{database}")
+    folder = SearchFolder(storage.location("searches/first"))
+    folder.claim(json.loads(json.dumps(plan.content())))
+    epochs_of(folder.location.path, plan, [0.5, 0.4], restart=False)
+    writer = PageWriter(storage, "first", lambda: True, plan.search.storage)
+    database.rename(away)
+    database.mkdir()
+    writer._write(at_end=False)
+    assert capsys.readouterr().err == ""
+    assert PAGE_FILE not in folder.location.sizes()
+    database.rmdir()
+    away.rename(database)
+    writer._write(at_end=False)
+    assert b"search first" in folder.location.read(PAGE_FILE)
+    database.rename(away)
+    database.mkdir()
+    writer._write(at_end=True)
+    assert "could not be written: search.storage: the database cannot be read" in capsys.readouterr().err
 
 
 def test_page_that_cannot_be_written_is_one_warning_and_one_of_another_process_is_left_alone(
