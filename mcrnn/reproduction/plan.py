@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from mcrnn.config.comparison import differences
@@ -76,7 +76,7 @@ class Setting:
     Attributes:
         name: name of the table, which begins the names of its runs.
         source: which file was read.
-        store: the field store.
+        store: the field store, with the frames that it had when the first training of the file was started.
         trainings: the trainings, all architectures with one seed before those with the next.
     """
 
@@ -120,6 +120,9 @@ def read_setting(
     Runs are named as `python -m mcrnn.train` names them, so that those that it has trained are taken up. Values that
     are set in place of those in the file are part of the names.
 
+    Where frames were appended to the store since a training of the file was started, the store is read as it was then,
+    for all of its trainings: the errors of a table are of the same data, also where it is completed in parts.
+
     Args:
         file: path of the file, such as one of `PAPER_FILES`; see `mcrnn.config.document.find`.
         storage: the storage root.
@@ -134,33 +137,49 @@ def read_setting(
     search = load_search(file, settings)
     given = Document.read(file, settings).settings
     name = "-".join([search.name, *(in_name(field, value) for field, value in given.items() if field not in UNNAMED)])
-    store: FieldStore | None = None
-    by_row: dict[str, list[PlannedTraining]] = {}
-    known = set()
+    of_file = []
     for values, config in _configurations(search, file):
-        known.add(config.model.architecture)
-        if architectures and config.model.architecture not in architectures:
-            continue
-        if store is None:  # no field of the section `data` that says which store it is can be searched
-            store = FieldStore.open(storage.location(config.data.store))
-        check_store_serves(store, config)
-        field = FieldDescription.of(store, config.data)
-        config = with_resolved_sizes(config, field.frame_shape, len(field.inputs))
-        _check_units(store, field, config)
         parts = {path: in_name(path, values[path]) for path in _open_fields(search.space, values)}
         row = "-".join(part for path, part in parts.items() if path != SEED) or config.model.architecture
         config = config.model_copy(update={"name": "-".join([name, *parts.values()])})
         folder = RunFolder(storage.location("runs").child(config.name))
-        by_row.setdefault(row, []).append(PlannedTraining(config, row, folder))
+        of_file.append(PlannedTraining(config, row, folder))
+    known = {each.config.model.architecture for each in of_file}
     for architecture in architectures:
         if architecture not in known:
             raise UserError(f"{file} has no architecture '{architecture}'{did_you_mean(architecture, known)}")
-    assert store is not None
+    by_row: dict[str, list[PlannedTraining]] = {}
+    for each in of_file:
+        if not architectures or each.config.model.architecture in architectures:
+            by_row.setdefault(each.row, []).append(each)
     chosen = [row[:seeds] for row in by_row.values()]
-    trainings = [each for seed in itertools.zip_longest(*chosen) for each in seed if each is not None]
+    planned = [each for seed in itertools.zip_longest(*chosen) for each in seed if each is not None]
+    # no field of the section `data` that says which store it is can be searched
+    store = _store_at_start(FieldStore.open(storage.location(planned[0].config.data.store)), of_file)
+    trainings = [_with_sizes(each, store) for each in planned]
     for training in trainings:
         _check_folder(training, store)
     return Setting(name, source_line(file), store, trainings)
+
+
+def _store_at_start(store: FieldStore, trainings: Sequence[PlannedTraining]) -> FieldStore:
+    """Return a store as it was when the first of some trainings was started; as it is where none was."""
+    started_with = {(each.folder.read_configuration() or {}).get("store_digest") for each in trainings}
+    earlier = (state["digest"] for state in store.history)
+    return store.as_of(next((digest for digest in earlier if digest in started_with), None))
+
+
+def _with_sizes(training: PlannedTraining, store: FieldStore) -> PlannedTraining:
+    """Return a training with the sizes of its network that follow from the store.
+
+    Raises:
+        UserError: the store does not fit.
+    """
+    check_store_serves(store, training.config)
+    field = FieldDescription.of(store, training.config.data)
+    config = with_resolved_sizes(training.config, field.frame_shape, len(field.inputs))
+    _check_units(store, field, config)
+    return replace(training, config=config)
 
 
 def check_names(settings: Sequence[Setting]) -> None:

@@ -19,7 +19,7 @@ from mcrnn.errors import UserError
 from mcrnn.models import parameter_count
 from mcrnn.reproduction import driver
 from mcrnn.reproduction.estimate import Cost, RemainingTime, StopWatch, estimate_table
-from mcrnn.reproduction.plan import PAPER_FILES, check_names, read_setting
+from mcrnn.reproduction.plan import PAPER_FILES, Setting, check_names, read_setting
 from mcrnn.reproduction.table import CLOSED_LOOP, Row
 from mcrnn.runners import single_run
 from mcrnn.storage.lease import HeldError
@@ -30,6 +30,7 @@ from tests.commands.test_commands import CONFIGURATION, refused
 from tests.conftest import CommandRunner
 from tests.support.registered_models import describe, register, save
 
+from tests.data_prep.test_append import NoTracking, append, folder, opened  # noqa: F401  a fixture
 TABLE = CONFIGURATION | {
     "model": {"hidden_size": 4, "layers": 1},
     "train": {"epochs": 2, "batch_size": 2, "teacher_forcing_steps": 4, "seed": 1},
@@ -90,6 +91,43 @@ def test_table_takes_up_what_is_trained_and_continues_the_rest(command: CommandR
 def read_csv(path: Path) -> list[dict[str, str]]:
     with path.open() as lines:
         return list(csv.DictReader(lines))
+def test_table_goes_on_with_the_frames_of_its_start_when_others_were_appended(
+    folder: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(single_run, "RunSync", NoTracking)
+    monkeypatch.setattr(single_run.Tracker, "open", NoTracking)
+    content = TABLE | {
+        "data": {"store": "out.zarr", "variables": ["z"], "sequence_length": 4},
+        "train": {"epochs": 2, "teacher_forcing_steps": 2},
+        "validation": {"warm_up": 2, "horizon": 3},
+    }
+    (folder / "table.yaml").write_text(yaml.safe_dump(content))
+    storage, before = Storage.open(str(folder)), opened(folder)
+
+    def read() -> Setting:
+        return read_setting("table.yaml", storage, (), ["convgru"])
+
+    quiet = Console(quiet=True)
+    single_run.complete(read().trainings[1].config, storage, quiet, new=False, target=1)
+    append("b.nc")
+    setting = read()
+    assert [each.epochs_left for each in setting.trainings] == [2, 1]
+    assert setting.store.digest == setting.identity.store_digest == before.digest != opened(folder).digest
+    assert read_setting("table.yaml", storage, (), ["minconvgru"]).store.digest == before.digest
+    remaining = RemainingTime([setting], [dict.fromkeys(setting.rows, Cost(1, 1, 1, 1))])
+    assert list(driver._complete_one_by_one([setting], remaining, storage, quiet)) == [0]
+    failures: list[str] = []
+    table = driver._evaluate(setting, [], storage, failures)
+    assert not failures
+    assert [each["store_digest"] for each in table.metrics] == 2 * [before.digest]
+    assert [each.end for each in read().trainings] == [End.FINISHED, End.FINISHED]
+    file = folder / f"runs/{setting.trainings[0].config.name}/configuration.json"
+    file.write_text(file.read_text().replace(before.digest, 64 * "0"))  # as of a store that was built anew since
+    with pytest.raises(UserError, match="was started with another configuration: store_digest is"):
+        read()
+
+
 
 
 def test_files_of_the_paper_have_its_sizes_and_the_names_of_single_trainings(root: Path) -> None:
