@@ -60,13 +60,18 @@ def reproduce(
     remaining = RemainingTime(settings, costs)
     device = choose_device(settings[0].trainings[0].config.train.device, "train.device")
     console.print(remaining.summary(device), highlight=False, soft_wrap=True)
+    if (advice := remaining.advice(device)) is not None:
+        console.print(advice, highlight=False, soft_wrap=True)
     if preview:
         return []
     tables: dict[int, PaperTable] = {}
     failures: list[str] = []
     for index in _complete_one_by_one(settings, remaining, storage, console):
         try:
+            console.print(remaining.describe_evaluation(settings[index]), highlight=False, soft_wrap=True)
+            started = time.monotonic()
             tables[index] = _evaluate(settings[index], others, storage, failures)
+            remaining.note_evaluation(settings[index], time.monotonic() - started)
         except UserError as error:
             failures.append(str(error))
             continue
@@ -172,7 +177,7 @@ def _complete(
         on_start=begin,
     )
     if started:
-        remaining.note(estimated, time.monotonic() - started)
+        remaining.training.note(estimated, time.monotonic() - started)
 
 
 def _evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from mcrnn.evaluation.starts import windows_by_rule
 from mcrnn.models import parameter_count
 from mcrnn.reports.evaluation_tables import format_duration, format_figure
 from mcrnn.reproduction.plan import PlannedTraining, Setting
+from mcrnn.storage.presence import see
 from mcrnn.storage.retry import print_warning
 from mcrnn.training.session import CallbackSession, Metrics, Request, State
 from mcrnn.training.trainer import fit
@@ -125,8 +127,30 @@ def _measure(training: PlannedTraining, data: FieldData, store: FieldStore) -> C
     )
 
 
+@dataclass
+class Correction:
+    """How much longer work has really taken than it was estimated to take."""
+
+    estimated: float = 0.0
+    taken: float = 0.0
+
+    def note(self, estimated: float, taken: float) -> None:
+        """Take note of the seconds that a piece of work has taken."""
+        self.estimated += estimated
+        self.taken += taken
+
+    def ratio(self, otherwise: float = 1.0) -> float:
+        """Return the time that work takes over its estimate; `otherwise` where none has been done."""
+        return self.taken / self.estimated if self.estimated else otherwise
+
+
 class RemainingTime:
-    """How long the command will still take: the estimates, corrected by how long trainings have really taken."""
+    """How long the command will still take: the estimates, corrected by how long the work has really taken.
+
+    Args:
+        settings: the tables.
+        costs: the cost of each row of each table that has trainings left.
+    """
 
     def __init__(self, settings: Sequence[Setting], costs: Sequence[Costs]) -> None:
         self.trainings = [training for setting in settings for training in setting.trainings]
@@ -134,30 +158,51 @@ class RemainingTime:
             training.uri: each[training.row]
             for setting, each in zip(settings, costs, strict=True)
             for training in setting.trainings
-            if training.epochs_left
+            if training.row in each
         }
-        self._estimated = self._taken = 0.0
+        self._to_train = {each.uri for each in self.trainings if each.epochs_left}
+        self._evaluated: set[str] = set()
+        """Names of the tables that are evaluated."""
+        self._settings = settings
+        self.training, self.evaluation = Correction(), Correction()
 
     @property
     def left(self) -> list[PlannedTraining]:
         """The trainings that are to be done."""
-        return [each for each in self.trainings if each.uri in self._costs and each.epochs_left]
+        return [each for each in self.trainings if each.uri in self._to_train and each.epochs_left]
 
     def seconds(self, trainings: Sequence[PlannedTraining]) -> float:
         """Return how long some trainings will take, without the correction."""
         return sum(self._costs[each.uri].training_seconds(each) for each in trainings)
 
-    def note(self, estimated: float, taken: float) -> None:
-        """Take note of the seconds that a training has taken."""
-        self._estimated += estimated
-        self._taken += taken
+    def evaluation_seconds(self, setting: Setting) -> float:
+        """Return how long the evaluation of a table's models will take, without the correction.
+
+        Of rows all of whose trainings had ended before, nothing was measured, and nothing is counted.
+        """
+        known = (self._costs.get(each.uri) for each in setting.trainings)
+        return sum(cost.evaluation_seconds for cost in known if cost is not None)
+
+    def note_evaluation(self, setting: Setting, taken: float) -> None:
+        """Take note of the seconds that the evaluation of a table has taken."""
+        self.evaluation.note(self.evaluation_seconds(setting), taken)
+        self._evaluated.add(setting.name)
 
     def describe(self) -> str:
         """Return in a few words how long what is left will take, with the evaluation."""
-        left = self.left
-        ratio = self._taken / self._estimated if self._estimated else 1.0
-        evaluation = sum(cost.evaluation_seconds for cost in self._costs.values())
-        return f"about {format_duration(ratio * self.seconds(left) + evaluation)}"
+        training = self.training.ratio() * self.seconds(self.left)
+        tables = [each for each in self._settings if each.name not in self._evaluated]
+        return f"about {format_duration(training + sum(map(self._corrected_evaluation, tables)))}"
+
+    def describe_evaluation(self, setting: Setting) -> str:
+        """Return a line that says how long the evaluation of a table's models will take."""
+        seconds = self._corrected_evaluation(setting)
+        left = f", about {format_duration(seconds)}" if seconds else ""
+        return f"evaluating the models of {setting.name}{left}"
+
+    def _corrected_evaluation(self, setting: Setting) -> float:
+        # before the first table is evaluated, a machine that trains slower than it was measured also evaluates slower
+        return self.evaluation.ratio(otherwise=self.training.ratio()) * self.evaluation_seconds(setting)
 
     def summary(self, device: torch.device) -> str:
         """Return in a line how much is to be done, and how long it takes on a device of this machine."""
@@ -168,6 +213,23 @@ class RemainingTime:
             f"{len(left)} of {len(self.trainings)} trainings are to be done: {self.describe()} on this machine "
             f"({where}), evaluation included"
         )
+
+    def advice(self, device: torch.device) -> str | None:
+        """Return a line that says how to use the other cores; None where there are none, or other processes work."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        left = self.left
+        if device.type != "cpu" or cores == 1 or len(left) < 2 or any(map(_is_trained, left)):
+            return None
+        return (
+            f"this machine has {cores} cores: the same command in a second terminal shares the trainings, best one for "
+            "each core, each with OMP_NUM_THREADS=1"
+        )
+
+
+def _is_trained(training: PlannedTraining) -> bool:
+    """Say whether a process is at a training."""
+    seen = see(training.folder.location)
+    return seen is not None and seen.is_running
 
 
 def estimate_table(setting: Setting, costs: Costs) -> Table:

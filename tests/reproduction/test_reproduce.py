@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from rich.console import Console
 
@@ -23,14 +24,15 @@ from mcrnn.reproduction.plan import PAPER_FILES, Setting, check_names, read_sett
 from mcrnn.reproduction.table import CLOSED_LOOP, Row
 from mcrnn.runners import single_run
 from mcrnn.storage.lease import HeldError
+from mcrnn.storage.presence import Presence
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.run_folder import RunEnd, RunFolder
 from mcrnn.training.session import End
 from tests.commands.test_commands import CONFIGURATION, refused
 from tests.conftest import CommandRunner
+from tests.data_prep.test_append import NoTracking, append, folder, opened  # noqa: F401  a fixture
 from tests.support.registered_models import describe, register, save
 
-from tests.data_prep.test_append import NoTracking, append, folder, opened  # noqa: F401  a fixture
 TABLE = CONFIGURATION | {
     "model": {"hidden_size": 4, "layers": 1},
     "train": {"epochs": 2, "batch_size": 2, "teacher_forcing_steps": 4, "seed": 1},
@@ -62,6 +64,7 @@ def test_table_takes_up_what_is_trained_and_continues_the_rest(command: CommandR
     assert first.returncode == 0, first.stderr
     assert "3 of 4 trainings are to be done: about " in first.stdout
     assert "training 2 of 4, about " in first.stdout
+    assert "evaluating the models of small, about " in first.stdout
     assert RunFolder(storage.location("runs/small-convgru-seed-1")).read_metrics()[0] == history[0]
     rows = {row["row"]: row for row in read_csv(root / "reports/reproduce-small/table.csv")}
     assert list(rows) == ["convgru", "minconvgru", "models:/mine@champion", "persistence", "climatology"]
@@ -88,9 +91,6 @@ def test_table_takes_up_what_is_trained_and_continues_the_rest(command: CommandR
     assert names[2] == "runs/small-convgru-seed-1"
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open() as lines:
-        return list(csv.DictReader(lines))
 def test_table_goes_on_with_the_frames_of_its_start_when_others_were_appended(
     folder: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -128,6 +128,9 @@ def test_table_goes_on_with_the_frames_of_its_start_when_others_were_appended(
         read()
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open() as lines:
+        return list(csv.DictReader(lines))
 
 
 def test_files_of_the_paper_have_its_sizes_and_the_names_of_single_trainings(root: Path) -> None:
@@ -226,8 +229,31 @@ def test_time_left_follows_from_steps_and_is_corrected_by_what_trainings_took(ro
     remaining = RemainingTime([setting], [dict.fromkeys(setting.rows, cost)])
     assert remaining.seconds(setting.trainings) == 4 * 2 * 600
     assert remaining.describe() == "about 82 min"
-    remaining.note(1200, 2400)
-    assert remaining.describe() == "about 162 min"
+    assert remaining.describe_evaluation(setting) == "evaluating the models of small, about 120 s"
+    remaining.training.note(1200, 2400)
+    assert remaining.describe() == "about 164 min"
+    remaining.evaluation.note(60, 600)
+    assert remaining.describe() == "about 180 min"
+    remaining.note_evaluation(setting, 1800)
+    assert remaining.describe() == "about 160 min"
+    assert remaining.describe_evaluation(setting) == "evaluating the models of small, about 27 min"
+
+
+def test_other_terminals_are_named_where_no_other_process_works(
+    root: Path, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = read_setting(file, Storage.open(str(root)))
+    cost = Cost(step_seconds=10, steps_per_epoch=50, validation_seconds=100, evaluation_seconds=30)
+    remaining = RemainingTime([setting], [dict.fromkeys(setting.rows, cost)])
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    advice = remaining.advice(cpu)
+    assert advice is not None
+    assert advice.startswith("this machine has 2 cores: the same command in a second terminal shares the trainings")
+    with Presence(setting.trainings[2].folder.location, {}, lambda _: None):
+        assert remaining.advice(cpu) is None
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    assert remaining.advice(cpu) is None
 
 
 def test_row_of_diverged_trainings_has_no_errors() -> None:
