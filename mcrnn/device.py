@@ -17,6 +17,13 @@ def on_processor(x: torch.Tensor) -> bool:
     return x.is_cpu
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory was not enough, that of a device or of the host."""
+    # The processor says "can't allocate memory", CUDA outside of PyTorch's allocator "out of memory".
+    said = any(words in str(error) for words in ("allocate memory", "out of memory"))
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (isinstance(error, RuntimeError) and said)
+
+
 _CONSTANTS: dict[Hashable, torch.Tensor] = {}
 
 

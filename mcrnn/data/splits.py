@@ -215,6 +215,38 @@ def open_split(store: FieldStore, split: str, data: DataConfig) -> Split:
     return MemorySplit(store.load(split, data.coarsen, data.variables))
 
 
+@dataclass(frozen=True)
+class SplitAddress:
+    """Where a split is, so that another process can open it within a memory budget of its own.
+
+    Attributes:
+        location: folder of the store.
+        digest: digest of the store, which may have got other frames since.
+        split: train, val or test.
+        data: the channels, and the number of grid points to coarsen by.
+    """
+
+    location: Location
+    digest: str
+    split: str
+    data: DataConfig
+
+    def open(self) -> Split:
+        """Open the split, see `open_split`.
+
+        Raises:
+            UserError: the store is out of reach, damaged, or another one by now.
+        """
+        store = FieldStore.open(self.location).as_of(self.digest)
+        if store.digest != self.digest:
+            raise UserError(f"the store '{store.name}' has been built anew meanwhile: run the same command again")
+        return open_split(store, self.split, self.data)
+
+    def unopened(self, shape: tuple[int, ...]) -> StoredSplit:
+        """Return the split without any frames in memory; `shape` is its shape."""
+        return StoredSplit(self.location, self.split, self.data.coarsen, self.data.variables, shape)
+
+
 def _gather_windows(
     field_NTCHW: torch.Tensor, sample_B: torch.Tensor, start_B: torch.Tensor, length: int
 ) -> torch.Tensor:

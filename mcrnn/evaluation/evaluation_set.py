@@ -12,7 +12,7 @@ from mcrnn.data.memory import memory_budget
 from mcrnn.data.region import Region
 from mcrnn.data.segments import WHOLE, Segments
 from mcrnn.data.sphere import latitude_weights
-from mcrnn.data.splits import Split, open_split
+from mcrnn.data.splits import Split, SplitAddress, open_split
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import Starts, check_length, evaluation_windows
 from mcrnn.errors import UserError
@@ -58,6 +58,7 @@ class EvaluationSet:
         measures: what is measured beside the errors.
         climatology: the training split's climatology at the frames of the split.
         starts: the rule by which windows start, as it is reported.
+        address: where the split is.
         regions: the regions that are also measured by themselves, by name.
         segments: segments of the split.
     """
@@ -69,6 +70,7 @@ class EvaluationSet:
     measures: Measures
     climatology: Climatology
     starts: str
+    address: SplitAddress
     regions: Mapping[str, Region] = field(default_factory=dict)
     segments: Segments = WHOLE
 
@@ -111,7 +113,8 @@ class EvaluationSet:
         check_length(frames.shape[1], steps + 1, f"a warm-up of {warm_up} and a horizon of {horizon}", segments)
         windows, rule = windows_by_rule(store, split, frames.shape, steps, warm_up, starts)
         climatology = Climatology.of(store, split, data, elsewhere)
-        found = cls._with(store, data, frames, climatology, windows, warm_up, horizon, rule, segments)
+        address = SplitAddress(store.location, store.digest, split, data)
+        found = cls._with(store, address, frames, climatology, windows, warm_up, horizon, rule, segments)
         found = replace(found, measures=replace(found.measures, regions=points), regions=regions or {})
         for name, of_region in found.measures.of_regions.items():
             if of_region.mask_CHW is not None and not of_region.mask_CHW.any((1, 2)).all():
@@ -127,13 +130,14 @@ class EvaluationSet:
         windows = evaluation_windows(frames.shape, store.is_series, steps, asked.windows, segments)
         rule = "as in training"
         climatology = Climatology.of(store, "val", config.data)
-        return cls._with(store, config.data, frames, climatology, windows, asked.warm_up, asked.horizon, rule, segments)
+        address = SplitAddress(store.location, store.digest, "val", config.data)
+        return cls._with(store, address, frames, climatology, windows, asked.warm_up, asked.horizon, rule, segments)
 
     @classmethod
     def _with(
         cls,
         store: FieldStore,
-        data: DataConfig,
+        address: SplitAddress,
         frames: Split,
         climatology: Climatology,
         windows: Starts,
@@ -143,7 +147,7 @@ class EvaluationSet:
         segments: Segments,
     ) -> EvaluationSet:
         """Add what is measured on this store: by latitude on a sphere, spectra of whole periodic fields and globes."""
-        latitude = store.latitude
+        data, latitude = address.data, store.latitude
         weights = None
         if latitude is not None:
             weights = latitude_weights(latitude.reshape(-1, data.coarsen).mean(1))
@@ -153,7 +157,7 @@ class EvaluationSet:
         measures = Measures(
             weights, spectra=store.padding == "circular" and is_whole, zonal=around and is_whole, mask_CHW=mask_CHW
         )
-        return cls(frames, windows, warm_up, horizon, measures, climatology, rule, segments=segments)
+        return cls(frames, windows, warm_up, horizon, measures, climatology, rule, address, segments=segments)
 
     @property
     def steps(self) -> int:
@@ -168,6 +172,23 @@ class EvaluationSet:
     def __len__(self) -> int:
         """Return the number of windows."""
         return len(self.windows[0])
+
+    def part(self, part: range) -> EvaluationSet:
+        """Return some consecutive windows as an evaluation set of their own."""
+        sample_N, start_N = self.windows
+        return replace(self, windows=(sample_N[part.start : part.stop], start_N[part.start : part.stop]))
+
+    def without_frames(self) -> EvaluationSet:
+        """Return the same windows with no frames in memory, as they are sent to other processes."""
+        return replace(self, split=self.address.unopened(self.split.shape))
+
+    def reopened(self) -> EvaluationSet:
+        """Return the same windows with the split opened anew, in memory where this process has room for it.
+
+        Raises:
+            UserError: the store is out of reach, damaged, or another one by now.
+        """
+        return replace(self, split=self.address.open())
 
     def batch_size(self, *networks: torch.nn.Module, copies: int = 0) -> int:
         """Return how many windows to evaluate at a time: as many as memory has room for, at most `BATCH_SIZE`.

@@ -11,6 +11,7 @@ Figures of a region are scores of their own, of the part of each field that lies
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +25,8 @@ LARGEST_RATIO, SMALLEST_RATIO = 3.0, 0.2
 A forecast above the first has blown up, one below the second has gone flat."""
 VALUES_AT_A_TIME = 2**21
 """Values that are scored at a time. Each array of them takes 16 MB, and about a dozen are needed."""
+ARRAYS = ("squared", "absolute", "bias", "variance", "weighted", "weighted_absolute", "correlation", "power")
+"""Fields of `Scores` that are arrays, or None."""
 
 
 @dataclass
@@ -85,6 +88,29 @@ class Scores:
                 for name, of_region in measures.of_regions.items()
             },
         )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Scores]) -> Scores:
+        """Return the scores of consecutive parts of the windows as those of all windows.
+
+        Args:
+            parts: scores of each part, in the order of the windows; they are filled in.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        windows_P = [each.filled for each in parts]
+        arrays: dict[str, np.ndarray | None] = {}
+        for name in ARRAYS:
+            of_parts = [array for each in parts if (array := getattr(each, name)) is not None]
+            if not of_parts:
+                arrays[name] = None
+            elif name == "power":  # a mean over windows already
+                total = sum(count * array for count, array in zip(windows_P, of_parts, strict=True))
+                arrays[name] = total / sum(windows_P)
+            else:
+                arrays[name] = np.concatenate(of_parts, axis=-3)
+        regions = {name: cls.joined([each.regions[name] for each in parts]) for name in parts[0].regions}
+        return cls(**arrays, regions=regions, filled=sum(windows_P))  # type: ignore[arg-type]
 
     def update(
         self,

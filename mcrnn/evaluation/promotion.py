@@ -17,7 +17,9 @@ from mcrnn.evaluation.basis import WHOLE, Basis, quantity
 from mcrnn.evaluation.comparison import Comparison, Outcome, compare
 from mcrnn.evaluation.compatibility import DataIdentity, check_same_data, check_store
 from mcrnn.evaluation.evaluation_set import EvaluationSet
-from mcrnn.evaluation.scoring import score
+from mcrnn.evaluation.kept_scores import SCORES
+from mcrnn.evaluation.parts import PartScorer, score_here
+from mcrnn.evaluation.result import score_model
 from mcrnn.storage.root import Storage
 from mcrnn.tracking import model_loading, registry, tries
 from mcrnn.tracking.mlflow_client import all_pages, client_of, quiet_mlflow, reachable, summarize_error, tracking_uri
@@ -83,6 +85,7 @@ def compare_versions(
     starts: str | None = None,
     basis: Basis = WHOLE,
     margin: float = 0.0,
+    score_parts: PartScorer = score_here,
 ) -> Comparison:
     """Compare the errors of two versions on the windows of the champion's validation, in the test split.
 
@@ -99,6 +102,7 @@ def compare_versions(
         starts: where windows of a series start; see `EvaluationSet.of`.
         basis: the region, channels and lead times whose errors are compared.
         margin: share by which the candidate's error must be smaller.
+        score_parts: scores the windows, in this process or on workers.
 
     Raises:
         UserError: they were trained on different data, or their store cannot be used; the message gives all reasons.
@@ -125,7 +129,7 @@ def compare_versions(
         horizon=shape.horizon,
         starts=starts,
         regions=basis.regions,
-        elsewhere=storage.location("reports/.cache"),
+        elsewhere=storage.location(SCORES),
     )
     asked = {
         "store_digest": store.digest,
@@ -140,7 +144,19 @@ def compare_versions(
     scales = np.array(
         shape.error_scales([old.field.channels[i] for i in channels], [old.field.std[i] for i in channels])
     )
-    scores = [score(model, evaluation_set)[0] for model in (new, old)]
+    cache = storage.location(SCORES)
+    scores = [
+        score_model(
+            model,
+            store,
+            evaluation_set,
+            shape,
+            cache=cache,
+            score_parts=score_parts,
+            title=f"{name}, version {version}",
+        ).scores
+        for model, version in ((new, candidate), (old, champion))
+    ]
     candidate_N, champion_N = (basis.error_by_window(each, shape.warm_up - 1, channels, scales) for each in scores)
     comparison = replace(
         compare(candidate_N, champion_N, evaluation_set.overlap, number, margin),
@@ -160,6 +176,7 @@ def promote(
     starts: str | None = None,
     basis: Basis = WHOLE,
     margin: float = 0.0,
+    score_parts: PartScorer = score_here,
 ) -> tuple[Outcome, list[str]]:
     """Compare a candidate with the champion, and make it the champion if it is better.
 
@@ -171,6 +188,7 @@ def promote(
         starts: where windows of a series start; see `EvaluationSet.of`.
         basis: the region, channels and lead times whose errors are compared.
         margin: share by which the candidate's error must be smaller.
+        score_parts: scores the windows, in this process or on workers.
 
     Returns:
         The answer; `BETTER` where the candidate is the champion now. And the comparison, or the reason, in words.
@@ -185,7 +203,15 @@ def promote(
         comparison = None
         if champion is not None:
             comparison = compare_versions(
-                storage, client, name, candidate, champion, starts=starts, basis=basis, margin=margin
+                storage,
+                client,
+                name,
+                candidate,
+                champion,
+                starts=starts,
+                basis=basis,
+                margin=margin,
+                score_parts=score_parts,
             )
             if comparison.outcome is Outcome.NOT_ENOUGH_EVIDENCE:
                 return comparison.outcome, [str(comparison), comparison.advice]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,19 +13,15 @@ from mcrnn.data.region import Region
 from mcrnn.data.store import FieldStore
 from mcrnn.evaluation.compatibility import check_store
 from mcrnn.evaluation.evaluation_set import EvaluationSet
+from mcrnn.evaluation.kept_scores import MODEL, Scored, key_of_baselines, key_of_model
 from mcrnn.evaluation.metric_summary import summarize
 from mcrnn.evaluation.metrics import Scores
-from mcrnn.evaluation.scoring import score, score_baselines
-from mcrnn.evaluation.spread import spread_by_step, spread_metrics
+from mcrnn.evaluation.parts import PartScorer, Scoring, score_here, score_in_parts
+from mcrnn.evaluation.spread import spread_metrics
 from mcrnn.models.ensemble import Ensemble
 from mcrnn.models.trained_model import TrainedModel
 from mcrnn.storage.location import Location
 from mcrnn.storage.root import Storage
-
-VERSION = 2
-"""Version of the cached scores; another one makes evaluations compute them anew."""
-ARRAYS = ("squared", "absolute", "bias", "variance", "weighted", "weighted_absolute", "correlation", "power")
-"""Fields of `Scores` that are cached."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,8 @@ def evaluate_model(
     other_data: bool = False,
     cache: Location | None = None,
     beside: EvaluationResult | None = None,
-    on_batch: Callable[[int, int], None] = lambda done, windows: None,
+    score_parts: PartScorer = score_here,
+    title: str | None = None,
 ) -> EvaluationResult:
     """Evaluate a model on the test split of a store.
 
@@ -88,12 +82,15 @@ def evaluate_model(
         regions: regions that are also measured by themselves, by name.
         other_data: allow another store, units or grid than those of the training; the metrics name the differences.
         cache: folder where scores are kept, and found by a later evaluation of the same model on the same windows.
+            While an evaluation is not finished, the scores of the windows that are done are there, too.
         beside: another model, evaluated with the same `starts` and `regions`. Its windows and baselines are taken
             where they would be the same, so that they are not computed again, and the weights of its channels.
-        on_batch: called after each batch with the number of windows done and the number of all.
+        score_parts: scores the windows, in this process or on workers.
+        title: title of a progress bar; None for no bar.
 
     Raises:
-        UserError: the store cannot be used, is not the one of the training, or its samples are too short.
+        UserError: the store cannot be used, is not the one of the training, or its samples are too short; or memory
+            was not enough.
     """
     configured = model.config.validation
     field_store = FieldStore.open(storage.location(store or model.config.data.store))
@@ -119,24 +116,26 @@ def evaluate_model(
         )
     )
     predicted = model.network.channels_out
-    std = field_store.statistic("std", model.config.data.variables)[:predicted]
-    scales = np.array(weighting.error_scales(model.field.channels[:predicted], std))
-    key = _cache_key(model, field_store, evaluation_set, weighting)
-    cached = _read_cache(cache, key, evaluation_set.regions)
-    if cached is None:
-        scores, frames_per_second = score(
-            model, evaluation_set, on_batch=lambda done: on_batch(done, len(evaluation_set))
-        )
-        spread_T = spread_by_step(model, evaluation_set, scales) if isinstance(model, Ensemble) else None
-        if cache is not None:
-            cache.write(f"{key}.npz", _serialize(scores, frames_per_second, spread_T))
+    scales = error_scales(model, field_store, weighting)
+    scored = score_model(
+        model, field_store, evaluation_set, weighting, cache=cache, score_parts=score_parts, title=title
+    )
+    if beside:
+        baselines = beside.baselines
     else:
-        scores, frames_per_second, spread_T = cached
-    baselines = beside.baselines if beside else score_baselines(evaluation_set, predicted)
-    metrics = summarize(uri, model, field_store, evaluation_set, scores, baselines, weighting)
-    metrics["frames_per_second"] = frames_per_second
-    if isinstance(model, Ensemble) and spread_T is not None:
-        metrics |= spread_metrics(model, spread_T, warm_up)
+        of_baselines = score_in_parts(
+            Scoring(predicted),
+            evaluation_set,
+            key_of_baselines(field_store, evaluation_set, predicted),
+            cache=cache,
+            score_parts=score_parts,
+            title=None if title is None else "persistence and climatology",
+        )
+        baselines = {name: each.scores for name, each in of_baselines.items()}
+    metrics = summarize(uri, model, field_store, evaluation_set, scored.scores, baselines, weighting)
+    metrics["frames_per_second"] = scored.frames_per_second
+    if isinstance(model, Ensemble) and scored.spread_T is not None:
+        metrics |= spread_metrics(model, scored.spread_T, warm_up)
     as_configured = (
         starts is None
         and model.field.store_digest in ("", field_store.digest)
@@ -144,7 +143,46 @@ def evaluate_model(
         and weighting.channel_weights == configured.channel_weights
         and not metrics["other_data"]
     )
-    return EvaluationResult(uri, model, field_store, evaluation_set, scores, baselines, metrics, scales, as_configured)
+    return EvaluationResult(
+        uri, model, field_store, evaluation_set, scored.scores, baselines, metrics, scales, as_configured
+    )
+
+
+def score_model(
+    model: TrainedModel,
+    store: FieldStore,
+    evaluation_set: EvaluationSet,
+    weighting: ValidationConfig,
+    *,
+    cache: Location | None = None,
+    score_parts: PartScorer = score_here,
+    title: str | None = None,
+) -> Scored:
+    """Score a model, or take up its scores that are kept.
+
+    Args:
+        model: the model, on the device where it is to run.
+        store: the store of the windows.
+        evaluation_set: the windows.
+        weighting: the weights of the channels.
+        cache: see `evaluate_model`, as for the other arguments.
+        score_parts: scores the windows.
+        title: title of a progress bar; None for no bar.
+
+    Raises:
+        UserError: the store cannot be read, or memory was not enough.
+    """
+    scales = error_scales(model, store, weighting)
+    key = key_of_model(model, store, evaluation_set, weighting)
+    scoring = Scoring(model.network.channels_out, model, scales)
+    return score_in_parts(scoring, evaluation_set, key, cache=cache, score_parts=score_parts, title=title)[MODEL]
+
+
+def error_scales(model: TrainedModel, store: FieldStore, weighting: ValidationConfig) -> np.ndarray:
+    """Return what the error of each predicted channel is divided by in normalised errors; see `EvaluationResult`."""
+    predicted = model.network.channels_out
+    std = store.statistic("std", model.config.data.variables)[:predicted]
+    return np.array(weighting.error_scales(model.field.channels[:predicted], std))
 
 
 def _has_same_windows(
@@ -158,68 +196,3 @@ def _has_same_windows(
 
     lengths = beside.evaluation_set.warm_up, beside.evaluation_set.horizon
     return lengths == (warm_up, horizon) and windows(beside.model, beside.store) == windows(model, store)
-
-
-def _cache_key(
-    model: TrainedModel, store: FieldStore, evaluation_set: EvaluationSet, weighting: ValidationConfig
-) -> str:
-    """Return a hash of all that the scores depend on."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.network.state_dict().items()):
-        digest.update(name.encode() + weight.cpu().numpy().tobytes())
-    settings = [
-        VERSION,
-        store.digest,
-        model.config.data.model_dump(),
-        # a field without a mask has the key that it had before there were masks
-        {key: value for key, value in asdict(model.field).items() if key != "mask" or value},
-        evaluation_set.warm_up,
-        evaluation_set.horizon,
-        model.config.model.model_dump(),
-        evaluation_set.starts,
-    ]
-    if evaluation_set.regions:  # without any, the key is that of scores which an earlier version has kept
-        # a list, because the scores of regions are kept by their position
-        settings.append([[name, str(region)] for name, region in evaluation_set.regions.items()])
-    if isinstance(model, Ensemble) and weighting.channel_weights is not None:
-        settings.append({"channel_weights": weighting.channel_weights})  # which the spread depends on
-    if evaluation_set.measures.zonal:
-        settings.append("zonal spectra")
-    if isinstance(model, Ensemble):
-        settings += [each.config.model_dump() for each in model.members]
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    return digest.hexdigest()[:32]
-
-
-def _serialize(scores: Scores, frames_per_second: float, spread_T: np.ndarray | None) -> bytes:
-    content = io.BytesIO()
-    arrays = _arrays(scores)
-    for number, each in enumerate(scores.regions.values()):
-        arrays |= {f"{name}.{number}": array for name, array in _arrays(each).items()}
-    arrays |= {} if spread_T is None else {"spread": spread_T}
-    np.savez(content, frames_per_second=np.float64(frames_per_second), **arrays)
-    return content.getvalue()
-
-
-def _arrays(scores: Scores) -> dict[str, Any]:
-    return {name: getattr(scores, name) for name in ARRAYS if getattr(scores, name) is not None}
-
-
-def _read_cache(
-    cache: Location | None, key: str, regions: Iterable[str]
-) -> tuple[Scores, float, np.ndarray | None] | None:
-    """Return cached scores, frames per second, and the spread of an ensemble; None where there are none to be read."""
-    if cache is None:
-        return None
-    try:
-        content = np.load(io.BytesIO(cache.read(f"{key}.npz")), allow_pickle=False)
-
-        def read(suffix: str) -> Scores:
-            arrays = {name: content.get(name + suffix) for name in ARRAYS}
-            return Scores(**arrays, filled=len(content["squared"]))
-
-        scores = read("")
-        scores.regions = {name: read(f".{number}") for number, name in enumerate(regions)}
-        return scores, float(content["frames_per_second"]), content.get("spread")
-    except (FileNotFoundError, ValueError, KeyError, EOFError, OSError):
-        return None

@@ -12,6 +12,9 @@ from mcrnn.evaluation.evaluation_set import EvaluationSet
 from mcrnn.evaluation.metrics import Scores
 from mcrnn.models.trained_model import TrainedModel
 
+BASELINES = ("persistence", "climatology")
+"""Names of the forecasts without a network."""
+
 
 @torch.no_grad()
 def score(
@@ -27,7 +30,7 @@ def score(
         model: the model, on the device where it is to run.
         evaluation_set: the windows.
         batch_size: windows at a time; by default as many as memory has room for. Changes nothing but memory and speed.
-        on_batch: called after each batch with the number of windows done.
+        on_batch: called after each batch with its number of windows.
 
     Returns:
         The scores, and how many frames per second the inference alone computed.
@@ -51,22 +54,25 @@ def score(
             climatology_BTCHW = climatology_BTCHW[:, :, : network.channels_out]
         truth_BTCHW = frames_BTCHW[:, 1:, : network.channels_out]
         scores.update(prediction_BTCHW, truth_BTCHW, evaluation_set.measures, climatology_BTCHW)
-        on_batch(scores.filled)
+        on_batch(len(truth_BTCHW))
     return scores, len(evaluation_set) * evaluation_set.steps / seconds
 
 
-def score_baselines(evaluation_set: EvaluationSet, channels: int) -> dict[str, Scores]:
+def score_baselines(
+    evaluation_set: EvaluationSet, channels: int, on_batch: Callable[[int], None] = lambda windows: None
+) -> dict[str, Scores]:
     """Score persistence and climatology at lead times 1 .. horizon + 1 of every window.
 
     Args:
         evaluation_set: the windows.
         channels: number of predicted channels, the first ones.
+        on_batch: called after each batch with its number of windows.
 
     Returns:
-        The scores of `persistence` and `climatology`.
+        The scores of each of `BASELINES`.
     """
     warm_up, steps = evaluation_set.warm_up, evaluation_set.horizon + 1
-    found = {name: evaluation_set.empty_scores(steps, channels) for name in ("persistence", "climatology")}
+    found = {name: evaluation_set.empty_scores(steps, channels) for name in BASELINES}
     for batch in evaluation_set.batches(evaluation_set.batch_size()):
         frames_BTCHW = batch.frames_BTCHW[:, :, :channels]
         given_BTCHW, truth_BTCHW = frames_BTCHW[:, :warm_up], frames_BTCHW[:, warm_up:]
@@ -75,4 +81,5 @@ def score_baselines(evaluation_set: EvaluationSet, channels: int) -> dict[str, S
         forecasts = {"persistence": persistence(given_BTCHW, steps), "climatology": climatology_BTCHW}
         for name, forecast_BTCHW in forecasts.items():
             found[name].update(forecast_BTCHW, truth_BTCHW, evaluation_set.measures, climatology_BTCHW)
+        on_batch(len(truth_BTCHW))
     return found

@@ -28,6 +28,7 @@ from mcrnn.data.description import Scaling
 from mcrnn.data.masks import mask_weights
 from mcrnn.data.splits import FieldData
 from mcrnn.data.windows import Batch, TrainingWindows, evaluation_windows, prefetch
+from mcrnn.device import is_out_of_memory
 from mcrnn.errors import NotEnoughMemoryError
 from mcrnn.models import Forecaster
 from mcrnn.models.trained_model import network_of
@@ -77,9 +78,7 @@ def fit(
         try:
             return Trainer(config, data, session, device, target).run()
         except (RuntimeError, MemoryError) as error:
-            # The processor says "can't allocate memory", CUDA outside of PyTorch's allocator "out of memory".
-            said = any(words in str(error) for words in ("allocate memory", "out of memory"))
-            if said or isinstance(error, torch.OutOfMemoryError | MemoryError):
+            if is_out_of_memory(error):
                 message = out_of_memory_message(config, data.field.frame_shape, session.world_size, device)
                 raise NotEnoughMemoryError(message) from None
             raise

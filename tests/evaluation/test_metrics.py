@@ -11,6 +11,7 @@ import torch
 from mcrnn.data.sphere import latitude_weights
 from mcrnn.evaluation.measures import Measures, RegionPoints, power_spectrum, zonal_spectrum
 from mcrnn.evaluation.metrics import (
+    ARRAYS,
     Scores,
     instability,
     rmse,
@@ -136,6 +137,27 @@ def test_all_scores_are_those_of_plain_numpy_on_random_data() -> None:
     std = np.array([2.0, 0.5])
     expected = np.sqrt(((error / std[:, None, None]) ** 2)[:, 1:4].mean())
     assert rmse_normalized(scores.squared, 2, 4, std) == pytest.approx(expected, rel=1e-10)
+
+
+def test_scores_of_parts_are_joined_in_their_order() -> None:
+    prediction, truth, mean = random_fields()
+    weights = latitude_weights(LATITUDE)
+    rows = np.arange(3, 9)
+    points = {"band": RegionPoints(rows, np.arange(32), weights[rows] / weights[rows].mean())}
+    measures = Measures(weights, zonal=True, regions=points)
+    of_parts = [
+        scored(prediction[part], truth[part], measures, mean[part]) for part in (slice(0, 3), slice(3, 6), slice(6, 7))
+    ]
+    joined, whole = Scores.joined(of_parts), scored(prediction, truth, measures, mean)
+    assert joined.filled == joined.regions["band"].filled == 7
+    for found, expected in ((joined, whole), (joined.regions["band"], whole.regions["band"])):
+        for name in ARRAYS:
+            if name != "power":
+                assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+    assert joined.power is not None
+    assert whole.power is not None
+    np.testing.assert_allclose(joined.power, whole.power, rtol=1e-12)
+    assert joined.regions["band"].power is None
 
 
 def test_scores_within_a_mask_are_those_of_its_points_alone() -> None:
