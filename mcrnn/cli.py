@@ -46,6 +46,15 @@ HorizonOption = Annotated[
     int | None, typer.Option(min=1, help="Number of closed-loop steps; by default as in the first model's validation.")
 ]
 
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Score the windows in so many processes on Ray: with a GPU each where the cluster has some, else with a "
+        "CPU and a thread each.",
+    ),
+]
+
 DeviceOption = Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")]
 
 

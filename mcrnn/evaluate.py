@@ -4,6 +4,7 @@
     python -m mcrnn.evaluate models:/mcrnn-ns@champion+models:/mcrnn-ns@previous   # the ensemble of both
     python -m mcrnn.evaluate 'runs/*convlstm*' models:/mcrnn-ns@champion --warm-up 20 --horizon 30 --out report
     python -m mcrnn.evaluate models:/mcrnn-z@champion --region europe=75/-15/30/42.5 --region tropics=20/-180/-20/180
+    python -m mcrnn.evaluate models:/mcrnn-z@champion --workers 8     # for a large test split
 
 Writes a report below reports/: tables, figures, an animation, forecasts as Zarr, and report.html, which shows all of
 them. A run of the experiment mcrnn-evaluations in MLflow has the same report among its artifacts.
@@ -15,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from mcrnn.cli import DeviceOption, HorizonOption, StorageOption, WarmUpOption, main, report_failures
+from mcrnn.cli import DeviceOption, HorizonOption, StorageOption, WarmUpOption, WorkersOption, main, report_failures
 from mcrnn.storage.root import Storage
 
 
@@ -58,6 +59,7 @@ def evaluate(
         str, typer.Option(metavar="N|all", help="Number of windows whose forecasts are kept in forecasts.zarr.")
     ] = "16",
     device: DeviceOption = None,
+    workers: WorkersOption = 1,
     out: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Where the report goes; by default below reports/.")
     ] = None,
@@ -66,8 +68,8 @@ def evaluate(
     """Evaluate models of any size and architecture on the same windows of the test split, and write a report.
 
     Models that differ in their seed only share a row with mean and standard deviation. Scores are kept, so that the
-    same evaluation is quick the next time. Models that cannot be evaluated are named at the end (exit code 2); the
-    others are reported.
+    same evaluation is quick the next time, and goes on where it was after an interruption. Models that cannot be
+    evaluated are named at the end (exit code 2); the others are reported.
     """
     root = Storage.open(storage)
 
@@ -76,7 +78,9 @@ def evaluate(
     from mcrnn.reports import evaluation_report
 
     windows = Windows(store, warm_up, horizon, starts, other_data, device, named_regions(region or ()))
-    report_failures(evaluation_report.make(models, root, windows, save_forecasts=save_forecasts, out=out))
+    report_failures(
+        evaluation_report.make(models, root, windows, save_forecasts=save_forecasts, out=out, workers=workers)
+    )
 
 
 if __name__ == "__main__":

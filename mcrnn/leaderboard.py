@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mcrnn.cli import DeviceOption, HorizonOption, StorageOption, WarmUpOption, main, report_failures
+from mcrnn.cli import DeviceOption, HorizonOption, StorageOption, WarmUpOption, WorkersOption, main, report_failures
 from mcrnn.storage.root import Storage
 
 
@@ -23,6 +23,7 @@ def leaderboard(
         typer.Option(metavar="RULE", help="Where windows of a series start, as for evaluate: all, 'every N', ..."),
     ] = None,
     device: DeviceOption = None,
+    workers: WorkersOption = 1,
     out: Annotated[
         str | None,
         typer.Option(metavar="FOLDER", help="Also write leaderboard.md, leaderboard.tex and leaderboard.json there."),
@@ -40,7 +41,7 @@ def leaderboard(
     from mcrnn.reports import leaderboard as board
 
     windows = Windows(store, warm_up, horizon, starts, device=device)
-    report_failures(board.make(store, root, windows, out))
+    report_failures(board.make(store, root, windows, out, workers))
 
 
 if __name__ == "__main__":

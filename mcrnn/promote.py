@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mcrnn.cli import StorageOption, main
+from mcrnn.cli import StorageOption, WorkersOption, main
 from mcrnn.errors import UserError
 from mcrnn.storage.root import Storage
 
@@ -64,6 +64,7 @@ def promote(
             metavar="A-B", help="Compare errors at lead times A to B; by default those in closed loop, from 2."
         ),
     ] = None,
+    workers: WorkersOption = 1,
     history: Annotated[bool, typer.Option("--history", help="Print all promotions and rollbacks.")] = False,
     storage: StorageOption = None,
 ) -> None:
@@ -83,6 +84,7 @@ def promote(
 
     from mcrnn.evaluation import promotion
     from mcrnn.evaluation.basis import WHOLE, Basis
+    from mcrnn.runners.evaluation_workers import part_scorer
     from mcrnn.tracking import registry
 
     basis = Basis.parse(region, channel or (), lead_times)
@@ -104,9 +106,10 @@ def promote(
         if candidate is None:
             print(f"{name}: the newest version, {registry.champion(client, name)}, is the champion already")
             return
-        outcome, (figures, *advice) = promotion.promote(
-            root, client, name, candidate, starts=starts, basis=basis, margin=margin
-        )
+        with part_scorer(workers, None, root.location("reports")) as score_parts:
+            outcome, (figures, *advice) = promotion.promote(
+                root, client, name, candidate, starts=starts, basis=basis, margin=margin, score_parts=score_parts
+            )
         print(f"{name}: {figures}")
         print(ANSWERS[outcome].format(candidate), *advice, sep=": ")
         sys.exit(EXIT_CODES[outcome])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from mcrnn.errors import UserError
@@ -23,9 +24,29 @@ FILES = {
 """Limit, use, and the entry of `memory.stat` for files that the kernel drops when memory is short; by the name that a
 line of /proc/self/cgroup has for version 2 and for the memory controller of version 1."""
 
+_processes = 1
+"""Number of processes that share the budget of this machine."""
+
+
+@contextlib.contextmanager
+def budget_shared(processes: int) -> Iterator[None]:
+    """Take an equal part of the budget inside the block, because several processes of this machine work together.
+
+    Args:
+        processes: their number, this one included.
+    """
+    global _processes
+    before, _processes = _processes, processes
+    try:
+        yield
+    finally:
+        _processes = before
+
 
 def memory_budget() -> float:
     """Return how many bytes a split may take: MCRNN_MEMORY (in GB), by default half of the memory that is free now.
+
+    Inside `budget_shared` it is an equal part of that.
 
     Raises:
         UserError: MCRNN_MEMORY is not a number.
@@ -34,9 +55,9 @@ def memory_budget() -> float:
     if given is None:
         import psutil
 
-        return min(psutil.virtual_memory().available, left_in_cgroups()) / 2
+        return min(psutil.virtual_memory().available, left_in_cgroups()) / 2 / _processes
     try:
-        return float(given) * 1e9
+        return float(given) * 1e9 / _processes
     except ValueError:
         raise UserError(f"MCRNN_MEMORY is a number of GB such as 16, not '{given}'") from None
 

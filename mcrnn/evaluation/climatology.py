@@ -56,6 +56,9 @@ class Slabs:
     keys: int
     loaded: dict[int, np.ndarray] = field(default_factory=dict)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"loaded": {}}  # another process reads what it needs
+
     def __getitem__(self, key_BT: np.ndarray) -> np.ndarray:
         """Return the means of some keys, (*keys, C, H, W)."""
         found = np.empty((*key_BT.shape, *self.shape[1:]), dtype=np.float32)

@@ -32,6 +32,7 @@ from mcrnn.reports.evaluation_tables import (
 )
 from mcrnn.reports.forecasts import Forecasts, write_forecasts
 from mcrnn.reports.html_page import write_page
+from mcrnn.runners.evaluation_workers import part_scorer
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.retry import print_warning
 from mcrnn.storage.root import Storage
@@ -53,6 +54,7 @@ def make(
     *,
     save_forecasts: str = "16",
     out: str | None = None,
+    workers: int = 1,
 ) -> list[str]:
     """Evaluate models, print the table, and write the report.
 
@@ -62,6 +64,7 @@ def make(
         windows: the windows on which the models are evaluated.
         save_forecasts: number of windows whose forecasts are kept, or "all".
         out: folder of the report; by default one below `reports/`.
+        workers: number of workers on Ray that score the windows; 1 for this process.
 
     Returns:
         A message for each model that could not be evaluated.
@@ -72,7 +75,8 @@ def make(
     console = Console()
     num_forecasts = _num_forecasts(save_forecasts)
     selected, failures = select_models(patterns, storage)
-    evaluated = evaluate_side_by_side(selected, storage, windows, failures)
+    with part_scorer(workers, windows.device, storage.location("reports")) as score_parts:
+        evaluated = evaluate_side_by_side(selected, storage, windows, failures, score_parts)
     groups = _groups(evaluated)
     for note in notes(groups):
         console.print(f"note: {note}", highlight=False, soft_wrap=True)

@@ -21,6 +21,7 @@ from mcrnn.evaluation.selection import select_models
 from mcrnn.evaluation.side_by_side import Evaluated, Windows, evaluate_side_by_side
 from mcrnn.evaluation.uncertainty import log_ratio, rmse_interval
 from mcrnn.reports.evaluation_tables import as_latex, as_markdown, format_duration, format_figure
+from mcrnn.runners.evaluation_workers import part_scorer
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.mlflow_client import all_pages, client_of, quiet_mlflow, reachable, tracking_uri
 
@@ -40,7 +41,7 @@ HEADERS = [
 ]
 
 
-def make(store: str, storage: Storage, windows: Windows, out: str | None) -> list[str]:
+def make(store: str, storage: Storage, windows: Windows, out: str | None, workers: int = 1) -> list[str]:
     """Evaluate all models of a store, print their ranking, and write it where asked to.
 
     Args:
@@ -48,6 +49,7 @@ def make(store: str, storage: Storage, windows: Windows, out: str | None) -> lis
         storage: the storage root.
         windows: the windows of its test split on which the models are ranked.
         out: folder that gets the ranking as Markdown, LaTeX and JSON; None for none.
+        workers: number of workers on Ray that score the windows; 1 for this process.
 
     Returns:
         A message for each model that could not be ranked.
@@ -61,7 +63,8 @@ def make(store: str, storage: Storage, windows: Windows, out: str | None) -> lis
     if not uris:
         raise UserError(f"there is no model of '{store}' yet: neither in the registry nor in a report below reports/")
     selected, failures = select_models(uris, storage)
-    evaluated = evaluate_side_by_side(selected, storage, replace(windows, store=store), failures)
+    with part_scorer(workers, windows.device, storage.location("reports")) as score_parts:
+        evaluated = evaluate_side_by_side(selected, storage, replace(windows, store=store), failures, score_parts)
     rows = rank(evaluated)
     named_first = evaluated[0][1]
     first = named_first.metrics

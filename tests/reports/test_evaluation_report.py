@@ -217,14 +217,16 @@ def test_report_has_all_that_it_promises_and_one_bad_model_does_not_lose_the_oth
 
 
 def test_evaluation_is_a_run_with_the_report_as_artifacts(
-    command: CommandRunner, root: Path, store: FieldStore
+    command: CommandRunner, root: Path, store: FieldStore, shared_ray: str
 ) -> None:
     import mlflow
 
     save(root / "runs/one/model", store)
     (root / "reports/one").mkdir(parents=True)
     (root / "reports/one/private.txt").write_text("is no part of the report")
-    assert command("mcrnn.evaluate", "runs/one").returncode == 0
+    result = command("mcrnn.evaluate", "runs/one", "--workers", "2")
+    assert result.returncode == 0, result.stderr
+    assert "scoring on 2 workers with one CPU each" in result.stdout
     client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("mcrnn-evaluations")
     (run,) = client.search_runs([experiment.experiment_id])
