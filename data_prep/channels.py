@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.file_content import FileContent
+from data_prep.sources import split_group
 from mcrnn.errors import UserError
 
 
@@ -32,7 +33,7 @@ def parse_variable(text: str) -> tuple[str, float | None]:
     Raises:
         UserError: the level is no number.
     """
-    variable, at, level = text.partition("@")
+    variable, at, level = text.lstrip("/").partition("@")
     try:
         return variable, float(level) if at else None
     except ValueError:
@@ -57,17 +58,17 @@ def select_channels(
         raise UserError(f"{wanted[0][0]} has no levels to select by --level")
     channels: list[Channel] = []
     for variable, own_level in wanted:
-        files = contents[variable]
+        files, short = contents[variable], split_group(variable)[1]
         if own_level is not None:
             _check_levels(variable, [own_level], files)
-            channels.append(Channel(f"{variable}{own_level:g}", variable, own_level))
+            channels.append(Channel(f"{short}{own_level:g}", variable, own_level))
         elif levels and files[0].levels is not None:
             _check_levels(variable, levels, files)
-            names = [variable] if len(levels) == 1 else [f"{variable}{level:g}" for level in levels]
+            names = [short] if len(levels) == 1 else [f"{short}{level:g}" for level in levels]
             channels += [Channel(name, variable, level) for name, level in zip(names, levels, strict=True)]
         else:
             _check_only_level(variable, files)
-            channels.append(Channel(variable, variable, None))
+            channels.append(Channel(short, variable, None))
     names = [channel.name for channel in channels]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

@@ -97,6 +97,9 @@ def convert(
     mask: Annotated[
         bool, typer.Option("--mask", help="Points that are missing at all times, such as land, are left out.")
     ] = False,
+    group: Annotated[
+        str | None, typer.Option(help="Group of a file or Zarr store that the variables are in, such as t0_fields.")
+    ] = None,
     time_dimension: Annotated[
         str | None, typer.Option(help="Name of the time dimension, if it is not recognised.")
     ] = None,
@@ -151,7 +154,14 @@ def convert(
         "sample": sample_dimension,
         "level": level_dimension,
     }
-    field = open_field(urls, variable or [], level or [], dimensions, files_are_samples=files_are_samples)
+    field = open_field(
+        urls,
+        variable or [],
+        level or [],
+        dimensions,
+        files_are_samples=files_are_samples,
+        group=(group or "").strip("/"),
+    )
     found = summary(field)
     field = field.select(area, every, coarsen, regrid)
     field.area.grid.check_boundary(boundary)
@@ -171,7 +181,7 @@ def convert(
         **inputs.recipe(),
     }
     if not overwrite and not any(
-        [*selection.values(), sample_dimension, level_dimension, files_are_samples, inputs.kinds]
+        [*selection.values(), sample_dimension, level_dimension, files_are_samples, inputs.kinds, group]
     ):
         before = {
             "command": "data_prep.netcdf",

@@ -30,12 +30,15 @@ class Role:
     names: tuple[str, ...]
 
 
-TIME = Role("T", ("time",), "", ("time", "valid_time", "date", "t"))
+TIME = Role("T", ("time",), "", ("time", "valid_time", "date", "t", "n_steps", "n_times"))
 SAMPLE = Role(
     "",
     ("realization",),
     "",
-    ("sample", "trajectory", "number", "realization", "ensemble", "ensemble_member", "member", "batch"),
+    (
+        *("sample", "trajectory", "number", "realization", "ensemble", "ensemble_member", "member", "batch"),
+        *("samples", "trajectories", "n_samples", "n_trajectories"),
+    ),
 )
 LEVEL = Role(
     "Z",
@@ -87,7 +90,8 @@ def find_dimensions(dataset: xr.Dataset, variable: str, given: dict[str, str | N
     Args:
         dataset: the open source.
         variable: name of the variable.
-        given: names that the user gives for the roles of `ROLES`, None for those to be recognised.
+        given: names that the user gives for the roles of `ROLES`, None for those to be recognised. That of the levels
+            is left out of account where the variable has no dimension of this name.
         path: name of the source, for messages.
 
     Raises:
@@ -98,6 +102,8 @@ def find_dimensions(dataset: xr.Dataset, variable: str, given: dict[str, str | N
         raise UserError(
             f"{variable} in '{path}' has two dimensions of the same name ({', '.join(names)}): rename one of them first"
         )
+    if given.get("level") not in names:  # components are what some variables have, and others not
+        given = given | {"level": None}
     for role, name in given.items():
         if name is not None and name not in names:
             raise UserError(
@@ -116,7 +122,7 @@ def find_dimensions(dataset: xr.Dataset, variable: str, given: dict[str, str | N
         options = " and ".join(f"--{role}-dimension" for role in missing)
         raise UserError(
             f"cannot tell which dimension of {variable} in '{path}' is the {' and the '.join(missing)}: it has "
-            f"{', '.join(names)}; say so by {options}"
+            f"{', '.join(f'{name} ({dataset.sizes[name]})' for name in names)}; say so by {options}"
         )
     others = [name for name in names if name not in (time, row, column, given.get("level"))]
     sizes = {name: dataset.sizes[name] for name in others}
@@ -126,8 +132,9 @@ def find_dimensions(dataset: xr.Dataset, variable: str, given: dict[str, str | N
     unknown = [name for name in others if sizes[name] != 1 and name != level]
     if unknown:
         raise UserError(
-            f"{variable} in '{path}' has dimensions that are not understood: {', '.join(unknown)}; select from them "
-            "first, for example with ncks or cdo"
+            f"{variable} in '{path}' has dimensions that are not understood: "
+            f"{', '.join(f'{name} ({sizes[name]})' for name in unknown)}; say by --sample-dimension or "
+            "--level-dimension what they are, or select from them first, for example with ncks or cdo"
         )
     return Dimensions(time, row, column, level, sample, tuple(name for name in others if name != level))
 

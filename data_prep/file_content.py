@@ -9,7 +9,16 @@ import xarray as xr
 
 from data_prep.dimensions import LEVEL, TIME, Dimensions, attribute, find_dimensions, recognise
 from data_prep.grid import Grid, coordinate_values
-from data_prep.sources import open_source, request, source_format
+from data_prep.sources import (
+    NoGroupError,
+    describe_groups,
+    groups_above,
+    open_group,
+    open_source,
+    request,
+    source_format,
+    split_group,
+)
 from data_prep.time_axis import calendar_name, rounding_in_seconds, to_seconds
 from mcrnn.errors import UserError
 
@@ -33,7 +42,7 @@ class FileContent:
         samples: number of samples, 1 where there is no dimension of them.
         units: units of the variable.
         long_name: its long name.
-        arrays: names of the arrays that are read.
+        arrays: names of the arrays that are read, after those of their groups.
     """
 
     url: str
@@ -52,14 +61,14 @@ class FileContent:
     arrays: frozenset[str]
 
 
-def only_variable(url: str) -> str:
-    """Return the name of the one variable of a source that has at least three dimensions, or two and a time.
+def only_variable(url: str, group: str = "") -> str:
+    """Return the name of the one variable of a group that has at least three dimensions, or two and a time.
 
     Raises:
         UserError: there is none, or more than one.
     """
     try:
-        dataset = open_source(url)
+        dataset = open_group(url, group)
     except UserError:
         if source_format(url) != "GRIB":
             raise
@@ -71,19 +80,28 @@ def only_variable(url: str) -> str:
     names = [str(name) for name, variable in dataset.data_vars.items() if len(variable.dims) >= least]
     if len(names) == 1:
         return names[0]
-    raise UserError(f"'{url}' has {len(names)} fields ({', '.join(names) or 'none'}); name those wanted by --variable")
+    where = f"the group {group} of '{url}'" if group else f"'{url}'"
+    if not names and not group and (groups := describe_groups(url)):
+        raise UserError(f"{where} has no fields{groups}")
+    raise UserError(f"{where} has {len(names)} fields ({', '.join(names) or 'none'}); name those wanted by --variable")
 
 
-def variables_of(url: str) -> list[str]:
-    """Return the names of all arrays of a source; none of a GRIB file, of which only what fits together is read."""
+def variables_of(url: str, group: str = "") -> list[str]:
+    """Return the names of all arrays of a group; none of a GRIB file, of which only what fits together is read."""
     if source_format(url) == "GRIB":
         return []
-    return [str(name) for name in open_source(url).variables]
+    try:
+        return [str(name) for name in open_group(url, group).variables]
+    except NoGroupError:
+        return []
 
 
 def has_variable(url: str, variable: str) -> bool:
     """Return whether a source has a variable."""
-    return variable in open_source(url, variable).variables
+    try:
+        return split_group(variable)[1] in open_source(url, variable).variables
+    except NoGroupError:
+        return False
 
 
 def read_content(url: str, variable: str, given: dict[str, str | None]) -> FileContent:
@@ -100,7 +118,8 @@ def read_content(url: str, variable: str, given: dict[str, str | None]) -> FileC
     return request(url, lambda: _read_content(open_source(url, variable), url, variable, given))
 
 
-def _read_content(dataset: xr.Dataset, url: str, variable: str, given: dict[str, str | None]) -> FileContent:
+def _read_content(dataset: xr.Dataset, url: str, path: str, given: dict[str, str | None]) -> FileContent:
+    group, variable = split_group(path)
     array = dataset[variable]
     if array.dtype.kind not in "iufb":
         raise UserError(f"{variable} in '{url}' is no field of numbers (its type is {array.dtype})")
@@ -127,7 +146,11 @@ def _read_content(dataset: xr.Dataset, url: str, variable: str, given: dict[str,
         samples=1 if dimensions.sample is None else dataset.sizes[dimensions.sample],
         units=str(array.attrs.get("units", "1")).strip() or "1",
         long_name=str(array.attrs.get("long_name", variable)),
-        arrays=frozenset([variable, *map(str, array.dims), *map(str, array.coords)]),
+        arrays=frozenset(
+            "/".join(filter(None, (above, name)))
+            for name in (variable, *map(str, array.dims), *map(str, array.coords))
+            for above in groups_above(group)
+        ),
     )
 
 

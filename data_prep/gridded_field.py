@@ -16,7 +16,7 @@ from data_prep.channels import Channel
 from data_prep.dimensions import Dimensions
 from data_prep.grid import Grid
 from data_prep.resampling import Area, Remapping
-from data_prep.sources import SourceIdentity, open_source, request, source_format
+from data_prep.sources import SourceIdentity, open_source, request, source_format, split_group
 from data_prep.time_axis import TimeAxis
 from mcrnn.data.missing_values import without_invalid
 from mcrnn.data.time_step import show
@@ -170,7 +170,7 @@ class GriddedField:
             of_channels = [level_position(part.levels, self.channels[c].level) for c in channels]
             positions, order = np.unique(of_channels, return_inverse=True)
             levels = int(positions[0]) if len(positions) == 1 else positions
-        array = open_source(part.source.url, variable)[variable].variable
+        array = open_source(part.source.url, variable)[split_group(variable)[1]].variable
         index: dict[str, slice | int | np.ndarray] = dict.fromkeys(dimensions.single, 0)
         index[dimensions.time] = wanted if self.samples is None else slice(None)
         if dimensions.sample is not None:

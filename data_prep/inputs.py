@@ -14,7 +14,16 @@ from data_prep.dimensions import COLUMN, ROW, TIME, Dimensions, recognise
 from data_prep.file_content import has_variable, variables_of
 from data_prep.grid import Grid
 from data_prep.gridded_field import GriddedField
-from data_prep.sources import SourceIdentity, find_sources, identify, open_source, request, source_format
+from data_prep.sources import (
+    SourceIdentity,
+    find_sources,
+    groups_above,
+    identify,
+    open_source,
+    request,
+    source_format,
+    split_group,
+)
 from data_prep.time_axis import TimeAxis
 from mcrnn.data.forcings import CHANNELS, SOLAR_ANGLE, STATIC, forcing_values
 from mcrnn.data.missing_values import without_invalid
@@ -168,7 +177,8 @@ def _has_variable(url: str, name: str) -> bool:
 def _read_static(url: str, variable: str, field: GriddedField, fill: Fill) -> StaticField:
     """Read a variable without times on the grid of a field, and put it onto the grid of the store."""
     dataset = open_source(url, variable)
-    array = dataset[variable]
+    group, name = split_group(variable)
+    array = dataset[name]
     if array.dtype.kind not in "iufb":
         raise UserError(f"{variable} in '{url}' is no field of numbers (its type is {array.dtype})")
     names = [str(name) for name in array.dims]
@@ -209,9 +219,10 @@ def _read_static(url: str, variable: str, field: GriddedField, fill: Fill) -> St
             f"--static {variable}: it is {values_HW.min():g} at all points of the grid, which tells a model nothing: "
             "leave it out"
         )
-    coordinates = [str(name) for name in array.coords]
+    coordinates = [str(coordinate) for coordinate in array.coords]
+    read_arrays = ["/".join(filter(None, (g, n))) for n in (name, *names, *coordinates) for g in groups_above(group)]
     units = str(array.attrs.get("units", "1")).strip() or "1"
-    return StaticField(variable, units, identify(url, [variable, *names, *coordinates]), values_HW)
+    return StaticField(name, units, identify(url, read_arrays), values_HW)
 
 
 def _filled(values_HW: np.ndarray, variable: str, url: str, fill: Fill) -> np.ndarray:

@@ -11,7 +11,7 @@ from data_prep.channels import parse_variable, select_channels
 from data_prep.file_content import FileContent, has_variable, only_variable, read_content, variables_of
 from data_prep.gridded_field import GriddedField, Part, SampleTimes
 from data_prep.resampling import Area
-from data_prep.sources import identify
+from data_prep.sources import describe_groups, identify, split_group
 from data_prep.time_axis import TimeAxis, same_calendar
 from mcrnn.errors import UserError, did_you_mean
 
@@ -26,6 +26,7 @@ def open_field(
     dimensions: dict[str, str | None],
     *,
     files_are_samples: bool = False,
+    group: str = "",
 ) -> GriddedField:
     """Find out what is in some sources, without reading values of the field.
 
@@ -35,12 +36,14 @@ def open_field(
         levels: values of the level dimension, each of which becomes a channel; may be empty where there is only one.
         dimensions: names that the user gives for dimensions, see `data_prep.dimensions.find_dimensions`.
         files_are_samples: whether each source is a sample, or some samples, and not a part of a series.
+        group: the group of variables that are named without one.
 
     Raises:
         UserError: a variable, level or dimension is not there or not clear, the sources do not fit together, or the
             times repeat, or are irregular.
     """
-    wanted = [parse_variable(text) for text in variables or [only_variable(urls[0])]]
+    named = [parse_variable(text) for text in variables or [only_variable(urls[0], group)]]
+    wanted = [(name if "/" in name or not group else f"{group}/{name}", level) for name, level in named]
     names = list(dict.fromkeys(variable for variable, _ in wanted))
     contents: Contents = {name: [] for name in names}
     for url in urls:
@@ -49,8 +52,13 @@ def open_field(
                 contents[name].append(read_content(url, name, dimensions))
     for name, files in contents.items():
         if not files:
-            known = sorted({other for url in urls for other in variables_of(url)})
-            raise UserError(f"no file has a variable '{name}'{did_you_mean(name, known)}")
+            of_group, short = split_group(name)
+            known = sorted({other for url in urls for other in variables_of(url, of_group)})
+            hint = did_you_mean(short, known) or describe_groups(urls[0])
+            raise UserError(f"no file has a variable '{name}'{hint}")
+    level_name = dimensions.get("level")
+    if level_name and all(c.dimensions.level != level_name for files in contents.values() for c in files):
+        raise UserError(f"--level-dimension: {', '.join(names)} of '{urls[0]}' have no dimension '{level_name}'")
     _check_same(contents)
     channels = select_channels(wanted, levels, contents)
     every = [content for files in contents.values() for content in files]

@@ -37,7 +37,14 @@ HASHED_BYTES = 256 * 2**20
 PIECE = 2**20
 """Size of these pieces, in bytes."""
 
+SHOWN_GROUPS = 5
+"""Groups that a message names."""
+
 Result = TypeVar("Result")
+
+
+class NoGroupError(UserError):
+    """A source does not have a group."""
 
 
 @dataclass(frozen=True)
@@ -123,37 +130,122 @@ def open_source(url: str, variable: str | None = None) -> xr.Dataset:
 
     Args:
         url: path or URL.
-        variable: the variable that is wanted, None for all. A GRIB file may hold variables that do not fit together.
+        variable: the variable that is wanted, see `split_group`; None for all that are in no group. A GRIB file may
+            hold variables that do not fit together.
+
+    Returns:
+        The data set of the variable's group, with the coordinates that its dimensions have in the groups above it.
+        Dimensions of the variable that have no names, as in HDF5 files, are `dim_0` and so on, by their position.
 
     Raises:
+        NoGroupError: there is no such group.
         UserError: it cannot be read.
     """
-    return _open(url, variable if source_format(url) == "GRIB" else None, _stamp(url))
+    group, name = split_group(variable or "")
+    if source_format(url) == "GRIB":
+        return _open(url, group, name or None, _stamp(url))
+    return _with_named_dimensions(open_group(url, group), name)
+
+
+def open_group(url: str, group: str) -> xr.Dataset:
+    """Open a group of a source, the root by an empty name; see `open_source`."""
+    stamp = _stamp(url)
+    dataset = _open(url, group, None, stamp)
+    for parent in groups_above(group)[1:]:
+        if all(name in dataset.variables for name in dataset.dims):
+            break
+        above = _open(url, parent, None, stamp)
+        found = {
+            name: above.variables[name]
+            for name, size in dataset.sizes.items()
+            if name not in dataset.variables and name in above.coords and above.sizes.get(name) == size
+        }
+        dataset = dataset.assign_coords(found)
+    return dataset
+
+
+def _with_named_dimensions(dataset: xr.Dataset, name: str) -> xr.Dataset:
+    """Name dimensions without names by their position.
+
+    The names that NetCDF gives them, `phony_dim_0` and so on, depend on what else is in a file and on sizes that happen
+    to be equal, and so change from file to file.
+    """
+    dims = dataset[name].dims if name in dataset.variables else ()
+    names = {dim: f"dim_{position}" for position, dim in enumerate(dims) if str(dim).startswith("phony_dim_")}
+    return dataset[[name]].rename_dims(names) if names else dataset
+
+
+def split_group(variable: str) -> tuple[str, str]:
+    """Return group and name of a variable: `t0_fields/density` is one in a group, whose name is empty otherwise."""
+    group, _, name = variable.rpartition("/")
+    return group, name
+
+
+def groups_above(group: str) -> list[str]:
+    """Return a group, those that it is in, and the root, whose name is empty."""
+    names = group.split("/") if group else []
+    return ["/".join(names[:depth]) for depth in range(len(names), -1, -1)]
 
 
 @functools.lru_cache(maxsize=8)  # each NetCDF file that is open keeps up to 64 MB of chunks
-def _open(url: str, variable: str | None, stamp: object) -> xr.Dataset:
+def _open(url: str, group: str, variable: str | None, stamp: object) -> xr.Dataset:
     options: dict[str, Any] = {"decode_times": False, "decode_timedelta": False, "cache": False}
     form = source_format(url)
-    # By their classes: a name would have xarray import every engine that is installed.
-    from xarray.backends import NetCDF4BackendEntrypoint, ZarrBackendEntrypoint
 
     def open_it() -> xr.Dataset:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of stores without consolidated metadata, of odd attributes
-            if form == "Zarr":
-                return xr.open_dataset(_zarr_store(url), engine=ZarrBackendEntrypoint, **options)
-            path = local_copy(url) if "://" in url else url
             if form == "GRIB":
+                path = local_copy(url) if "://" in url else url
                 keys = {"filter_by_keys": {"cfVarName": variable}} if variable else {}
                 # An index would be written beside the file, and messages of one time would lose that dimension.
                 settings = {"indexpath": "", "squeeze": False, "errors": "raise", **keys}
                 return xr.open_dataset(path, engine="cfgrib", backend_kwargs=settings, **options)
-            return xr.open_dataset(path, engine=NetCDF4BackendEntrypoint, **options)
+            target, engine = _target_and_engine(url)
+            try:
+                return xr.open_dataset(target, engine=engine, group=group or None, **options)
+            except Exception:  # each library of a format has errors of its own
+                if not group or group in _groups(url):
+                    raise
+                raise NoGroupError(f"'{url}' has no group '{group}'{describe_groups(url)}") from None
 
     if form == "GRIB":
         _require_cfgrib(url)
+        if group:
+            raise UserError(f"'{url}' is a GRIB file, which has no groups: leave out --group")
     return request(url, open_it)
+
+
+def _target_and_engine(url: str) -> tuple[Any, Any]:
+    """Return what xarray opens a Zarr store or a NetCDF file by."""
+    # By their classes: a name would have xarray import every engine that is installed.
+    from xarray.backends import NetCDF4BackendEntrypoint, ZarrBackendEntrypoint
+
+    if source_format(url) == "Zarr":
+        return _zarr_store(url), ZarrBackendEntrypoint
+    return (local_copy(url) if "://" in url else url), NetCDF4BackendEntrypoint
+
+
+def _groups(url: str) -> dict[str, xr.Dataset]:
+    target, engine = _target_and_engine(url)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = xr.open_groups(target, engine=engine, decode_times=False, decode_timedelta=False)
+    return {path.strip("/"): dataset for path, dataset in found.items()}
+
+
+def describe_groups(url: str) -> str:
+    """Return the end of a sentence that names the groups of a source and their fields; empty where there are none."""
+    if source_format(url) == "GRIB":
+        return ""
+    found = {
+        group: [str(name) for name, array in dataset.data_vars.items() if len(array.dims) >= 2]
+        for group, dataset in request(url, lambda: _groups(url)).items()
+    }
+    named = [f"{group} ({', '.join(names)})" for group, names in found.items() if group and names]
+    more = f" and {len(named) - SHOWN_GROUPS} more" if len(named) > SHOWN_GROUPS else ""
+    listed = ", ".join(named[:SHOWN_GROUPS])
+    return f"; it has fields in the groups {listed}{more}: name one by --group" if named else ""
 
 
 def _require_cfgrib(url: str) -> None:
@@ -273,12 +365,13 @@ def _hash_remote(url: str, arrays: tuple[str, ...]) -> tuple[int, str]:
         return sum(map(len, objects.values())), digest.hexdigest()
     else:
         entries = {}
-        for entry in files.ls(path, detail=True):
-            name = entry["name"].rstrip("/").rsplit("/", 1)[-1]
-            if entry["type"] != "directory":
-                entries[name] = entry
-            elif name in arrays:
-                entries |= files.find(entry["name"], detail=True)
+        for group in _groups_of(arrays):
+            for entry in files.ls(f"{path}/{group}".rstrip("/"), detail=True):
+                name = "/".join(filter(None, (group, entry["name"].rstrip("/").rsplit("/", 1)[-1])))
+                if entry["type"] != "directory":
+                    entries[name] = entry
+                elif name in arrays:
+                    entries |= files.find(entry["name"], detail=True)
     for name in sorted(entries):
         entry = entries[name]
         version = next((entry[key] for key in VERSION_KEYS if entry.get(key)), "")
@@ -287,5 +380,10 @@ def _hash_remote(url: str, arrays: tuple[str, ...]) -> tuple[int, str]:
 
 
 def _counts(key: str, arrays: tuple[str, ...]) -> bool:
-    """Return whether an object of a Zarr store is one of the root or of an array that is read."""
-    return "/" not in key or key.split("/", 1)[0] in arrays
+    """Return whether an object of a Zarr store is one of an array that is read, or of a group that it is in."""
+    return key.rpartition("/")[0] in _groups_of(arrays) or any(key.startswith(f"{name}/") for name in arrays)
+
+
+def _groups_of(arrays: tuple[str, ...]) -> list[str]:
+    """Return the groups that arrays are in, and those above them; the root is the first, by an empty name."""
+    return sorted({group for name in arrays for group in groups_above(split_group(name)[0])} | {""})

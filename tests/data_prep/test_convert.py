@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -371,6 +372,65 @@ def test_samples_in_hdf5_with_components_and_without_names(folder: Path) -> None
     assert np.array_equal(store.load("test"), np.moveaxis(values[3:, ..., ::-1], -1, 2))
     with pytest.raises(UserError, match="velocity has 2 levels; select with --level one or more of 0, 1"):
         run("a.h5", **options, store="b.zarr")
+
+
+def write_hdf5(path: str, arrays: dict[str, np.ndarray]) -> None:
+    """A file without scales, and so without names of dimensions."""
+    with h5py.File(path, "w") as file:
+        for name, values in arrays.items():
+            file[name] = values
+
+
+def test_hdf5_with_a_tensor_without_names(folder: Path) -> None:
+    # As PDEBench has it. The two samples of the second file, and their times, are as many as its rows.
+    values = SAMPLES[:, :2, :2]
+    axes = {"t-coordinate": np.arange(3.0), "x-coordinate": np.arange(2.0), "y-coordinate": np.arange(8.0)}
+    write_hdf5("a.hdf5", {"tensor": values[:3]} | axes)
+    write_hdf5("b.hdf5", {"tensor": values[3:]} | axes)
+    with pytest.raises(UserError, match=r"it has dim_0 \(3\), dim_1 \(2\), dim_2 \(2\), dim_3 \(8\); say so by"):
+        run("*.hdf5", **COUNTS)
+    named = {"time_dimension": "dim_1", "row_dimension": "dim_2", "column_dimension": "dim_3"}
+    with pytest.raises(UserError, match=r"not understood: dim_0 \(3\); say by --sample-dimension"):
+        run("*.hdf5", **COUNTS, **named)
+    run("*.hdf5", **COUNTS, **named, sample_dimension="dim_0")
+    store = FieldStore.open(LocalFolder(folder / "out.zarr"))
+    assert np.array_equal(np.concatenate([store.load(split) for split in ("train", "val", "test")])[:, :, 0], values)
+
+
+def test_hdf5_with_fields_in_groups(folder: Path) -> None:
+    # As The Well has them: fields by the order of their tensors, (trajectory, time, x, y, components).
+    velocity = np.stack([SAMPLES, SAMPLES + 1], -1)
+    first = {"dimensions/time": np.arange(4.0), "t0_fields/density": SAMPLES[:2], "t1_fields/velocity": velocity[:2]}
+    write_hdf5("a.hdf5", first | {"boundary_conditions/x_periodic/mask": np.zeros(8, bool)})
+    write_hdf5("b.hdf5", {"t0_fields/density": SAMPLES[2:], "t1_fields/velocity": velocity[2:]})
+    with pytest.raises(UserError, match=r"groups t0_fields \(density\), t1_fields \(velocity\): name one by --group"):
+        run("*.hdf5", **COUNTS)
+    names = dict(zip(("sample", "time", "row", "column"), ("dim_0", "dim_1", "dim_2", "dim_3"), strict=True))
+    named = {f"{role}_dimension": name for role, name in names.items()}
+    run("*.hdf5", **COUNTS, **named, group="t0_fields")
+    run("*.hdf5", **COUNTS, **named, group="t0_fields", variable=["density"])  # the same
+    store = FieldStore.open(LocalFolder(folder / "out.zarr"))
+    assert (store.channels, store.attributes["recipe"]["variables"]) == (["density"], ["t0_fields/density"])
+    assert np.array_equal(np.concatenate([store.load(split) for split in ("train", "val", "test")])[:, :, 0], SAMPLES)
+    both = {"variable": ["density", "t1_fields/velocity@1"], "level_dimension": "dim_4"}
+    run("*.hdf5", **COUNTS, **named, **both, group="t0_fields", store="b.zarr")
+    store = FieldStore.open(LocalFolder(folder / "b.zarr"))
+    assert store.channels == ["density", "velocity1"]
+    assert np.array_equal(store.load("train"), np.stack([SAMPLES[:2], SAMPLES[:2] + 1], 2))
+    with pytest.raises(UserError, match=r"--level-dimension: t0_fields/density of .* have no dimension 'dim_4'"):
+        run("*.hdf5", **COUNTS, **named, group="t0_fields", level_dimension="dim_4", store="c.zarr")
+
+
+def test_groups_of_zarr_are_known_by_what_is_read(folder: Path) -> None:
+    dataset(OTHER).to_zarr("a.zarr", group="other", zarr_format=3, consolidated=False)
+    dataset().to_zarr("a.zarr", group="fields/upper", mode="a", zarr_format=3, consolidated=False)
+    run("a.zarr", group="fields/upper")
+    assert np.array_equal(stored(folder)[:, 0], VALUES)
+    dataset(OTHER + 1).to_zarr("a.zarr", group="other", mode="w", zarr_format=3, consolidated=False)
+    run("a.zarr", group="fields/upper")
+    dataset(VALUES + 1).to_zarr("a.zarr", group="fields/upper", mode="w", zarr_format=3, consolidated=False)
+    with pytest.raises(UserError, match="sources is"):
+        run("a.zarr", group="fields/upper")
 
 
 def test_missing_value_of_a_sample_is_named(folder: Path) -> None:

@@ -203,7 +203,18 @@ CASES: dict[str, Case] = {
     "truncated file": Case(("cut", dataset()), "cannot be read as NetCDF|is damaged"),
     "damaged values": Case(("damage", dataset()), "is damaged|cannot be read"),
     "no variable": Case(xr.Dataset(), "has 0 fields"),
-    "variable in a group": Case(netcdf(in_group), "has 0 fields"),
+    "variable in a group": Case(netcdf(in_group), "has no fields; it has fields in the groups fields .z.: name one by"),
+    "variable in a group that is named": Case(netcdf(in_group), VALUES, {"group": "fields"}),
+    "variable in a group, by its path": Case(netcdf(in_group), VALUES, {"variable": ["/fields/z"]}),
+    "variable in a group that is misspelt": Case(
+        netcdf(in_group), "has no group 'field'; it has fields in the groups fields .z.", {"group": "field"}
+    ),
+    "variable that is not in the group": Case(
+        netcdf(in_group), "no file has a variable 'fields/zz'; did you mean 'z'", {"variable": ["fields/zz"]}
+    ),
+    "variable in a group of one file": Case(
+        {"a.nc": netcdf(in_group), "b.nc": dataset()}, VALUES, {"group": "fields", "variable": ["z"]}
+    ),
     # types and units
     "float64": Case(dataset(VALUES.astype(np.float64)), VALUES),
     "float64 that is rounded": Case(dataset(VALUES + 1e-9), VALUES),
