@@ -44,6 +44,7 @@ def append(
 
     from data_prep import appending
     from data_prep.append_plan import plan_append
+    from data_prep.common_units import describe_conversions
     from data_prep.shard_records import LEASE
     from data_prep.sources import find_sources
     from mcrnn.console import Bar
@@ -59,6 +60,8 @@ def append(
             appending.clear(location)
             print(f"{root.show(location)}: the same sources are appended already, nothing to do")
             return
+        if conversions := describe_conversions(plan.source.field):
+            print(conversions)
         with Bar("frames", len(plan.seconds), "frames") as bar:
             count = workers or os.cpu_count() or 1
             appending.append(plan, lease, new_statistics=new_statistics, workers=count, on_done=bar.advance)

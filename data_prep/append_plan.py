@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.channels import parse_variable
+from data_prep.common_units import conversions_of
 from data_prep.field_source import FieldSource
 from data_prep.gridded_field import GriddedField
 from data_prep.inputs import Inputs, StaticField
@@ -84,7 +86,14 @@ def plan_append(store: FieldStore, urls: list[str], split: str | None) -> Append
     recipe = store.attributes["recipe"]
     if not store.is_series or "calendar" not in store.attributes or "variables" not in recipe:
         raise UserError(f"'{store.name}' is no series with dates, so that no times follow on it")
-    field = open_field(urls, recipe["variables"], recipe.get("levels") or [], _dimensions(recipe))
+    field = open_field(
+        urls,
+        recipe["variables"],
+        recipe.get("levels") or [],
+        _dimensions(recipe),
+        units=_units(store),
+        level_units=store.attributes.get("level_units", ""),
+    )
     field = _named_as_in(store, field)
     field = field.select(*(recipe.get(name) for name in ("area", "every", "coarsen", "regrid")))
     sources = list(summary(field)["sources"] or [])
@@ -126,6 +135,18 @@ def _dimensions(recipe: dict[str, Any]) -> dict[str, str | None]:
     return {"time": None, "row": row, "column": column, "sample": None, "level": names[1] if len(names) == 4 else None}
 
 
+def _units(store: FieldStore) -> list[str]:
+    """Return the units of the store by variable, as `--units` names them.
+
+    Of several variables, a store that was made when all had the same levels does not say which channels they have.
+    """
+    variables = [parse_variable(text)[0] for text in store.attributes["recipe"]["variables"]]
+    units = store.units_of([name for name in store.channels if name not in store.inputs])
+    if len(variables) != len(units) and len(variables) > 1:
+        return []
+    return [f"{variable}={units}" for variable, units in zip(variables, units, strict=False)]
+
+
 def _named_as_in(store: FieldStore, field: GriddedField) -> GriddedField:
     """Return a field whose channels have the names of those of the store, of which each has the same place."""
     names = [name for name in store.channels if name not in store.inputs]
@@ -145,6 +166,11 @@ def _check_same(store: FieldStore, field: GriddedField) -> None:
         found = field.units_of[channel.variable]
         if found != units:
             raise UserError(f"{channel.name} is in {found} in the sources and in {units} in '{store.name}': convert it")
+    for variable, conversion, _ in conversions_of(field):
+        if field.units_of[variable] == "1":  # which a store also has of a variable without units
+            raise UserError(
+                f"{variable} is in {conversion.source} in the sources and has no units in '{store.name}': convert it"
+            )
     if not same_calendar(axis.calendar, attributes["calendar"], float(axis.seconds[0])):
         raise UserError(f"the sources have the calendar {axis.calendar}, '{store.name}' {attributes['calendar']}")
     if gaps := axis.describe_gaps():

@@ -97,6 +97,14 @@ def convert(
     mask: Annotated[
         bool, typer.Option("--mask", help="Points that are missing at all times, such as land, are left out.")
     ] = False,
+    units: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VARIABLE=UNITS",
+            help="Units that the store is to hold a variable in, such as t=degC; of one variable UNITS will do. By "
+            "default those of its first source, to which the others are converted. Repeatable.",
+        ),
+    ] = None,
     group: Annotated[
         str | None, typer.Option(help="Group of a file or Zarr store that the variables are in, such as t0_fields.")
     ] = None,
@@ -139,6 +147,7 @@ def convert(
     check(location)
 
     from data_prep.build_command import build_and_report
+    from data_prep.common_units import describe_conversions
     from data_prep.field_source import FieldSource, plan_store
     from data_prep.inputs import read_inputs
     from data_prep.joining import open_field, summary
@@ -161,6 +170,7 @@ def convert(
         dimensions,
         files_are_samples=files_are_samples,
         group=(group or "").strip("/"),
+        units=units or [],
     )
     found = summary(field)
     field = field.select(area, every, coarsen, regrid)
@@ -181,7 +191,7 @@ def convert(
         **inputs.recipe(),
     }
     if not overwrite and not any(
-        [*selection.values(), sample_dimension, level_dimension, files_are_samples, inputs.kinds, group]
+        [*selection.values(), sample_dimension, level_dimension, files_are_samples, inputs.kinds, units, group]
     ):
         before = {
             "command": "data_prep.netcdf",
@@ -195,6 +205,8 @@ def convert(
         if _is_complete_of_before(location, before):
             print(f"{root.show(location)}: made by an earlier version (complete already, nothing to do)")
             return
+    if conversions := describe_conversions(field):
+        print(conversions)
     field_mask = find_mask(field, min(start for start, _ in ranges.values())) if mask else None
     if field_mask is not None:
         print(f"mask: {field_mask.describe(field)}")

@@ -180,6 +180,8 @@ def plan_store(
             attributes["segments"] = segments
     if inputs.kinds:
         attributes["inputs"] = inputs.kinds
+    if field.level_units:
+        attributes["level_units"] = field.level_units
     if grid.latitude is not None:
         attributes |= {"latitude": grid.latitude, "coarsening": BY_AREA}
     return StorePlan(

@@ -20,6 +20,7 @@ from data_prep.sources import (
     split_group,
 )
 from data_prep.time_axis import calendar_name, rounding_in_seconds, to_seconds
+from data_prep.units import Conversion
 from mcrnn.errors import UserError
 
 
@@ -38,11 +39,13 @@ class FileContent:
         time_units: units of the times as they are in the source.
         rounding: seconds between two neighbouring numbers of the type that the times are stored in.
         levels: values of the levels, None where there is no level.
+        level_units: their units, empty where there are none.
         fixed: values, as text, of all other coordinates that have one value only, by name.
         samples: number of samples, 1 where there is no dimension of them.
-        units: units of the variable.
+        units: units of the variable, empty where there are none.
         long_name: its long name.
         arrays: names of the arrays that are read, after those of their groups.
+        conversion: how its values are converted, None where they stay as they are.
     """
 
     url: str
@@ -54,11 +57,13 @@ class FileContent:
     time_units: str
     rounding: float
     levels: tuple[float, ...] | None
+    level_units: str
     fixed: dict[str, str]
     samples: int
     units: str
     long_name: str
     arrays: frozenset[str]
+    conversion: Conversion | None = None
 
 
 def only_variable(url: str, group: str = "") -> str:
@@ -128,6 +133,7 @@ def _read_content(dataset: xr.Dataset, url: str, path: str, given: dict[str, str
     known = {dimensions.time, dimensions.row, dimensions.column, dimensions.level, dimensions.sample}
     scalars = [str(name) for name, c in array.coords.items() if c.size == 1 and name not in known]
     level_scalar = None if dimensions.level else recognise(dataset, scalars, LEVEL)
+    level = dimensions.level or level_scalar
     return FileContent(
         url=url,
         dimensions=dimensions,
@@ -137,14 +143,15 @@ def _read_content(dataset: xr.Dataset, url: str, path: str, given: dict[str, str
         calendar=calendar,
         time_units=units,
         rounding=rounding,
-        levels=_read_levels(dataset, dimensions.level or level_scalar, url),
+        levels=_read_levels(dataset, level, url),
+        level_units=attribute(dataset, level, "units") if level else "",
         fixed={
             name: str(dataset.variables[name].values.reshape(-1)[0])
             for name in scalars
             if name != level_scalar and "since" not in attribute(dataset, name, "units") and name not in TIME.names
         },
         samples=1 if dimensions.sample is None else dataset.sizes[dimensions.sample],
-        units=str(array.attrs.get("units", "1")).strip() or "1",
+        units=str(array.attrs.get("units", "")).strip(),
         long_name=str(array.attrs.get("long_name", variable)),
         arrays=frozenset(
             "/".join(filter(None, (above, name)))

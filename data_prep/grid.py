@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from data_prep.dimensions import Dimensions, attribute
+from data_prep.units import find_conversion
 from mcrnn.errors import UserError
 
 LATITUDE = ("latitude", "degrees_n", ("lat", "latitude"))
@@ -26,6 +27,7 @@ class Grid:
         row_is_latitude: whether rows are latitudes, in degrees north.
         column_is_longitude: whether columns are longitudes, in degrees east.
         is_transposed: whether rows are longitudes or columns latitudes, as options may ask for.
+        units: units of rows and columns that are neither, such as those of a projection; empty where there are none.
     """
 
     names: tuple[str, str]
@@ -34,6 +36,7 @@ class Grid:
     row_is_latitude: bool
     column_is_longitude: bool
     is_transposed: bool = False
+    units: tuple[str, str] = ("", "")
 
     @classmethod
     def read(cls, dataset: xr.Dataset, dimensions: Dimensions, path: str) -> Grid:
@@ -52,7 +55,11 @@ class Grid:
         seem_radians = 1.3 < np.abs(rows).max() < 1.6 and 3.2 < np.ptp(columns) < 6.3
         if is_latitude and is_longitude and not attribute(dataset, row, "units") and seem_radians:
             raise UserError(f"latitudes and longitudes of '{path}' seem to be radians; give them units")
-        return cls((row, column), rows, columns, is_latitude, is_longitude, is_transposed)
+        units = [
+            "" if is_degrees else attribute(dataset, name, "units")
+            for name, is_degrees in ((row, is_latitude), (column, is_longitude))
+        ]
+        return cls((row, column), rows, columns, is_latitude, is_longitude, is_transposed, (units[0], units[1]))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -77,9 +84,11 @@ class Grid:
         return self.circle is not None and abs(self.circle - 360) < 0.5 * self.circle / len(self.columns)
 
     def is_same(self, other: Grid) -> bool:
-        """Return whether two grids have the same dimensions and, to six digits, the same coordinates."""
+        """Return whether two grids have the same dimensions and, to six digits and in the same units, coordinates."""
         return (
-            self.names == other.names and _are_close(self.rows, other.rows) and _are_close(self.columns, other.columns)
+            self.names == other.names
+            and _are_close(self.rows, _in_units(other.rows, other.units[0], self.units[0]))
+            and _are_close(self.columns, _in_units(other.columns, other.units[1], self.units[1]))
         )
 
     def check_boundary(self, boundary: str) -> None:
@@ -174,6 +183,17 @@ def coordinate_values(dataset: xr.Dataset, name: str, path: str) -> np.ndarray |
 def _unwrapped(longitude: np.ndarray) -> np.ndarray:
     """Return longitudes without the step from the end of the circle to its begin."""
     return np.unwrap(longitude, period=360)
+
+
+def _in_units(values: np.ndarray, source: str, target: str) -> np.ndarray:
+    """Return coordinates in other units; none where these do not convert into each other."""
+    if not source or not target:
+        return values
+    try:
+        conversion = find_conversion(source, target)
+    except ValueError:
+        return np.zeros(0)
+    return values if conversion is None else conversion.apply(values)
 
 
 def _are_close(a: np.ndarray, b: np.ndarray) -> bool:

@@ -18,6 +18,7 @@ from data_prep.grid import Grid
 from data_prep.resampling import Area, Remapping
 from data_prep.sources import SourceIdentity, open_source, request, source_format, split_group
 from data_prep.time_axis import TimeAxis
+from data_prep.units import Conversion
 from mcrnn.data.missing_values import without_invalid
 from mcrnn.data.time_step import show
 from mcrnn.errors import UserError
@@ -33,6 +34,7 @@ class Part:
         first: position of its first time or sample in the whole field.
         count: number of its times or samples.
         levels: values of its levels, None where there is no level.
+        conversion: how its values are converted, None where they stay as they are.
     """
 
     source: SourceIdentity
@@ -40,6 +42,7 @@ class Part:
     first: int
     count: int
     levels: tuple[float, ...] | None
+    conversion: Conversion | None = None
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,11 @@ class GriddedField:
         samples: number of samples, None for a series.
         area: the part of the grid that is read.
         taken: positions in the sources of the times that are taken, None for all.
-        units_of: units of each variable.
+        units_of: units of each variable, after conversion.
         long_name: long names of the variables, joined by commas.
         whole_grid: the grid of the sources.
         remapping: how the grid is made coarser, None if it is not.
+        level_units: units of the levels of channels, empty where there are none.
     """
 
     channels: tuple[Channel, ...]
@@ -84,6 +88,7 @@ class GriddedField:
     long_name: str
     whole_grid: Grid
     remapping: Remapping | None = None
+    level_units: str = ""
 
     @property
     def store_grid(self) -> Grid:
@@ -184,7 +189,11 @@ class GriddedField:
 
         def read(columns: slice) -> np.ndarray:
             piece = array.isel(index | {dimensions.column: columns})
-            values = without_invalid(piece, np.asarray(piece.values), is_netcdf=is_netcdf)
+            dtype = np.float32 if part.conversion is None else np.float64
+            values = without_invalid(piece, np.asarray(piece.values), is_netcdf=is_netcdf, dtype=dtype)
+            if part.conversion is not None:
+                with np.errstate(over="ignore"):  # what is beyond the range of float32 is refused as missing
+                    values = part.conversion.apply(values).astype(np.float32)
             return _in_order(piece, dimensions, values)
 
         pieces = [request_part(part, read, columns) for columns in self.area.columns]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from data_prep.channels import parse_variable, select_channels
+from data_prep.common_units import conversions_of, parse_units, with_common_levels, with_common_units
 from data_prep.file_content import FileContent, has_variable, only_variable, read_content, variables_of
 from data_prep.gridded_field import GriddedField, Part, SampleTimes
 from data_prep.resampling import Area
 from data_prep.sources import describe_groups, identify, split_group
 from data_prep.time_axis import TimeAxis, same_calendar
+from data_prep.units import find_conversion
 from mcrnn.errors import UserError, did_you_mean
 
 Contents = dict[str, list[FileContent]]
@@ -27,6 +28,8 @@ def open_field(
     *,
     files_are_samples: bool = False,
     group: str = "",
+    units: Sequence[str] = (),
+    level_units: str = "",
 ) -> GriddedField:
     """Find out what is in some sources, without reading values of the field.
 
@@ -37,6 +40,8 @@ def open_field(
         dimensions: names that the user gives for dimensions, see `data_prep.dimensions.find_dimensions`.
         files_are_samples: whether each source is a sample, or some samples, and not a part of a series.
         group: the group of variables that are named without one.
+        units: units that variables are to have, as `--units` names them; others get those of their first source.
+        level_units: units of the levels, empty for those of the first source.
 
     Raises:
         UserError: a variable, level or dimension is not there or not clear, the sources do not fit together, or the
@@ -60,6 +65,9 @@ def open_field(
     if level_name and all(c.dimensions.level != level_name for files in contents.values() for c in files):
         raise UserError(f"--level-dimension: {', '.join(names)} of '{urls[0]}' have no dimension '{level_name}'")
     _check_same(contents)
+    asked = parse_units(units, names)
+    contents = with_common_units(contents, asked)
+    contents, level_units = with_common_levels(contents, level_units)
     channels = select_channels(wanted, levels, contents)
     every = [content for files in contents.values() for content in files]
     arrays: dict[str, set[str]] = {}
@@ -76,7 +84,7 @@ def open_field(
         counts = {name: [content.samples for content in files] for name, files in contents.items()}
     parts = {
         name: tuple(
-            Part(identities[content.url], content.dimensions, int(first), count, content.levels)
+            Part(identities[content.url], content.dimensions, int(first), count, content.levels, content.conversion)
             for content, first, count in zip(files, np.cumsum([0, *counts[name][:-1]]), counts[name], strict=True)
         )
         for name, files in contents.items()
@@ -88,9 +96,10 @@ def open_field(
         samples=None if is_series else sum(counts[names[0]]),
         area=Area.all_of(every[0].grid),
         taken=None,
-        units_of={name: files[0].units for name, files in contents.items()},
+        units_of={name: asked.get(name) or files[0].units or "1" for name, files in contents.items()},
         long_name=", ".join(dict.fromkeys(files[0].long_name for files in contents.values())),
         whole_grid=every[0].grid,
+        level_units=level_units if any(channel.level is not None for channel in channels) else "",
     )
 
 
@@ -98,7 +107,7 @@ def _check_same(contents: Contents) -> None:
     """Refuse sources that differ in what must be the same.
 
     Raises:
-        UserError: grids differ, or units or a coordinate of one value that a variable has.
+        UserError: grids differ, or a coordinate of one value that a variable has.
     """
     grid_of = next(files[0] for files in contents.values())
     for variable, files in contents.items():
@@ -106,22 +115,12 @@ def _check_same(contents: Contents) -> None:
         for content in files:
             if not content.grid.is_same(grid_of.grid):
                 raise UserError(f"'{content.url}' has another grid than '{grid_of.url}' for {variable}")
-            if _plain_units(content.units) != _plain_units(first.units):
-                raise UserError(
-                    f"{variable} is in {content.units} in '{content.url}' and in {first.units} in '{first.url}'; "
-                    "convert one of them first, for example with ncap2"
-                )
             for name in content.fixed.keys() & first.fixed.keys():
                 if content.fixed[name] != first.fixed[name]:
                     raise UserError(
                         f"{variable} is at {name} {content.fixed[name]} in '{content.url}' and at {name} "
                         f"{first.fixed[name]} in '{first.url}'"
                     )
-
-
-def _plain_units(units: str) -> str:
-    """Return units without the ways in which the same ones are written: m**2 s**-2, m^2 s^-2, m2 s-2."""
-    return re.sub(r"\s+", " ", re.sub(r"\*\*|\^", "", units)).strip()
 
 
 def _join_times(contents: Contents) -> tuple[Contents, TimeAxis]:
@@ -201,6 +200,12 @@ def _same_steps(content: FileContent, first: FileContent) -> bool:
     if content.times is None or first.times is None:
         return content.times is None and first.times is None
     here, there = (times - times[0] for times in (content.times, first.times))
+    if content.calendar is None and content.time_units and first.time_units:
+        try:
+            conversion = find_conversion(content.time_units, first.time_units)
+        except ValueError:
+            return False
+        here = here if conversion is None else conversion.apply(here)
     unit = max(float(np.abs(there).max()), 1e-30)
     return content.calendar == first.calendar and bool(np.abs(here - there).max() <= 1e-6 * unit)
 
@@ -225,9 +230,11 @@ def summary(field: GriddedField) -> dict[str, Sequence[object] | str | None]:
     """Return what was found in the sources that a build must find again when it goes on."""
     sources = {part.source.url: part.source for parts in field.parts.values() for part in parts}
     first = next(iter(field.parts.values()))[0].dimensions
+    conversions = [[variable, c.source, c.target, c.scale, c.offset] for variable, c, _ in conversions_of(field)]
     return {
         "sources": [[s.url.rstrip("/").rsplit("/", 1)[-1], s.size, s.checksum] for s in sources.values()],
         "dimensions": [name for name in (first.sample, first.time, first.level, first.row, first.column) if name],
         "units": field.units,
         "calendar": field.axis.calendar if isinstance(field.axis, TimeAxis) else None,
+        **({"conversions": conversions} if conversions else {}),
     }

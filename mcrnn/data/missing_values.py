@@ -13,13 +13,16 @@ import numpy as np
 import xarray as xr
 
 
-def without_invalid(variable: xr.Variable, values: np.ndarray, *, is_netcdf: bool) -> np.ndarray:
-    """Return values as float32, NaN where they are missing.
+def without_invalid(
+    variable: xr.Variable, values: np.ndarray, *, is_netcdf: bool, dtype: type[np.floating] = np.float32
+) -> np.ndarray:
+    """Return values as floating-point numbers, NaN where they are missing.
 
     Args:
         variable: the variable, for its attributes.
         values: its values as xarray returns them.
         is_netcdf: whether they are from a NetCDF file.
+        dtype: type of the result.
     """
     encoding = variable.encoding
     is_packed = "scale_factor" in encoding or "add_offset" in encoding
@@ -36,8 +39,8 @@ def without_invalid(variable: xr.Variable, values: np.ndarray, *, is_netcdf: boo
         fill = values.dtype.type(unwritten * scale + offset)
         invalid = invalid | (np.abs(values - fill) <= rounding if is_packed else values == fill)
     with np.errstate(over="ignore"):  # a number beyond the range of float32 becomes infinite, and is refused as such
-        result = values.astype(np.float32, copy=False)
-    return np.where(invalid, np.float32(np.nan), result) if invalid.any() else result
+        result = values.astype(dtype, copy=False)
+    return np.where(invalid, dtype(np.nan), result) if invalid.any() else result
 
 
 def _valid_range(attributes: dict[str, Any]) -> tuple[float | None, float | None]:

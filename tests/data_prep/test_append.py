@@ -162,6 +162,17 @@ def test_what_another_append_left_behind_is_not_used(folder: Path, monkeypatch: 
     assert np.array_equal(store.load("test")[0, 24:, 0], LATER)
 
 
+def test_times_in_other_units_are_converted_to_those_of_the_store(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = LATER.astype(np.float64) / 1000
+    part = hourly(LATER, 72)
+    part.assign(z=(part.z.dims, values, {"units": "J g-1"})).to_netcdf("b.nc", mode="w")
+    append("b.nc")
+    assert "z is converted from J g-1 to m**2 s**-2" in capsys.readouterr().out
+    assert np.array_equal(opened(folder).load("test")[0, 24:, 0], LATER)
+
+
 @pytest.mark.parametrize(
     ("change", "options", "named"),
     [
@@ -172,7 +183,7 @@ def test_what_another_append_left_behind_is_not_used(folder: Path, monkeypatch: 
         ),
         (lambda d: d.isel(time=slice(None, None, 2)), {}, "a time every 2 h, .* every 1 h"),
         (lambda d: d.isel(lat=slice(5)), {}, "another grid than"),
-        (lambda d: d.assign(z=d.z.assign_attrs(units="m")), {}, "z is in m in the sources and in m\\*\\*2"),
+        (lambda d: d.assign(z=d.z.assign_attrs(units="m")), {}, "z is in m in '.*b.nc' and is to be in m\\*\\*2"),
         (lambda d: d.rename(z="t"), {}, "no file has a variable 'z'"),
         (lambda d: d, {"split": "train"}, "train .* they follow on test, which ends at 1979-01-03 23:00"),
         (lambda d: d, {"new_statistics": True}, "statistics are those of the training split"),

@@ -119,6 +119,25 @@ def test_file_that_changes_while_it_is_read_is_refused(interrupted: Path, monkey
         run("a.nc", boundary="zeros")
 
 
+def test_conversion_of_units_is_said_and_part_of_the_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    warm = dataset(OTHER[:24])
+    warm.assign(z=warm.z.assign_attrs(units="K")).to_netcdf("a.nc")
+    cold = dataset(OTHER[24:], 24)
+    celsius = cold.z.values.astype(np.float64) - 273.15
+    cold.assign(z=(cold.z.dims, celsius, {"units": "degC"})).to_zarr("b.zarr", zarr_format=3, consolidated=False)
+    for _ in range(2):
+        run("a.nc", "b.zarr")
+        assert "z is converted from degC to K in 1 of 2 sources\n" in capsys.readouterr().out
+    assert np.array_equal(stored(folder)[:, 0], OTHER)
+    attributes = FieldStore.open(LocalFolder(folder / "out.zarr")).attributes
+    assert attributes["channel_units"] == ["K"]
+    assert attributes["recipe"]["conversions"] == [["z", "degC", "K", 1.0, 273.15]]
+    with pytest.raises(
+        UserError, match=r"conversions is .* not \[\['z', 'K', 'degC', 1.0, -273.15\]\]; units is K"
+    ):
+        run("a.nc", "b.zarr", units=["degC"])
+
+
 def test_store_of_an_earlier_version_is_left_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,6 +254,8 @@ def test_grib_files_of_several_kinds_of_levels(folder: Path) -> None:
     assert store.channels == ["z850", "t850", "t2m"]
     assert store.is_from_the_north
     assert [path.name for path in folder.glob("era.grib*")] == ["era.grib"]  # no index beside it
+    run("era.grib", variable=["t2m"], units=["degC"], store="b.zarr")
+    assert np.allclose(stored(folder, "b.zarr")[:, 0], OTHER[:12] + 1 - 273.15, atol=1e-4)
     with pytest.raises(UserError, match="fields of several kinds; name those wanted by --variable"):
         run("era.grib")
     with pytest.raises(UserError, match="no file has a variable 'q'"):

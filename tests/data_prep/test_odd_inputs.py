@@ -72,6 +72,30 @@ def with_t(part: xr.Dataset, values: np.ndarray = OTHER) -> xr.Dataset:
     return part.assign(t=(("time", "lat", "lon"), values, {"units": "K"}))
 
 
+def in_units(units: str, scale: float = 1.0, offset: float = 0.0) -> Callable[[xr.Dataset], xr.Dataset]:
+    """The same field in other units, in float64."""
+
+    def change(part: xr.Dataset) -> xr.Dataset:
+        part["z"] = (part["z"].dims, part["z"].values.astype(np.float64) * scale + offset, {"units": units})
+        return part
+
+    return change
+
+
+def at_levels(units: str, first: float, second: float) -> Callable[[xr.Dataset], xr.Dataset]:
+    return lambda part: attributes("level", units=units)(two_levels(part, first, second))
+
+
+def projected(units: str, factor: float) -> Callable[[xr.Dataset], xr.Dataset]:
+    """The field on a grid of a projection."""
+
+    def change(part: xr.Dataset) -> xr.Dataset:
+        points = {name: (name, factor * np.arange(size), {"units": units}) for name, size in (("y", 6.0), ("x", 8.0))}
+        return part.drop_vars(["lat", "lon"]).rename(lat="y", lon="x").assign_coords(points)
+
+    return change
+
+
 def packed(**attributes: Any) -> Callable[[xr.Dataset], xr.Dataset]:
     def change(part: xr.Dataset) -> xr.Dataset:
         raw = np.round((VALUES - 54_000) / 2).astype(np.int16)
@@ -233,7 +257,43 @@ CASES: dict[str, Case] = {
     "units of time": Case(attributes("z", units="seconds")(dataset()), VALUES),
     "units since": Case(attributes("z", units="days since 2000-01-01")(dataset()), VALUES),
     "units that change": Case(
-        days(same, attributes("z", units="m"), same), "z is in m in '.*b.nc' and in m..2 s..-2 in '.*a.nc'"
+        days(same, attributes("z", units="m"), same),
+        "z is in m in '.*b.nc' and in m..2 s..-2 in '.*a.nc', and these do not convert",
+    ),
+    "units that are missing in one file": Case(
+        days(same, attributes("z", units=None), same), "z is in no units in '.*b.nc' and in m..2 s..-2 in '.*a.nc'"
+    ),
+    "units that are not known": Case(days(same, attributes("z", units="foo"), same), "'foo' is not known as units"),
+    "units that convert": Case(
+        days(attributes("z", units="Pa"), in_units("hPa", 0.01), in_units("millibars", 0.01)), VALUES
+    ),
+    "units that convert with an offset": Case(
+        days(attributes("z", units="K"), in_units("Celsius", 1, -273.15), in_units("C", 1, -273.15)), VALUES
+    ),
+    "units without a dimension": Case(days(in_units("(0 - 1)"), in_units("%", 100), in_units("1")), VALUES),
+    "units that are asked for": Case(
+        attributes("z", units="K")(dataset()), VALUES.astype(np.float64) - 273.15, {"units": ["degC"]}
+    ),
+    "units of one variable of two": Case(
+        with_t(dataset()),
+        np.stack([VALUES, OTHER.astype(np.float64) - 273.15], 1),
+        {"variable": ["z", "t"], "units": ["t=degC"]},
+    ),
+    "units of which variable": Case(
+        with_t(dataset()), "--units degC: say of which", {"variable": ["z", "t"], "units": ["degC"]}
+    ),
+    "units of another variable": Case(
+        with_t(dataset()), "has no variable 'q'; known: t, z", {"variable": ["z", "t"], "units": ["q=degC"]}
+    ),
+    "units that are asked for and do not convert": Case(dataset(), "and is to be in K, and these", {"units": ["K"]}),
+    "units that are asked for of none": Case(
+        attributes("z", units=None)(dataset()), "z is in no units in .* is to be in K", {"units": ["K"]}
+    ),
+    "valid_min in units that convert": Case(
+        with_value(-999.0, valid_min=np.float32(0), units="hPa"), "z at 1979-01-02 06:00", {"units": ["Pa"]}
+    ),
+    "packed in units that convert": Case(
+        packed()(dataset()), (np.round((VALUES - 54_000) / 2) * 2 + 54_000) / 1000, {"units": ["km"]}
     ),
     "units that are written otherwise": Case(days(same, attributes("z", units="m2 s-2"), same), VALUES),
     # missing values and packing
@@ -382,6 +442,14 @@ CASES: dict[str, Case] = {
     "no coordinates of a projected grid": Case(
         dataset().drop_vars(["lat", "lon"]).rename(lat="y", lon="x"), VALUES, {"boundary": "zeros"}
     ),
+    "coordinates of a projected grid in other units": Case(
+        days(projected("m", 1000.0), projected("km", 1.0), projected("m", 1000.0)), VALUES, {"boundary": "zeros"}
+    ),
+    "other coordinates of a projected grid": Case(
+        days(projected("m", 1000.0), projected("km", 1000.0), projected("m", 1000.0)),
+        "has another grid",
+        {"boundary": "zeros"},
+    ),
     "latitudes in radians": Case(
         dataset().assign_coords(lat=("lat", np.deg2rad(LATITUDE), {"units": "radians"})), VALUES
     ),
@@ -458,6 +526,25 @@ CASES: dict[str, Case] = {
     "one level of several in one file": Case(days(two_levels, at_level(500), two_levels), VALUES, {"level": [500.0]}),
     "levels in other units in one file": Case(
         days(two_levels, lambda part: two_levels(part, 50_000, 85_000), two_levels), "has no level 500",
+        {"level": [500.0]},
+    ),
+    "levels in other units, as they say, in one file": Case(
+        days(at_levels("hPa", 500, 850), at_levels("Pa", 50_000, 85_000), at_levels("millibars", 500, 850)),
+        VALUES,
+        {"level": [500.0]},
+    ),
+    "one level in other units in one file": Case(
+        days(
+            *[
+                lambda part, level=level, units=units: attributes("level", units=units)(at_level(level)(part))
+                for level, units in ((500, "hPa"), (50_000, "Pa"), (500, "hPa"))
+            ]
+        ),
+        VALUES,
+    ),
+    "levels of another kind in one file": Case(
+        days(at_levels("hPa", 500, 850), at_levels("m", 500, 850), at_levels("hPa", 500, 850)),
+        "the levels of z are in m in '.*b.nc' and in hPa in '.*a.nc'",
         {"level": [500.0]},
     ),
     "a level twice": Case(two_levels(dataset()), "z500 is asked for twice", {"level": [500.0, 500.0]}),

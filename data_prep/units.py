@@ -1,0 +1,131 @@
+"""Units of the CF conventions: which ones mean the same, and how values are converted from one to another.
+
+Units are understood by pint, with the registry of cf_xarray, which knows the spellings of the CF conventions. The rest
+of this module is what is written in files besides, and what would be converted to wrong numbers. Neither package is
+imported as long as units are equal but for their spelling.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+NO_UNITS = ("1", "(0 - 1)", "0 - 1", "~", "-", "dimensionless", "unitless", "fraction", "proportion", "numeric")
+"""Units of numbers without a dimension, as files have them, in lower case."""
+
+AMBIGUOUS = {"practical_salinity_unit"}
+"""Units of pint that others count in another way: a salinity of 35 is 35 psu, and 35 of 1e-3, and 35 of 1."""
+
+POWER_OF_TWO = 2.0**20
+"""A value whose conversion tells the factor to all digits."""
+
+_TEMPERATURE = re.compile(r"(?:deg(?:ree)?s?[ _.]*)?(c|celsius|k|kelvin|f|fahrenheit)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How values are converted: those in `target` are `scale` times those in `source`, plus `offset`."""
+
+    source: str
+    target: str
+    scale: float
+    offset: float
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """Convert values, in float64."""
+        return np.asarray(values, np.float64) * self.scale + self.offset
+
+
+@functools.lru_cache(maxsize=1024)
+def find_conversion(source: str, target: str) -> Conversion | None:
+    """Return how values are converted, None where the units mean the same.
+
+    Factor and offset are rounded to 15 digits, so that they are what they are by definition, such as 273.15.
+
+    Args:
+        source: units of the values, `"1"` of numbers without a dimension.
+        target: units that they are to have.
+
+    Raises:
+        ValueError: one is not known, or they do not convert into each other; the message is the end of a sentence.
+    """
+    if _plain(source) == _plain(target):
+        return None
+    (factor, unit), (divisor, other) = _parse(source), _parse(target)
+    if _calendar_units(unit) != _calendar_units(other):
+        raise ValueError("months and years are no fixed number of days")
+    from cf_xarray.units import units as registry
+    from pint import PintError
+
+    def convert(value: float) -> float:
+        return float(registry.Quantity(value * factor, unit).to(other).magnitude) / divisor
+
+    try:
+        with np.errstate(all="ignore"):
+            offset = convert(0.0)
+            scale = (convert(POWER_OF_TWO) - offset) / POWER_OF_TWO
+            is_affine = np.isclose(convert(2.0), 2 * scale + offset, rtol=1e-9)
+    except (PintError, ArithmeticError):
+        is_affine = False
+    if not is_affine:  # other dimensions, or a logarithm such as dB
+        raise ValueError("these do not convert into each other")
+    scale, offset = float(f"{scale:.15g}"), float(f"{offset:.15g}")
+    return None if (scale, offset) == (1.0, 0.0) else Conversion(source, target, scale, offset)
+
+
+def _plain(units: str) -> str:
+    """Return units without the ways in which the same ones are written: m**2 s**-2, m^2 s^-2, m2 s-2."""
+    return re.sub(r"\s+", " ", re.sub(r"\*\*|\^", "", units)).strip()
+
+
+def _parse(text: str) -> tuple[float, Any]:
+    """Return what pint understands by some units: a number, such as the 0.001 of `1e-3 m`, and its unit.
+
+    Raises:
+        ValueError: it understands nothing, or a product of an angle and a temperature, as of `degree-C`, or what is
+            ambiguous.
+    """
+    from cf_xarray.units import units as registry
+    from pint.util import to_units_container
+
+    spelled = _spelled(text)
+    factor = 1.0
+    try:
+        try:
+            unit = registry.Unit(spelled)
+        except ValueError:  # of units with a number
+            product = registry.Quantity(registry.parse_expression(spelled))
+            factor, unit = float(product.magnitude), product.units
+        names = set(to_units_container(unit))
+    except Exception:  # pint's parser raises errors of all kinds
+        raise ValueError(f"'{text}' is not known as units") from None
+    has_angle = not names.isdisjoint(("degree", "degrees", "radian"))
+    if (has_angle and any(name.startswith("delta_") for name in names)) or not factor > 0:
+        raise ValueError(f"'{text}' is not known as units")
+    if not names.isdisjoint(AMBIGUOUS):
+        raise ValueError(f"'{text}' is counted in several ways")
+    return factor, unit
+
+
+def _spelled(text: str) -> str:
+    """Return units in the spelling of pint."""
+    units = " ".join(text.split())
+    if units.lower() in NO_UNITS or units.lower().replace("-", " - ") in NO_UNITS:
+        return "1"
+    if match := _TEMPERATURE.fullmatch(units):
+        return {"c": "degC", "k": "kelvin", "f": "degF"}[match[1][0].lower()]
+    if units == "mb":  # which are millibarns elsewhere
+        return "millibar"
+    units = re.sub(r" of water(?: equivalent)?$", "", units)
+    return re.sub(r"\b[A-Z][a-z]{3,}\b", lambda word: word[0].lower(), units)
+
+
+def _calendar_units(unit: Any) -> dict[str, float]:
+    """Return the exponents of those parts of a unit whose length is not fixed."""
+    from pint.util import to_units_container
+
+    return {name: power for name, power in to_units_container(unit).items() if "month" in name or "year" in name}

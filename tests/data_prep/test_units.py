@@ -1,0 +1,61 @@
+"""Units in the spellings of files: which mean the same, how others convert, and what is no conversion at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from data_prep.units import find_conversion
+
+
+def test_spellings_of_the_same_units_need_no_conversion() -> None:
+    for one, other in (
+        ("m**2 s**-2", "m2 s-2"),
+        ("m^2/s^2", "J kg-1"),
+        ("C", "degC"),
+        ("Celsius", "degrees C"),
+        ("Degrees Celsius", "deg_C"),
+        ("Kelvin", "K"),
+        ("hPa", "millibars"),
+        ("mb", "mbar"),
+        ("(0 - 1)", "1"),
+        ("0-1", "kg kg**-1"),
+        ("~", "dimensionless"),
+        ("gpm", "m"),
+        ("mm of water equivalent", "mm"),
+    ):
+        assert find_conversion(one, other) is None, (one, other)
+
+
+def test_factor_and_offset_are_those_of_the_definition() -> None:
+    for source, target, scale, offset in (
+        ("degC", "K", 1.0, 273.15),
+        ("K", "Celsius", 1.0, -273.15),
+        ("degF", "K", 0.555555555555556, 255.372222222222),
+        ("hPa", "Pa", 100.0, 0.0),
+        ("Pa", "mb", 0.01, 0.0),
+        ("%", "(0 - 1)", 0.01, 0.0),
+        ("g kg-1", "kg kg**-1", 0.001, 0.0),
+        ("1e-3", "1", 0.001, 0.0),
+        ("degC day-1", "K h-1", 0.0416666666666667, 0.0),
+        ("mm/day", "m s**-1", 1.15740740740741e-08, 0.0),
+    ):
+        found = find_conversion(source, target)
+        assert found is not None, (source, target)
+        assert (found.scale, found.offset) == (scale, offset), (source, target)
+
+
+def test_what_would_be_wrong_is_no_conversion() -> None:
+    for source, target, reason in (
+        ("m", "m2 s-2", "do not convert"),
+        ("1", "K", "do not convert"),
+        ("kg m-2", "mm", "do not convert"),
+        ("dB", "1", "do not convert"),
+        ("foo", "K", "'foo' is not known"),
+        ("degree-C", "K", "'degree-C' is not known|do not convert"),
+        ("-5 K", "K", "'-5 K' is not known"),
+        ("psu", "1e-3", "'psu' is counted in several ways"),
+        ("mm month-1", "mm day-1", "months and years"),
+        ("days since 2000-01-01", "hours since 2000-01-01", "is not known"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            find_conversion(source, target)
