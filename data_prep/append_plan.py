@@ -16,7 +16,7 @@ from data_prep.inputs import Inputs, StaticField
 from data_prep.joining import open_field, summary
 from data_prep.masking import FieldMask, find_mask
 from data_prep.plan import Shard, SplitPlan, StorePlan
-from data_prep.sources import SourceIdentity
+from data_prep.source_identity import SourceIdentity
 from data_prep.time_axis import TimeAxis, same_calendar
 from mcrnn.data.forcings import SOLAR_ANGLE, STATIC
 from mcrnn.data.store import FieldStore

@@ -16,7 +16,8 @@ from data_prep.channels import Channel
 from data_prep.dimensions import Dimensions
 from data_prep.grid import Grid
 from data_prep.resampling import Area, Remapping
-from data_prep.sources import SourceIdentity, open_source, request, source_format, split_group
+from data_prep.source_identity import SourceIdentity
+from data_prep.sources import open_source, request, source_format, split_group
 from data_prep.time_axis import TimeAxis
 from data_prep.units import Conversion
 from mcrnn.data.missing_values import without_invalid

@@ -14,11 +14,10 @@ from data_prep.dimensions import COLUMN, ROW, TIME, Dimensions, recognise
 from data_prep.file_content import has_variable, variables_of
 from data_prep.grid import Grid
 from data_prep.gridded_field import GriddedField
+from data_prep.source_identity import SourceIdentity, identify
 from data_prep.sources import (
-    SourceIdentity,
     find_sources,
     groups_above,
-    identify,
     open_source,
     request,
     source_format,

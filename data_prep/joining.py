@@ -11,7 +11,8 @@ from data_prep.common_units import conversions_of, parse_units, with_common_leve
 from data_prep.file_content import FileContent, has_variable, only_variable, read_content, variables_of
 from data_prep.gridded_field import GriddedField, Part, SampleTimes
 from data_prep.resampling import Area
-from data_prep.sources import describe_groups, identify, split_group
+from data_prep.source_identity import identify
+from data_prep.sources import describe_groups, split_group
 from data_prep.time_axis import TimeAxis, same_calendar
 from data_prep.units import find_conversion
 from mcrnn.errors import UserError, did_you_mean

@@ -1,19 +1,12 @@
-"""The sources of a field, files and Zarr stores: find them, open each by xarray, and know each again.
-
-A source is a NetCDF, HDF5 or GRIB file or a Zarr store, on a disk or at a URL. Its name and size do not say what is in
-it, so it is known by a checksum of its content, or by the checksums that object storage keeps (ETags).
-"""
+"""The sources of a field: NetCDF, HDF5 and GRIB files and Zarr stores, on a disk or at a URL. Find and open them."""
 
 from __future__ import annotations
 
 import functools
 import glob
-import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import xarray as xr
@@ -28,15 +21,6 @@ FILE_SUFFIXES = (".nc", ".nc3", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".hdf
 ZARR_METADATA = ("zarr.json", ".zmetadata", ".zgroup")
 """Objects of which a Zarr store has at least one."""
 
-VERSION_KEYS = ("ETag", "etag", "md5Hash", "Content-MD5", "mtime", "LastModified", "Last-Modified")
-"""What file systems of fsspec call the version of an object; the first one that is there is taken."""
-
-HASHED_BYTES = 256 * 2**20
-"""Sources up to this size are hashed as a whole. Of larger ones, so much is hashed in pieces that are evenly spread."""
-
-PIECE = 2**20
-"""Size of these pieces, in bytes."""
-
 SHOWN_GROUPS = 5
 """Groups that a message names."""
 
@@ -45,35 +29,6 @@ Result = TypeVar("Result")
 
 class NoGroupError(UserError):
     """A source does not have a group."""
-
-
-@dataclass(frozen=True)
-class SourceIdentity:
-    """What a source was when the build was planned.
-
-    Attributes:
-        url: path or URL.
-        arrays: names of the arrays that are read. Of a Zarr store, other arrays do not count.
-        size: bytes of what counts.
-        checksum: digest of the content, see `identify`.
-        stamp: size, time of the last change and inode of a local file; None for other sources.
-    """
-
-    url: str
-    arrays: tuple[str, ...]
-    size: int
-    checksum: str
-    stamp: tuple[int, int, int] | None
-
-    def check(self) -> None:
-        """Refuse a source that has changed since the build was planned; a copy of the same content is the same.
-
-        Raises:
-            UserError: it has changed, or cannot be read on this machine.
-        """
-        stamp = _stamp(self.url)
-        if stamp is None or stamp != self.stamp:
-            _check_content(self, stamp)
 
 
 def find_sources(patterns: list[str]) -> list[str]:
@@ -143,13 +98,13 @@ def open_source(url: str, variable: str | None = None) -> xr.Dataset:
     """
     group, name = split_group(variable or "")
     if source_format(url) == "GRIB":
-        return _open(url, group, name or None, _stamp(url))
+        return _open(url, group, name or None, stamp_of(url))
     return _with_named_dimensions(open_group(url, group), name)
 
 
 def open_group(url: str, group: str) -> xr.Dataset:
     """Open a group of a source, the root by an empty name; see `open_source`."""
-    stamp = _stamp(url)
+    stamp = stamp_of(url)
     dataset = _open(url, group, None, stamp)
     for parent in groups_above(group)[1:]:
         if all(name in dataset.variables for name in dataset.dims):
@@ -284,38 +239,8 @@ def _zarr_store(url: str) -> Any:
     return FsspecStore.from_url(url, read_only=True)
 
 
-def identify(url: str, arrays: Iterable[str]) -> SourceIdentity:
-    """Return what a source is now.
-
-    A file and a local Zarr store are known by the SHA-256 of their content, which of more than `HASHED_BYTES` is taken
-    from pieces; a remote source by the ETags of its objects. A Zarr store at an address that lists nothing, such as
-    https, is known by its metadata only.
-
-    Args:
-        url: path or URL.
-        arrays: names of the arrays that are read.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    names = tuple(sorted(set(arrays)))
-    stamp = _stamp(url)
-    size, checksum = request(url, lambda: _hash_remote(url, names) if "://" in url else _hash_local(url, names))
-    return SourceIdentity(url, names, size, checksum, stamp)
-
-
-@functools.lru_cache(maxsize=1024)
-def _check_content(identity: SourceIdentity, stamp: object) -> None:
-    """Compare the content of a source; the answer holds as long as its stamp."""
-    now = identify(identity.url, identity.arrays)
-    if (now.size, now.checksum) != (identity.size, identity.checksum):
-        raise UserError(
-            f"'{identity.url}' has changed since the build was planned, or is another file on this machine; "
-            "run the command again"
-        )
-
-
-def _stamp(url: str) -> tuple[int, int, int] | None:
+def stamp_of(url: str) -> tuple[int, int, int] | None:
+    """Return size, time of the last change and inode of a local file; None for other sources."""
     if "://" in url or os.path.isdir(url):
         return None
     try:
@@ -323,67 +248,3 @@ def _stamp(url: str) -> tuple[int, int, int] | None:
     except OSError as error:
         raise UserError(f"'{url}' cannot be read: {error.strerror}") from None
     return status.st_size, status.st_mtime_ns, status.st_ino
-
-
-def _hash_local(url: str, arrays: tuple[str, ...]) -> tuple[int, str]:
-    root = Path(url)
-    if root.is_file():
-        files = [root]
-    else:
-        inside = (path for path in root.rglob("*") if path.is_file())
-        files = sorted(path for path in inside if _counts(path.relative_to(root).as_posix(), arrays))
-    sizes = [file.stat().st_size for file in files]
-    digest = hashlib.sha256()
-    for file, size in zip(files, sizes, strict=True):
-        if len(files) > 1:
-            digest.update(f"{file.relative_to(root).as_posix()} {size}\n".encode())
-        with file.open("rb") as stream:
-            for offset, length in _pieces(size, HASHED_BYTES // len(files) if sum(sizes) > HASHED_BYTES else size):
-                stream.seek(offset)
-                digest.update(stream.read(length))
-    return sum(sizes), digest.hexdigest()
-
-
-def _pieces(size: int, budget: int) -> list[tuple[int, int]]:
-    """Return offset and length of the pieces of a file that are hashed, together about `budget` bytes."""
-    if size <= budget:
-        return [(start, min(PIECE, size - start)) for start in range(0, size, PIECE)]
-    piece = min(PIECE, max(1024, budget // 2), size)
-    count = max(2, budget // piece)
-    return [(round(i * (size - piece) / (count - 1)), piece) for i in range(count)]
-
-
-def _hash_remote(url: str, arrays: tuple[str, ...]) -> tuple[int, str]:
-    files, path = filesystem_of(url)
-    digest = hashlib.sha256()
-    if not is_zarr(url):
-        entries = {"": files.info(path)}
-    elif url.startswith(("http://", "https://")):
-        objects = {name: files.cat_file(f"{path}/{name}") for name in ZARR_METADATA if files.exists(f"{path}/{name}")}
-        for name, content in objects.items():
-            digest.update(name.encode() + content)
-        return sum(map(len, objects.values())), digest.hexdigest()
-    else:
-        entries = {}
-        for group in _groups_of(arrays):
-            for entry in files.ls(f"{path}/{group}".rstrip("/"), detail=True):
-                name = "/".join(filter(None, (group, entry["name"].rstrip("/").rsplit("/", 1)[-1])))
-                if entry["type"] != "directory":
-                    entries[name] = entry
-                elif name in arrays:
-                    entries |= files.find(entry["name"], detail=True)
-    for name in sorted(entries):
-        entry = entries[name]
-        version = next((entry[key] for key in VERSION_KEYS if entry.get(key)), "")
-        digest.update(f"{name} {entry.get('size')} {version}\n".encode())
-    return sum(entry.get("size") or 0 for entry in entries.values()), digest.hexdigest()
-
-
-def _counts(key: str, arrays: tuple[str, ...]) -> bool:
-    """Return whether an object of a Zarr store is one of an array that is read, or of a group that it is in."""
-    return key.rpartition("/")[0] in _groups_of(arrays) or any(key.startswith(f"{name}/") for name in arrays)
-
-
-def _groups_of(arrays: tuple[str, ...]) -> list[str]:
-    """Return the groups that arrays are in, and those above them; the root is the first, by an empty name."""
-    return sorted({group for name in arrays for group in groups_above(split_group(name)[0])} | {""})
