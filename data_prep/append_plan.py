@@ -14,6 +14,7 @@ from data_prep.field_source import FieldSource
 from data_prep.gridded_field import GriddedField
 from data_prep.inputs import Inputs, StaticField
 from data_prep.joining import open_field, summary
+from data_prep.logarithms import with_logarithms
 from data_prep.masking import FieldMask, find_mask
 from data_prep.plan import Shard, SplitPlan, StorePlan
 from data_prep.source_identity import SourceIdentity
@@ -94,7 +95,8 @@ def plan_append(store: FieldStore, urls: list[str], split: str | None) -> Append
         units=_units(store),
         level_units=store.attributes.get("level_units", ""),
     )
-    field = _named_as_in(store, field)
+    scales = {variable: scale for variable, (scale, _) in recipe.get("log", {}).items()}
+    field = _named_as_in(store, with_logarithms(field, scales))
     field = field.select(*(recipe.get(name) for name in ("area", "every", "coarsen", "regrid")))
     sources = list(summary(field)["sources"] or [])
     if is_appended(store, sources):
@@ -136,15 +138,18 @@ def _dimensions(recipe: dict[str, Any]) -> dict[str, str | None]:
 
 
 def _units(store: FieldStore) -> list[str]:
-    """Return the units of the store by variable, as `--units` names them.
+    """Return the units of the store by variable, of logarithms those before, as `--units` names them.
 
     Of several variables, a store that was made when all had the same levels does not say which channels they have.
     """
-    variables = [parse_variable(text)[0] for text in store.attributes["recipe"]["variables"]]
+    recipe = store.attributes["recipe"]
+    variables = [parse_variable(text)[0] for text in recipe["variables"]]
     units = store.units_of([name for name in store.channels if name not in store.inputs])
     if len(variables) != len(units) and len(variables) > 1:
         return []
-    return [f"{variable}={units}" for variable, units in zip(variables, units, strict=False)]
+    found = dict(zip(variables, units, strict=False))
+    found |= {variable: units for variable, (_, units) in recipe.get("log", {}).items()}
+    return [f"{variable}={units}" for variable, units in found.items()]
 
 
 def _named_as_in(store: FieldStore, field: GriddedField) -> GriddedField:
@@ -164,7 +169,7 @@ def _check_same(store: FieldStore, field: GriddedField) -> None:
         raise UserError(f"'{store.name}' is a series, the sources have samples")
     for channel, units in zip(field.channels, store.units_of([c.name for c in field.channels]), strict=True):
         found = field.units_of[channel.variable]
-        if found != units:
+        if found != units and channel.variable not in field.logarithms:
             raise UserError(f"{channel.name} is in {found} in the sources and in {units} in '{store.name}': convert it")
     for variable, conversion, _ in conversions_of(field):
         if field.units_of[variable] == "1":  # which a store also has of a variable without units

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
@@ -19,16 +18,13 @@ import typer
 
 from mcrnn.cli import StorageOption, main
 from mcrnn.data.store_format import BOUNDARIES, SPLITS
-from mcrnn.errors import UserError
+from mcrnn.errors import UserError, did_you_mean
 from mcrnn.storage.location import Location, check
 from mcrnn.storage.root import Storage
 
 if TYPE_CHECKING:
     from data_prep.field_source import Fill
     from data_prep.gridded_field import GriddedField
-
-Ranges = dict[str, tuple[int, int]]
-"""For each split its first time (or sample), and the one after its last."""
 
 
 def convert(
@@ -97,6 +93,22 @@ def convert(
     mask: Annotated[
         bool, typer.Option("--mask", help="Points that are missing at all times, such as land, are left out.")
     ] = False,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VARIABLE[:SCALE]",
+            help="Store log(1 + x / SCALE) of a variable, as of precipitation, in a channel log_VARIABLE; SCALE is 1, "
+            "or a number in the units of the store. Repeatable.",
+        ),
+    ] = None,
+    min_max: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VARIABLE",
+            help="Networks see the variable from 0, its minimum in the training split, to 1, its maximum, where "
+            "data.normalize is set; by default less its mean and over its standard deviation. Repeatable.",
+        ),
+    ] = None,
     units: Annotated[
         list[str] | None,
         typer.Option(
@@ -151,8 +163,10 @@ def convert(
     from data_prep.field_source import FieldSource, plan_store
     from data_prep.inputs import read_inputs
     from data_prep.joining import open_field, summary
+    from data_prep.logarithms import formulas, parse_logarithms, with_logarithms
     from data_prep.masking import find_mask
     from data_prep.sources import find_sources
+    from data_prep.split_ranges import split_ranges
     from data_prep.time_axis import TimeAxis
 
     urls = find_sources(files)
@@ -173,11 +187,13 @@ def convert(
         units=units or [],
     )
     found = summary(field)
-    field = field.select(area, every, coarsen, regrid)
+    scales = parse_logarithms(log or [], list(field.parts))
+    field = with_logarithms(field.select(area, every, coarsen, regrid), scales)
     field.area.grid.check_boundary(boundary)
     inputs = read_inputs(static or [], forcing or [], field, urls, fill_value)
+    scaled = _scaled_channels(min_max or [], field, list(inputs.kinds))
     splits = dict(zip(SPLITS, (train, val, test), strict=True))
-    ranges = _dates(field, splits) if field.samples is None else _counts(field.samples, splits)
+    ranges = split_ranges(field, splits)
     selection = {"area": area, "every": every, "coarsen": coarsen, "regrid": regrid, "mask": mask or None}
     recipe: dict[str, Any] = {
         "command": "data_prep.convert",
@@ -188,11 +204,12 @@ def convert(
         "boundary": boundary,
         "fill": fill_value,
         **{name: value for name, value in selection.items() if value is not None},
+        **({"log": {name: [scale, field.units_of[name]] for name, scale in scales.items()}} if scales else {}),
+        **({"min_max": scaled} if scaled else {}),
         **inputs.recipe(),
     }
-    if not overwrite and not any(
-        [*selection.values(), sample_dimension, level_dimension, files_are_samples, inputs.kinds, units, group]
-    ):
+    texts = (sample_dimension, level_dimension, group)
+    if not overwrite and not any([*selection.values(), *texts, files_are_samples, inputs.kinds, units, log, min_max]):
         before = {
             "command": "data_prep.netcdf",
             "files": [[os.path.basename(url), os.path.getsize(url)] for url in urls if os.path.isfile(url)],
@@ -207,10 +224,12 @@ def convert(
             return
     if conversions := describe_conversions(field):
         print(conversions)
+    for name, formula in formulas(field).items():
+        print(f"{name} is {formula}")
     field_mask = find_mask(field, min(start for start, _ in ranges.values())) if mask else None
     if field_mask is not None:
         print(f"mask: {field_mask.describe(field)}")
-    plan = plan_store(field, ranges, boundary, recipe, field_mask, inputs)
+    plan = plan_store(field, ranges, boundary, recipe, field_mask, inputs, scaled)
     if isinstance(field.axis, TimeAxis) and (gaps := field.axis.describe_gaps()):
         count = len(field.axis.segments)
         print(f"the series has {count - 1} gap{'s' * (count > 2)} ({gaps}): {count} segments, which no window crosses")
@@ -250,39 +269,21 @@ def _parse_fill(text: str | None) -> Fill:
     return value
 
 
-def _dates(field: GriddedField, splits: dict[str, str]) -> Ranges:
-    """Return the times of splits by date.
+def _scaled_channels(names: list[str], field: GriddedField, inputs: list[str]) -> list[str]:
+    """Return the channels that options `--min-max` name, by the name of a channel or of its variable.
 
     Raises:
-        UserError: two splits share times, or the field does not cover one.
+        UserError: there is no such channel.
     """
-    from data_prep.time_axis import TimeAxis
-
-    assert isinstance(field.axis, TimeAxis), "a series has dates"
-    ranges = {name: field.axis.part(text, f"--{name}") for name, text in splits.items()}
-    ordered = sorted(ranges.items(), key=lambda item: item[1])
-    for (name, (_, stop)), (other, (start, _)) in itertools.pairwise(ordered):
-        if start < stop:
-            raise UserError(f"--{name} and --{other} overlap; splits must not share any day")
-    return ranges
-
-
-def _counts(samples: int, splits: dict[str, str]) -> Ranges:
-    """Return the samples of splits by number: one after the other, in the order of the sources.
-
-    Raises:
-        UserError: a number is none, or all together are more than there are.
-    """
-    ranges: Ranges = {}
-    start = 0
-    for name, text in splits.items():
-        if not text.isdecimal() or int(text) < 1:
-            raise UserError(f"the field has {samples} samples, so that --{name} is a number of them, not '{text}'")
-        ranges[name] = (start, start + int(text))
-        start += int(text)
-    if start > samples:
-        raise UserError(f"the splits ask for {start} samples, and there are {samples}")
-    return ranges
+    found: dict[str, None] = {}
+    for name in names:
+        of_variable = [c.name for c in field.channels if name in (c.name, c.variable, c.variable.rpartition("/")[2])]
+        chosen = of_variable or [channel for channel in inputs if channel == name]
+        if not chosen:
+            known = [channel.name for channel in field.channels] + inputs
+            raise UserError(f"--min-max {name}: the store has no channel of this name{did_you_mean(name, known)}")
+        found |= dict.fromkeys(chosen)
+    return list(found)
 
 
 def _is_complete_of_before(location: Location, recipe: dict[str, Any]) -> bool:

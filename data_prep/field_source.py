@@ -12,12 +12,13 @@ import numpy as np
 from data_prep.grid import Grid
 from data_prep.gridded_field import GriddedField
 from data_prep.inputs import NO_INPUTS, Inputs
+from data_prep.logarithms import check_signs, formulas, stored_units, take_logarithms
 from data_prep.masking import FieldMask
 from data_prep.plan import Coordinate, Shard, SplitPlan, StorePlan, text_array
 from data_prep.time_axis import TimeAxis
 from mcrnn.data.segments import WHOLE, within
 from mcrnn.data.sphere import latitude_weights
-from mcrnn.data.store_format import BY_AREA
+from mcrnn.data.store_format import BY_AREA, MIN_MAX
 from mcrnn.errors import UserError
 
 CHUNK_BYTES = 500_000
@@ -88,13 +89,18 @@ class FieldSource:
             return self._masked(self.mask, field_NTCHW, start)
         if not (finite := np.isfinite(field_NTCHW)).all():
             field_NTCHW = self._filled(field_NTCHW, ~finite, start)
-        return self.field.remapping.apply(field_NTCHW) if self.field.remapping is not None else field_NTCHW
+        check_signs(self.field, field_NTCHW, start)
+        if self.field.remapping is not None:
+            field_NTCHW = self.field.remapping.apply(field_NTCHW)
+        return take_logarithms(self.field, field_NTCHW, 2)
 
     def _masked(self, mask: FieldMask, field_NTCHW: np.ndarray, start: int) -> np.ndarray:
         """Return values, the first of which are at position `start`, with a constant outside of the mask."""
         mask.check(self.field, field_NTCHW, start)
+        check_signs(self.field, field_NTCHW, start)
         if self.field.remapping is not None:
             field_NTCHW = self.field.remapping.apply_within(mask.mask_CHW, field_NTCHW)
+        field_NTCHW = take_logarithms(self.field, field_NTCHW, 2)
         return np.where(mask.on_grid_of(self.field), field_NTCHW, mask.outside[:, None, None])
 
     def _filled(self, field_NTCHW: np.ndarray, missing: np.ndarray, start: int) -> np.ndarray:
@@ -125,6 +131,7 @@ def plan_store(
     recipe: dict[str, Any],
     mask: FieldMask | None = None,
     inputs: Inputs = NO_INPUTS,
+    min_max: Sequence[str] = (),
 ) -> StorePlan:
     """Plan the store of a field that is cut into splits.
 
@@ -135,6 +142,7 @@ def plan_store(
         recipe: what determines the values.
         mask: which points are missing at all times, None for none.
         inputs: the channels after those of the field.
+        min_max: channels that networks see scaled by their minimum and maximum.
 
     Raises:
         UserError: one sample is too large.
@@ -165,11 +173,12 @@ def plan_store(
     if mask is not None:
         everywhere = np.ones((len(inputs.kinds), height, width), bool)
         mask_CHW = np.concatenate([mask.on_grid_of(field), everywhere])
+    logarithms = formulas(field)
     attributes: dict[str, Any] = {
         "variable": ", ".join(c.name for c in field.channels),
-        "long_name": field.long_name,
-        "units": field.units,
-        "channel_units": [field.units_of[channel.variable] for channel in field.channels] + inputs.units,
+        "long_name": "; ".join([field.long_name, *(f"{name} is {text}" for name, text in logarithms.items())]),
+        "units": ", ".join(dict.fromkeys(stored_units(field))),
+        "channel_units": stored_units(field) + inputs.units,
         "boundary": boundary,
         "time_step": field.axis.step,
     }
@@ -180,6 +189,10 @@ def plan_store(
             attributes["segments"] = segments
     if inputs.kinds:
         attributes["inputs"] = inputs.kinds
+    if logarithms:
+        attributes["logarithms"] = logarithms
+    if min_max:
+        attributes["scaling"] = dict.fromkeys(min_max, MIN_MAX)
     if field.level_units:
         attributes["level_units"] = field.level_units
     if grid.latitude is not None:

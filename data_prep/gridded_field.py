@@ -6,7 +6,7 @@ Only what is asked for is ever read, so the size of the sources does not matter.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import xarray as xr
@@ -77,6 +77,8 @@ class GriddedField:
         whole_grid: the grid of the sources.
         remapping: how the grid is made coarser, None if it is not.
         level_units: units of the levels of channels, empty where there are none.
+        logarithms: scale of each variable that is stored as a logarithm, see `data_prep.logarithms`. It is no matter of
+            this class, which reads the variables themselves.
     """
 
     channels: tuple[Channel, ...]
@@ -90,6 +92,7 @@ class GriddedField:
     whole_grid: Grid
     remapping: Remapping | None = None
     level_units: str = ""
+    logarithms: dict[str, float] = field(default_factory=dict)
 
     @property
     def store_grid(self) -> Grid:
@@ -118,14 +121,14 @@ class GriddedField:
         Raises:
             UserError: an option does not fit the field.
         """
-        field = self if area is None else self.select_area(area)
+        selected = self if area is None else self.select_area(area)
         if every is not None:
-            field = field.every(every)
+            selected = selected.every(every)
         if block is not None:
-            field = replace(field, remapping=resampling.coarsen(field.area.grid, block))
+            selected = replace(selected, remapping=resampling.coarsen(selected.area.grid, block))
         if regrid is not None:
-            field = replace(field, remapping=resampling.regrid(field.area.grid, regrid))
-        return field
+            selected = replace(selected, remapping=resampling.regrid(selected.area.grid, regrid))
+        return selected
 
     def select_area(self, text: str) -> GriddedField:
         """Return the same of a part of the grid, see `Area.select`."""

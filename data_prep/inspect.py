@@ -85,6 +85,10 @@ def _print_complete(name: str, store: FieldStore) -> None:
         "grid": f"{height} x {width}, boundary {a['boundary']}",
         "time": step + (f", calendar {a['calendar']}" if "calendar" in a else ""),
     }
+    for name, formula in a.get("logarithms", {}).items():
+        pairs[name] = formula
+    if "scaling" in a:
+        pairs["scaling"] = ", ".join(f"{name} by {kind}" for name, kind in a["scaling"].items())
     if store.inputs:
         pairs["inputs"] = ", ".join(f"{name} ({kind})" for name, kind in store.inputs.items())
     for split in SPLITS:

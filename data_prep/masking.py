@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.gridded_field import GriddedField
+from data_prep.logarithms import take_logarithms
 from mcrnn.errors import UserError
 
 
@@ -78,7 +79,7 @@ def find_mask(field: GriddedField, first: int) -> FieldMask:
         if not mask_HW.any():
             raise UserError(f"{channel.name} has no value {_first_time(field, first)}, so that it tells no mask")
     outside = [frame_HW[mask_HW].mean(dtype=np.float64) for frame_HW, mask_HW in zip(frame_CHW, mask_CHW, strict=True)]
-    return FieldMask(mask_CHW, np.array(outside, np.float32), first)
+    return FieldMask(mask_CHW, take_logarithms(field, np.array(outside, np.float32), 0), first)
 
 
 def _first_time(field: GriddedField, first: int) -> str:

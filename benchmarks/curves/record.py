@@ -122,7 +122,7 @@ class Recorder(CallbackSession):
         self.test_errors: list[float] = []
         self.seconds: list[float] = []
         self.started = time.process_time()
-        self.scaling = Scaling.of(config.data, data.field.mean, data.field.std)
+        self.scaling = Scaling.of(config.data, *data.field.normalization)
 
     def advance(self, epoch: int, batch: int, batches: int) -> Any:
         """Take the time of the last step of an epoch: validation is not counted."""

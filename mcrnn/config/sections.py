@@ -37,7 +37,8 @@ class DataConfig(Section):
     )
     normalize: bool = Field(
         False,
-        description="Subtract the mean of the training split from each variable and divide by its standard deviation.",
+        description="Subtract the mean of the training split from each variable and divide by its standard deviation; "
+        "variables that were converted with `--min-max` go from 0 to 1 in place of that.",
     )
     variables: list[str] | None = Field(
         None, min_length=1, description="Variables of the store to train on, as channels in this order; null for all."

@@ -16,6 +16,7 @@ from mcrnn.data.forcings import SOLAR_ANGLE, STATIC, forcing_values
 from mcrnn.data.masks import coarse_mask, decode_mask, encode_mask
 from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.store import FieldStore
+from mcrnn.data.store_format import MIN_MAX
 from mcrnn.data.time_step import TimeStep
 from mcrnn.device import constant
 from mcrnn.errors import UserError
@@ -26,8 +27,8 @@ class Scaling:
     """Conversion between the field's units and the units that the model sees, channel by channel.
 
     Attributes:
-        mean: subtracted from each channel.
-        std: divides each channel afterwards.
+        mean: subtracted from each channel: its mean, or its min.
+        std: divides each channel afterwards: its standard deviation, or its max less its min.
     """
 
     mean: tuple[float, ...]
@@ -39,8 +40,8 @@ class Scaling:
 
         Args:
             data: scales by the given statistics where `normalize` is set, and leaves values as they are otherwise.
-            mean: mean of each channel of the training split.
-            std: standard deviation of each channel of the training split.
+            mean: what is subtracted from each channel, see `FieldDescription.normalization`.
+            std: what divides each channel.
         """
         return cls(mean, std) if data.normalize else cls((0.0,) * len(mean), (1.0,) * len(std))
 
@@ -93,6 +94,8 @@ class FieldDescription:
         calendar: calendar of the dates, where there are inputs.
         latitude: degrees north of each row before coarsening, where an input is the solar angle.
         longitude: degrees east of each column before coarsening, likewise.
+        min_max: min and max of the training split before coarsening, of the channels that are scaled by them, by name.
+        logarithms: of the channels that are the logarithm of a variable, what they are, by name.
     """
 
     variable: str
@@ -115,6 +118,8 @@ class FieldDescription:
     calendar: str = ""
     latitude: tuple[float, ...] = ()
     longitude: tuple[float, ...] = ()
+    min_max: dict[str, list[float]] = dataclasses.field(default_factory=dict, hash=False)
+    logarithms: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
     @classmethod
     def of(cls, store: FieldStore, data: DataConfig) -> FieldDescription:
@@ -134,6 +139,8 @@ class FieldDescription:
             )
         if not predicted:
             raise UserError(f"data.variables: all of them are inputs of '{store.name}' only, so nothing is predicted")
+        ends = zip(channels, *(store.statistic(name, data.variables) for name in ("min", "max")), strict=True)
+        scaling, logarithms = (store.attributes.get(name, {}) for name in ("scaling", "logarithms"))
         has_solar_angle = SOLAR_ANGLE in inputs.values()
         return cls(
             variable=store.attributes["variable"],
@@ -156,6 +163,18 @@ class FieldDescription:
             calendar=store.attributes.get("calendar", "") if inputs else "",
             latitude=tuple(store.coordinate("height").tolist()) if has_solar_angle else (),
             longitude=tuple(store.coordinate("width").tolist()) if has_solar_angle else (),
+            min_max={name: [low, high] for name, low, high in ends if scaling.get(name) == MIN_MAX},
+            logarithms={name: logarithms[name] for name in channels if name in logarithms},
+        )
+
+    @property
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """What is subtracted from each channel, and what divides it, where `data.normalize` is set."""
+        offset = {name: low for name, (low, _) in self.min_max.items()}
+        scale = {name: high - low for name, (low, high) in self.min_max.items()}
+        return (
+            tuple(offset.get(name, mean) for name, mean in zip(self.channels, self.mean, strict=True)),
+            tuple(scale.get(name, std) for name, std in zip(self.channels, self.std, strict=True)),
         )
 
     @property

@@ -18,6 +18,8 @@ attributes of the root describe the data:
   `channels`, and for each `static` or the forcing that it belongs to, see `mcrnn.data.forcings`.
 - `coarsening`: `area` where coarsening weights the rows of latitudes by the area of their cells. Stores without it are
   coarsened by the plain mean.
+- `logarithms`: of channels that are the logarithm of a variable, what they are, such as `log(1 + tp / 0.001 m)`.
+- `scaling`: of channels that networks see scaled by other statistics than mean and std, by which; see `MIN_MAX`.
 - `statistics`: mean, std, min and max of each channel of the training split.
 - `history`: of a store to which frames were appended, its states, the oldest first and the present one last: `digest`,
   `date` of the change (UTC; none of the first), `split` that was appended to, `sources` of what was added, and the
@@ -63,6 +65,9 @@ APPENDING = "appending"
 
 BY_AREA = "area"
 """Value of the root attribute `coarsening`."""
+
+MIN_MAX = "min-max"
+"""Value of the root attribute `scaling` for a channel: its min becomes 0 and its max 1."""
 
 MANIFEST = "manifest.json"
 """Key of the manifest: JSON `{"objects": {KEY: {"size": BYTES, "sha256": HEXADECIMAL}}}`."""

@@ -30,7 +30,8 @@ def fit(source: Source, model: TrainedModel) -> GivenFrames:
     """
     origins = _origins(model.field.recipe)
     names = [name for name in model.field.channels if model.field.inputs.get(name, STATIC) == STATIC]
-    channels = tuple(_channel(source, name, origins.get(name)) for name in names)
+    logarithms = model.field.logarithms
+    channels = tuple(_channel(source, name, origins.get(name), logarithms.get(name)) for name in names)
     first = channels[0]
     time, rows, columns = _roles(source, first)
     others = [str(name) for name in first.dims if name not in (time, rows, columns)]
@@ -92,15 +93,17 @@ def _origins(recipe: dict[str, Any]) -> dict[str, tuple[str, float | None]]:
     """Return of which variable, and at which level, the channels of a store are, as far as its recipe says so."""
     names, variables = recipe.get("channels", []), recipe.get("variables", [])
     if names:
-        parts = [str(variable).partition("@") for variable in variables]
+        parts = [str(variable).rpartition("/")[2].partition("@") for variable in variables]
         return {n: (v, float(level) if at else None) for n, (v, at, level) in zip(names, parts, strict=True)}
     levels = recipe.get("levels") or []  # as earlier versions have written it
     return {str(v): (str(v), float(levels[0])) for v in variables} if len(levels) == 1 else {}
 
 
-def _channel(source: Source, name: str, origin: tuple[str, float | None] | None) -> xr.DataArray:
+def _channel(source: Source, name: str, origin: tuple[str, float | None] | None, logarithm: str | None) -> xr.DataArray:
     """Return a channel: the variable of its name, or a level of the variable that it was made of, as z500 of z."""
     variables = source.dataset.data_vars
+    if logarithm is not None and name not in variables:
+        raise UserError(f"'{source.name}' has no variable '{name}', which the model takes: it is {logarithm}")
     if name in variables:
         found, level = variables[name], origin[1] if origin is not None else None
     elif origin is not None and origin[0] in variables:

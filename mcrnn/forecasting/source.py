@@ -172,9 +172,11 @@ def _open_store(location: Location, name: str, split: str) -> Iterator[Source]:
             values["sample"].attrs["long_name"] = "sample"
         one_name = {"long_name": store.attributes["long_name"]} if "long_name" in store.attributes else {}
         units = store.units_of(store.channels)
+        long_names = {channel: channel for channel in store.channels} | store.attributes.get("logarithms", {})
         variables = {
             channel: values.isel(channel=index, drop=True).assign_attrs(
-                {"units": units[index], "long_name": channel} | (one_name if len(store.channels) == 1 else {})
+                {"units": units[index], "long_name": long_names[channel]}
+                | (one_name if len(store.channels) == 1 else {})
             )
             for index, channel in enumerate(store.channels)
         }

@@ -59,7 +59,7 @@ class TrainedModel:
     @property
     def scaling(self) -> Scaling:
         """Conversion between the field's units and the network's."""
-        return Scaling.of(self.config.data, self.field.mean, self.field.std)
+        return Scaling.of(self.config.data, *self.field.normalization)
 
     @cached_property
     def digest(self) -> str:
@@ -285,7 +285,7 @@ def network_of(config: Configuration, field: FieldDescription) -> Forecaster:
     """Build the network of a configuration for a field, with random weights."""
     network = build_model(config.model, field.frame_shape, field.padding, len(field.inputs))
     if (mask_CHW := field.model_mask) is not None:
-        scaling = Scaling.of(config.data, field.mean, field.std)
+        scaling = Scaling.of(config.data, *field.normalization)
         outside = [(a - b) / c for a, b, c in zip(field.mean, scaling.mean, scaling.std, strict=True)]
         network.set_mask(mask_CHW, outside)
     return network

@@ -58,6 +58,7 @@ def write_forecasts(path: Path, results: dict[str, EvaluationResult], num_window
         "store": first.store.name,
         "store_digest": first.store.digest,
         "description": "lead time 1 is the frame after the last given one",
+        **({"logarithms": field.logarithms} if field.logarithms else {}),
     }
     group = zarr.create_group(str(path), attributes=attributes)
 

@@ -117,7 +117,7 @@ class Trainer:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         kind = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
         self.optimizer = kind(self.parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
-        self.scaling = Scaling.of(config.data, data.field.mean, data.field.std)
+        self.scaling = Scaling.of(config.data, *data.field.normalization)
         mask_CHW = data.field.model_mask
         weights_CHW = None if mask_CHW is None else mask_weights(mask_CHW[: self.model.channels_out])
         self.weights_CHW = None if weights_CHW is None else torch.tensor(weights_CHW, dtype=dtype, device=device)

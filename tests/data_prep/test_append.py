@@ -162,15 +162,21 @@ def test_what_another_append_left_behind_is_not_used(folder: Path, monkeypatch: 
     assert np.array_equal(store.load("test")[0, 24:, 0], LATER)
 
 
+@pytest.mark.parametrize("scale", [None, 1e4])
 def test_times_in_other_units_are_converted_to_those_of_the_store(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str], scale: float | None
 ) -> None:
+    if scale is not None:
+        convert(
+            ["a.nc"], "out.zarr", variable=["z"], log=[f"z:{scale}"], overwrite=True, workers=1, storage=".", **DAYS
+        )
     values = LATER.astype(np.float64) / 1000
     part = hourly(LATER, 72)
     part.assign(z=(part.z.dims, values, {"units": "J g-1"})).to_netcdf("b.nc", mode="w")
     append("b.nc")
     assert "z is converted from J g-1 to m**2 s**-2" in capsys.readouterr().out
-    assert np.array_equal(opened(folder).load("test")[0, 24:, 0], LATER)
+    expected = LATER if scale is None else np.log1p(LATER.astype(np.float64) / scale).astype(np.float32)
+    assert np.array_equal(opened(folder).load("test")[0, 24:, 0], expected)
 
 
 @pytest.mark.parametrize(

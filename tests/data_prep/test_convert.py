@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import http.server
 import json
@@ -13,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from data_prep import field_source
@@ -20,12 +22,14 @@ from data_prep.convert import convert
 from data_prep.field_source import FieldSource
 from data_prep.grid import Grid
 from data_prep.resampling import Area, coarsen, regrid
+from mcrnn.config.sections import DataConfig
+from mcrnn.data.description import FieldDescription, Scaling
 from mcrnn.data.sphere import latitude_edges
 from mcrnn.data.store import FieldStore
 from mcrnn.data.store_format import root_digest
 from mcrnn.errors import UserError
 from mcrnn.storage.local import LocalFolder
-from tests.data_prep.test_odd_inputs import DAYS, HOURS, OTHER, VALUES, dataset, two_levels
+from tests.data_prep.test_odd_inputs import DAYS, HOURS, OTHER, SEA, VALUES, dataset, two_levels, with_t
 from tests.support.s3_server import S3Server, error
 
 
@@ -132,10 +136,45 @@ def test_conversion_of_units_is_said_and_part_of_the_recipe(folder: Path, capsys
     attributes = FieldStore.open(LocalFolder(folder / "out.zarr")).attributes
     assert attributes["channel_units"] == ["K"]
     assert attributes["recipe"]["conversions"] == [["z", "degC", "K", 1.0, 273.15]]
-    with pytest.raises(
-        UserError, match=r"conversions is .* not \[\['z', 'K', 'degC', 1.0, -273.15\]\]; units is K"
-    ):
+    with pytest.raises(UserError, match=r"conversions is .* not \[\['z', 'K', 'degC', 1.0, -273.15\]\]; units is K"):
         run("a.nc", "b.zarr", units=["degC"])
+
+
+def test_logarithm_is_a_channel_of_its_own_that_is_taken_last(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rain = np.where(SEA, OTHER / 1000, np.nan)
+    source = dataset(rain.astype(np.float32)).rename(z="tp")
+    source.assign(tp=source.tp.assign_attrs(units="m", long_name="Total precipitation")).to_netcdf("a.nc")
+    options: dict[str, Any] = {"mask": True, "regrid": "3x4", "units": ["mm"], "boundary": "zeros"}
+    run("a.nc", **options)
+    run("a.nc", **options, log=["tp:0.5"], store="log.zarr")
+    assert "log_tp is log(1 + tp / 0.5 mm)\n" in capsys.readouterr().out
+    store = FieldStore.open(LocalFolder(folder / "log.zarr"))
+    assert store.attributes["variable"] == "log_tp"
+    assert store.attributes["long_name"] == "Total precipitation; log_tp is log(1 + tp / 0.5 mm)"
+    assert (store.attributes["units"], store.units_of(["log_tp"])) == ("1", ["1"])
+    rain = np.log1p(stored(folder).astype(np.float64) / 0.5)
+    assert np.allclose(stored(folder, "log.zarr"), rain, rtol=1e-6)
+    assert store.statistic("min")[0] == pytest.approx(rain[:24].min(), rel=1e-6)
+    assert FieldDescription.of(store, DataConfig(store="x")).logarithms == {"log_tp": "log(1 + tp / 0.5 mm)"}
+    with pytest.raises(UserError, match=r"log is .*0.5, 'mm'\]}, not {'tp': \[2.0"):
+        run("a.nc", **options, log=["tp:2"], store="log.zarr")
+
+
+def test_minimum_and_maximum_of_the_training_split_scale_a_channel(folder: Path) -> None:
+    source = with_t(dataset())
+    source.to_netcdf("a.nc")
+    run("a.nc", variable=["z", "t"], min_max=["t"])
+    store = FieldStore.open(LocalFolder(folder / "out.zarr"))
+    assert store.attributes["scaling"] == {"t": "min-max"}
+    data = DataConfig(store="x", normalize=True)
+    field = FieldDescription.of(store, data)
+    seen = Scaling.of(data, *field.normalization).to_model(torch.from_numpy(store.load("train")))
+    assert (float(seen[:, :, 1].min()), float(seen[:, :, 1].max())) == (0.0, 1.0)
+    assert float(seen[:, :, 0].mean()) == pytest.approx(0, abs=1e-5)
+    assert field.std[1] == pytest.approx(OTHER[:24].std(dtype=np.float64))  # errors are normalised by it as ever
+    assert FieldDescription(**json.loads(json.dumps(dataclasses.asdict(field)))).min_max == field.min_max
+    with pytest.raises(UserError, match=r"min_max is \['t'\], not not set"):
+        run("a.nc", variable=["z", "t"])
 
 
 def test_store_of_an_earlier_version_is_left_alone(

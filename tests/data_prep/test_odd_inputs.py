@@ -296,6 +296,18 @@ CASES: dict[str, Case] = {
         packed()(dataset()), (np.round((VALUES - 54_000) / 2) * 2 + 54_000) / 1000, {"units": ["km"]}
     ),
     "units that are written otherwise": Case(days(same, attributes("z", units="m2 s-2"), same), VALUES),
+    # logarithms
+    "a logarithm of what is rounded below zero": Case(
+        dataset(np.where(VALUES < 54_000, np.float32(-1e-4), VALUES)),
+        np.log1p(np.where(VALUES < 54_000, np.float32(-1e-4), VALUES).astype(np.float64) / 1000),
+        {"log": ["z:1e3"]},
+    ),
+    "a logarithm of what is negative": Case(
+        with_value(-0.5), "z at 1979-01-02 06:00, lat -15, lon 135 .* is -0.5, and --log z takes no", {"log": ["z:1e3"]}
+    ),
+    "a logarithm of nothing": Case(dataset(), "--log q: the field has no variable 'q'", {"log": ["q"]}),
+    "a logarithm without a scale": Case(dataset(), "the scale is a positive number, .* not '0'", {"log": ["z:0"]}),
+    "a scale of what is not there": Case(dataset(), "--min-max q: the store has no channel", {"min_max": ["q"]}),
     # missing values and packing
     "packed": Case(packed()(dataset()), PACKED),
     "packed with a fill value that is not used": Case(packed(_FillValue=np.int16(-32768))(dataset()), PACKED),
