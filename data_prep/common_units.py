@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from data_prep.file_content import FileContent
 from data_prep.gridded_field import GriddedField
 from data_prep.sources import split_group
@@ -111,7 +113,7 @@ def _with_levels(variable: str, content: FileContent, first: FileContent, target
         ) from None
     if conversion is None:
         return content
-    return replace(content, levels=tuple(conversion.apply(content.levels).tolist()))
+    return replace(content, levels=tuple(conversion.apply(np.array(content.levels)).tolist()))
 
 
 def conversions_of(field: GriddedField) -> list[tuple[str, Conversion, int]]:

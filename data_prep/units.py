@@ -68,7 +68,7 @@ def find_conversion(source: str, target: str) -> Conversion | None:
         with np.errstate(all="ignore"):
             offset = convert(0.0)
             scale = (convert(POWER_OF_TWO) - offset) / POWER_OF_TWO
-            is_affine = np.isclose(convert(2.0), 2 * scale + offset, rtol=1e-9)
+            is_affine = bool(np.isclose(convert(2.0), 2 * scale + offset, rtol=1e-9))
     except (PintError, ArithmeticError):
         is_affine = False
     if not is_affine:  # other dimensions, or a logarithm such as dB
@@ -94,11 +94,12 @@ def _parse(text: str) -> tuple[float, Any]:
 
     spelled = _spelled(text)
     factor = 1.0
+    unit: Any
     try:
         try:
             unit = registry.Unit(spelled)
         except ValueError:  # of units with a number
-            product = registry.Quantity(registry.parse_expression(spelled))
+            product: Any = registry.Quantity(registry.parse_expression(spelled))
             factor, unit = float(product.magnitude), product.units
         names = set(to_units_container(unit))
     except Exception:  # pint's parser raises errors of all kinds
@@ -124,7 +125,7 @@ def _spelled(text: str) -> str:
     return re.sub(r"\b[A-Z][a-z]{3,}\b", lambda word: word[0].lower(), units)
 
 
-def _calendar_units(unit: Any) -> dict[str, float]:
+def _calendar_units(unit: Any) -> dict[str, Any]:
     """Return the exponents of those parts of a unit whose length is not fixed."""
     from pint.util import to_units_container
 

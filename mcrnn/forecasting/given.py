@@ -93,7 +93,7 @@ def _origins(recipe: dict[str, Any]) -> dict[str, tuple[str, float | None]]:
     """Return of which variable, and at which level, the channels of a store are, as far as its recipe says so."""
     names, variables = recipe.get("channels", []), recipe.get("variables", [])
     if names:
-        parts = [str(variable).rpartition("/")[2].partition("@") for variable in variables]
+        parts = [str(variable).partition("@") for variable in variables]
         return {n: (v, float(level) if at else None) for n, (v, at, level) in zip(names, parts, strict=True)}
     levels = recipe.get("levels") or []  # as earlier versions have written it
     return {str(v): (str(v), float(levels[0])) for v in variables} if len(levels) == 1 else {}

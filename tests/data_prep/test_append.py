@@ -179,6 +179,14 @@ def test_times_in_other_units_are_converted_to_those_of_the_store(
     assert np.array_equal(opened(folder).load("test")[0, 24:, 0], expected)
 
 
+def test_nothing_is_converted_where_the_store_has_no_units(folder: Path) -> None:
+    hourly(VALUES, 0).z.assign_attrs(units="").to_dataset(name="z").to_netcdf("plain.nc")
+    convert(["plain.nc"], "out.zarr", variable=["z"], workers=1, storage=".", overwrite=True, **DAYS)
+    hourly(LATER, 72).z.assign_attrs(units="%").to_dataset(name="z").to_netcdf("b.nc", mode="w")
+    with pytest.raises(UserError, match=r"z is in % in the sources and has no units in '.*out.zarr'"):
+        append("b.nc")
+
+
 @pytest.mark.parametrize(
     ("change", "options", "named"),
     [

@@ -141,7 +141,9 @@ def test_conversion_of_units_is_said_and_part_of_the_recipe(folder: Path, capsys
 
 
 def test_logarithm_is_a_channel_of_its_own_that_is_taken_last(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rain = np.where(SEA, OTHER / 1000, np.nan)
+    sea = SEA.copy()
+    sea[:2, :4] = False  # a cell of the coarse grid has no value
+    rain = np.where(sea, OTHER / 1000, np.nan)
     source = dataset(rain.astype(np.float32)).rename(z="tp")
     source.assign(tp=source.tp.assign_attrs(units="m", long_name="Total precipitation")).to_netcdf("a.nc")
     options: dict[str, Any] = {"mask": True, "regrid": "3x4", "units": ["mm"], "boundary": "zeros"}
@@ -405,6 +407,16 @@ def test_samples_of_several_files(folder: Path) -> None:
     samples(SAMPLES[3:, :3]).to_netcdf("b.nc")
     with pytest.raises(UserError, match=r"the samples of '.*b.nc' have 3 times, those of '.*a.nc' 4"):
         run("a.nc", "b.nc", **COUNTS, store="b.zarr")
+
+
+def test_samples_of_several_files_have_the_same_times_in_any_units(folder: Path) -> None:
+    samples(SAMPLES[:3], time=("time", np.arange(4.0), {"units": "min"})).to_netcdf("a.nc")
+    samples(SAMPLES[3:], time=("time", np.arange(4.0) * 60, {"units": "s"})).to_netcdf("b.nc")
+    run("a.nc", "b.nc", **COUNTS)
+    check_samples(folder, "1 min")
+    samples(SAMPLES[3:], time=("time", np.arange(4.0), {"units": "h"})).to_netcdf("c.nc")
+    with pytest.raises(UserError, match=r"the samples of '.*c.nc' have other times than those of"):
+        run("a.nc", "c.nc", **COUNTS, store="b.zarr")
 
 
 def test_each_file_a_sample(folder: Path) -> None:

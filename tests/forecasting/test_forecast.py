@@ -154,6 +154,17 @@ def test_many_starts_from_s3_to_s3_equal_single_forecasts(
     assert "there is a 's3://lab/out/all.zarr' already" in command(*forecast, "--out", "s3://lab/out/all.zarr").stderr
 
 
+def test_variable_is_not_taken_for_its_logarithm(root: Path) -> None:
+    recipe = {"variables": ["z"], "channels": ["log_z"]}
+    logarithms = {"log_z": "log(1 + z / 0.5 m)"}
+    model = saved_model(root, channels=("log_z",), units="1", recipe=recipe, logarithms=logarithms)
+    data = geopotential(5)
+    data.z.attrs["units"] = "1"
+    with pytest.raises(UserError, match=r"has no variable 'log_z', which the model takes: it is log\(1 \+ z / 0.5 m\)"):
+        fit(Source("x.nc", data), model)
+    assert fit(Source("x.nc", data.rename(z="log_z")), model).channels[0].name == "log_z"
+
+
 @pytest.mark.parametrize(
     "recipe",
     [
