@@ -6,6 +6,7 @@ Axes: B window of a batch, T time, C channel, H height, W width.
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import cast
 
 import torch
@@ -56,7 +57,7 @@ class BatchLoss:
         Returns:
             The loss, whose mean over the workers is that of the global batch.
         """
-        loss = torch.zeros((), device=self.device, dtype=self.dtype)
+        losses = []
         windows_BTCHW = self.scaling.to_model(batch.windows_BTCHW.to(self.device, self.dtype))
         size = self.config.train.micro_batch or len(windows_BTCHW)
         for first in range(0, len(windows_BTCHW), size):
@@ -67,8 +68,8 @@ class BatchLoss:
             with self._without_exchange() if part.stop < len(windows_BTCHW) else contextlib.nullcontext():
                 part_loss = self._mean_squared_error(windows_BTCHW[part], positions, epoch) * share
                 part_loss.backward()
-            loss += part_loss.detach()
-        return loss
+            losses.append(part_loss.detach())
+        return functools.reduce(torch.add, losses)
 
     def _without_exchange(self) -> contextlib.AbstractContextManager[None]:
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
@@ -76,7 +77,7 @@ class BatchLoss:
     def _mean_squared_error(self, x_BTCHW: torch.Tensor, positions: list[int], epoch: int) -> torch.Tensor:
         given_BTCHW = x_BTCHW[:, :-1]
         if self.config.data.noise > 0:
-            given_BTCHW = given_BTCHW + self.config.data.noise * self._noise(given_BTCHW, positions, epoch)
+            given_BTCHW = given_BTCHW + self._noise(given_BTCHW, positions, epoch)
         prediction_BTCHW = self.model(given_BTCHW, self.config.train.teacher_forcing(epoch))
         truth_BTCHW = x_BTCHW[:, 1:, : prediction_BTCHW.shape[2]]
         if self.weights_CHW is None:
@@ -92,5 +93,5 @@ class BatchLoss:
         noise_BTCHW = torch.zeros_like(x_BTCHW, memory_format=torch.contiguous_format)
         for noise_TCHW, position in zip(noise_BTCHW, positions, strict=True):
             self.noise_generator.manual_seed((self.config.train.seed << 43) + (epoch << 28) + position)
-            noise_TCHW[:, : self.channels_out].normal_(generator=self.noise_generator)
+            noise_TCHW[:, : self.channels_out].normal_(std=self.config.data.noise, generator=self.noise_generator)
         return noise_BTCHW

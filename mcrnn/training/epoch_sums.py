@@ -34,13 +34,13 @@ class EpochSums:
         Returns:
             1 where the step is to be skipped, else 0; float32, on the device.
         """
-        skip = (~gradient_norm.isfinite()).to(torch.float32)
-        taken = skip == 0
-        loss_sum, norm_sum, skipped, in_a_row, longest_row = self.tensor.unbind()
-        loss_sum += torch.where(taken, loss, 0.0)
-        norm_sum += torch.where(taken, gradient_norm, 0.0)
-        skipped += skip
-        in_a_row.copy_((in_a_row + 1) * skip)
+        taken = gradient_norm < torch.inf  # not of NaN
+        skip = torch.where(taken, 0.0, 1.0)
+        loss_and_norm, skipped_and_in_a_row = self.tensor[:2], self.tensor[2:4]
+        in_a_row, longest_row = self.tensor[3], self.tensor[4]
+        loss_and_norm += torch.where(taken, torch.stack([loss, gradient_norm]), 0.0)
+        skipped_and_in_a_row += skip
+        in_a_row *= skip
         torch.maximum(longest_row, in_a_row, out=longest_row)
         return skip
 

@@ -360,6 +360,7 @@ def test_noise_leaves_channels_that_are_not_predicted() -> None:
     loss = BatchLoss(config, cast("nn.Module", model), Scaling((0.0,) * 2, (1.0,) * 2), x.device, x.dtype)
     loss.backward(Batch(x, [3, 1], 1.0), epoch=1)
     assert (given[0][:, :, 0] != 1).all()
+    assert 0.4 < (given[0][:, :, 0] - 1).std() < 0.6
     assert (given[0][:, :, 1] == 1).all()
 
 
