@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from mcrnn.config.architectures import ARCHITECTURES
 from mcrnn.models.convolution import PaddedConv, PreparedConv
@@ -116,7 +118,8 @@ class Cell(nn.Module, ABC):
         batch, _, height, width = x_BCHW.shape
         shape = (batch, self.hidden_size, height, width)
         dtype = torch.promote_types(x_BCHW.dtype, torch.float32)
-        return torch.full(shape, value, dtype=dtype, device=x_BCHW.device).to(memory_format=torch.channels_last)
+        state_BCHW = torch.empty(shape, dtype=dtype, device=x_BCHW.device, memory_format=torch.channels_last)
+        return state_BCHW.fill_(value)
 
     def prepare(self) -> PreparedConvs:
         """Make the parameters ready for use; whoever runs a cell many times in a row does it once.
@@ -124,6 +127,11 @@ class Cell(nn.Module, ABC):
         None by default, for cells that use their parameters as they are.
         """
         return ()
+
+    @classmethod
+    def prepare_layers(cls, cells: Sequence[Cell]) -> list[PreparedConvs]:
+        """Do for several cells of this class what `prepare` does for one; overridden where it can be done at once."""
+        return [cell.prepare() for cell in cells]
 
     @abstractmethod
     def run(self, x_NCHW: torch.Tensor, state: State, convs: PreparedConvs) -> tuple[torch.Tensor, State]:
@@ -168,7 +176,7 @@ class MinimalCell(Cell):
     def run(self, x_NCHW: torch.Tensor, state: State, convs: PreparedConvs) -> tuple[torch.Tensor, State]:
         (conv,) = convs
         h_NCHW, last = ConvolvedRecurrence.apply(x_NCHW, *state, conv.weight, conv.bias, conv)
-        return h_NCHW, (h_NCHW if last is None else last,)
+        return h_NCHW, (last,)
 
 
 class MinConvGRUCell(MinimalCell):
@@ -193,12 +201,49 @@ class MinConvExpLSTMCell(MinimalCell):
     costs = CellCosts(inputs=1, blocks=3, blocks_computed=2, activations=3, padded_activations=1)
 
     def prepare(self) -> PreparedConvs:
-        def merge(parameter: torch.Tensor) -> torch.Tensor:
-            f, i, v = parameter.split(self.hidden_size)
-            return torch.cat([i - f, v])
+        return self.prepare_layers([self])[0]
 
-        bias = None if self.conv.bias is None else merge(self.conv.bias)
-        return (PreparedConv(merge(self.conv.weight), bias, self.conv.boundary),)
+    @classmethod
+    def prepare_layers(cls, cells: Sequence[Cell]) -> list[PreparedConvs]:
+        convs = [cast("MinConvExpLSTMCell", cell).conv for cell in cells]
+        merged = _MergeGates.apply(*(conv.weight for conv in convs), *(conv.bias for conv in convs))
+        weights, biases = merged[: len(convs)], merged[len(convs) :]
+        return [
+            (PreparedConv(weight, bias, conv.boundary),)
+            for weight, bias, conv in zip(weights, biases, convs, strict=True)
+        ]
+
+
+class _MergeGates(torch.autograd.Function):
+    """Blocks (f, i, v) of parameters to (i - f, v), of all parameters at once: on GPUs by two kernels each way."""
+
+    @staticmethod
+    def forward(ctx: Any, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        sizes = [len(parameter) // 3 for parameter in parameters]
+        of_i_and_v = [parameter[size:] for parameter, size in zip(parameters, sizes, strict=True)]
+        merged = [torch.empty_like(blocks) for blocks in of_i_and_v]
+        torch._foreach_copy_(merged, of_i_and_v)
+        torch._foreach_sub_(
+            [blocks[:size] for blocks, size in zip(merged, sizes, strict=True)],
+            [parameter[:size] for parameter, size in zip(parameters, sizes, strict=True)],
+        )
+        return tuple(merged)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        sizes = [len(gradient) // 2 for gradient in gradients]
+        # with the strides of the gradients, so that one kernel can copy all
+        results = [
+            gradient.new_empty_strided((3 * size, *gradient.shape[1:]), gradient.stride())
+            for gradient, size in zip(gradients, sizes, strict=True)
+        ]
+        of_f = [result[:size] for result, size in zip(results, sizes, strict=True)]
+        of_i_and_v = [result[size:] for result, size in zip(results, sizes, strict=True)]
+        of_difference = [gradient[:size] for gradient, size in zip(gradients, sizes, strict=True)]
+        torch._foreach_copy_([*of_f, *of_i_and_v], [*of_difference, *gradients])
+        torch._foreach_neg_(of_f)
+        return tuple(results)
 
 
 class ConvLSTMCell(Cell):

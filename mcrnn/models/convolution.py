@@ -7,7 +7,7 @@ is the one that pads. Norms over the grid stay in the default layout.
 A recurrent cell uses the same weight at every step. Autograd would compute a gradient of the weight for each use,
 from the few frames of one step, and add them up; a convolution over the frames of several steps is far faster. So
 the recurrences, which are autograd functions with gradients by hand, return no gradient for weight and bias, and
-hand the frames to a `_ParameterGradients` instead:
+hand the frames to a `_ParameterGradients` instead. So do the 1 x 1 convolutions around them:
 
     forward    nn.Parameter --> PreparedConv: cast, channels last --> _DeliverGradients --> steps 1, 2, .., T
 
@@ -91,6 +91,11 @@ class BoundaryPadding:
         padded_NPC = x_NPC.index_select(1, points)
         return padded_NPC.view(frames, height + 2 * self.rows, -1, channels).permute(0, 3, 1, 2)
 
+    def inside(self, padded_NCHW: torch.Tensor) -> torch.Tensor:
+        """Return the frames that were padded; a view."""
+        height, width = padded_NCHW.shape[2:]
+        return padded_NCHW[:, :, self.rows : height - self.rows, self.columns : width - self.columns]
+
 
 def wrapped_points(height: int, width: int, rows: int, columns: int, place: torch.device) -> torch.Tensor:
     """Return, for each point of the padded grid, the index of the grid point that it repeats."""
@@ -139,20 +144,28 @@ class PreparedConv:
         It is the gradient of the results, padded as the frames were, convolved with the flipped kernel: the padding
         is symmetric, so the transpose of a padded convolution is again one.
         """
-        if self._flipped is None:
-            flipped = self.weight.detach().flip(2, 3).transpose(0, 1)
-            self._flipped = flipped.contiguous(memory_format=torch.channels_last)
         parts = cache_sized_slices(grad_NKHW, 1, BACKWARD_GRID_POINTS)
         if out_NCHW is None and len(parts) > 1:
             out_NCHW = empty_frames_like(grad_NKHW, len(grad_NKHW), self.weight.shape[1])
         for part in parts:
-            padded_NKHW = self.boundary(grad_NKHW[part].to(self.weight.dtype))
-            result_NCHW = _convolution(padded_NKHW, self._flipped, None, self.boundary.zeros)
+            result_NCHW = self.input_gradient_of_padded(self.boundary(grad_NKHW[part].to(self.weight.dtype)))
             if out_NCHW is None:
                 return result_NCHW.to(grad_NKHW.dtype).contiguous(memory_format=torch.channels_last)
             out_NCHW[part] = result_NCHW
         assert out_NCHW is not None
         return out_NCHW
+
+    def input_gradient_of_padded(self, padded_NKHW: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of the unpadded frames, given that of the results, padded as the frames were."""
+        if not device.on_processor(padded_NKHW):  # the transposed convolution needs no copy of the kernel
+            reach = self.weight.shape[2] - 1
+            rows, columns = self.boundary.zeros
+            padding = (reach - rows, reach - columns)
+            return F.conv_transpose2d(padded_NKHW, self.weight.detach(), padding=padding)
+        if self._flipped is None:
+            flipped = self.weight.detach().flip(2, 3).transpose(0, 1)
+            self._flipped = flipped.contiguous(memory_format=torch.channels_last)
+        return _convolution(padded_NKHW, self._flipped, None, self.boundary.zeros)
 
     def collect(self, grad_NKHW: torch.Tensor, padded_NCHW: torch.Tensor) -> None:
         """Add the gradients of weight and bias that follow from these results and the frames they came from."""
@@ -243,6 +256,7 @@ class _DeliverGradients(torch.autograd.Function):
         ctx: Any, weight: torch.Tensor, bias: torch.Tensor | None, gradients: _ParameterGradients
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         ctx.gradients = gradients
+        ctx.set_materialize_grads(False)  # none reach it but those that were collected
         return weight.view_as(weight), None if bias is None else bias.view_as(bias)
 
     @staticmethod
@@ -259,6 +273,9 @@ def _parameter_gradients(
     has_bias: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return the gradients of weight and bias."""
+    if weight.shape[2:] == (1, 1):
+        of_weight = torch.bmm(grad_NKHW.flatten(2), padded_NCHW.flatten(2).transpose(1, 2)).sum(0)
+        return of_weight[:, :, None, None], grad_NKHW.sum((0, 2, 3)) if has_bias else None
     if matrix_convolution.is_faster(padded_NCHW):
         return matrix_convolution.parameter_gradients(grad_NKHW, padded_NCHW, weight.shape[2], boundary.zeros)
     outputs, zeros, mask = [weight.shape[0]], list(boundary.zeros), [False, True, has_bias]
@@ -318,8 +335,49 @@ class PointwiseConv(nn.Conv2d):
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__(channels_in, channels_out, kernel_size=1)
 
-    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
-        assert self.bias is not None
-        weight = self.weight.flatten(1).expand(len(x_NCHW), -1, -1)
-        y = torch.baddbmm(self.bias[None, :, None], weight, x_NCHW.flatten(2))
-        return y.unflatten(2, x_NCHW.shape[2:])
+    def prepare(self) -> PreparedConv:
+        """Cast weight and bias for a sequence of steps."""
+        return PreparedConv(self.weight, self.bias, BoundaryPadding.of("zeros", kernel_size=1))
+
+    def forward(self, x_NCHW: torch.Tensor, conv: PreparedConv | None = None) -> torch.Tensor:
+        """Convolve frames.
+
+        Args:
+            x_NCHW: the frames.
+            conv: what `prepare` has returned, from whoever convolves several times in a row.
+        """
+        conv = self.prepare() if conv is None else conv
+        return _PointwiseConvolution.apply(x_NCHW, conv.weight, conv.bias, conv)
+
+
+class _PointwiseConvolution(torch.autograd.Function):
+    """A 1 x 1 convolution as one product of matrices for each frame.
+
+    Inputs: x_NCHW, weight (K, C, 1, 1), bias (K,), and the two prepared.
+    Outputs: y_NKHW, of the weight's dtype.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_NCHW: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, conv: PreparedConv
+    ) -> torch.Tensor:
+        ctx.conv, ctx.dtype = conv, x_NCHW.dtype
+        x_NCHW = x_NCHW.to(weight.dtype)
+        ctx.save_for_backward(x_NCHW, weight)
+        y_NKP = torch.baddbmm(bias[None, :, None], _for_each(x_NCHW, weight.flatten(1)), x_NCHW.flatten(2))
+        return y_NKP.unflatten(2, x_NCHW.shape[2:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_NKHW: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x_NCHW, weight = ctx.saved_tensors
+        ctx.conv.collect(grad_NKHW, x_NCHW)
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None
+        grad_x_NCP = torch.bmm(_for_each(x_NCHW, weight.flatten(1).t()), grad_NKHW.flatten(2))
+        return grad_x_NCP.unflatten(2, x_NCHW.shape[2:]).to(ctx.dtype), None, None, None
+
+
+def _for_each(frames: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Return a matrix as a batch of it, once for each frame; no copy."""
+    return matrix.expand(len(frames), -1, -1)

@@ -10,15 +10,29 @@ Axes: B batch, T time, N frames (T x B, time first), C channels, H height, W wid
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from mcrnn.config.sections import ModelConfig
 from mcrnn.models.cells import Cell, PreparedConvs, State, cell_class, to_frames, to_sequence
-from mcrnn.models.convolution import PointwiseConv
+from mcrnn.models.convolution import PointwiseConv, PreparedConv
+
+Norms = list[tuple[torch.Tensor, torch.Tensor]]
+"""The weight and bias of each layer's norm."""
+
+
+class _Prepared(NamedTuple):
+    """The convolutions of a network, ready for the steps of one sequence."""
+
+    encoder: PreparedConv
+    transitions: list[PreparedConv | None]
+    """Those between layers of different widths."""
+    cells: list[PreparedConvs]
+    decoder: PreparedConv
 
 
 class Forecaster(nn.Module):
@@ -169,8 +183,8 @@ class Forecaster(nn.Module):
         known = self.frame_shape[0] - self.inputs
         x_BTCHW = self._within_mask(x_BTCHW)
         states = [cell.initial_state(x_BTCHW[:, 0]) for cell in self._cells()]
-        convs = [cell.prepare() for cell in self._cells()]
-        outputs = [self._advance(to_frames(x_BTCHW[:, :forced]), states, convs)]
+        convs, norms = self._prepare(), self._norms_of_uses(1 + steps - forced)
+        outputs = [self._advance(to_frames(x_BTCHW[:, :forced]), states, convs, norms[0])]
         held_BCHW = x_BTCHW[:, forced - 1, self.channels_out : known]
         for step in range(forced, steps):
             x_BCHW = outputs[-1] if len(outputs[-1]) == batch else outputs[-1][-batch:]
@@ -178,7 +192,7 @@ class Forecaster(nn.Module):
                 x_BCHW = torch.cat([x_BCHW, held_BCHW], dim=1)
             if self.inputs:
                 x_BCHW = torch.cat([x_BCHW, x_BTCHW[:, step, known:]], dim=1)
-            outputs.append(self._advance(x_BCHW, states, convs))
+            outputs.append(self._advance(x_BCHW, states, convs, norms[1 + step - forced]))
         return to_sequence(torch.cat(outputs), batch)
 
     def frames_read(self, teacher_forcing_steps: int, steps: int) -> int:
@@ -205,26 +219,53 @@ class Forecaster(nn.Module):
         frames_BTCHW = with_inputs(frames_BTCHW, inputs_BTIHW)
         return self(frames_BTCHW, warm_up, warm_up + steps - 1)[:, warm_up - 1 :]
 
-    def _advance(self, given_NCHW: torch.Tensor, states: list[State], convs: list[PreparedConvs]) -> torch.Tensor:
+    def _prepare(self) -> _Prepared:
+        """Make the convolutions ready for a sequence."""
+        cells = list(self._cells())
+        transitions = [t.prepare() if isinstance(t, PointwiseConv) else None for t in self.transitions]
+        encoder = cast("PointwiseConv", self.encoder[0])
+        return _Prepared(encoder.prepare(), transitions, cells[0].prepare_layers(cells), self.decoder.prepare())
+
+    def _norms_of_uses(self, uses: int) -> list[Norms]:
+        """Return the parameters of the norms for each of the times that the network is run over a sequence.
+
+        Autograd would add up the gradients of the uses one by one, by an operation for each parameter and each use. Of
+        the parts of one repeated tensor it adds up all at once.
+        """
+        parameters = [cast("torch.Tensor", p) for norm in self.norms for p in (norm.weight, norm.bias)]
+        parts: Sequence[torch.Tensor] = parameters * uses
+        if uses > 1 and torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
+            repeated = torch.cat([p.flatten() for p in parameters]).repeat(uses)
+            whole = repeated.split([p.numel() for p in parameters] * uses)
+            parts = [part.view_as(p) for part, p in zip(whole, parameters * uses, strict=True)]
+        pairs = list(zip(parts[::2], parts[1::2], strict=True))
+        return [pairs[use * len(self.norms) : (use + 1) * len(self.norms)] for use in range(uses)]
+
+    def _advance(self, given_NCHW: torch.Tensor, states: list[State], convs: _Prepared, norms: Norms) -> torch.Tensor:
         """Run the network over some steps.
 
         Args:
             given_NCHW: the inputs of the steps, time first.
             states: the state of each layer; replaced, in the list, by the state after the last step.
-            convs: the prepared convolutions of each layer.
+            convs: the prepared convolutions.
+            norms: the parameters of the norms.
 
         Returns:
             The outputs of the steps, (N, channels_out, H, W).
         """
-        x_NCHW = self.encoder(given_NCHW)
+        encoder, *activation = self.encoder
+        x_NCHW = encoder(given_NCHW, convs.encoder)
+        for function in activation:
+            x_NCHW = function(x_NCHW)
         z_NCHW = x_NCHW
         last = len(states) - 1
-        for layer, (cell, norm, transition) in enumerate(zip(self._cells(), self.norms, self.transitions, strict=True)):
-            x_NCHW = transition(x_NCHW)
-            z_NCHW, states[layer] = cell.run(x_NCHW, states[layer], convs[layer])
+        for layer, (cell, transition) in enumerate(zip(self._cells(), self.transitions, strict=True)):
+            if isinstance(transition, PointwiseConv):
+                x_NCHW = transition(x_NCHW, convs.transitions[layer])
+            z_NCHW, states[layer] = cell.run(x_NCHW, states[layer], convs.cells[layer])
             if layer < last or self.decode == "residual":
-                x_NCHW = norm(x_NCHW + self.dropout(z_NCHW))
-        y_NCHW = self.decoder(z_NCHW if self.decode == "hidden" else x_NCHW)
+                x_NCHW = _normalise(self.norms[layer], x_NCHW + self.dropout(z_NCHW), *norms[layer])
+        y_NCHW = self.decoder(z_NCHW if self.decode == "hidden" else x_NCHW, convs.decoder)
         y_NCHW = y_NCHW.to(given_NCHW.dtype)
         return self._within_mask(
             given_NCHW[:, : self.channels_out] + y_NCHW if self.prediction == "increment" else y_NCHW
@@ -232,6 +273,14 @@ class Forecaster(nn.Module):
 
     def _cells(self) -> Iterator[Cell]:
         return iter(cast("Iterable[Cell]", self.cells))
+
+
+def _normalise(norm: nn.Module, x_NCHW: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Apply a norm with these parameters in place of its own."""
+    if isinstance(norm, nn.LayerNorm):
+        return F.layer_norm(x_NCHW, norm.normalized_shape, weight, bias, norm.eps)
+    assert isinstance(norm, nn.GroupNorm)
+    return F.group_norm(x_NCHW, norm.num_groups, weight, bias, norm.eps)
 
 
 def with_inputs(frames_BTCHW: torch.Tensor, inputs_BTIHW: torch.Tensor | None) -> torch.Tensor:

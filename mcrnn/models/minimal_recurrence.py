@@ -211,7 +211,7 @@ class ConvolvedRecurrence(torch.autograd.Function):
 
     Inputs: x_NCHW (N = T x B frames, time first), h0_BCHW, weight (K, C, k, k), bias (K,) or None, and the two
     prepared.
-    Outputs: h_NCHW, and the last h_BCHW; None in place of the last where there is one step, whose h_NCHW it is.
+    Outputs: h_NCHW, and the last h_BCHW.
     """
 
     @staticmethod
@@ -222,7 +222,7 @@ class ConvolvedRecurrence(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         conv: PreparedConv,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.set_materialize_grads(False)  # a last state without later steps needs no zeros
         batch, recurrence = len(h0_BCHW), implementation(h0_BCHW)
         # the fused kernel reads blocks of lower precision as they are
@@ -245,8 +245,9 @@ class ConvolvedRecurrence(torch.autograd.Function):
         # saved but not read: autograd then notices if a weight that needed no copy is changed before the backward pass
         ctx.save_for_backward(weight, h0_BCHW, h_NCHW, *padded, *blocks)
         ctx.conv, ctx.dtype, ctx.slices = conv, x_NCHW.dtype, slices
-        # the last state is an output of its own: the gradient of a slice would be as large as that of all states
-        return h_NCHW, previous.clone() if len(h_NCHW) > batch else None
+        # The last state is an output of its own: the gradient of a slice would be as large as that of all states. It is
+        # a copy where it would be all that keeps the others in memory.
+        return h_NCHW, previous.detach() if keep or len(h_NCHW) == batch else previous.clone()
 
     @staticmethod
     @once_differentiable

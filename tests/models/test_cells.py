@@ -210,11 +210,12 @@ def test_padding_wraps_what_the_boundary_says() -> None:
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize("as_product", [False, True])
+@pytest.mark.parametrize("way", ["convolution", "product", "of a GPU"])
 def test_convolution_and_its_gradients_are_those_of_torch(
-    padding: str, frames: int, kernel_size: int, as_product: bool, monkeypatch: pytest.MonkeyPatch
+    padding: str, frames: int, kernel_size: int, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matrix_convolution, "is_faster", lambda _: as_product)
+    monkeypatch.setattr(matrix_convolution, "is_faster", lambda _: way == "product")
+    monkeypatch.setattr("mcrnn.device.on_processor", lambda _: way != "of a GPU")
     monkeypatch.setattr(matrix_convolution, "VALUES_AT_A_TIME", 7 * 3 * kernel_size**2 * 4)  # four of the six rows
     torch.manual_seed(0)
     conv = PaddedConv(3, 4, kernel_size, padding)

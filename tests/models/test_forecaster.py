@@ -28,8 +28,8 @@ def test_teacher_forcing_equals_single_steps_on_the_truth(architecture: str, dec
     with torch.no_grad():
         together = model(x)
         states = [cell.initial_state(x[:, 0]) for cell in model._cells()]
-        convs = [cell.prepare() for cell in model._cells()]
-        single = [model._advance(x[:, t], states, convs) for t in range(x.shape[1])]
+        convs, (norms,) = model._prepare(), model._norms_of_uses(1)
+        single = [model._advance(x[:, t], states, convs, norms) for t in range(x.shape[1])]
     assert torch.allclose(together, torch.stack(single, dim=1), rtol=0, atol=1e-5)
 
 
@@ -62,6 +62,23 @@ def test_gradients_flow_through_the_closed_loop() -> None:
     assert x.grad is not None
     assert (x.grad[:, :4].abs().sum((0, 2, 3, 4)) > 0).all()
     assert (x.grad[:, 4:] == 0).all()
+
+
+@pytest.mark.parametrize("on_processor", [True, False])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_gradients_of_all_parameters_are_exact_in_closed_loop(
+    architecture: str, on_processor: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcrnn.device.on_processor", lambda _: on_processor)  # else the branches of a GPU are taken
+    torch.manual_seed(0)
+    model = Forecaster(architecture, hidden_size=[2, 3], channels=1, height=3, width=4, padding="cylinder").double()
+    x = torch.randn(2, 2, 1, 3, 4, dtype=torch.float64)
+    names, parameters = zip(*model.named_parameters(), strict=True)
+
+    def run(*values: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(model, dict(zip(names, values, strict=True)), (x, 2, 4))
+
+    assert torch.autograd.gradcheck(run, parameters, fast_mode=True)
 
 
 def test_forecast_starts_with_the_frame_after_the_last_given() -> None:
@@ -127,8 +144,8 @@ def test_options_keep_teacher_forcing_equal_to_single_steps(architecture: str, c
     x = frames()
     with torch.no_grad():
         states = [cell.initial_state(x[:, 0]) for cell in model._cells()]
-        convs = [cell.prepare() for cell in model._cells()]
-        single = [model._advance(x[:, t], states, convs) for t in range(x.shape[1])]
+        convs, (norms,) = model._prepare(), model._norms_of_uses(1)
+        single = [model._advance(x[:, t], states, convs, norms) for t in range(x.shape[1])]
         assert torch.allclose(model(x), torch.stack(single, dim=1), rtol=0, atol=1e-5)
     assert model(x, 4).shape == (2, 9, model.channels_out, 6, 8)
 
