@@ -1,17 +1,28 @@
 """The gates of ConvLSTM and ConvGRU as kernels for GPUs: one for all that stands between two convolutions.
 
-They compute what the functions of these names in `mcrnn.models.gated_recurrence` do, in float32. A program holds some
-values of the grid's points and channels. All tensors lie in memory with the channels last; where a tensor is a part of
-the channels of another, the distance from point to point (`row`) is larger than the number of channels.
+They compute what the functions of these names in `mcrnn.models.gates` do, in float32. What goes into a convolution, and
+the gradient of what comes out of one, is written padded: a program holds some values of the padded grid, and reads the
+grid point that each of them repeats. A result for such a point is then computed, and written, once for each repetition,
+always with the same value. So no kernel may overwrite what it reads.
+
+Tensors lie in memory with the channels last. Inputs, which may come from another layer, and gradients of states, which
+may be a part of the channels of another tensor, lie in any layout: their strides are arguments.
 
 Axes: B batch, C channels, H height, W width; K blocks of C channels, the gates.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
+
+from mcrnn.models.minimal_recurrence_triton import in_rows, strides_of
+
+if TYPE_CHECKING:
+    from mcrnn.models.gated_recurrence import StepConvolution
 
 BLOCK = 256
 """Values of one tensor of C channels that a program holds."""
@@ -28,131 +39,162 @@ def _tanh(x):
 
 
 @triton.jit
-def _join(x, state, points, both, size, channels, grid, padded, BLOCK: tl.constexpr):
-    element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = element < size
-    channel, place = element % (2 * channels), element // (2 * channels)
-    source = place // padded * grid + tl.load(points + place % padded, mask=mask, other=0)
-    of_state = channel >= channels
-    at = source * channels + tl.where(of_state, channel - channels, channel)
-    value = tl.load(x + at, mask=mask & (of_state == 0), other=0.0)
-    value += tl.load(state + at, mask=mask & of_state, other=0.0)
-    tl.store(both + element, value, mask=mask)
+def _load(pointer, mask):
+    return tl.load(pointer, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _lstm_forward(gates, c_before, h, c, size, channels, BLOCK: tl.constexpr):
+def _places(points, size, channels, grid, padded, BLOCK: tl.constexpr):
+    """Return the mask and channel of a program's values, and where they are.
+
+    These are the place on the padded grids of all samples, and the sample, its grid point, and that among the points of
+    all samples.
+    """
     element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = element < size
-    at = element // channels * 4 * channels + element % channels
-    n = _tanh(tl.load(gates + at, mask=mask, other=0.0))
-    i = _sigmoid(tl.load(gates + at + channels, mask=mask, other=0.0))
-    f = _sigmoid(tl.load(gates + at + 2 * channels, mask=mask, other=0.0))
-    o = _sigmoid(tl.load(gates + at + 3 * channels, mask=mask, other=0.0))
-    value = f * tl.load(c_before + element, mask=mask, other=0.0) + i * n
-    tl.store(c + element, value, mask=mask)
-    tl.store(h + element, o * _tanh(value), mask=mask)
-    tl.store(gates + at, n, mask=mask)
-    tl.store(gates + at + channels, i, mask=mask)
-    tl.store(gates + at + 2 * channels, f, mask=mask)
-    tl.store(gates + at + 3 * channels, o, mask=mask)
+    channel, place = element % channels, element // channels
+    sample = place // padded
+    point = tl.load(points + place % padded, mask=mask, other=0)
+    return mask, channel, place, sample, point, sample * grid + point
+
+
+@triton.jit
+def _store_joined(both, x_value, state_value, place, channel, channels, mask):
+    at = place * 2 * channels + channel
+    tl.store(both + at, x_value, mask=mask)
+    tl.store(both + at + channels, state_value, mask=mask)
+
+
+@triton.jit
+def _join(x, x_b, x_c, x_p, state, both, points, size, channels, grid, padded, BLOCK: tl.constexpr):
+    mask, channel, place, sample, point, source = _places(points, size, channels, grid, padded, BLOCK)
+    value = _load(x + sample * x_b + channel * x_c + point * x_p, mask)
+    _store_joined(both, value, _load(state + source * channels + channel, mask), place, channel, channels, mask)
+
+
+@triton.jit
+def _lstm_forward(
+    gates, c_before, h, c, x, x_b, x_c, x_p, both, points, size, channels, grid, padded,
+    HAS_NEXT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    mask, channel, place, sample, point, source = _places(points, size, channels, grid, padded, BLOCK)
+    at = source * 4 * channels + channel
+    n = _tanh(_load(gates + at, mask))
+    i = _sigmoid(_load(gates + at + channels, mask))
+    f = _sigmoid(_load(gates + at + 2 * channels, mask))
+    o = _sigmoid(_load(gates + at + 3 * channels, mask))
+    new_c = f * _load(c_before + source * channels + channel, mask) + i * n
+    new_h = o * _tanh(new_c)
+    tl.store(c + source * channels + channel, new_c, mask=mask)
+    tl.store(h + source * channels + channel, new_h, mask=mask)
+    if HAS_NEXT:
+        value = _load(x + sample * x_b + channel * x_c + point * x_p, mask)
+        _store_joined(both, value, new_h, place, channel, channels, mask)
 
 
 @triton.jit
 def _lstm_backward(
-    grad, grad_h, row, grad_c, gates, c_before, c, of_gates, of_c, size, channels, BLOCK: tl.constexpr
+    grad, grad_b, grad_c, grad_p, of_h, of_h_b, of_h_c, of_h_p, of_c, gates, c_before, c, of_gates, of_c_before,
+    points, size, channels, grid, padded, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = element < size
-    point, channel = element // channels, element % channels
-    at = point * 4 * channels + channel
-    n = tl.load(gates + at, mask=mask, other=0.0)
-    i = tl.load(gates + at + channels, mask=mask, other=0.0)
-    f = tl.load(gates + at + 2 * channels, mask=mask, other=0.0)
-    o = tl.load(gates + at + 3 * channels, mask=mask, other=0.0)
-    total = tl.load(grad + element, mask=mask, other=0.0)
-    total += tl.load(grad_h + point * row + channel, mask=mask, other=0.0)
-    tanh_c = _tanh(tl.load(c + element, mask=mask, other=0.0))
-    total_c = tl.load(grad_c + element, mask=mask, other=0.0) + total * o * (1.0 - tanh_c * tanh_c)
+    mask, channel, place, sample, point, source = _places(points, size, channels, grid, padded, BLOCK)
+    at = source * 4 * channels + channel
+    n = _tanh(_load(gates + at, mask))
+    i = _sigmoid(_load(gates + at + channels, mask))
+    f = _sigmoid(_load(gates + at + 2 * channels, mask))
+    o = _sigmoid(_load(gates + at + 3 * channels, mask))
+    total = _load(grad + sample * grad_b + channel * grad_c + point * grad_p, mask)
+    total += _load(of_h + sample * of_h_b + channel * of_h_c + point * of_h_p, mask)
+    tanh_c = _tanh(_load(c + source * channels + channel, mask))
+    total_c = _load(of_c + source * channels + channel, mask) + total * o * (1.0 - tanh_c * tanh_c)
+    before = _load(c_before + source * channels + channel, mask)
+    at = place * 4 * channels + channel
     tl.store(of_gates + at, total_c * i * (1.0 - n * n), mask=mask)
     tl.store(of_gates + at + channels, total_c * n * i * (1.0 - i), mask=mask)
-    before = tl.load(c_before + element, mask=mask, other=0.0)
     tl.store(of_gates + at + 2 * channels, total_c * before * f * (1.0 - f), mask=mask)
     tl.store(of_gates + at + 3 * channels, total * tanh_c * o * (1.0 - o), mask=mask)
-    tl.store(of_c + element, total_c * f, mask=mask)
+    tl.store(of_c_before + source * channels + channel, total_c * f, mask=mask)
 
 
 @triton.jit
-def _gru_reset(gates, h_before, reset, size, channels, BLOCK: tl.constexpr):
-    element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = element < size
-    at = element // channels * 2 * channels + element % channels
-    z = _sigmoid(tl.load(gates + at, mask=mask, other=0.0))
-    r = _sigmoid(tl.load(gates + at + channels, mask=mask, other=0.0))
-    tl.store(gates + at, z, mask=mask)
-    tl.store(gates + at + channels, r, mask=mask)
-    tl.store(reset + element, r * tl.load(h_before + element, mask=mask, other=0.0), mask=mask)
-
-
-@triton.jit
-def _gru_update(candidate, gates, h_before, h, size, channels, BLOCK: tl.constexpr):
-    element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = element < size
-    z = tl.load(gates + element // channels * 2 * channels + element % channels, mask=mask, other=0.0)
-    n = _tanh(tl.load(candidate + element, mask=mask, other=0.0))
-    before = tl.load(h_before + element, mask=mask, other=0.0)
-    tl.store(candidate + element, n, mask=mask)
-    tl.store(h + element, before + z * (n - before), mask=mask)
-
-
-@triton.jit
-def _gru_update_backward(
-    grad, carry, grad_h, row, gates, candidate, h_before, of_gates, of_candidate, of_h, size, channels,
-    BLOCK: tl.constexpr,
+def _gru_reset(
+    gates, h_before, x, x_b, x_c, x_p, both, points, size, channels, grid, padded, BLOCK: tl.constexpr
 ):  # fmt: skip
-    element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = element < size
-    point, channel = element // channels, element % channels
-    at = point * 2 * channels + channel
-    total = tl.load(grad + element, mask=mask, other=0.0) + tl.load(carry + element, mask=mask, other=0.0)
-    total += tl.load(grad_h + point * row + channel, mask=mask, other=0.0)
-    z = tl.load(gates + at, mask=mask, other=0.0)
-    n = tl.load(candidate + element, mask=mask, other=0.0)
-    before = tl.load(h_before + element, mask=mask, other=0.0)
-    tl.store(of_gates + at, total * (n - before) * z * (1.0 - z), mask=mask)
-    tl.store(of_candidate + element, total * z * (1.0 - n * n), mask=mask)
-    tl.store(of_h + element, total * (1.0 - z), mask=mask)
+    mask, channel, place, sample, point, source = _places(points, size, channels, grid, padded, BLOCK)
+    r = _sigmoid(_load(gates + source * 2 * channels + channel + channels, mask))
+    value = _load(x + sample * x_b + channel * x_c + point * x_p, mask)
+    reset = r * _load(h_before + source * channels + channel, mask)
+    _store_joined(both, value, reset, place, channel, channels, mask)
 
 
 @triton.jit
-def _gru_reset_backward(grad_reset, row, gates, h_before, of_gates, of_h, size, channels, BLOCK: tl.constexpr):
-    element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = element < size
-    point, channel = element // channels, element % channels
-    at = point * 2 * channels + channel + channels
-    total = tl.load(grad_reset + point * row + channel, mask=mask, other=0.0)
-    r = tl.load(gates + at, mask=mask, other=0.0)
-    before = tl.load(h_before + element, mask=mask, other=0.0)
-    tl.store(of_gates + at, total * before * r * (1.0 - r), mask=mask)
-    tl.store(of_h + element, tl.load(of_h + element, mask=mask, other=0.0) + total * r, mask=mask)
+def _gru_update(
+    candidate, gates, h_before, h, x, x_b, x_c, x_p, both, points, size, channels, grid, padded,
+    HAS_NEXT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    mask, channel, place, sample, point, source = _places(points, size, channels, grid, padded, BLOCK)
+    z = _sigmoid(_load(gates + source * 2 * channels + channel, mask))
+    n = _tanh(_load(candidate + source * channels + channel, mask))
+    before = _load(h_before + source * channels + channel, mask)
+    new_h = before + z * (n - before)
+    tl.store(h + source * channels + channel, new_h, mask=mask)
+    if HAS_NEXT:
+        value = _load(x + sample * x_b + channel * x_c + point * x_p, mask)
+        _store_joined(both, value, new_h, place, channel, channels, mask)
 
 
-def join(
-    x_BCHW: torch.Tensor, state_BCHW: torch.Tensor, points: torch.Tensor, padded: tuple[int, int], dtype: torch.dtype
-) -> torch.Tensor:
-    """Return [input, state] padded to this height and width, whose points repeat these points of the grid."""
-    batch, channels, height, width = x_BCHW.shape
-    both = torch.empty((batch, *padded, 2 * channels), dtype=dtype, device=x_BCHW.device)
-    numbers = both.numel(), channels, height * width, len(points)
-    _launch(_join, both.numel(), x_BCHW, state_BCHW, points, both, *numbers)
-    return both.permute(0, 3, 1, 2)
+@triton.jit
+def _gru_candidate_backward(
+    grad, grad_b, grad_c, grad_p, of_h, of_h_b, of_h_c, of_h_p, carry, gates, candidate, of_candidate, total_of_h,
+    points, size, channels, grid, padded, HAS_CARRY: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    mask, channel, place, sample, point, source = _places(points, size, channels, grid, padded, BLOCK)
+    total = _load(grad + sample * grad_b + channel * grad_c + point * grad_p, mask)
+    total += _load(of_h + sample * of_h_b + channel * of_h_c + point * of_h_p, mask)
+    if HAS_CARRY:
+        total += _load(carry + source * channels + channel, mask)
+    z = _sigmoid(_load(gates + source * 2 * channels + channel, mask))
+    n = _tanh(_load(candidate + source * channels + channel, mask))
+    tl.store(of_candidate + place * channels + channel, total * z * (1.0 - n * n), mask=mask)
+    tl.store(total_of_h + source * channels + channel, total, mask=mask)
 
 
-def lstm_forward(gates_BKHW: torch.Tensor, c_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Activate the gates in place, and return the new h and c."""
+@triton.jit
+def _gru_gates_backward(
+    total_of_h, of_reset, of_reset_b, of_reset_c, of_reset_p, gates, candidate, h_before, of_gates, of_h_before,
+    points, size, channels, grid, padded, BLOCK: tl.constexpr,
+):  # fmt: skip
+    mask, channel, place, sample, point, source = _places(points, size, channels, grid, padded, BLOCK)
+    total = _load(total_of_h + source * channels + channel, mask)
+    reset = _load(of_reset + sample * of_reset_b + channel * of_reset_c + point * of_reset_p, mask)
+    z = _sigmoid(_load(gates + source * 2 * channels + channel, mask))
+    r = _sigmoid(_load(gates + source * 2 * channels + channel + channels, mask))
+    n = _tanh(_load(candidate + source * channels + channel, mask))
+    before = _load(h_before + source * channels + channel, mask)
+    at = place * 2 * channels + channel
+    tl.store(of_gates + at, total * (n - before) * z * (1.0 - z), mask=mask)
+    tl.store(of_gates + at + channels, reset * before * r * (1.0 - r), mask=mask)
+    tl.store(of_h_before + source * channels + channel, total * (1.0 - z) + reset * r, mask=mask)
+
+
+def join(x_BCHW: torch.Tensor, state_BCHW: torch.Tensor, convolution: StepConvolution) -> torch.Tensor:
+    """Return [input, state], padded."""
+    both = _padded(state_BCHW, 2, convolution)
+    _launch(_join, state_BCHW, convolution, *_with_strides(x_BCHW), state_BCHW, both)
+    return both
+
+
+def lstm_forward(
+    gates_BKHW: torch.Tensor, c_BCHW: torch.Tensor, x_BCHW: torch.Tensor | None, convolution: StepConvolution
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Return the new h and c, and what the next step convolves, None after the last step."""
     h, c = torch.empty_like(c_BCHW), torch.empty_like(c_BCHW)
-    _launch(_lstm_forward, c.numel(), gates_BKHW, c_BCHW, h, c, c.numel(), c.shape[1])
-    return h, c
+    has_next = x_BCHW is not None
+    x_BCHW, both = (x_BCHW, _padded(c, 2, convolution)) if x_BCHW is not None else (c_BCHW, c)
+    _launch(
+        _lstm_forward, c_BCHW, convolution, gates_BKHW, c_BCHW, h, c, *_with_strides(x_BCHW), both, HAS_NEXT=has_next
+    )
+    return h, c, both if has_next else None
 
 
 def lstm_backward(
@@ -162,75 +204,96 @@ def lstm_backward(
     gates_BKHW: torch.Tensor,
     c_before: torch.Tensor,
     c: torch.Tensor,
+    convolution: StepConvolution,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients of the gates before their activation, and of the c before the step."""
-    of_gates, of_c = torch.empty_like(gates_BKHW), torch.empty_like(c)
-    numbers = c.numel(), c.shape[1]
-    _launch(
-        _lstm_backward, c.numel(),
-        grad_BCHW, grad_h, _row(grad_h), grad_c, gates_BKHW, c_before, c, of_gates, of_c, *numbers,
-    )  # fmt: skip
+    """Return the gradients of the gates before their activation, padded, and of the c before the step."""
+    grad_c = grad_c.contiguous(memory_format=torch.channels_last)
+    of_gates, of_c = _padded(c, 4, convolution), torch.empty_like(c)
+    of_states = *_with_strides(grad_BCHW), *_with_strides(grad_h), grad_c
+    _launch(_lstm_backward, c, convolution, *of_states, gates_BKHW, c_before, c, of_gates, of_c)
     return of_gates, of_c
 
 
-def gru_reset(gates_BKHW: torch.Tensor, h_BCHW: torch.Tensor) -> torch.Tensor:
-    """Activate the gates in place, and return r h."""
-    reset = torch.empty_like(h_BCHW)
-    _launch(_gru_reset, reset.numel(), gates_BKHW, h_BCHW, reset, reset.numel(), reset.shape[1])
-    return reset
+def gru_reset(
+    gates_BKHW: torch.Tensor, h_BCHW: torch.Tensor, x_BCHW: torch.Tensor, convolution: StepConvolution
+) -> torch.Tensor:
+    """Return what the candidate's convolution takes, [x, r h], padded."""
+    both = _padded(h_BCHW, 2, convolution)
+    _launch(_gru_reset, h_BCHW, convolution, gates_BKHW, h_BCHW, *_with_strides(x_BCHW), both)
+    return both
 
 
-def gru_update(candidate_BCHW: torch.Tensor, gates_BKHW: torch.Tensor, h_BCHW: torch.Tensor) -> torch.Tensor:
-    """Activate the candidate in place, and return the new h."""
+def gru_update(
+    candidate_BCHW: torch.Tensor,
+    gates_BKHW: torch.Tensor,
+    h_BCHW: torch.Tensor,
+    x_BCHW: torch.Tensor | None,
+    convolution: StepConvolution,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the new h, and what the next step convolves for its gates, None after the last step."""
     h = torch.empty_like(h_BCHW)
-    _launch(_gru_update, h.numel(), candidate_BCHW, gates_BKHW, h_BCHW, h, h.numel(), h.shape[1])
-    return h
+    has_next = x_BCHW is not None
+    x_BCHW, both = (x_BCHW, _padded(h, 2, convolution)) if x_BCHW is not None else (h_BCHW, h)
+    tensors = candidate_BCHW, gates_BKHW, h_BCHW, h
+    _launch(_gru_update, h_BCHW, convolution, *tensors, *_with_strides(x_BCHW), both, HAS_NEXT=has_next)
+    return h, both if has_next else None
 
 
-def gru_update_backward(
+def gru_candidate_backward(
     grad_BCHW: torch.Tensor,
-    carry: torch.Tensor,
     grad_h: torch.Tensor,
+    carry: torch.Tensor | None,
+    gates_BKHW: torch.Tensor,
+    candidate: torch.Tensor,
+    convolution: StepConvolution,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradient of the candidate before its activation, padded, and that of the step's h."""
+    has_carry = carry is not None
+    total = torch.empty_like(candidate, dtype=torch.float32)
+    of_candidate = _padded(total, 1, convolution)
+    of_states = *_with_strides(grad_BCHW), *_with_strides(grad_h), total if carry is None else carry
+    tensors = gates_BKHW, candidate, of_candidate, total
+    _launch(_gru_candidate_backward, total, convolution, *of_states, *tensors, HAS_CARRY=has_carry)
+    return of_candidate, total
+
+
+def gru_gates_backward(
+    total: torch.Tensor,
+    grad_reset: torch.Tensor,
     gates_BKHW: torch.Tensor,
     candidate: torch.Tensor,
     h_before: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the gradients of the gates, of which r's is missing, of the candidate and, in part, of h before the step.
-
-    The gradient of the new h is the sum of the first three arguments.
-    """
-    of_gates, of_candidate, of_h = (torch.empty_like(x) for x in (gates_BKHW, candidate, candidate))
-    numbers = candidate.numel(), candidate.shape[1]
-    _launch(
-        _gru_update_backward, candidate.numel(),
-        grad_BCHW, carry, grad_h, _row(grad_h), gates_BKHW, candidate, h_before, of_gates, of_candidate, of_h, *numbers,
-    )  # fmt: skip
-    return of_gates, of_candidate, of_h
+    convolution: StepConvolution,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradients of the gates before their activation, padded, and in part of h before the step."""
+    of_gates, of_h = _padded(h_before, 2, convolution), torch.empty_like(h_before)
+    tensors = gates_BKHW, candidate, h_before, of_gates, of_h
+    _launch(_gru_gates_backward, h_before, convolution, total, *_with_strides(grad_reset), *tensors)
+    return of_gates, of_h
 
 
-def gru_reset_backward(
-    grad_reset: torch.Tensor,
-    gates_BKHW: torch.Tensor,
-    h_before: torch.Tensor,
-    of_gates: torch.Tensor,
-    of_h: torch.Tensor,
-) -> None:
-    """Given the gradient of r h, write that of r, and add to that of h before the step."""
-    numbers = h_before.numel(), h_before.shape[1]
-    _launch(
-        _gru_reset_backward, h_before.numel(),
-        grad_reset, _row(grad_reset), gates_BKHW, h_before, of_gates, of_h, *numbers,
-    )  # fmt: skip
+def _padded(like_BCHW: torch.Tensor, blocks: int, convolution: StepConvolution) -> torch.Tensor:
+    """Return uninitialised memory for so many blocks of channels on the padded grid, of the convolution's dtype."""
+    assert convolution.points is not None
+    batch, channels = like_BCHW.shape[:2]
+    shape = (batch, blocks * channels, *convolution.points.shape)
+    dtype = convolution.conv.weight.dtype
+    return torch.empty(shape, dtype=dtype, device=like_BCHW.device, memory_format=torch.channels_last)
 
 
-def _launch(kernel, size: int, *arguments: torch.Tensor | int) -> None:
-    with torch.cuda.device_of(arguments[0]):
-        kernel[(triton.cdiv(size, BLOCK),)](*arguments, BLOCK=BLOCK)
+def _with_strides(x_BCHW: torch.Tensor) -> tuple[torch.Tensor | int, ...]:
+    """Return a tensor of any layout and its strides, of samples, channels and grid points."""
+    x_BCHW = in_rows(x_BCHW)
+    return x_BCHW, *strides_of(x_BCHW)
 
 
-def _row(part_BCHW: torch.Tensor) -> int:
-    """Return the distance in memory from point to point of a tensor, or of a part of its channels."""
-    channels, height, width = part_BCHW.shape[1:]
-    if width > 1:
-        return part_BCHW.stride(3)
-    return part_BCHW.stride(2) if height > 1 else part_BCHW.stride(0) if len(part_BCHW) > 1 else channels
+def _launch(kernel, state_BCHW: torch.Tensor, convolution: StepConvolution, *arguments, **flags: bool) -> None:
+    """Run a kernel on the padded grid, for states of this shape."""
+    batch, channels, height, width = state_BCHW.shape
+    points = convolution.points
+    assert points is not None
+    size = batch * points.numel() * channels
+    with torch.cuda.device_of(state_BCHW):
+        kernel[(triton.cdiv(size, BLOCK),)](
+            *arguments, points, size, channels, height * width, points.numel(), **flags, BLOCK=BLOCK
+        )

@@ -125,12 +125,12 @@ def _backward(
 
 def run_forward(blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor, h_TBCHW: torch.Tensor) -> None:
     """Write the states into `h_TBCHW`, float32."""
-    h0_BCHW = _in_rows(h0_BCHW)
+    h0_BCHW = in_rows(h0_BCHW)
     grid, shared = _geometry(blocks_TBKHW, h0_BCHW)
     with torch.cuda.device_of(blocks_TBKHW):
         _forward[grid](
             blocks_TBKHW, h0_BCHW, h_TBCHW, *shared,
-            *_strides(blocks_TBKHW), *_strides(h_TBCHW), *_strides(h0_BCHW),
+            *strides_of(blocks_TBKHW), *strides_of(h_TBCHW), *strides_of(h0_BCHW),
             GATES=blocks_TBKHW.shape[2] // h0_BCHW.shape[1] - 1, BLOCK=BLOCK,
         )  # fmt: skip
 
@@ -144,8 +144,8 @@ def run_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gradients of the blocks, in their precision, and of the state before the first step."""
     has_carry = carry_BCHW is not None
-    grad_TBCHW, h0_BCHW = _in_rows(grad_TBCHW), _in_rows(h0_BCHW)
-    carry_BCHW = h0_BCHW if carry_BCHW is None else _in_rows(carry_BCHW)
+    grad_TBCHW, h0_BCHW = in_rows(grad_TBCHW), in_rows(h0_BCHW)
+    carry_BCHW = h0_BCHW if carry_BCHW is None else in_rows(carry_BCHW)
     grid, shared = _geometry(blocks_TBKHW, h0_BCHW)
     of_blocks, of_h0 = torch.empty_like(blocks_TBKHW), torch.empty_like(h0_BCHW)
     if h0_BCHW.stride() != of_h0.stride():  # an expanded state: the kernel reads and writes both by the same strides
@@ -153,7 +153,8 @@ def run_backward(
     with torch.cuda.device_of(blocks_TBKHW):
         _backward[grid](
             grad_TBCHW, carry_BCHW, blocks_TBKHW, h_TBCHW, h0_BCHW, of_blocks, of_h0, *shared,
-            *_strides(grad_TBCHW), *_strides(of_blocks), *_strides(h_TBCHW), *_strides(of_h0), *_strides(carry_BCHW),
+            *strides_of(grad_TBCHW), *strides_of(of_blocks), *strides_of(h_TBCHW), *strides_of(of_h0),
+            *strides_of(carry_BCHW),
             HAS_CARRY=has_carry, GATES=blocks_TBKHW.shape[2] // h0_BCHW.shape[1] - 1, BLOCK=BLOCK,
         )  # fmt: skip
     return of_blocks, of_h0
@@ -168,7 +169,7 @@ def _geometry(blocks_TBKHW: torch.Tensor, h0_BCHW: torch.Tensor) -> tuple[tuple[
     batch, channels, height, width = h0_BCHW.shape
     points = height * width
     size = channels * points
-    channels_first = _strides(blocks_TBKHW)[-1] < blocks_TBKHW.stride(2)
+    channels_first = strides_of(blocks_TBKHW)[-1] < blocks_TBKHW.stride(2)
     return (triton.cdiv(size, BLOCK), batch), (len(blocks_TBKHW), size, channels, points, channels_first)
 
 
@@ -181,12 +182,12 @@ def _of_points(x: torch.Tensor) -> int | None:
     return of_columns if of_rows == of_columns * width else None
 
 
-def _in_rows(x: torch.Tensor) -> torch.Tensor:
+def in_rows(x: torch.Tensor) -> torch.Tensor:
     """Return the tensor, copied if the rows of its grid do not follow one another in memory."""
     return x.contiguous() if _of_points(x) is None else x
 
 
-def _strides(x: torch.Tensor) -> tuple[int, ...]:
+def strides_of(x: torch.Tensor) -> tuple[int, ...]:
     """Return the strides, with one for the grid points in place of those of rows and columns."""
     of_points = _of_points(x)
     assert of_points is not None, "rows of the grid must follow each other in memory"

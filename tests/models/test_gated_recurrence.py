@@ -31,9 +31,10 @@ def test_kernels_agree_with_plain_operations(
     for used in (None, kernels):
         monkeypatch.setattr(gated_recurrence, "kernels_for", lambda _, used=used: used)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-            h, last = cell(x, state)
-        loss = h.square().sum() + sum(s.sum() for s in last)
-        results.append([h, *last, *torch.autograd.grad(loss, [x, *state, *cell.parameters()])])
+            h, middle = cell(x[:, :2], state)
+            h_last, last = cell(x[:, 2:], middle)
+        loss = h.square().sum() + h_last.square().sum() + sum(s.sum() for s in last)
+        results.append([h, h_last, *last, *torch.autograd.grad(loss, [x, *state, *cell.parameters()])])
     tolerance = 1e-5 if precision == torch.float32 else 2e-2
     for plain, fused in zip(*results, strict=True):
         assert plain.dtype == fused.dtype
@@ -55,14 +56,23 @@ import triton
 from triton.backends.compiler import GPUTarget
 from mcrnn.models import gated_recurrence_triton as kernels
 
-NUMBERS = ("size", "channels", "row", "grid", "padded")
-for name in ("_join", "_lstm_forward", "_lstm_backward", "_gru_reset", "_gru_update", "_gru_update_backward",
-             "_gru_reset_backward"):
+NUMBERS = ("size", "channels", "grid", "padded")
+PRECISE = ("h", "c", "h_before", "c_before", "state", "carry", "grad", "of_c", "of_c_before", "of_h_before",
+           "total_of_h")
+
+def kind(name, dtype):
+    if name in NUMBERS or name.endswith(("_b", "_c", "_p")) and name != "of_c":
+        return "i32"
+    return "*i64" if name == "points" else "*fp32" if name in PRECISE else f"*{dtype}"
+
+for name in ("_join", "_lstm_forward", "_lstm_backward", "_gru_reset", "_gru_update", "_gru_candidate_backward",
+             "_gru_gates_backward"):
     kernel = getattr(kernels, name)
-    signature = {n: "i32" if n in NUMBERS else "*i64" if n == "points" else "*fp32" for n in kernel.arg_names}
-    signature["BLOCK"] = "constexpr"
-    for capability in (80, 90):
-        source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs={"BLOCK": kernels.BLOCK})
+    for dtype, flag, capability in (("fp32", True, 80), ("fp32", False, 90), ("bf16", True, 90)):
+        signature = {n: kind(n, dtype) for n in kernel.arg_names}
+        constants = {n: flag for n in kernel.arg_names if n.startswith("HAS_")} | {"BLOCK": kernels.BLOCK}
+        signature |= dict.fromkeys(constants, "constexpr")
+        source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants)
         assert "st.global" in triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["ptx"]
 print("compiled")
 """
