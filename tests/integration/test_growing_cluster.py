@@ -217,7 +217,7 @@ def test_nodes_go_while_a_long_trial_runs_and_come_again_for_the_confirmation(
     write(root, "s", search={"concurrency": None, "sampler": "grid", "confirm": confirm}, train={"epochs": 2})
     content = yaml.safe_load((root / "s.yaml").read_text())
     content["model"] = {"layers": 1, "architecture": "minconvgru", "hidden_size": 4}
-    content["space"] = {"data.windows_per_epoch": {"choice": [4, 8, 1500]}}
+    content["space"] = {"data.windows_per_epoch": {"choice": [400, 401, 3000]}}
     (root / "s.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     with ClusterWatch(cluster.address, root, cluster.environment) as watch:
         search = start("mcrnn.tune", "s.yaml", **of(cluster))
