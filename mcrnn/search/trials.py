@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 
 from mcrnn.config.paths import Values
@@ -57,6 +58,32 @@ class EndOfTune(Unsaved, tune.Callback):
             raise KeyboardInterrupt
 
 
+def retry_lost_resets() -> None:
+    """Let Tune start a trial again whose process was lost while it was taken over from the trial before.
+
+    Tune resets a process that it takes over, and meanwhile the trial is pending. An error of a pending trial ends it
+    for good in Tune 2.60, however many losses are allowed, and a lost process gives two errors: its own, after which
+    the trial waits for another process, and that of the reset. Nothing is changed where another version of Tune has
+    other functions.
+    """
+    failed = getattr(TuneController, "_process_trial_failure", None)
+    if failed is None or hasattr(failed, "__wrapped__"):
+        return
+
+    @functools.wraps(failed)
+    def process_trial_failure(self: Any, trial: Trial, exception: Exception) -> None:
+        is_reset = trial in self._resetting_trials
+        self._resetting_trials.discard(trial)  # else it would wait for the end of its reset
+        if trial.status == Trial.PENDING:
+            if not is_reset:  # the second error of a process whose loss has been handled
+                return
+            self._set_trial_status(trial, Trial.RUNNING)
+            self._unstage_trial_with_resources(trial)
+        failed(self, trial, exception)
+
+    TuneController._process_trial_failure = process_trial_failure
+
+
 @dataclass(frozen=True)
 class TrialRunner:
     """Runs on Tune the trials that a searcher proposes."""
@@ -87,6 +114,7 @@ class TrialRunner:
             callbacks: callbacks of Tune.
             options: arguments of Tune's TuneConfig, such as `search_alg`.
         """
+        retry_lost_resets()
         given_up, ended = threading.Event(), threading.Event()
         end_of_tune = EndOfTune(given_up, self.interrupted)
         share_gpus = self.resources.get("GPU", 0) % 1 > 0

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import tune
+from ray.tune.search import Searcher
 
+from mcrnn.runners.ray_cluster import connected
 from mcrnn.search.driver import run
+from mcrnn.search.trials import TrialRunner
+from mcrnn.storage.lease import Lease
+from mcrnn.storage.local import LocalFolder
 from mcrnn.tracking.run_folder import RunEnd
 from mcrnn.training.session import End
 from tests.conftest import CommandRunner
@@ -49,6 +56,42 @@ def test_trial_with_a_broken_disk_fails_alone_until_too_many_did(
     runs = client.search_runs([experiment.experiment_id])
     assert {run.info.run_name for run in runs if run.info.status == "FAILED"} == {"trial-1", "trial-3"}
     assert {run.info.status for run in runs} == {"FINISHED", "FAILED"}
+
+
+def test_trial_whose_process_is_lost_while_it_is_taken_over_is_tried_again(root: Path, shared_ray: str) -> None:
+    class LostOnReset(tune.Trainable):
+        """Ends its process when the next trial takes it over."""
+
+        def setup(self, config: dict[str, Any]) -> None:
+            (root / f"began-{config['number']}-{os.getpid()}").touch()
+
+        def step(self) -> dict[str, Any]:
+            return {"done": True}
+
+        def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+            return {}
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            os._exit(1)
+
+    class TwoTrials(Searcher):
+        def suggest(self, trial_id: str) -> Any:
+            number = len(ended) + 1
+            return {"number": number} if number <= 2 else Searcher.FINISHED
+
+        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            ended.append(error)
+
+    ended: list[bool] = []
+    lease = Lease(LocalFolder(root / "lease"), "lock.json", "search")
+    lease.acquire()
+    with connected():
+        TrialRunner(LostOnReset, str(root / "tune"), lease, {"CPU": 1}, 1, 1).run("ray", [], search_alg=TwoTrials())
+    lease.release()
+    assert ended == [False, False]
+    began = sorted(file.name.split("-")[1:] for file in root.glob("began-*"))
+    assert [number for number, _ in began] == ["1", "2"]
+    assert len({process for _, process in began}) == 2
 
 
 @pytest.mark.soak
