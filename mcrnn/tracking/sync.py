@@ -161,6 +161,8 @@ class _SyncedRun:
         return found[0].info.run_id if found else None
 
     def _create(self, record: dict[str, Any]) -> str:
+        from mlflow.exceptions import MlflowException
+
         tracker = self.sync.usable_tracker()
         tags = {
             "mlflow.source.name": tracker.origin["command"],
@@ -172,7 +174,12 @@ class _SyncedRun:
         if parent := self._parent_id():
             tags[PARENT_TAG] = parent
         started = int(record["time"] * 1000)
-        run = self._client.create_run(tracker.experiment_id, start_time=started, run_name=record["name"], tags=tags)
+        try:
+            run = self._client.create_run(tracker.experiment_id, start_time=started, run_name=record["name"], tags=tags)
+        except MlflowException as error:
+            if error.error_code not in REFUSALS or not tracker.is_deleted():
+                raise
+            return self._create(record)  # the experiment was deleted since it was looked for
         return run.info.run_id
 
     def _describe(self, record: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
 from mcrnn.tracking.experiment import EXPERIMENT_TAGS, Tracker, view_addresses
-from mcrnn.tracking.mlflow_client import client_of, tracking_uri
+from mcrnn.tracking.mlflow_client import client_of, is_experiment_deleted, tracking_uri
 from mcrnn.tracking.run_folder import RunFolder
 from mcrnn.tracking.sync import PARENT_TAG, RunSync, is_synced
 from tests.support import shared
@@ -158,6 +158,25 @@ def test_deleted_experiment_gets_a_successor_with_one_warning(command: Command) 
     assert last.said == ["the experiment 'mcrnn-s' was deleted in MLflow; what is new is recorded in 'mcrnn-s (3)'"]
     last.sync.update_now(search)
     assert len(last.said) == 1
+
+
+def test_experiment_that_is_deleted_while_a_run_is_created_gets_a_successor(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted = command.sync.tracker.experiment_id
+
+    def is_deleted_just_after(tracker: Tracker) -> bool:
+        found = is_experiment_deleted(command.client, tracker.experiment_id)
+        if tracker.experiment_id == deleted and not found:
+            command.client.delete_experiment(deleted)
+        return found
+
+    monkeypatch.setattr(Tracker, "is_deleted", is_deleted_just_after)
+    folder = command.folder("0000")
+    command.epochs(folder, 1)
+    command.sync.wait(30)
+    assert command.said == ["the experiment 'mcrnn-s' was deleted in MLflow; what is new is recorded in 'mcrnn-s (2)'"]
+    assert command.losses(folder) == [1]
 
 
 def test_runs_of_a_deleted_experiment_are_left_alone_with_one_warning(command: Command) -> None:
