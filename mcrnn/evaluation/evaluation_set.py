@@ -85,6 +85,7 @@ class EvaluationSet:
         split: str = "test",
         starts: str | None = None,
         regions: Mapping[str, Region] | None = None,
+        predicted: int | None = None,
         elsewhere: Location | None = None,
     ) -> EvaluationSet:
         """Return the evaluation set of a split.
@@ -101,10 +102,12 @@ class EvaluationSet:
                 apart, and `apart` where there are no dates or too few Mondays and Thursdays. Samples always start
                 at their first frame and allow no rule.
             regions: regions that are also measured by themselves, by name.
+            predicted: number of predicted channels, the first ones, which are measured in regions; None for all.
             elsewhere: folder where the climatology is kept if the store's folder cannot be written.
 
         Raises:
-            UserError: the samples are too short, the rule does not fit the store, or a region has no grid point.
+            UserError: the samples are too short, the rule does not fit the store, or a region has no grid point, or
+                none with a value of a predicted channel.
         """
         points = region_points(store, data.coarsen, regions or {})
         frames = open_split(store, split, data)
@@ -115,11 +118,11 @@ class EvaluationSet:
         climatology = Climatology.of(store, split, data, elsewhere)
         address = SplitAddress(store.location, store.digest, split, data)
         found = cls._with(store, address, frames, climatology, windows, warm_up, horizon, rule, segments)
-        found = replace(found, measures=replace(found.measures, regions=points), regions=regions or {})
-        for name, of_region in found.measures.of_regions.items():
+        measures = replace(found.measures, regions=points, predicted=predicted)
+        for name, of_region in measures.of_regions.items():
             if of_region.mask_CHW is not None and not of_region.mask_CHW.any((1, 2)).all():
                 raise UserError(f"region {name} lies outside of the mask of '{store.name}'")
-        return found
+        return replace(found, measures=measures, regions=regions or {})
 
     @classmethod
     def of_validation(cls, store: FieldStore, config: Configuration) -> EvaluationSet:

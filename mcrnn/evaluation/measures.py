@@ -91,6 +91,8 @@ class Measures:
         zonal: whether power spectra of circles of latitude are computed, which need a globe without a mask.
         regions: grid points of the regions that are also measured by themselves, by name.
         mask_CHW: points that have values, on which all means and variances are taken; None where all have.
+        predicted: number of channels, the first ones, that are measured in regions, of which another one may have no
+            value there; None for all.
     """
 
     weights: np.ndarray | None = None
@@ -98,6 +100,7 @@ class Measures:
     zonal: bool = False
     regions: Mapping[str, RegionPoints] = field(default_factory=dict)
     mask_CHW: np.ndarray | None = None
+    predicted: int | None = None
 
     def power(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
         """Return the power spectrum of a field, (B, T, C, K + 1)."""
@@ -148,6 +151,8 @@ class Measures:
         """What is measured in each region, by name."""
         found = {}
         for name, points in self.regions.items():
-            mask_CHW = None if self.mask_CHW is None else self.mask_CHW[:, points.rows][:, :, points.columns]
+            mask_CHW = self.mask_CHW
+            if mask_CHW is not None:
+                mask_CHW = mask_CHW[: self.predicted][:, points.rows][:, :, points.columns]
             found[name] = Measures(points.weights, mask_CHW=mask_CHW)
         return found

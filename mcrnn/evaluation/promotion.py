@@ -129,6 +129,7 @@ def compare_versions(
         horizon=shape.horizon,
         starts=starts,
         regions=basis.regions,
+        predicted=old.network.channels_out,
         elsewhere=storage.location(SCORES),
     )
     asked = {

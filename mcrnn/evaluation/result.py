@@ -112,6 +112,7 @@ def evaluate_model(
             horizon=horizon,
             starts=starts,
             regions=regions,
+            predicted=model.network.channels_out,
             elsewhere=cache,
         )
     )

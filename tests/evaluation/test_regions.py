@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from mcrnn.config.sections import Configuration
 from mcrnn.data.region import Region
 from mcrnn.data.splits import FieldData
 from mcrnn.data.store import FieldStore
+from mcrnn.errors import UserError
 from mcrnn.evaluation.result import evaluate_model
 from mcrnn.models.trained_model import TrainedModel, network_of
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
 from tests.data.test_masks import built, configuration
+from tests.data_prep.test_odd_inputs import LATITUDE, LONGITUDE
 
 __all__ = ["built"]
 
@@ -28,3 +34,22 @@ def test_scores_that_are_kept_belong_to_their_region_in_any_order(built: Path, t
     ]
     assert found[0] == found[1]
     assert found[0]["north"] != found[0]["south"]
+
+
+def test_a_region_needs_values_of_the_predicted_channels_only(built: Path) -> None:
+    store, storage = FieldStore.open(LocalFolder(built / "z.zarr")), Storage.open(str(built))
+    (north, south), (west, east) = sorted(LATITUDE[2:4], reverse=True), LONGITUDE[2:4]
+    regions = {"land": Region(north, west, south, east)}  # where z has no value, and t has one at all points
+
+    def model(*variables: str) -> TrainedModel:
+        raw = configuration(variables=list(variables)).model_dump()
+        raw["model"]["channels_out"] = 1
+        config = Configuration.model_validate(raw)
+        field = FieldData.load(store, config.data).field
+        return TrainedModel(config, field, network_of(config, field).eval())
+
+    inside = evaluate_model("m", model("t", "z"), storage, regions=regions)
+    assert np.isfinite(inside.scores.regions["land"].squared).all()
+    assert "land" in inside.metrics["regions"]
+    with pytest.raises(UserError, match="region land lies outside of the mask"):
+        evaluate_model("m", model("z", "t"), storage, regions=regions)
