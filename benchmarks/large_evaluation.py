@@ -51,6 +51,7 @@ class Waves:
     """Samples of one random pattern that moves, at a speed of its own in each sample."""
 
     shards_at_once: int = 1
+    sources: tuple[()] = ()
 
     def compute(self, shards: Sequence[Shard]) -> list[dict[str, np.ndarray]]:
         """Return the samples of the shards."""

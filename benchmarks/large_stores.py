@@ -55,6 +55,7 @@ class Numbers:
     """A source that may stop after some shards, as if the command had been killed then."""
 
     shards_at_once: int = 1
+    sources: tuple[()] = ()
     stop_after: int | None = None
 
     def compute(self, shards: Sequence[Shard]) -> list[dict[str, np.ndarray]]:

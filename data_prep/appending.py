@@ -25,9 +25,9 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from data_prep.append_plan import AppendPlan
-from data_prep.builder import build_shards
 from data_prep.plan import Shard
 from data_prep.shard_records import ShardRecords, record_keys
+from data_prep.shard_tasks import build_shards, uses_tasks
 from data_prep.statistics import Statistics
 from mcrnn.data.manifest import map_ahead
 from mcrnn.data.root_document import read_root
@@ -61,7 +61,8 @@ def append(
         on_done: called with the number of frames that are done.
 
     Raises:
-        UserError: a source cannot be read or has missing values, or statistics would not change.
+        UserError: a source cannot be read or has missing values, or statistics would not change, or a machine of the
+            cluster cannot read the sources or write the store.
     """
     if new_statistics and plan.split != "train":
         raise UserError(
@@ -69,11 +70,18 @@ def append(
             "--new-statistics"
         )
     location = plan.store.location
+    machines = None
+    if uses_tasks(plan.source, len(plan.whole), workers):
+        from data_prep.machines import check_machines
+        from mcrnn.runners.ray_cluster import check_reach
+
+        check_reach(location, tracked=False)
+        machines = check_machines(location, plan.source.sources)
     records = _records(plan, new_statistics)
     missing = [shard for shard in plan.whole if shard.name not in records.records]
     on_done(sum(shard.stop - shard.start for shard in plan.whole if shard not in missing))
     try:
-        for shard, record in build_shards(location, plan.plan, plan.source, missing, workers, lease):
+        for shard, record in build_shards(location, plan.plan, plan.source, missing, workers, lease, machines):
             records.add(shard.name, record)
             on_done(shard.stop - shard.start)
     finally:

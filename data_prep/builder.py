@@ -11,23 +11,24 @@ The order of writes makes this safe:
 
 The same command continues an unfinished build with the shards that have no record.
 
-Shards are Ray tasks, each in a process with one thread. The content of a shard depends on its position alone, so the
-store is the same for any number of workers, in any order, in one go or in several.
+Shards are Ray tasks, each in a process with one thread, see `data_prep.shard_tasks`. The content of a shard depends on
+its position alone, so the store is the same for any number of workers, in any order, in one go or in several. Machines
+of a cluster are checked before anything is written, see `data_prep.machines`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from data_prep.existing_store import existing_root, is_complete, is_same_recipe, sizes_of_objects
 from data_prep.plan import Shard, StorePlan, root_document
 from data_prep.shard_records import LEASE, Record, ShardRecords
+from data_prep.shard_tasks import build_shards, uses_tasks
 from data_prep.statistics import Statistics
 from mcrnn.data.manifest import map_ahead
 from mcrnn.data.store_format import (
@@ -37,16 +38,19 @@ from mcrnn.data.store_format import (
     root_digest,
     sha256,
 )
-from mcrnn.errors import UserError
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
 
-SECONDS_BETWEEN_CHECKS = 5.0
-"""Longest time between two checks of the lease while workers compute."""
+if TYPE_CHECKING:
+    from data_prep.source_identity import SourceIdentity
 
 
 class Source(Protocol):
     """Where the values of a store come from. A source is sent to workers, so it must pickle."""
+
+    @property
+    def sources(self) -> Sequence[SourceIdentity]:
+        """What the values are read from; nothing where they are computed."""
 
     @property
     def shards_at_once(self) -> int:
@@ -88,14 +92,19 @@ def build(
 
     Raises:
         UserError: there is something else at `location`, or a store of another recipe, or another build is
-            writing it.
+            writing it, or a machine of the cluster cannot read the source or write the store.
     """
     if is_complete(location, plan, overwrite):
         return False
+    machines = None
     if workers > 1:
         from mcrnn.runners.ray_cluster import check_reach
 
         check_reach(location, tracked=False)
+        if uses_tasks(source, len(list(plan.shards())), workers):
+            from data_prep.machines import check_machines
+
+            machines = check_machines(location, source.sources)
     lease = Lease(location, LEASE, "build")
     lease.acquire()
     try:
@@ -122,7 +131,7 @@ def build(
             else:
                 missing.append(shard)
         try:
-            for shard, record in build_shards(location, plan, source, missing, workers, lease):
+            for shard, record in build_shards(location, plan, source, missing, workers, lease, machines):
                 done.add(shard.name, record)
                 on_done(shard.stop - shard.start, True)
         finally:
@@ -167,98 +176,6 @@ def _delete_partial_files(location: Location, keys: dict[str, int]) -> None:
     for key in keys:
         if key.endswith(".partial"):
             location.delete(key)
-
-
-def build_shards(
-    location: Location, plan: StorePlan, source: Source, missing: list[Shard], workers: int, lease: Lease
-) -> Iterator[tuple[Shard, Record]]:
-    """Build the missing shards, in this process or as Ray tasks, and yield each with its record when it is done."""
-    at_once = source.shards_at_once
-    groups = [missing[i : i + at_once] for i in range(0, len(missing), at_once)]
-    if workers == 1 or len(groups) < 2 or at_once > 1:
-        yield from _build_here(location, plan, source, groups, lease)
-        return
-
-    import ray
-
-    from mcrnn.runners.ray_cluster import connected
-
-    with connected():
-        task = ray.remote(num_cpus=1, max_retries=2)(_build_group_in_task)
-        shared = ray.put((location, plan, source))
-        waiting = iter(groups)
-        running: dict[Any, list[Shard]] = {}
-        try:
-            while True:
-                for group in waiting:
-                    running[task.remote(shared, group)] = group
-                    if len(running) >= workers:
-                        break
-                if not running:
-                    return
-                done, _ = ray.wait(list(running), timeout=SECONDS_BETWEEN_CHECKS)
-                lease.check()
-                for reference in done:
-                    yield from zip(running.pop(reference), ray.get(reference), strict=True)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise UserError(str(error.cause)) from None
-            raise
-        finally:
-            for reference in running:
-                ray.cancel(reference)
-
-
-def _build_here(
-    location: Location, plan: StorePlan, source: Source, groups: list[list[Shard]], lease: Lease
-) -> Iterator[tuple[Shard, Record]]:
-    """Build the shards in this process, where a thread writes those of one group while the next one is computed."""
-    with ThreadPoolExecutor(1) as writer:
-        before: tuple[list[Shard], Future[list[Record]]] | None = None
-        for group in groups:
-            lease.check()
-            try:
-                computed = source.compute(group)
-            finally:  # an error or Ctrl-C ends the build, but what is being written is kept
-                if before is not None:
-                    yield from zip(before[0], before[1].result(), strict=True)
-            before = group, writer.submit(_write_group, location, plan, group, computed)
-            del computed  # so that no more than two groups are in memory
-        if before is not None:
-            yield from zip(before[0], before[1].result(), strict=True)
-
-
-def _build_group_in_task(shared: tuple[Location, StorePlan, Source], shards: list[Shard]) -> list[Record]:
-    # Ray replaces a reference by its object only where the reference is an argument itself, so what is shared is one.
-    location, plan, source = shared
-    return _write_group(location, plan, shards, source.compute(shards))
-
-
-def _write_group(
-    location: Location, plan: StorePlan, shards: list[Shard], computed: list[dict[str, np.ndarray]]
-) -> list[Record]:
-    """Encode, write and read back the objects of some shards that were computed together.
-
-    Returns:
-        The record of each shard.
-
-    Raises:
-        UserError: values are not finite, or the storage does not return what was written to it.
-    """
-    records = []
-    for shard, arrays in zip(shards, computed, strict=True):
-        objects = {}
-        for name, values in arrays.items():
-            if not np.isfinite(values).all():
-                raise UserError(f"{name} of {shard.split} {shard.start} to {shard.stop - 1} is not finite everywhere")
-            key, content = plan.key(name, shard), plan.encode(name, shard, values)
-            location.write(key, content)
-            if location.read(key) != content:
-                raise UserError(f"'{location.url}' did not return '{key}' as it was written: check the storage")
-            objects[key] = {"size": len(content), "sha256": sha256(content)}
-        statistics = Statistics.of(arrays["field"], plan.mask).to_json()
-        records.append({"objects": objects, "split": shard.split, "statistics": statistics})
-    return records
 
 
 def _complete(location: Location, plan: StorePlan, metadata: dict[str, bytes], records: list[Record]) -> None:

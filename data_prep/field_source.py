@@ -15,6 +15,7 @@ from data_prep.inputs import NO_INPUTS, Inputs
 from data_prep.logarithms import check_signs, formulas, stored_units, take_logarithms
 from data_prep.masking import FieldMask
 from data_prep.plan import Coordinate, Shard, SplitPlan, StorePlan, text_array
+from data_prep.source_identity import SourceIdentity
 from data_prep.time_axis import TimeAxis
 from mcrnn.data.segments import WHOLE, within
 from mcrnn.data.sphere import latitude_weights
@@ -55,6 +56,11 @@ class FieldSource:
     mask: FieldMask | None = None
     inputs: Inputs = NO_INPUTS
     shards_at_once: ClassVar[int] = 1
+
+    @property
+    def sources(self) -> list[SourceIdentity]:
+        """The sources of the field, each once; static fields have been read already."""
+        return list({part.source.url: part.source for parts in self.field.parts.values() for part in parts}.values())
 
     def compute(self, shards: Sequence[Shard]) -> list[dict[str, np.ndarray]]:
         """Read the times or samples of the shards.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from data_prep.random_fields import gaussian_random_field
 from data_prep.solver import VorticityEquation, batch_size, paper_forcing, simulate
 from mcrnn.data.store_format import SPLITS
 from mcrnn.errors import UserError
+
+if TYPE_CHECKING:
+    from data_prep.source_identity import SourceIdentity
 
 OBJECT_BYTES = 13_000_000
 """Size of a shard, before compression, that plans come near to."""
@@ -63,6 +67,7 @@ class NavierStokesSource:
 
     parameters: Parameters
     device: str
+    sources: ClassVar[Sequence[SourceIdentity]] = ()
 
     @property
     def shards_at_once(self) -> int:

@@ -24,6 +24,9 @@ HASHED_BYTES = 256 * 2**20
 PIECE = 2**20
 """Size of these pieces, in bytes."""
 
+GLANCE_BYTES, GLANCE_PIECE = 2**20, 2**14
+"""What `glance` hashes of a source, and the size of the pieces, in bytes."""
+
 
 @dataclass(frozen=True)
 class SourceIdentity:
@@ -49,9 +52,17 @@ class SourceIdentity:
         Raises:
             UserError: it has changed, or cannot be read on this machine.
         """
+        if not self.has_same_stamp():
+            _check_content(self, stamp_of(self.url))
+
+    def has_same_stamp(self) -> bool:
+        """Return whether the source is a file that has the stamp that it had; other sources have none.
+
+        Raises:
+            UserError: it cannot be read on this machine.
+        """
         stamp = stamp_of(self.url)
-        if stamp is None or stamp != self.stamp:
-            _check_content(self, stamp)
+        return stamp is not None and stamp == self.stamp
 
 
 def identify(url: str, arrays: Iterable[str]) -> SourceIdentity:
@@ -74,6 +85,22 @@ def identify(url: str, arrays: Iterable[str]) -> SourceIdentity:
     return SourceIdentity(url, names, size, checksum, stamp)
 
 
+def glance(source: SourceIdentity) -> str:
+    """Return a checksum of a source on a disk that is quick and therefore coarse: of 1 MB in pieces, and of all sizes.
+
+    Args:
+        source: the source as it was when the build was planned; one at a URL is known by its own checksum already.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if "://" in source.url:
+        return source.checksum
+    read = functools.partial(_hash_local, source.url, source.arrays, GLANCE_BYTES, GLANCE_PIECE)
+    size, checksum = request(source.url, read)
+    return f"{size} {checksum}"
+
+
 @functools.lru_cache(maxsize=1024)
 def _check_content(identity: SourceIdentity, stamp: object) -> None:
     """Compare the content of a source; the answer holds as long as its stamp."""
@@ -85,7 +112,7 @@ def _check_content(identity: SourceIdentity, stamp: object) -> None:
         )
 
 
-def _hash_local(url: str, arrays: tuple[str, ...]) -> tuple[int, str]:
+def _hash_local(url: str, arrays: tuple[str, ...], budget: int = HASHED_BYTES, piece: int = PIECE) -> tuple[int, str]:
     root = Path(url)
     if root.is_file():
         files = [root]
@@ -98,17 +125,17 @@ def _hash_local(url: str, arrays: tuple[str, ...]) -> tuple[int, str]:
         if len(files) > 1:
             digest.update(f"{file.relative_to(root).as_posix()} {size}\n".encode())
         with file.open("rb") as stream:
-            for offset, length in _pieces(size, HASHED_BYTES // len(files) if sum(sizes) > HASHED_BYTES else size):
+            for offset, length in _pieces(size, budget // len(files) if sum(sizes) > budget else size, piece):
                 stream.seek(offset)
                 digest.update(stream.read(length))
     return sum(sizes), digest.hexdigest()
 
 
-def _pieces(size: int, budget: int) -> list[tuple[int, int]]:
+def _pieces(size: int, budget: int, piece: int) -> list[tuple[int, int]]:
     """Return offset and length of the pieces of a file that are hashed, together about `budget` bytes."""
     if size <= budget:
-        return [(start, min(PIECE, size - start)) for start in range(0, size, PIECE)]
-    piece = min(PIECE, max(1024, budget // 2), size)
+        return [(start, min(piece, size - start)) for start in range(0, size, piece)]
+    piece = min(piece, max(1024, budget // 2), size)
     count = max(2, budget // piece)
     return [(round(i * (size - piece) / (count - 1)), piece) for i in range(count)]
 

@@ -203,6 +203,18 @@ def describe_groups(url: str) -> str:
     return f"; it has fields in the groups {listed}{more}: name one by --group" if named else ""
 
 
+def require_library(url: str) -> None:
+    """Refuse a source whose format, or whose address, needs a package that is not installed on this machine.
+
+    Raises:
+        UserError: a package is missing; the message names it.
+    """
+    if "://" in url:
+        filesystem_of(url)
+    if source_format(url) == "GRIB":
+        _require_cfgrib(url)
+
+
 def _require_cfgrib(url: str) -> None:
     try:
         import cfgrib  # noqa: F401

@@ -10,8 +10,10 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from mcrnn.errors import UserError, first_line
 from mcrnn.runners.cluster_size import Cluster, cluster_size
@@ -35,6 +37,8 @@ WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
 glibc gives its memory back to the system after every step, which costs a tenth of the training speed."""
 SHARED_STORAGE = "MCRNN_SHARED_STORAGE"
 """Environment variable; 1 says that a local storage root is the same folder on all machines of the cluster."""
+SECONDS_FOR_ANSWER = 600.0
+"""Longest wait for what machines are asked before work starts."""
 
 
 @contextmanager
@@ -159,3 +163,64 @@ def check_reach(location: Location, *, tracked: bool = True) -> None:
             f"{several}, and MLFLOW_TRACKING_URI names no server for its runs: start one with "
             "cluster/mlflow_server.py, or set MLFLOW_TRACKING_URI to a database of your own"
         )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a machine of the cluster has answered.
+
+    Attributes:
+        node: Ray's identifier of the machine.
+        address: address of the machine.
+        result: what the function has returned; None where it failed.
+        problem: why it failed; empty where it did not.
+    """
+
+    node: str
+    address: str
+    result: Any = None
+    problem: str = ""
+
+
+def ask_machines(function: Callable[..., Any], *arguments: Any) -> list[Answer]:
+    """Call a function once on each machine that has a CPU for tasks, at the same time, whatever else runs there.
+
+    Args:
+        function: the function, which may be imported on all machines.
+        arguments: its arguments.
+
+    Returns:
+        The answers, in the order of the addresses; none of a machine that has left the cluster meanwhile.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in _machines_for_tasks()}
+    shared = [ray.put(argument) for argument in arguments]
+    task: Any = ray.remote(function)
+    asked = {}
+    for node in addresses:
+        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+        asked[node] = task.options(num_cpus=0, scheduling_strategy=strategy).remote(*shared)
+    if not asked:
+        return []
+    ray.wait(list(asked.values()), num_returns=len(asked), timeout=SECONDS_FOR_ANSWER)
+    found = []
+    for node, reference in sorted(asked.items(), key=lambda item: addresses[item[0]]):
+        try:
+            found.append(Answer(node, addresses[node], ray.get(reference, timeout=1)))
+        except ray.exceptions.GetTimeoutError:
+            ray.cancel(reference, force=True)
+            found.append(Answer(node, addresses[node], problem=f"no answer within {SECONDS_FOR_ANSWER / 60:.0f} min"))
+        except ray.exceptions.RayError as error:
+            if node in {each["NodeID"] for each in _machines_for_tasks()}:
+                cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+                found.append(Answer(node, addresses[node], problem=first_line(cause)))
+    return found
+
+
+def _machines_for_tasks() -> list[dict[str, Any]]:
+    """Return Ray's description of each machine of the cluster that has a CPU for tasks."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]

@@ -69,6 +69,7 @@ class Numbers:
     fail_after: int | None = None
     poison: bool = False
     shards_at_once: int = 1
+    sources: tuple[()] = ()
     computed: list[Shard] = field(default_factory=list)
 
     def compute(self, shards: Sequence[Shard]) -> list[dict[str, np.ndarray]]:

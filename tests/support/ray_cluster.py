@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.processes import free_port
@@ -54,6 +55,7 @@ class TwoNodes:
             *("--ray-client-server-port", str(free_port())),
         )
         self.worker: subprocess.Popen[bytes] | None = None
+        self.more: list[subprocess.Popen[bytes]] = []
         try:
             self._wait(self._serves_jobs)
             self.add_worker()
@@ -82,6 +84,21 @@ class TwoNodes:
             self._start_worker()
         return "Ray runtime started" in (self.folder / f"start-{WORKER}.log").read_text()
 
+    def add_machine(self, host: str, *prefix: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Start a further worker.
+
+        Args:
+            host: its address, which no other node has.
+            prefix: the command that starts its processes, such as one that gives them a file system of their own.
+            environment: what it is told beside the environment of the others.
+        """
+        arguments = ("--address", self.address, "--num-cpus", str(self.cpus))
+        self.more.append(self._start(host, *arguments, prefix=prefix, environment=self.environment | environment))
+        log = self.folder / f"start-{host}.log"
+        self._wait(lambda: self.more[-1].poll() is not None or "Ray runtime started" in log.read_text())
+        assert self.more[-1].poll() is None, log.read_text()
+        return self.more[-1]
+
     def remove_worker(self) -> None:
         """As a spot machine vanishes: all of its processes at once."""
         assert self.worker is not None
@@ -94,22 +111,25 @@ class TwoNodes:
         return [RAY, "job", "submit", "--address", self.jobs, *named, "--", *command]
 
     def stop(self) -> None:
-        for process in (self.worker, self.head):
+        for process in (*self.more, self.worker, self.head):
             if process is not None and process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
-    def _start(self, host: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def _start(
+        self, host: str, *arguments: str, prefix: Sequence[str] = (), environment: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         log = (self.folder / f"start-{host}.log").open("wb")
-        place = self.folder / ("h" if host == HEAD else "w")  # two machines do not share it; sockets need it short
+        # two machines do not share it; sockets need it short
+        place = self.folder / {HEAD: "h", WORKER: "w"}.get(host, host.rpartition(".")[2])
         ports = ("--dashboard-agent-listen-port", str(free_port(host)), "--min-worker-port", "0")
         ray = [RAY] if self.python is None else [sys.executable, "-c", RAY_WITH_PYTHON, str(self.python)]
         return subprocess.Popen(
             [
-                *(*ray, "start", "--block", "--node-ip-address", host, "--temp-dir", str(place)),
+                *(*prefix, *ray, "start", "--block", "--node-ip-address", host, "--temp-dir", str(place)),
                 *(*ports, "--max-worker-port", "0", *arguments),
             ],
-            env=self.environment,
+            env=environment or self.environment,
             stdout=log,
             stderr=log,
             cwd=self.folder,
