@@ -1,4 +1,4 @@
-"""What is appended to a store: later times of the same field, checked against what the store holds."""
+"""What is appended to a store: later times or further samples of the same field, checked against what it holds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from data_prep.channels import parse_variable
 from data_prep.common_units import conversions_of
+from data_prep.dimensions import ROLES
 from data_prep.field_source import FieldSource
 from data_prep.gridded_field import GriddedField
 from data_prep.inputs import Inputs, StaticField
@@ -20,6 +21,7 @@ from data_prep.plan import Shard, SplitPlan, StorePlan
 from data_prep.source_identity import SourceIdentity
 from data_prep.time_axis import TimeAxis, same_calendar
 from mcrnn.data.forcings import SOLAR_ANGLE, STATIC
+from mcrnn.data.segments import WHOLE, Segments
 from mcrnn.data.store import FieldStore
 from mcrnn.data.store_format import SPLITS
 from mcrnn.data.time_step import TimeStep, show
@@ -28,37 +30,39 @@ from mcrnn.errors import UserError
 
 @dataclass(frozen=True)
 class AppendPlan:
-    """Times that follow on a split of a store, and where they come from.
+    """Times that follow on a split of a store, or samples that become part of it, and where they come from.
 
     Attributes:
         store: the store as it is.
         split: the split that they become part of.
-        seconds: the new times, in the units of the store's.
+        added: the new times in the units of the store's, or the numbers of the new samples.
+        segments: segments of the split with the new times.
         plan: how the split is cut into objects once they are part of it.
-        source: reads them; of its first time the split has the position `before`.
+        source: reads them; of its first time or sample the split has the position `before`.
         sources: name, size and checksum of what they are read from.
     """
 
     store: FieldStore
     split: str
-    seconds: np.ndarray
+    added: np.ndarray
+    segments: Segments
     plan: StorePlan
     source: FieldSource
     sources: list[Any]
 
     @property
     def before(self) -> int:
-        """Number of frames that the split has."""
-        return int(self.store.array(self.split).shape[1])
+        """Number of frames, or samples, that the split has."""
+        return self.store.lengths[self.split]
 
     @property
     def whole(self) -> list[Shard]:
-        """The objects that have new frames only."""
+        """The objects that have new frames or samples only."""
         return [shard for shard in self.plan.shards() if shard.start >= self.before]
 
     @property
     def mixed(self) -> Shard | None:
-        """The object that has both old and new frames; None where the old ones fill all of theirs."""
+        """The object that has both old and new ones; None where the old ones fill all of theirs."""
         return next((shard for shard in self.plan.shards() if shard.start < self.before < shard.stop), None)
 
 
@@ -67,31 +71,39 @@ def is_appended(store: FieldStore, sources: list[Any]) -> bool:
     return bool(store.history) and store.history[-1].get("sources") == json.loads(json.dumps(sources))
 
 
-def plan_append(store: FieldStore, urls: list[str], split: str | None) -> AppendPlan | None:
-    """Find out what is in the sources, and check that it follows on a split of the store.
+def plan_append(store: FieldStore, urls: list[str], split: str | None, *, gaps: bool = False) -> AppendPlan | None:
+    """Find out what is in the sources, and check that it continues a split of the store.
 
     Args:
         store: the store.
         urls: the sources.
-        split: the split that they are to follow on; None for the one whose times are the latest.
+        split: the split that they become part of; None for the one of a series whose times are the latest.
+        gaps: whether times may be missing between the store and the sources, and within the sources.
 
     Returns:
         The plan; None where the same sources have been appended already.
 
     Raises:
-        UserError: the store is no series, or variables, units, calendar, interval or grid differ, or the times do not
-            follow directly.
+        UserError: the store was not converted, or variables, units, calendar, interval or grid differ, or the times do
+            not follow, or samples are in the store already.
     """
     if split is not None and split not in SPLITS:
         raise UserError(f"--split is {', '.join(SPLITS)}, not '{split}'")
     recipe = store.attributes["recipe"]
-    if not store.is_series or "calendar" not in store.attributes or "variables" not in recipe:
-        raise UserError(f"'{store.name}' is no series with dates, so that no times follow on it")
+    if "variables" not in recipe or (store.is_series and "calendar" not in store.attributes):
+        raise UserError(f"'{store.name}' was not made by data_prep.convert, so that no files continue it")
+    if not store.is_series and (split is None or gaps):
+        raise UserError(
+            "samples have no gaps in time: leave out --gaps"
+            if gaps
+            else f"'{store.name}' has samples: name the split that they become part of by --split"
+        )
     field = open_field(
         urls,
         recipe["variables"],
         recipe.get("levels") or [],
-        _dimensions(recipe),
+        _dimensions(recipe, store),
+        files_are_samples=not store.is_series,
         units=_units(store),
         level_units=store.attributes.get("level_units", ""),
     )
@@ -99,23 +111,31 @@ def plan_append(store: FieldStore, urls: list[str], split: str | None) -> Append
     field = _named_as_in(store, with_logarithms(field, scales))
     field = field.select(*(recipe.get(name) for name in ("area", "every", "coarsen", "regrid")))
     sources = list(summary(field)["sources"] or [])
-    if is_appended(store, sources):
+    if is_appended(store, sources) and split in (None, store.history[-1]["split"]):
         return None
     _check_same(store, field)
-    split = _followed(store, field, split)
+    segments = WHOLE
+    if isinstance(field.axis, TimeAxis):
+        split, segments = _followed(store, field.axis, split, gaps=gaps)
+        added = field.axis.seconds
+    else:
+        assert split is not None, "samples become part of a split that is named"
+        assert field.samples is not None, "what is no series has samples"
+        _check_new(store, sources)
+        added = _next_sample(store) + np.arange(field.samples)
     inputs, mask = _inputs_of(store), _mask_of(store, field)
-    array = store.array(split)
+    array, axis = store.array(split), store.growing_axis
     assert array.shards is not None, "fields are always written in shards"
-    before, added = array.shape[1], field.frames
+    before, total = store.lengths[split], store.lengths[split] + len(added)
     height, width = store.grid()
     plan = StorePlan(
-        splits={split: SplitPlan(1, before + added, {})},
+        splits={split: SplitPlan(1, total, {}) if store.is_series else SplitPlan(total, array.shape[1], {})},
         channels=store.channels,
         height=height,
         width=width,
-        layout="series",
-        chunk=array.chunks[1],
-        shard=array.shards[1],
+        layout="series" if store.is_series else "samples",
+        chunk=array.chunks[axis],
+        shard=array.shards[axis],
         attributes={},
         recipe={},
         mask=store.mask(),
@@ -125,16 +145,24 @@ def plan_append(store: FieldStore, urls: list[str], split: str | None) -> Append
         raise UserError(
             f"'{store.name}' was made by a version of mcrnn that compresses otherwise: append with that one"
         )
-    assert isinstance(field.axis, TimeAxis), "a series has dates"
     source = FieldSource(field, {split: -before}, recipe.get("fill"), mask, inputs)
-    return AppendPlan(store, split, field.axis.seconds, plan, source, sources)
+    return AppendPlan(store, split, added, segments, plan, source, sources)
 
 
-def _dimensions(recipe: dict[str, Any]) -> dict[str, str | None]:
-    """Return the dimensions of the grid by the names that they had when the store was made, as far as it says so."""
+def _dimensions(recipe: dict[str, Any], store: FieldStore) -> dict[str, str | None]:
+    """Return the dimensions by the names that they had when the store was made, as far as it says so."""
     names = recipe.get("dimensions", [])
-    row, column = names[-2:] if len(names) > 2 else (None, None)
-    return {"time": None, "row": row, "column": column, "sample": None, "level": names[1] if len(names) == 4 else None}
+    found: dict[str, str | None] = dict.fromkeys(ROLES)
+    if len(names) > 2:
+        *others, found["row"], found["column"] = names
+        if store.is_series:
+            found["level"] = others[1] if len(others) == 2 else None
+        else:
+            of_levels = any("@" in variable for variable in recipe["variables"])
+            if len(others) == 3 or (len(others) == 2 and not of_levels):
+                found["sample"] = others.pop(0)
+            found["time"], found["level"] = others[0], others[1] if len(others) == 2 else None
+    return found
 
 
 def _units(store: FieldStore) -> list[str]:
@@ -165,7 +193,7 @@ def _named_as_in(store: FieldStore, field: GriddedField) -> GriddedField:
 def _check_same(store: FieldStore, field: GriddedField) -> None:
     """Refuse a field that is not that of the store but for its times."""
     axis, attributes = field.axis, store.attributes
-    if not isinstance(axis, TimeAxis):
+    if store.is_series and not isinstance(axis, TimeAxis):
         raise UserError(f"'{store.name}' is a series, the sources have samples")
     for channel, units in zip(field.channels, store.units_of([c.name for c in field.channels]), strict=True):
         found = field.units_of[channel.variable]
@@ -176,10 +204,11 @@ def _check_same(store: FieldStore, field: GriddedField) -> None:
             raise UserError(
                 f"{variable} is in {conversion.source} in the sources and has no units in '{store.name}': convert it"
             )
-    if not same_calendar(axis.calendar, attributes["calendar"], float(axis.seconds[0])):
-        raise UserError(f"the sources have the calendar {axis.calendar}, '{store.name}' {attributes['calendar']}")
-    if gaps := axis.describe_gaps():
-        raise UserError(f"the sources have a gap in time, {gaps}: append only what lies before it")
+    if isinstance(axis, TimeAxis):
+        if not same_calendar(axis.calendar, attributes["calendar"], float(axis.seconds[0])):
+            raise UserError(f"the sources have the calendar {axis.calendar}, '{store.name}' {attributes['calendar']}")
+    elif field.frames != (frames := store.array("train").shape[1]):
+        raise UserError(f"the samples of the sources have {field.frames} times, those of '{store.name}' {frames}")
     if axis.step != attributes["time_step"]:
         raise UserError(f"the sources have a time every {axis.step}, '{store.name}' every {attributes['time_step']}")
     grid = field.store_grid
@@ -189,10 +218,8 @@ def _check_same(store: FieldStore, field: GriddedField) -> None:
             raise UserError(f"the sources have another grid than '{store.name}': {name} differs")
 
 
-def _followed(store: FieldStore, field: GriddedField, split: str | None) -> str:
-    """Return the split that the first time of a field follows on."""
-    axis = field.axis
-    assert isinstance(axis, TimeAxis), "a series has dates"
+def _followed(store: FieldStore, axis: TimeAxis, split: str | None, *, gaps: bool) -> tuple[str, Segments]:
+    """Return the split that some times follow on, and its segments once they are part of it."""
     ends = {}
     for name in SPLITS:
         dates = store.dates(name, [-1])
@@ -202,16 +229,41 @@ def _followed(store: FieldStore, field: GriddedField, split: str | None) -> str:
     asked = split or latest
     first = axis.date(0)
     step = TimeStep.parse(axis.step)
-    if not step.leads_to(ends[asked], first):
-        on_latest = step.leads_to(ends[latest], first)
-        hint = f"; they follow on {latest}, which ends at {show(ends[latest])}" if on_latest else ""
+    follows = step.leads_to(ends[asked], first)
+    is_later = step.steps_between(ends[asked], first) is not None
+    if not follows and not (gaps and is_later):
+        hint = ""
+        if step.leads_to(ends[latest], first):
+            hint = f"; they follow on {latest}, which ends at {show(ends[latest])}"
+        elif is_later and asked == latest:
+            hint = "; where the times between are missing, say so by --gaps"
         raise UserError(
             f"the sources begin at {show(first)}, and {asked} of '{store.name}' ends at {show(ends[asked])}, so that "
             f"{show(step.after(ends[asked], 1))} has to follow{hint}"
         )
     if asked != latest:
         raise UserError(f"after {show(ends[asked])} comes another split of '{store.name}': append to {latest}")
-    return asked
+    if (found := axis.describe_gaps()) and not gaps:
+        raise UserError(
+            f"the sources have a gap in time, {found}: append only what lies before it, or take it as one by --gaps"
+        )
+    before = store.lengths[asked]
+    starts = axis.segments[1:] if follows else axis.segments
+    return asked, (*store.segments(asked), *(before + start for start in starts))
+
+
+def _check_new(store: FieldStore, sources: list[Any]) -> None:
+    """Refuse samples of a source that the store has some of already, which could be in two splits then."""
+    states = [store.attributes["recipe"], *store.history]
+    known = {tuple(source) for state in states for source in state.get("sources") or []}
+    for source in sources:
+        if tuple(source) in known:
+            raise UserError(f"'{store.name}' has the samples of {source[0]} already")
+
+
+def _next_sample(store: FieldStore) -> int:
+    """Return the number of the next sample: each has one of its own, in whichever split it is."""
+    return 1 + max(int(store.sample_numbers(name).max()) for name in SPLITS)
 
 
 def _mask_of(store: FieldStore, field: GriddedField) -> FieldMask | None:

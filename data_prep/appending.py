@@ -1,11 +1,11 @@
-"""Append frames to a store, so that it may be killed at any moment: the store is as it was, or the command goes on.
+"""Append to a store, so that it may be killed at any moment: the store is as it was, or the command goes on.
 
 The order of writes makes this safe:
 
 1. a marker that says what is being appended, below `.build/`;
-2. the objects that have new frames only, with a record of each as in a build. No reader knows of them yet;
-3. below `.build/staged/` all objects that change: the last object of the split where the new frames begin within it,
-   the times of the split, its shape, the manifest and the root;
+2. the objects that have new frames or samples only, with a record of each as in a build. No reader knows of them yet;
+3. below `.build/staged/` all objects that change: the last object of the split where the new ones begin within it, the
+   times of the split or the numbers of its samples, its shape, the manifest and the root;
 4. the root with the status `appending`: until here, readers see the store as it was;
 5. the staged objects at their places, the root, with the status `complete`, last.
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -31,8 +32,18 @@ from data_prep.shard_tasks import build_shards, uses_tasks
 from data_prep.statistics import Statistics
 from mcrnn.data.manifest import map_ahead
 from mcrnn.data.root_document import read_root
+from mcrnn.data.segments import WHOLE
 from mcrnn.data.store import FieldStore
-from mcrnn.data.store_format import APPENDING, BUILD_FOLDER, MANIFEST, SPLITS, canonical_json, root_digest, sha256
+from mcrnn.data.store_format import (
+    APPENDING,
+    BUILD_FOLDER,
+    FORMAT_VERSION_WITH_MORE,
+    MANIFEST,
+    SPLITS,
+    canonical_json,
+    root_digest,
+    sha256,
+)
 from mcrnn.errors import UserError
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.location import Location
@@ -56,9 +67,9 @@ def append(
     Args:
         plan: what is appended.
         lease: the lease of the store, which is held.
-        new_statistics: add the new frames to the statistics of the training split.
+        new_statistics: add what is new to the statistics of the training split.
         workers: number of Ray tasks at a time; 1 reads in this process, without Ray.
-        on_done: called with the number of frames that are done.
+        on_done: called with the number of frames or samples that are done.
 
     Raises:
         UserError: a source cannot be read or has missing values, or statistics would not change, or a machine of the
@@ -66,8 +77,7 @@ def append(
     """
     if new_statistics and plan.split != "train":
         raise UserError(
-            f"statistics are those of the training split, and the frames are appended to {plan.split}: leave out "
-            "--new-statistics"
+            f"statistics are those of the training split, and {plan.split} is appended to: leave out --new-statistics"
         )
     location = plan.store.location
     machines = None
@@ -149,46 +159,50 @@ def _records(plan: AppendPlan, new_statistics: bool) -> ShardRecords:
 
 
 def _continue_object(plan: AppendPlan, shard: Shard) -> tuple[str, bytes, Statistics]:
-    """Return key and content of the object in which the new frames begin, and the statistics of these frames."""
-    old = np.asarray(plan.store.array(plan.split)[:, shard.start : plan.before], dtype=np.float32)
+    """Return key and content of the object in which new frames or samples begin, and the statistics of these."""
+    axis = plan.store.growing_axis
+    kept = (slice(None),) * axis + (slice(shard.start, plan.before),)
+    old = np.asarray(plan.store.array(plan.split)[kept], dtype=np.float32)
     new = plan.source.compute([Shard(plan.split, plan.before, shard.stop)])[0]["field"]
     if not np.isfinite(new).all():
         raise UserError(f"field of {plan.split} {plan.before} to {shard.stop - 1} is not finite everywhere")
-    content = plan.plan.encode("field", shard, np.concatenate([old, new], axis=1))
+    content = plan.plan.encode("field", shard, np.concatenate([old, new], axis=axis))
     return plan.plan.key("field", shard), content, Statistics.of(new, plan.plan.mask)
 
 
 def _metadata(plan: AppendPlan, root: dict[str, Any]) -> dict[str, bytes]:
-    """Return shape and times of the longer split by key, and change their copies in the root document."""
-    location, split = plan.store.location, plan.split
-    time = json.loads(location.read(f"{split}/time/zarr.json"))
+    """Return shape and coordinate of the longer split by key, and change their copies in the root document."""
+    store, location, split = plan.store, plan.store.location, plan.split
+    name, before = ("time", store.times(split)) if store.is_series else ("sample", store.sample_numbers(split))
+    attributes = json.loads(location.read(f"{split}/{name}/zarr.json"))["attributes"]
     objects: dict[str, Buffer] = {}
-    seconds = np.concatenate([plan.store.times(split), plan.seconds])
+    values = np.concatenate([before, plan.added])
     zarr.create_array(
         MemoryStore(objects),
-        name="time",
-        data=seconds,
-        chunks=seconds.shape,
-        dimension_names=("time",),
-        attributes=time["attributes"],
+        name=name,
+        data=values,
+        chunks=values.shape,
+        dimension_names=(name,),
+        attributes=attributes,
     )
     field = json.loads(location.read(f"{split}/field/zarr.json"))
-    field["shape"][1] = len(seconds)
-    found = {f"{split}/{key}": value.to_bytes() for key, value in objects.items() if key.startswith("time/")}
+    field["shape"][store.growing_axis] = len(values)
+    found = {f"{split}/{key}": value.to_bytes() for key, value in objects.items() if key.startswith(f"{name}/")}
     found[f"{split}/field/zarr.json"] = _json(field)
     copies = root["consolidated_metadata"]["metadata"]
-    copies[f"{split}/field"]["shape"][1] = len(seconds)
-    for name in ("shape", "chunk_grid"):
-        copies[f"{split}/time"][name] = json.loads(found[f"{split}/time/zarr.json"])[name]
+    copies[f"{split}/field"]["shape"][store.growing_axis] = len(values)
+    for key in ("shape", "chunk_grid"):
+        copies[f"{split}/{name}"][key] = json.loads(found[f"{split}/{name}/zarr.json"])[key]
     return found
 
 
 def _statistics(plan: AppendPlan, parts: list[Statistics]) -> dict[str, list[float]]:
-    """Return the statistics of the training split with the new frames."""
+    """Return the statistics of the training split with what is new."""
     mask_CHW = plan.plan.mask
     points = plan.plan.height * plan.plan.width
     counts = [points] * len(plan.plan.channels) if mask_CHW is None else mask_CHW.sum((1, 2)).tolist()
-    found = Statistics.from_summary(plan.store.attributes["statistics"], [plan.before * count for count in counts])
+    frames = math.prod(plan.store.array(plan.split).shape[:2])
+    found = Statistics.from_summary(plan.store.attributes["statistics"], [frames * count for count in counts])
     for part in parts:
         found = found.merge(part)
     return found.summary()
@@ -197,10 +211,10 @@ def _statistics(plan: AppendPlan, parts: list[Statistics]) -> dict[str, list[flo
 def _root(plan: AppendPlan, root: dict[str, Any], digest: str, statistics: dict[str, list[float]]) -> bytes:
     """Return the root document of the longer store."""
     store = plan.store
-    frames = {split: int(store.array(split).shape[1]) for split in SPLITS}
+    unit = "frames" if store.is_series else "samples"
     first = {
         "digest": store.digest,
-        "frames": frames,
+        unit: store.lengths,
         "sources": store.attributes["recipe"].get("sources"),
         "statistics": store.attributes["statistics"],
     }
@@ -209,7 +223,7 @@ def _root(plan: AppendPlan, root: dict[str, Any], digest: str, statistics: dict[
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "split": plan.split,
         "sources": plan.sources,
-        "frames": frames | {plan.split: plan.before + len(plan.seconds)},
+        unit: store.lengths | {plan.split: plan.before + len(plan.added)},
         "statistics": statistics,
     }
     attributes = {key: value for key, value in root["attributes"].items() if key not in ("sha256", "staged")}
@@ -219,6 +233,9 @@ def _root(plan: AppendPlan, root: dict[str, Any], digest: str, statistics: dict[
         "history": [*(store.history or [first]), state],
         "manifest_sha256": digest,
     }
+    segments = {split: store.segments(split) for split in SPLITS} | {plan.split: plan.segments}
+    if any(of_split != WHOLE for of_split in segments.values()):
+        attributes |= {"segments": segments, "format_version": FORMAT_VERSION_WITH_MORE}
     document = json.loads(_json({**root, "attributes": attributes}))
     document["attributes"]["sha256"] = root_digest(document)
     return _json(document)

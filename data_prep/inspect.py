@@ -116,14 +116,15 @@ def _print_complete(name: str, store: FieldStore) -> None:
 
 
 def _state(state: dict[str, Any], store: FieldStore) -> str:
-    """Return a state of the store's history in words: when it began, what was appended, and how many frames it has."""
-    frames = ", ".join(f"{split} {count}" for split, count in state["frames"].items())
+    """Return a state of the store's history in words: when it began, what was appended, and how much each split has."""
+    unit = "frames" if store.is_series else "samples"
+    counts = ", ".join(f"{split} {count}" for split, count in state[unit].items())
     if "split" not in state:
-        return f"as it was made: {frames} frames"
+        return f"as it was made: {counts} {unit}"
     names = ", ".join(source[0] for source in state["sources"])
     changed = state["statistics"] != store.history[store.history.index(state) - 1]["statistics"]
     statistics = "; new statistics" if changed else ""
-    return f"{state['date']}, {names} appended to {state['split']}: {frames} frames{statistics}"
+    return f"{state['date']}, {names} appended to {state['split']}: {counts} {unit}{statistics}"
 
 
 def _range_of_dates(store: FieldStore, split: str) -> str:

@@ -19,7 +19,7 @@ from mcrnn.data.field_reader import Block, FieldReader
 from mcrnn.data.manifest import Manifest, damaged_error
 from mcrnn.data.masks import coarse_mask
 from mcrnn.data.root_document import read_root
-from mcrnn.data.segments import WHOLE, Segments
+from mcrnn.data.segments import WHOLE, Segments, within
 from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.store_format import APPENDING, BY_AREA, MASK, SPLITS, is_beyond, root_digest
 from mcrnn.errors import UserError, did_you_mean
@@ -44,13 +44,14 @@ class FieldStore:
         location: folder of the store.
         attributes: the root attributes, see `mcrnn.data.store_format`.
         manifest: the objects that the store consists of.
-        frames: number of frames of each split. Others may be appended while the store is open.
+        lengths: number of frames of each split of a series, of samples otherwise. Others may be appended while the
+            store is open.
     """
 
     location: Location
     attributes: dict[str, Any]
     manifest: Manifest
-    frames: dict[str, int]
+    lengths: dict[str, int]
 
     @classmethod
     def open(cls, location: Location) -> FieldStore:
@@ -63,7 +64,7 @@ class FieldStore:
         attributes = document["attributes"]
         if attributes.get("status") == APPENDING:
             raise UserError(
-                f"frames are being appended to the store '{location.url}', or that was interrupted: run the command "
+                f"data are being appended to the store '{location.url}', or that was interrupted: run the command "
                 "that appends them again to finish it"
             )
         if attributes.get("status") != "complete":
@@ -76,20 +77,21 @@ class FieldStore:
         manifest.check_sizes()
         metadata = manifest.check_metadata()
         shapes = {split: json.loads(metadata[f"{split}/field/zarr.json"])["shape"] for split in SPLITS}
-        return cls(location, attributes, manifest, {split: shape[1] for split, shape in shapes.items()})
+        axis = 1 if attributes["layout"] == "series" else 0
+        return cls(location, attributes, manifest, {split: shape[axis] for split, shape in shapes.items()})
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """The states of a store to which frames were appended, the oldest first; see `mcrnn.data.store_format`."""
+        """The states of a store to which data were appended, the oldest first; see `mcrnn.data.store_format`."""
         return self.attributes.get("history", [])
 
     @property
     def digests(self) -> set[str]:
-        """Digests that the store has, and had before frames were appended."""
+        """Digests that the store has, and had before data were appended."""
         return {self.digest, *(state["digest"] for state in self.history)}
 
     def as_of(self, digest: str | None) -> FieldStore:
-        """Return the store as it was when it had a digest: the frames and statistics of that time.
+        """Return the store as it was when it had a digest: the frames or samples and the statistics of that time.
 
         It is the store itself where it has the digest now, or never had it.
         """
@@ -97,16 +99,18 @@ class FieldStore:
         if digest == self.digest or digest not in digests:
             return self
         states = self.history[: digests.index(digest) + 1]
-        frames = states[-1]["frames"]
-        shards = {split: (self.array(split).shards or (1, 1))[1] for split in frames}
-        kept = {key: entry for key, entry in self.manifest.objects.items() if not is_beyond(key, frames, shards)}
+        axis, lengths = self.growing_axis, states[-1]["frames" if self.is_series else "samples"]
+        shards = {split: (self.array(split).shards or (1, 1))[axis] for split in lengths}
+        kept = {key: entry for key, entry in self.manifest.objects.items() if not is_beyond(key, axis, lengths, shards)}
         attributes = {
             **self.attributes,
             "manifest_sha256": digest,
             "statistics": states[-1]["statistics"],
             "history": states,
         }
-        return FieldStore(self.location, attributes, Manifest(self.location, kept), frames)
+        if "segments" in attributes:  # some may have been appended
+            attributes["segments"] = {name: within(self.segments(name), 0, count) for name, count in lengths.items()}
+        return FieldStore(self.location, attributes, Manifest(self.location, kept), lengths)
 
     def verify(self, on_bytes: Callable[[int], None] = lambda count: None) -> None:
         """Read every byte and compare it with the manifest, see `Manifest.verify`."""
@@ -126,6 +130,11 @@ class FieldStore:
     def is_series(self) -> bool:
         """Whether each split is one sample with many times."""
         return self.attributes["layout"] == "series"
+
+    @property
+    def growing_axis(self) -> int:
+        """The axis of the field along which data are appended: 1, the frames of a series, or 0, samples."""
+        return 1 if self.is_series else 0
 
     @property
     def channels(self) -> list[str]:
@@ -199,12 +208,12 @@ class FieldStore:
         if split not in self._group:
             raise UserError(f"the store '{self.name}' has no split '{split}'")
         array = cast("zarr.Array", self._group[f"{split}/field"])
-        frames = self.frames[split]
-        if frames == array.shape[1]:
+        length, axis = self.lengths[split], self.growing_axis
+        if length == array.shape[axis]:
             return array
         import zarr
 
-        shape = (array.shape[0], frames, *array.shape[2:])
+        shape = (*array.shape[:axis], length, *array.shape[axis + 1 :])
         return zarr.Array(zarr.AsyncArray(array.metadata.update_shape(shape), array.store_path))
 
     def segments(self, split: str) -> Segments:
@@ -230,7 +239,13 @@ class FieldStore:
 
     def times(self, split: str) -> np.ndarray:
         """Return the times of a split as numbers, in the units that the coordinate has."""
-        return np.asarray(self._group[f"{split}/time"])[: self.frames[split]]
+        times = np.asarray(self._group[f"{split}/time"])
+        return times[: self.lengths[split]] if self.is_series else times
+
+    def sample_numbers(self, split: str) -> np.ndarray:
+        """Return the number of each sample of a split."""
+        numbers = np.asarray(self._group[f"{split}/sample"])
+        return numbers if self.is_series else numbers[: self.lengths[split]]
 
     def coordinate(self, dimension: str) -> np.ndarray:
         """Return the values along a dimension of the grid, height or width, as float64."""

@@ -21,9 +21,9 @@ attributes of the root describe the data:
 - `logarithms`: of channels that are the logarithm of a variable, what they are, such as `log(1 + tp / 0.001 m)`.
 - `scaling`: of channels that networks see scaled by other statistics than mean and std, by which; see `MIN_MAX`.
 - `statistics`: mean, std, min and max of each channel of the training split.
-- `history`: of a store to which frames were appended, its states, the oldest first and the present one last: `digest`,
-  `date` of the change (UTC; none of the first), `split` that was appended to, `sources` of what was added, and the
-  `frames` of each split and the `statistics` from then on.
+- `history`: of a store to which frames or samples were appended, its states, the oldest first and the present one last:
+  `digest`, `date` of the change (UTC; none of the first), `split` that was appended to, `sources` of what was added,
+  and the `frames` (of a series) or `samples` of each split and the `statistics` from then on.
 - `recipe`, `versions`: all that determines the values, and the versions of the packages that made them.
 - `manifest_sha256`: the SHA-256 of the manifest, called the digest of the store. The manifest lists every object except
   itself and the root's `zarr.json`, with size and SHA-256.
@@ -61,7 +61,7 @@ BOUNDARIES = ("periodic", "cylinder", "zeros")
 nothing beyond the height (latitude). `zeros` has nothing beyond any edge."""
 
 APPENDING = "appending"
-"""Value of the root attribute `status` for the moment in which appended frames become part of the store."""
+"""Value of the root attribute `status` for the moment in which what is appended becomes part of the store."""
 
 BY_AREA = "area"
 """Value of the root attribute `coarsening`."""
@@ -105,18 +105,19 @@ def root_digest(document: dict[str, Any]) -> str:
     return sha256(canonical_json({**document, "attributes": attributes}))
 
 
-def is_beyond(key: str, frames: dict[str, int], shards: dict[str, int]) -> bool:
-    """Return whether an object of a series holds only frames beyond those that its split once had.
+def is_beyond(key: str, axis: int, lengths: dict[str, int], shards: dict[str, int]) -> bool:
+    """Return whether an object holds only samples, or frames of a series, beyond those that its split once had.
 
     Args:
         key: key of the object.
-        frames: number of frames of each split.
-        shards: frames that an object of each split has room for.
+        axis: the axis along which stores grow: 0 for samples, 1 for the frames of a series.
+        lengths: number of samples or frames of each split.
+        shards: samples or frames that an object of each split has room for.
     """
     if not is_data(key):
         return False
     split, position = key.split("/field/c/")
-    return int(position.split("/")[1]) * shards[split] >= frames[split]
+    return int(position.split("/")[axis]) * shards[split] >= lengths[split]
 
 
 def is_data(key: str) -> bool:

@@ -78,6 +78,16 @@ class TimeStep:
             return 12 * (b.year - a.year) + b.month - a.month == round(self.count) * MONTHS[self.unit]
         return abs(self._between(earlier, later) - self.count) <= TOLERANCE * self.count
 
+    def steps_between(self, earlier: Time, later: Time) -> int | None:
+        """Return how many steps one time is after another; None where that is no whole number, or less than one."""
+        if self.unit in MONTHS:
+            a, b = cast("cftime.datetime", earlier), cast("cftime.datetime", later)
+            steps = (12 * (b.year - a.year) + b.month - a.month) / (round(self.count) * MONTHS[self.unit])
+        else:
+            steps = self._between(earlier, later) / self.count
+        count = round(steps)
+        return count if count >= 1 and abs(steps - count) <= TOLERANCE * count else None
+
     def _between(self, earlier: Time, later: Time) -> float:
         """Return the number of units between two times, where the interval is a fixed one."""
         difference = later - earlier

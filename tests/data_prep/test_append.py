@@ -306,3 +306,121 @@ def test_mask_and_inputs_go_on_where_times_are_appended(folder: Path) -> None:
     gaps.to_netcdf("gaps.nc")
     with pytest.raises(UserError, match="the sources have a gap in time, 1979-01-06 02:00 to 1979-01-06 08:00"):
         append("gaps.nc")
+
+
+def test_gaps_are_taken_where_they_are_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = opened(folder)
+    later = hourly(LATER, 72)
+    later.isel(time=[2, 3, 4, 5, 6, 7, *range(12, 24)]).to_netcdf("gaps.nc")
+    with pytest.raises(
+        UserError, match=r"1979-01-04 00:00 has to follow; where the times between are missing, .*--gaps"
+    ):
+        append("gaps.nc")
+    with pytest.raises(UserError, match=r"comes another split of '.*': append to test"):
+        append("gaps.nc", gaps=True, split="train")
+    append("gaps.nc", gaps=True)
+    assert "18 frames appended to test, which has 42 now in 3 segments between gaps" in capsys.readouterr().out
+    store = opened(folder)
+    store.verify()
+    assert [store.segments(split) for split in ("train", "val", "test")] == [(0,), (0,), (0, 24, 30)]
+    assert store.attributes["format_version"] == 2
+    later.isel(time=slice(24, 30)).to_netcdf("next.nc")
+    append("next.nc")
+    longer = opened(folder)
+    assert longer.segments("test") == (0, 24, 30)
+    days = DAYS | {"test": "1979-01-03:1979-01-05"}
+    later.isel(time=slice(30, None)).to_netcdf("rest.nc")
+    append("rest.nc")
+    convert(
+        ["a.nc", "gaps.nc", "next.nc", "rest.nc"],
+        "whole.zarr",
+        variable=["z"],
+        workers=1,
+        storage=".",
+        **INPUTS,
+        **days,
+    )
+    whole = FieldStore.open(LocalFolder(folder / "whole.zarr"))
+    assert opened(folder).digest == whole.digest
+    assert opened(folder).segments("test") == whole.segments("test")
+    # as it was, without the gaps that came later
+    assert longer.as_of(before.digest).segments("test") == (0,)
+    assert longer.as_of(before.digest).shape("test") == before.shape("test")
+    assert opened(folder).as_of(store.digest).segments("test") == (0, 24, 30)
+
+
+def samples(first: int, count: int) -> xr.Dataset:
+    """Some of the samples, each of 6 times."""
+    values = VALUES.reshape(12, 6, 6, 8)[first : first + count]
+    axes = {"time": np.arange(6.0), "lat": LATITUDE, "lon": LONGITUDE}
+    return xr.Dataset({"z": (("sample", "time", "lat", "lon"), values)}, axes)
+
+
+@pytest.fixture
+def samples_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a store of 4 + 2 + 1 samples in objects of 3, and files of 3 and 2 later ones."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(field_source, "CHUNK_BYTES", 6 * 192)
+    monkeypatch.setattr(field_source, "SHARD_BYTES", 3 * 6 * 192)
+    for name, first, count in (("a", 0, 7), ("b", 7, 3), ("c", 10, 2)):
+        samples(first, count).to_netcdf(f"{name}.nc")
+    convert_samples("a.nc")
+    return tmp_path
+
+
+def convert_samples(*files: str, store: str = "out.zarr", test: str = "1") -> None:
+    splits = {"train": "4", "val": "2", "test": test, "boundary": "zeros"}
+    convert([*files], store, workers=1, storage=".", **splits)
+
+
+def test_samples_become_part_of_the_split_that_is_named(
+    samples_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = opened(samples_folder)
+    values = VALUES.reshape(12, 6, 1, 6, 8)
+    with pytest.raises(UserError, match=r"has samples: name the split .* by --split"):
+        append("b.nc")
+    append("b.nc", split="train", new_statistics=True)
+    assert "3 samples appended to train, which has 7 now; digest" in capsys.readouterr().out
+    store = opened(samples_folder)
+    store.verify()
+    expected = np.concatenate([values[:4], values[7:10]])
+    assert np.array_equal(store.load("train"), expected)
+    assert store.sample_numbers("train").tolist() == [0, 1, 2, 3, 7, 8, 9]
+    assert store.statistic("mean")[0] == pytest.approx(expected.mean(dtype=np.float64), rel=1e-12)
+    with xr.open_zarr(samples_folder / "out.zarr", group="train") as found:
+        assert found.sample.values.tolist() == [0, 1, 2, 3, 7, 8, 9]
+    append("b.nc", split="train")
+    assert "the same sources are appended already, nothing to do" in capsys.readouterr().out
+    for file in ("a.nc", "b.nc"):
+        with pytest.raises(UserError, match=f"has the samples of {file} already"):
+            append(file, split="test")
+    samples(10, 2).isel(time=slice(5)).to_netcdf("short.nc")
+    with pytest.raises(UserError, match=r"the samples of the sources have 5 times, those of .* 6"):
+        append("short.nc", split="test")
+    append("c.nc", split="test")
+    earlier = opened(samples_folder).as_of(before.digest)
+    assert earlier.attributes["statistics"] == before.attributes["statistics"]
+    for split, start, stop in (("train", 0, 4), ("val", 4, 6), ("test", 6, 7)):
+        assert np.array_equal(earlier.load(split), values[start:stop])
+        assert earlier.sample_numbers(split).tolist() == list(range(start, stop))
+    assert earlier.manifest.objects.keys() == before.manifest.objects.keys()
+    inspect("out.zarr", storage=".")
+    shown = capsys.readouterr().out
+    assert "b.nc appended to train: train 7, val 2, test 1 samples; new statistics" in shown
+
+
+def test_samples_appended_to_the_last_split_are_those_of_a_store_made_in_one_go(samples_folder: Path) -> None:
+    append("b.nc", split="test")
+    append("c.nc", split="test")
+    convert_samples("a.nc", "b.nc", "c.nc", store="whole.zarr", test="6")
+    assert opened(samples_folder).digest == FieldStore.open(LocalFolder(samples_folder / "whole.zarr")).digest
+
+
+def test_files_that_are_samples_each_are_appended_as_such(samples_folder: Path) -> None:
+    for number in range(5):
+        samples(number, 1).isel(sample=0).to_netcdf(f"one{number}.nc")
+    splits = {"train": "1", "val": "1", "test": "1", "boundary": "zeros", "files_are_samples": True, "overwrite": True}
+    convert([f"one{n}.nc" for n in range(3)], "out.zarr", workers=1, storage=".", **splits)
+    append("one3.nc", "one4.nc", split="val")
+    assert np.array_equal(opened(samples_folder).load("val"), VALUES.reshape(12, 6, 1, 6, 8)[[1, 3, 4]])
