@@ -6,6 +6,7 @@ Nothing here uses MLflow's global state: tracking URI, experiment and parent run
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -258,12 +259,19 @@ _clients: dict[str, MlflowClient] = {}
 
 
 def client_of(uri: str) -> MlflowClient:
-    """Return the client of a tracking URI; there is one in a process, because making one costs more than a call."""
+    """Return the client of a tracking URI; there is one in a process, because making one costs more than a call.
+
+    A database gets its tables when its first client is made. Of processes of this machine that start at the same
+    moment, one makes them, and the others wait for it.
+    """
     if uri not in _clients:
+        from filelock import FileLock
         from mlflow.tracking import MlflowClient
 
         quiet_mlflow()
-        _clients[uri] = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        name = f"mcrnn-mlflow-{os.getuid()}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
+        with contextlib.nullcontext() if uri.startswith("http") else FileLock(Path(tempfile.gettempdir()) / name):
+            _clients[uri] = MlflowClient(tracking_uri=uri, registry_uri=uri)
     return _clients[uri]
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -80,3 +83,13 @@ def test_artifacts_are_under_the_root_unless_a_server_decides(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert artifact_root(Storage.open(str(tmp_path))) == (root and root.format(here=tmp_path.as_uri()))
+
+
+@pytest.mark.soak
+def test_commands_that_start_at_the_same_moment_share_a_new_database(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    code = f"from mcrnn.tracking.mlflow_client import client_of; print(len(client_of({uri!r}).search_experiments()))"
+    commands = [subprocess.Popen([sys.executable, "-c", code], stdout=PIPE, stderr=PIPE, text=True) for _ in range(3)]
+    for command in commands:
+        said, problem = command.communicate(timeout=120)
+        assert (command.returncode, said) == (0, "1\n"), problem
