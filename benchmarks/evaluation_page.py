@@ -72,9 +72,16 @@ def make_store(root: Path, names: list[str]) -> None:
     coordinates = {"time": ("time", days, {"units": "days since 2001-01-01"}), "lat": latitude, "lon": longitude}
     file = root / "fields.nc"
     xr.Dataset(variables, coordinates).to_netcdf(file)
-    splits = {"train": "2001", "val": "2002", "test": "2003"}
     convert(
-        [str(file)], "data/fields.zarr", variable=names, boundary="cylinder", workers=1, storage=str(root), **splits
+        [str(file)],
+        "data/fields.zarr",
+        train="2001",
+        val="2002",
+        test="2003",
+        variable=names,
+        boundary="cylinder",
+        workers=1,
+        storage=str(root),
     )
 
 

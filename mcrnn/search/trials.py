@@ -81,7 +81,7 @@ def retry_lost_resets() -> None:
             self._unstage_trial_with_resources(trial)
         failed(self, trial, exception)
 
-    TuneController._process_trial_failure = process_trial_failure
+    setattr(TuneController, "_process_trial_failure", process_trial_failure)  # noqa: B010, for the type checker
 
 
 @dataclass(frozen=True)
