@@ -24,6 +24,8 @@ SCORES = "reports/.cache"
 """Folder below the storage root where scores are kept."""
 VERSION = 2
 """Version of the files; another one makes evaluations compute the scores anew."""
+LATER_FIELDS = ("mask", "min_max", "logarithms")
+"""Fields of `FieldDescription` that are no part of a key where they are empty: earlier versions did not have them."""
 MODEL = ""
 """Name of a model's forecasts, beside the names of baselines. In files, names begin those of arrays."""
 
@@ -139,8 +141,7 @@ def key_of_model(
         VERSION,
         store.digest,
         model.config.data.model_dump(),
-        # a field without a mask has the key that it had before there were masks
-        {key: value for key, value in asdict(model.field).items() if key != "mask" or value},
+        {key: value for key, value in asdict(model.field).items() if key not in LATER_FIELDS or value},
         evaluation_set.warm_up,
         evaluation_set.horizon,
         model.config.model.model_dump(),
