@@ -89,6 +89,7 @@ class _OnRay:
         names, regions = scoring.names, list(evaluation_set.regions)
         new_worker: Any = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)
         reference, name = ray.put(sent), uuid.uuid4().hex
+        self._idle = [actor for actor in self._idle if _lives(actor)]  # a machine may have been lost meanwhile
         waiting, losses = collections.deque(parts), collections.Counter[range | None]()
         running: dict[Any, tuple[Any, range | None]] = {}
         left = len(parts)
@@ -108,7 +109,9 @@ class _OnRay:
                         waiting.extend([] if part is None else [part])
                         continue
                     self._idle.append(actor)
-                    if part is not None:
+                    if part is None:
+                        losses.pop(None, None)  # only losses one after the other end the evaluation
+                    else:
                         left -= 1
                         on_windows(len(part))
                         yield part, deserialize(content, names, regions)
@@ -147,6 +150,17 @@ class _OnRay:
             print(f"scoring on {at_once} workers with {each} each{fewer}", flush=True)
         kinds = (*cluster.machines, *cluster.limits.kinds)
         return gpus, at_once, min(at_once, max(each.room(gpus) for each in kinds))
+
+
+def _lives(worker: Any) -> bool:
+    """Return whether a worker that has nothing to do is still there."""
+    import ray
+
+    try:
+        ray.get(worker.started.remote())
+    except ray.exceptions.RayError:
+        return False
+    return True
 
 
 def _result(done: Any, part: range | None, losses: collections.Counter[range | None]) -> bytes | None:

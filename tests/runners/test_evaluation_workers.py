@@ -16,6 +16,7 @@ from mcrnn.data.memory import memory_budget
 from mcrnn.errors import UserError
 from mcrnn.evaluation import parts
 from mcrnn.evaluation.metrics import ARRAYS
+from mcrnn.evaluation.parts import PartScorer
 from mcrnn.evaluation.result import EvaluationResult, evaluate_model
 from mcrnn.models import trained_model
 from mcrnn.models.ensemble import Ensemble
@@ -98,6 +99,24 @@ def test_part_of_a_lost_worker_is_scored_by_another_and_a_failure_is_one_sentenc
     assert (root / "died").exists()
     expected = evaluated(root, model(root), workers=1)
     assert np.array_equal(found.scores.squared, expected.scores.squared)
+
+
+def test_workers_that_were_lost_between_two_models_are_replaced(root: Path, shared_ray: str) -> None:
+    def note_process(root: Path) -> None:
+        (root / f"worker-{os.getpid()}").touch()
+
+    def score_with(score_parts: PartScorer, cache: str) -> EvaluationResult:
+        cached = LocalFolder(root / cache)
+        return evaluate_model(
+            "m", model(root, note_process), Storage.open(str(root)), cache=cached, score_parts=score_parts
+        )
+
+    with part_scorer(3, None, LocalFolder(root)) as score_parts:
+        score_with(score_parts, "first")
+        for file in root.glob("worker-*"):
+            os.kill(int(file.name.removeprefix("worker-")), signal.SIGKILL)
+        found = score_with(score_parts, "second")
+    assert len(found.scores.squared) == 4
 
 
 KILLED = """
