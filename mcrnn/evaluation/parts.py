@@ -155,10 +155,12 @@ def score_in_parts(
         UserError: see `PartScorer`. The parts that were scored are kept.
     """
     names, regions = scoring.names, list(evaluation_set.regions)
-    if cache is not None and (kept := read_scores(cache, f"{key}.npz", names, regions)) is not None:
-        return kept
     parts = parts_of(len(evaluation_set))
     keys = _keys(key, parts if len(parts) > 1 else [])
+    if cache is not None and (kept := read_scores(cache, f"{key}.npz", names, regions)) is not None:
+        if cache.sizes_of(list(keys.values())[:1]):  # its process was killed before it had deleted them
+            _delete(cache, keys)
+        return kept
     found = {} if cache is None else _kept_parts(cache, keys, scoring, evaluation_set)
     with ExitStack() as until_end:
         bar = None if title is None else until_end.enter_context(Bar(title, len(evaluation_set), "windows"))
@@ -172,9 +174,17 @@ def score_in_parts(
     whole = {name: Scored.joined([found[part][name] for part in parts]) for name in names}
     if cache is not None:
         cache.write(f"{key}.npz", serialize(whole))
-        for _ in map_ahead(cache.delete, keys.values()):
-            pass
+        _delete(cache, keys)
     return whole
+
+
+def _delete(cache: Location, keys: dict[range, str]) -> None:
+    """Delete the scores of parts; the first part last, so that it is there while any other is."""
+    files = list(keys.values())
+    for _ in map_ahead(cache.delete, files[1:]):
+        pass
+    for file in files[:1]:
+        cache.delete(file)
 
 
 def _keys(key: str, parts: Sequence[range]) -> dict[range, str]:

@@ -82,7 +82,11 @@ def test_interrupted_evaluation_scores_what_is_left_and_gives_the_bits_of_one_in
         assert capsys.readouterr().err.startswith("m: 2 of 4 windows")
         assert list(cache.sizes()) == ["k.npz"]
         whole = score_in_parts(scoring, evaluation_set, "k")
+        # a process that was killed before it had deleted all parts has left the first one and others
+        for part in parts_of(4)[::2]:
+            (cache.path / f"k-{part.start:08d}-{part.stop:08d}.npz").touch()
         kept = score_in_parts(scoring, evaluation_set, "k", cache=cache, score_parts=Interrupting(0))
+        assert list(cache.sizes()) == ["k.npz"]
         for name in scoring.names:
             for array in ARRAYS:
                 expected = getattr(whole[name].scores, array)
