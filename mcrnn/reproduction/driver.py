@@ -73,6 +73,7 @@ def reproduce(
             tables[index] = _evaluate(settings[index], others, storage, failures)
             remaining.note_evaluation(settings[index], time.monotonic() - started)
         except UserError as error:
+            remaining.note_evaluation(settings[index], None)
             failures.append(str(error))
             continue
         console.print(tables[index].for_terminal())

@@ -183,9 +183,16 @@ class RemainingTime:
         known = (self._costs.get(each.uri) for each in setting.trainings)
         return sum(cost.evaluation_seconds for cost in known if cost is not None)
 
-    def note_evaluation(self, setting: Setting, taken: float) -> None:
-        """Take note of the seconds that the evaluation of a table has taken."""
-        self.evaluation.note(self.evaluation_seconds(setting), taken)
+    def note_evaluation(self, setting: Setting, taken: float | None) -> None:
+        """Take note that a table was evaluated.
+
+        Args:
+            setting: the table.
+            taken: seconds that it took; None where it was not possible. They correct the estimates only where all
+                models are new: of others nothing was measured, and their scores may be kept from before.
+        """
+        if taken is not None and all(each.uri in self._to_train for each in setting.trainings):
+            self.evaluation.note(self.evaluation_seconds(setting), taken)
         self._evaluated.add(setting.name)
 
     def describe(self) -> str:
