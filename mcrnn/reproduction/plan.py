@@ -155,18 +155,32 @@ def read_setting(
     chosen = [row[:seeds] for row in by_row.values()]
     planned = [each for seed in itertools.zip_longest(*chosen) for each in seed if each is not None]
     # no field of the section `data` that says which store it is can be searched
-    store = _store_at_start(FieldStore.open(storage.location(planned[0].config.data.store)), of_file)
+    store = _store_at_start(FieldStore.open(storage.location(planned[0].config.data.store)), planned, of_file)
     trainings = [_with_sizes(each, store) for each in planned]
     for training in trainings:
         _check_folder(training, store)
     return Setting(name, source_line(file), store, trainings)
 
 
-def _store_at_start(store: FieldStore, trainings: Sequence[PlannedTraining]) -> FieldStore:
-    """Return a store as it was when the first of some trainings was started; as it is where none was."""
-    started_with = {(each.folder.read_configuration() or {}).get("store_digest") for each in trainings}
+def _store_at_start(
+    store: FieldStore, planned: Sequence[PlannedTraining], of_file: Sequence[PlannedTraining]
+) -> FieldStore:
+    """Return a store as it was when the first training was started; as it is where none was.
+
+    Args:
+        store: the store as it is.
+        planned: the trainings of the table.
+        of_file: all trainings of the file, which count where none of the table was started.
+    """
+    started_with = _store_digests(planned) or _store_digests(of_file)
     earlier = (state["digest"] for state in store.history)
     return store.as_of(next((digest for digest in earlier if digest in started_with), None))
+
+
+def _store_digests(trainings: Sequence[PlannedTraining]) -> set[str]:
+    """Return the digests of the store with which trainings were started."""
+    started = (each.folder.read_configuration() for each in trainings)
+    return {content["store_digest"] for content in started if content is not None and "store_digest" in content}
 
 
 def _with_sizes(training: PlannedTraining, store: FieldStore) -> PlannedTraining:

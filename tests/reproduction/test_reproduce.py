@@ -122,6 +122,11 @@ def test_table_goes_on_with_the_frames_of_its_start_when_others_were_appended(
     assert not failures
     assert [each["store_digest"] for each in table.metrics] == 2 * [before.digest]
     assert [each.end for each in read().trainings] == [End.FINISHED, End.FINISHED]
+    # a part of the file goes on with the frames of its own start, as when its trainings were started one by one
+    since = read_setting("table.yaml", storage, (), ["minconvgru"]).trainings[0]
+    content = since.config.model_dump(mode="json") | {"store_digest": opened(folder).digest}
+    since.folder.location.write("configuration.json", json.dumps(content).encode())
+    assert read_setting("table.yaml", storage, (), ["minconvgru"]).store.digest == opened(folder).digest
     file = folder / f"runs/{setting.trainings[0].config.name}/configuration.json"
     file.write_text(file.read_text().replace(before.digest, 64 * "0"))  # as of a store that was built anew since
     with pytest.raises(UserError, match="was started with another configuration: store_digest is"):
@@ -237,6 +242,16 @@ def test_time_left_follows_from_steps_and_is_corrected_by_what_trainings_took(ro
     remaining.note_evaluation(setting, 1800)
     assert remaining.describe() == "about 160 min"
     assert remaining.describe_evaluation(setting) == "evaluating the models of small, about 27 min"
+    failed = RemainingTime([setting], [dict.fromkeys(setting.rows, cost)])
+    failed.note_evaluation(setting, None)
+    assert failed.describe() == "about 80 min"
+    first, *others = setting.rows
+    for row in others:  # they were trained, and perhaps evaluated, before
+        for training in setting.rows[row]:
+            training.folder.write_end(RunEnd(End.FINISHED, ""))
+    partly = RemainingTime([setting], [{first: cost}])
+    partly.note_evaluation(setting, 1800)
+    assert partly.evaluation.ratio() == 1
 
 
 def test_other_terminals_are_named_where_no_other_process_works(
