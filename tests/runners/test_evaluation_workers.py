@@ -101,6 +101,7 @@ def test_part_of_a_lost_worker_is_scored_by_another_and_a_failure_is_one_sentenc
     assert np.array_equal(found.scores.squared, expected.scores.squared)
 
 
+@pytest.mark.soak
 def test_workers_that_were_lost_between_two_models_are_replaced(root: Path, shared_ray: str) -> None:
     def note_process(root: Path) -> None:
         (root / f"worker-{os.getpid()}").touch()
@@ -139,6 +140,7 @@ evaluated(Path(sys.argv[1]), model(Path(sys.argv[1]), wait))
 """
 
 
+@pytest.mark.soak
 def test_evaluation_whose_driver_is_killed_goes_on_with_what_is_left(root: Path, shared_ray: str) -> None:
     def kept() -> list[str]:
         return [key for key in LocalFolder(root / "cache-2").sizes() if key.endswith(".npz")]
