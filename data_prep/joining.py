@@ -68,6 +68,8 @@ def open_field(
     _check_same(contents)
     asked = parse_units(units, names)
     contents = with_common_units(contents, asked)
+    # Those of the first source by name, before sources are sorted by time and those without times are left out.
+    units_of = {name: asked.get(name) or files[0].units or "1" for name, files in contents.items()}
     contents, level_units = with_common_levels(contents, level_units)
     channels = select_channels(wanted, levels, contents)
     every = [content for files in contents.values() for content in files]
@@ -97,7 +99,7 @@ def open_field(
         samples=None if is_series else sum(counts[names[0]]),
         area=Area.all_of(every[0].grid),
         taken=None,
-        units_of={name: asked.get(name) or files[0].units or "1" for name, files in contents.items()},
+        units_of=units_of,
         long_name=", ".join(dict.fromkeys(files[0].long_name for files in contents.values())),
         whole_grid=every[0].grid,
         level_units=level_units if any(channel.level is not None for channel in channels) else "",

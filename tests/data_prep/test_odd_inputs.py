@@ -192,6 +192,7 @@ class Case:
         written: options of `Dataset.to_netcdf`.
         segments: segments of the splits that have gaps.
         mask: the mask of the one channel.
+        units: the units of the store.
     """
 
     files: Any
@@ -200,6 +201,7 @@ class Case:
     written: dict[str, Any] = field(default_factory=dict)
     segments: dict[str, tuple[int, ...]] = field(default_factory=dict)
     mask: np.ndarray | None = None
+    units: str | None = None
 
 
 STACK = np.stack([VALUES, VALUES + 1], 1)
@@ -269,6 +271,22 @@ CASES: dict[str, Case] = {
     ),
     "units that convert with an offset": Case(
         days(attributes("z", units="K"), in_units("Celsius", 1, -273.15), in_units("C", 1, -273.15)), VALUES
+    ),
+    "units of the first file, which is not the first in time": Case(
+        {
+            "a.nc": attributes("z", units="K")(dataset(VALUES[24:], 24)),
+            "b.nc": in_units("degC", 1, -273.15)(dataset(VALUES[:24])),
+        },
+        VALUES,
+        units="K",
+    ),
+    "units of the first file, which has no times": Case(
+        {
+            "a.nc": attributes("z", units="K")(dataset(VALUES[:0])),
+            "b.nc": in_units("degC", 1, -273.15)(dataset()),
+        },
+        VALUES,
+        units="K",
     ),
     "units without a dimension": Case(days(in_units("(0 - 1)"), in_units("%", 100), in_units("1")), VALUES),
     "units that are asked for": Case(
@@ -651,6 +669,7 @@ def test_odd_input_is_right_to_the_bit_or_refused(
     mask = store.mask()
     assert mask is None if case.mask is None else np.array_equal(mask, case.mask[None])
     assert store.attributes["format_version"] == (2 if case.segments or case.mask is not None else 1)
+    assert case.units is None or (store.attributes["units"], store.units_of(["z"])) == (case.units, [case.units])
     assert store.latitude is None or np.isin(np.round(store.latitude, 6), LATITUDE).all()
 
 
