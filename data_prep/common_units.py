@@ -48,19 +48,22 @@ def with_common_units(contents: dict[str, list[FileContent]], asked: Mapping[str
     Raises:
         UserError: units do not convert into each other.
     """
-    return {
-        variable: [_converted(variable, content, files[0], asked.get(variable)) for content in files]
-        for variable, files in contents.items()
-    }
+    result = {}
+    for variable, files in contents.items():
+        is_difference = any(content.is_difference for content in files)
+        result[variable] = [_converted(variable, c, files[0], asked.get(variable), is_difference) for c in files]
+    return result
 
 
-def _converted(variable: str, content: FileContent, first: FileContent, asked: str | None) -> FileContent:
+def _converted(
+    variable: str, content: FileContent, first: FileContent, asked: str | None, is_difference: bool
+) -> FileContent:
     found, target = content.units, first.units if asked is None else asked
     try:
         if (found or "1") != (target or "1"):
             if not found or not target:
                 raise ValueError("no units do not convert into any: write the attribute units first")
-            return replace(content, conversion=find_conversion(found, target))
+            return replace(content, conversion=find_conversion(found, target, is_difference=is_difference))
     except ValueError as error:
         here = f"{variable} is in {found or 'no units'} in '{content.url}'"
         there = f"is to be in {asked}" if asked else f"in {target or 'no units'} in '{first.url}'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,7 @@ class FileContent:
         units: units of the variable, empty where there are none.
         long_name: its long name.
         arrays: names of the arrays that are read, after those of their groups.
+        is_difference: whether its values are differences of what has the units, such as anomalies of temperature.
         conversion: how its values are converted, None where they stay as they are.
     """
 
@@ -63,6 +65,7 @@ class FileContent:
     units: str
     long_name: str
     arrays: frozenset[str]
+    is_difference: bool
     conversion: Conversion | None = None
 
 
@@ -158,7 +161,23 @@ def _read_content(dataset: xr.Dataset, url: str, path: str, given: dict[str, str
             for name in (variable, *map(str, array.dims), *map(str, array.coords))
             for above in groups_above(group)
         ),
+        is_difference=_is_difference(array),
     )
+
+
+def _is_difference(array: xr.DataArray) -> bool:
+    """Return whether the attributes of a variable say that its values are differences, which have no zero of a scale.
+
+    The attribute `units_metadata` says so since version 1.11 of the CF conventions; before, names and methods do.
+    """
+    said, methods, *names = (
+        str(array.attrs.get(key, "")).lower().replace("_", " ")
+        for key in ("units_metadata", "cell_methods", "standard_name", "long_name")
+    )
+    if "temperature:" in said:
+        return "temperature: difference" in said
+    has_method = re.search(r":\s*(standard deviation|range|variance)\b", methods)
+    return has_method is not None or any(re.search(r"\b(anomal(y|ies)|differences?)\b", name) for name in names)
 
 
 def _read_levels(dataset: xr.Dataset, name: str | None, url: str) -> tuple[float, ...] | None:

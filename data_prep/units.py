@@ -41,7 +41,7 @@ class Conversion:
 
 
 @functools.lru_cache(maxsize=1024)
-def find_conversion(source: str, target: str) -> Conversion | None:
+def find_conversion(source: str, target: str, *, is_difference: bool = False) -> Conversion | None:
     """Return how values are converted, None where the units mean the same.
 
     Factor and offset are rounded to 15 digits, so that they are what they are by definition, such as 273.15.
@@ -49,6 +49,7 @@ def find_conversion(source: str, target: str) -> Conversion | None:
     Args:
         source: units of the values, `"1"` of numbers without a dimension.
         target: units that they are to have.
+        is_difference: whether the values are differences, such as anomalies of temperature, which have no offset.
 
     Raises:
         ValueError: one is not known, or they do not convert into each other; the message is the end of a sentence.
@@ -73,7 +74,7 @@ def find_conversion(source: str, target: str) -> Conversion | None:
         is_affine = False
     if not is_affine:  # other dimensions, or a logarithm such as dB
         raise ValueError("these do not convert into each other")
-    scale, offset = float(f"{scale:.15g}"), float(f"{offset:.15g}")
+    scale, offset = float(f"{scale:.15g}"), 0.0 if is_difference else float(f"{offset:.15g}")
     return None if (scale, offset) == (1.0, 0.0) else Conversion(source, target, scale, offset)
 
 

@@ -288,6 +288,25 @@ CASES: dict[str, Case] = {
         VALUES,
         units="K",
     ),
+    "anomalies in other units": Case(
+        days(
+            attributes("z", units="K", long_name="anomaly of temperature"),
+            attributes("z", units="degC", units_metadata="temperature: difference"),
+            in_units("degF", 1.8),
+        ),
+        VALUES,
+    ),
+    "anomalies by their standard name": Case(
+        attributes("z", units="K", standard_name="air_temperature_anomaly")(dataset()), VALUES, {"units": ["degC"]}
+    ),
+    "standard deviations of temperature": Case(
+        attributes("z", units="K", cell_methods="time: standard_deviation")(dataset()), VALUES, {"units": ["degC"]}
+    ),
+    "temperatures that are said to be no differences": Case(
+        attributes("z", units="K", long_name="difference", units_metadata="temperature: on_scale")(dataset()),
+        VALUES.astype(np.float64) - 273.15,
+        {"units": ["degC"]},
+    ),
     "units without a dimension": Case(days(in_units("(0 - 1)"), in_units("%", 100), in_units("1")), VALUES),
     "units that are asked for": Case(
         attributes("z", units="K")(dataset()), VALUES.astype(np.float64) - 273.15, {"units": ["degC"]}
