@@ -7,6 +7,7 @@ imported as long as units are equal but for their spelling.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ NO_UNITS = ("1", "(0 - 1)", "0 - 1", "~", "-", "dimensionless", "unitless", "fra
 
 AMBIGUOUS = {"practical_salinity_unit"}
 """Units of pint that others count in another way: a salinity of 35 is 35 psu, and 35 of 1e-3, and 35 of 1."""
+
+PARTS = ("ppm", "ppb")
+"""Begin of units that are a part of a whole, of which they do not say what it is."""
 
 POWER_OF_TWO = 2.0**20
 """A value whose conversion tells the factor to all digits."""
@@ -57,6 +61,11 @@ def find_conversion(source: str, target: str, *, is_difference: bool = False) ->
     if _plain(source) == _plain(target):
         return None
     (factor, unit), (divisor, other) = _parse(source), _parse(target)
+    if _differ_in_angles(unit, other):
+        raise ValueError("these do not convert into each other")
+    of_quantities, of_others = _ratio_of(source), _ratio_of(target)
+    if of_quantities and of_others and of_quantities.isdisjoint(of_others):
+        raise ValueError("these are ratios of different quantities")
     if _calendar_units(unit) != _calendar_units(other):
         raise ValueError("months and years are no fixed number of days")
     from cf_xarray.units import units as registry
@@ -124,6 +133,43 @@ def _spelled(text: str) -> str:
         return "millibar"
     units = re.sub(r" of water(?: equivalent)?$", "", units)
     return re.sub(r"\b[A-Z][a-z]{3,}\b", lambda word: word[0].lower(), units)
+
+
+def _differ_in_angles(unit: Any, other: Any) -> bool:
+    """Return whether one unit is per solid angle and the other is not, or one is a frequency and the other per angle.
+
+    Angles are numbers for pint, so that it takes `W m-2 sr-1` and `W m-2` for the same.
+    """
+    from cf_xarray.units import units as registry
+    from pint.util import to_units_container
+
+    def angles(of: Any) -> float:
+        return float(to_units_container(registry.get_root_units(of)[1]).get("radian", 0))
+
+    def is_frequency(of: Any) -> bool:
+        return "hertz" in to_units_container(of)
+
+    difference = abs(angles(unit) - angles(other))
+    return difference >= 2 or (difference > 0 and (is_frequency(unit) or is_frequency(other)))
+
+
+def _ratio_of(text: str) -> set[str]:
+    """Return which quantities are divided by themselves in some units: `[mass]` of `kg kg-1`, none of `1` or `J kg-1`.
+
+    Parts per million and billion are those of substance, as for mixing ratios of gases.
+    """
+    from cf_xarray.units import units as registry
+
+    symbols = [symbol for symbol in re.findall(r"[^\W\d]+", _spelled(text)) if symbol.lower() != "e"]
+    if any(symbol.lower().startswith(PARTS) for symbol in symbols):
+        return {"[substance]"}
+    names: list[str] = []
+    for symbol in symbols:
+        with contextlib.suppress(Exception):  # of pint's parser, where a part is no unit by itself
+            found = registry.Unit(symbol).dimensionality
+            names += found if len(found) == 1 else ()
+    whole = _parse(text)[1].dimensionality
+    return {name for name in names if names.count(name) > 1 and not whole.get(name, 0)}
 
 
 def _calendar_units(unit: Any) -> dict[str, Any]:

@@ -21,6 +21,11 @@ def test_spellings_of_the_same_units_need_no_conversion() -> None:
         ("0-1", "kg kg**-1"),
         ("~", "dimensionless"),
         ("gpm", "m"),
+        ("kg kg-1", "1"),
+        ("mol mol-1", "1"),
+        ("J m-3", "Pa"),
+        ("N m s-1", "V A"),
+        ("s-1", "Hz"),
         ("mm of water equivalent", "mm"),
     ):
         assert find_conversion(one, other) is None, (one, other)
@@ -37,6 +42,9 @@ def test_factor_and_offset_are_those_of_the_definition() -> None:
         ("g kg-1", "kg kg**-1", 0.001, 0.0),
         ("1e-3", "1", 0.001, 0.0),
         ("degC day-1", "K h-1", 0.0416666666666667, 0.0),
+        ("ppm", "mol mol-1", 1e-06, 0.0),
+        ("umol mol-1", "nmol/mol", 1000.0, 0.0),
+        ("mW m-2 sr-1", "W m-2 sr-1", 0.001, 0.0),
         ("mm/day", "m s**-1", 1.15740740740741e-08, 0.0),
     ):
         found = find_conversion(source, target)
@@ -55,6 +63,14 @@ def test_what_would_be_wrong_is_no_conversion() -> None:
         ("-5 K", "K", "'-5 K' is not known"),
         ("psu", "1e-3", "'psu' is counted in several ways"),
         ("mm month-1", "mm day-1", "months and years"),
+        ("kg kg-1", "mol mol-1", "ratios of different quantities"),
+        ("g/kg", "mole/mole", "ratios of different quantities"),
+        ("m3 m-3", "kg kg**-1", "ratios of different quantities"),
+        ("kg kg-1 s-1", "mol mol-1 day-1", "ratios of different quantities"),
+        ("kg kg-1", "ppm", "ratios of different quantities"),
+        ("W m-2 sr-1", "W m-2", "do not convert"),
+        ("sr-1", "1", "do not convert"),
+        ("Hz", "rad s-1", "do not convert"),
         ("days since 2000-01-01", "hours since 2000-01-01", "is not known"),
     ):
         with pytest.raises(ValueError, match=reason):
