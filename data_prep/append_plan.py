@@ -150,18 +150,27 @@ def plan_append(store: FieldStore, urls: list[str], split: str | None, *, gaps: 
 
 
 def _dimensions(recipe: dict[str, Any], store: FieldStore) -> dict[str, str | None]:
-    """Return the dimensions by the names that they had when the store was made, as far as it says so."""
+    """Return the dimensions by the names that they had when the store was made, as far as it says so.
+
+    Older stores only have the names of the dimensions of the first variable, in order. Which one is which is told from
+    their number, unless a name is that of another role: then dimensions are recognised as in a conversion.
+    """
+    if "roles" in recipe:
+        return dict(recipe["roles"])
     names = recipe.get("dimensions", [])
     found: dict[str, str | None] = dict.fromkeys(ROLES)
     if len(names) > 2:
         *others, found["row"], found["column"] = names
-        if store.is_series:
-            found["level"] = others[1] if len(others) == 2 else None
-        else:
-            of_levels = any("@" in variable for variable in recipe["variables"])
-            if len(others) == 3 or (len(others) == 2 and not of_levels):
-                found["sample"] = others.pop(0)
-            found["time"], found["level"] = others[0], others[1] if len(others) == 2 else None
+        roles = ["time", "level"]
+        if not store.is_series and (len(others) == 3 or (len(others) == 2 and "@" not in recipe["variables"][0])):
+            roles = ["sample", "time", "level"]
+        likely = dict(zip(roles, others, strict=False))
+        if not any(
+            name.lower() in ROLES[other].names and name.lower() not in ROLES[role].names
+            for role, name in likely.items()
+            for other in roles
+        ):
+            found |= likely
     return found
 
 

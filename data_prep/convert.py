@@ -186,7 +186,7 @@ def convert(
         group=(group or "").strip("/"),
         units=units or [],
     )
-    found = summary(field)
+    found = summary(field, level_dimension)
     scales = parse_logarithms(log or [], list(field.parts))
     field = with_logarithms(field.select(area, every, coarsen, regrid), scales)
     field.area.grid.check_boundary(boundary)

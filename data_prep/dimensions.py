@@ -91,7 +91,8 @@ def find_dimensions(dataset: xr.Dataset, variable: str, given: dict[str, str | N
         dataset: the open source.
         variable: name of the variable.
         given: names that the user gives for the roles of `ROLES`, None for those to be recognised. That of the levels
-            is left out of account where the variable has no dimension of this name.
+            is left out of account where the variable has no dimension of this name. That of the times may be the
+            coordinate with its one time.
         path: name of the source, for messages.
 
     Raises:
@@ -104,8 +105,9 @@ def find_dimensions(dataset: xr.Dataset, variable: str, given: dict[str, str | N
         )
     if given.get("level") not in names:  # components are what some variables have, and others not
         given = given | {"level": None}
+    single = [str(name) for name, coordinate in dataset[variable].coords.items() if not coordinate.dims]
     for role, name in given.items():
-        if name is not None and name not in names:
+        if name is not None and name not in names and not (role == "time" and name in single):
             raise UserError(
                 f"--{role}-dimension: {variable} in '{path}' has no dimension '{name}'; it has {', '.join(names)}"
             )
@@ -115,7 +117,7 @@ def find_dimensions(dataset: xr.Dataset, variable: str, given: dict[str, str | N
     free = [name for name in names if name not in named]
     found = {role: given.get(role) or recognise(dataset, free, ROLES[role]) for role in ("time", "row", "column")}
     if found["time"] is None:
-        found["time"] = recognise(dataset, [str(n) for n, c in dataset[variable].coords.items() if not c.dims], TIME)
+        found["time"] = recognise(dataset, single, TIME)
     time, row, column = found["time"], found["row"], found["column"]
     if time is None or row is None or column is None:
         missing = [role for role, name in found.items() if name is None]

@@ -66,7 +66,17 @@ def is_complete(location: Location, plan: StorePlan, overwrite: bool) -> bool:
 
 def is_same_recipe(root: dict[str, Any], plan: StorePlan) -> bool:
     """Return whether a store was made with the parameters of a plan."""
-    return root["attributes"]["recipe"] == json.loads(canonical_json(plan.recipe))
+    old, new = _recipes(root["attributes"], plan)
+    return old == new
+
+
+def _recipes(attributes: dict[str, Any], plan: StorePlan) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the recipes of a store and of a plan, without the roles of dimensions where the store is older than these.
+
+    Of an older store, the names of its dimensions are compared.
+    """
+    old, new = attributes["recipe"], json.loads(canonical_json(plan.recipe))
+    return old, {key: value for key, value in new.items() if key != "roles" or key in old}
 
 
 def _has_no_shard(location: Location, root: dict[str, Any]) -> bool:
@@ -82,7 +92,7 @@ def _check_same_recipe(location: Location, plan: StorePlan, attributes: dict[str
     Raises:
         UserError: the recipes differ; the message names each difference.
     """
-    old, new = attributes["recipe"], json.loads(canonical_json(plan.recipe))
+    old, new = _recipes(attributes, plan)
     different = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
     if different:
         named = "; ".join(f"{k} is {old.get(k, 'not set')}, not {new.get(k, 'not set')}" for k in different)

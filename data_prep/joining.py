@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from data_prep.channels import parse_variable, select_channels
 from data_prep.common_units import conversions_of, parse_units, with_common_levels, with_common_units
+from data_prep.dimensions import ROLES
 from data_prep.file_content import FileContent, has_variable, only_variable, read_content, variables_of
 from data_prep.gridded_field import GriddedField, Part, SampleTimes
 from data_prep.resampling import Area
@@ -229,13 +231,19 @@ def _times_of_samples(content: FileContent) -> SampleTimes:
     return SampleTimes(content.times, units, step if units == "1" else f"{step} {units}")
 
 
-def summary(field: GriddedField) -> dict[str, Sequence[object] | str | None]:
-    """Return what was found in the sources that a build must find again when it goes on."""
+def summary(field: GriddedField, level_dimension: str | None = None) -> dict[str, Any]:
+    """Return what was found in the sources that a build must find again when it goes on, and what is appended.
+
+    Args:
+        field: the field.
+        level_dimension: name that the user gives for the dimension of the levels, which the first variable may lack.
+    """
     sources = {part.source.url: part.source for parts in field.parts.values() for part in parts}
     first = next(iter(field.parts.values()))[0].dimensions
     conversions = [[variable, c.source, c.target, c.scale, c.offset] for variable, c, _ in conversions_of(field)]
     return {
         "sources": [[s.url.rstrip("/").rsplit("/", 1)[-1], s.size, s.checksum] for s in sources.values()],
+        "roles": {role: getattr(first, role) for role in ROLES} | {"level": level_dimension or first.level},
         "dimensions": [name for name in (first.sample, first.time, first.level, first.row, first.column) if name],
         "units": field.units,
         "calendar": field.axis.calendar if isinstance(field.axis, TimeAxis) else None,

@@ -18,12 +18,14 @@ from data_prep.inspect import inspect
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.store import FieldStore
+from mcrnn.data.store_format import root_digest
 from mcrnn.errors import UserError
 from mcrnn.evaluation.result import evaluate_model
 from mcrnn.models import trained_model
 from mcrnn.runners import single_run
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.root import Storage
+from tests.data_prep.test_convert import write_hdf5
 from tests.data_prep.test_odd_inputs import DAYS, HOURS, LATITUDE, LONGITUDE, VALUES
 from tests.support.registered_models import save
 from tests.support.store_inputs import HEIGHTS
@@ -424,3 +426,42 @@ def test_files_that_are_samples_each_are_appended_as_such(samples_folder: Path) 
     convert([f"one{n}.nc" for n in range(3)], "out.zarr", workers=1, storage=".", **splits)
     append("one3.nc", "one4.nc", split="val")
     assert np.array_equal(opened(samples_folder).load("val"), VALUES.reshape(12, 6, 1, 6, 8)[[1, 3, 4]])
+
+
+def test_samples_are_appended_whose_dimensions_have_no_names(samples_folder: Path) -> None:
+    values = VALUES.reshape(12, 6, 6, 8)
+    for name, part in (("a", values[:7]), ("b", values[7:])):
+        write_hdf5(f"{name}.hdf5", {"t0/density": part, "t1/velocity": np.stack([part, part + 1], -1)})
+    dimensions = {role: f"dim_{n}" for n, role in enumerate(("sample", "time", "row", "column", "level"))}
+    options: dict[str, Any] = {f"{role}_dimension": name for role, name in dimensions.items()}
+    options |= {"variable": ["t0/density", "t1/velocity@1"], "overwrite": True}
+    splits = {"train": "4", "val": "2", "test": "1", "boundary": "zeros"}
+    convert(["a.hdf5"], "out.zarr", workers=1, storage=".", **splits, **options)
+    append("b.hdf5", split="test")
+    assert np.array_equal(opened(samples_folder).load("test"), np.stack([values[6:], values[6:] + 1], 2))
+
+
+@pytest.mark.parametrize("is_older", [False, True])
+def test_files_with_one_level_that_are_samples_are_appended(samples_folder: Path, is_older: bool) -> None:
+    for number in range(4):
+        part = samples(number, 1).isel(sample=0).expand_dims(level=[500.0], axis=1)
+        part.to_netcdf(f"one{number}.nc")
+    splits: dict[str, Any] = {"train": "1", "val": "1", "test": "1", "boundary": "zeros", "files_are_samples": True}
+    files = [f"one{n}.nc" for n in range(3)]
+    convert(files, "out.zarr", workers=1, storage=".", overwrite=True, **splits)
+    if is_older:
+        root = samples_folder / "out.zarr/zarr.json"
+        document = json.loads(root.read_text())
+        del document["attributes"]["recipe"]["roles"]
+        document["attributes"]["sha256"] = root_digest(document)
+        root.write_text(json.dumps(document))
+        convert(files, "out.zarr", workers=1, storage=".", **splits)  # is complete
+    append("one3.nc", split="val")
+    assert np.array_equal(opened(samples_folder).load("val"), VALUES.reshape(12, 6, 1, 6, 8)[[1, 3]])
+
+
+def test_files_of_one_time_are_appended(folder: Path) -> None:
+    for n in range(2):
+        hourly(LATER, 72).isel(time=n).to_netcdf(f"one{n}.nc")
+    append("one0.nc", "one1.nc")
+    assert np.array_equal(opened(folder).load("test")[0, 24:, 0], LATER[:2])
