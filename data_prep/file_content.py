@@ -104,6 +104,16 @@ def variables_of(url: str, group: str = "") -> list[str]:
         return []
 
 
+def has_fields(url: str, group: str = "") -> bool:
+    """Return whether a group of a source has a variable of two dimensions or more; a GRIB file always has."""
+    if source_format(url) == "GRIB":
+        return True
+    try:
+        return any(len(variable.dims) >= 2 for variable in open_group(url, group).data_vars.values())
+    except NoGroupError:
+        return False
+
+
 def has_variable(url: str, variable: str) -> bool:
     """Return whether a source has a variable."""
     try:

@@ -10,7 +10,7 @@ import numpy as np
 from data_prep.channels import parse_variable, select_channels
 from data_prep.common_units import conversions_of, parse_units, with_common_levels, with_common_units
 from data_prep.dimensions import ROLES
-from data_prep.file_content import FileContent, has_variable, only_variable, read_content, variables_of
+from data_prep.file_content import FileContent, has_fields, has_variable, only_variable, read_content, variables_of
 from data_prep.gridded_field import GriddedField, Part, SampleTimes
 from data_prep.resampling import Area
 from data_prep.source_identity import identify
@@ -62,7 +62,8 @@ def open_field(
         if not files:
             of_group, short = split_group(name)
             known = sorted({other for url in urls for other in variables_of(url, of_group)})
-            hint = did_you_mean(short, known) or describe_groups(urls[0])
+            in_groups = "" if any(has_fields(url, of_group) for url in urls) else describe_groups(urls[0])
+            hint = in_groups or did_you_mean(short, known) or describe_groups(urls[0])
             raise UserError(f"no file has a variable '{name}'{hint}")
     level_name = dimensions.get("level")
     if level_name and all(c.dimensions.level != level_name for files in contents.values() for c in files):

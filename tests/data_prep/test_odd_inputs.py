@@ -230,6 +230,11 @@ CASES: dict[str, Case] = {
     "damaged values": Case(("damage", dataset()), "is damaged|cannot be read"),
     "no variable": Case(xr.Dataset(), "has 0 fields"),
     "variable in a group": Case(netcdf(in_group), "has no fields; it has fields in the groups fields .z.: name one by"),
+    "variable in a group, without it": Case(
+        netcdf(in_group),
+        "no file has a variable 'z'; it has fields in the groups fields .z.: name one by --group",
+        {"variable": ["z"]},
+    ),
     "variable in a group that is named": Case(netcdf(in_group), VALUES, {"group": "fields"}),
     "variable in a group, by its path": Case(netcdf(in_group), VALUES, {"variable": ["/fields/z"]}),
     "variable in a group that is misspelt": Case(
