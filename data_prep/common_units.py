@@ -10,7 +10,7 @@ import numpy as np
 from data_prep.file_content import FileContent
 from data_prep.gridded_field import GriddedField
 from data_prep.sources import split_group
-from data_prep.units import Conversion, find_conversion
+from data_prep.units import Conversion, UnknownUnitsError, find_conversion
 from mcrnn.errors import UserError, did_you_mean
 
 
@@ -82,7 +82,8 @@ def with_common_levels(contents: dict[str, list[FileContent]], units: str) -> tu
         What the sources hold, and the units of the levels, empty where there are none.
 
     Raises:
-        UserError: the levels of one variable have units that do not convert into each other.
+        UserError: the levels of one variable have units that do not convert into each other; where one is not known,
+            levels with the same numbers are taken as they are.
     """
     first_of = {name: next((c for c in files if c.level_units), None) for name, files in contents.items()}
     units = units or next((first.level_units for first in first_of.values() if first is not None), "")
@@ -110,6 +111,8 @@ def _with_levels(variable: str, content: FileContent, first: FileContent, target
     try:
         conversion = find_conversion(content.level_units, target)
     except ValueError as error:
+        if isinstance(error, UnknownUnitsError) and content.levels == first.levels:
+            return content
         raise UserError(
             f"the levels of {variable} are in {content.level_units} in '{content.url}' and in {first.level_units} in "
             f"'{first.url}', and {error}"

@@ -18,6 +18,9 @@ import numpy as np
 NO_UNITS = ("1", "(0 - 1)", "0 - 1", "~", "-", "dimensionless", "unitless", "fraction", "proportion", "numeric")
 """Units of numbers without a dimension, as files have them, in lower case."""
 
+SPELLINGS = {"mb": "millibar", "hpa": "hPa", "HPa": "hPa", "pa": "Pa"}
+"""Units as files have them, of which pint makes others: millibarns of mb, and years of pa."""
+
 AMBIGUOUS = {"practical_salinity_unit"}
 """Units of pint that others count in another way: a salinity of 35 is 35 psu, and 35 of 1e-3, and 35 of 1."""
 
@@ -28,6 +31,10 @@ POWER_OF_TWO = 2.0**20
 """A value whose conversion tells the factor to all digits."""
 
 _TEMPERATURE = re.compile(r"(?:deg(?:ree)?s?[ _.]*)?(c|celsius|k|kelvin|f|fahrenheit)", re.IGNORECASE)
+
+
+class UnknownUnitsError(ValueError):
+    """Some text is not known as units."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +120,10 @@ def _parse(text: str) -> tuple[float, Any]:
             factor, unit = float(product.magnitude), product.units
         names = set(to_units_container(unit))
     except Exception:  # pint's parser raises errors of all kinds
-        raise ValueError(f"'{text}' is not known as units") from None
+        raise UnknownUnitsError(f"'{text}' is not known as units") from None
     has_angle = not names.isdisjoint(("degree", "degrees", "radian"))
     if (has_angle and any(name.startswith("delta_") for name in names)) or not factor > 0:
-        raise ValueError(f"'{text}' is not known as units")
+        raise UnknownUnitsError(f"'{text}' is not known as units")
     if not names.isdisjoint(AMBIGUOUS):
         raise ValueError(f"'{text}' is counted in several ways")
     return factor, unit
@@ -129,8 +136,8 @@ def _spelled(text: str) -> str:
         return "1"
     if match := _TEMPERATURE.fullmatch(units):
         return {"c": "degC", "k": "kelvin", "f": "degF"}[match[1][0].lower()]
-    if units == "mb":  # which are millibarns elsewhere
-        return "millibar"
+    if units in SPELLINGS:
+        return SPELLINGS[units]
     units = re.sub(r" of water(?: equivalent)?$", "", units)
     return re.sub(r"\b[A-Z][a-z]{3,}\b", lambda word: word[0].lower(), units)
 

@@ -596,6 +596,16 @@ CASES: dict[str, Case] = {
         ),
         VALUES,
     ),
+    "levels in units that are not known in one file": Case(
+        days(at_levels("hPa", 500, 850), at_levels("foo", 500, 850), at_levels("hpa", 500, 850)),
+        VALUES,
+        {"level": [500.0]},
+    ),
+    "other levels in units that are not known in one file": Case(
+        days(at_levels("hPa", 500, 850), at_levels("foo", 500, 700), at_levels("hPa", 500, 850)),
+        "the levels of z are in foo in '.*b.nc' and in hPa in '.*a.nc', and 'foo' is not known",
+        {"level": [500.0]},
+    ),
     "levels of another kind in one file": Case(
         days(at_levels("hPa", 500, 850), at_levels("m", 500, 850), at_levels("hPa", 500, 850)),
         "the levels of z are in m in '.*b.nc' and in hPa in '.*a.nc'",

@@ -17,6 +17,8 @@ def test_spellings_of_the_same_units_need_no_conversion() -> None:
         ("Kelvin", "K"),
         ("hPa", "millibars"),
         ("mb", "mbar"),
+        ("hpa", "mbar"),
+        ("pa", "Pa"),
         ("(0 - 1)", "1"),
         ("0-1", "kg kg**-1"),
         ("~", "dimensionless"),
