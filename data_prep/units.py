@@ -55,7 +55,7 @@ class Conversion:
 def find_conversion(source: str, target: str, *, is_difference: bool = False) -> Conversion | None:
     """Return how values are converted, None where the units mean the same.
 
-    Factor and offset are rounded to 15 digits, so that they are what they are by definition, such as 273.15.
+    Factor and offset are rounded to 12 digits, so that they are what they are by definition, such as 273.15.
 
     Args:
         source: units of the values, `"1"` of numbers without a dimension.
@@ -90,7 +90,7 @@ def find_conversion(source: str, target: str, *, is_difference: bool = False) ->
         is_affine = False
     if not is_affine:  # other dimensions, or a logarithm such as dB
         raise ValueError("these do not convert into each other")
-    scale, offset = float(f"{scale:.15g}"), 0.0 if is_difference else float(f"{offset:.15g}")
+    scale, offset = float(f"{scale:.12g}"), 0.0 if is_difference else float(f"{offset:.12g}")
     return None if (scale, offset) == (1.0, 0.0) else Conversion(source, target, scale, offset)
 
 

@@ -37,17 +37,18 @@ def test_factor_and_offset_are_those_of_the_definition() -> None:
     for source, target, scale, offset in (
         ("degC", "K", 1.0, 273.15),
         ("K", "Celsius", 1.0, -273.15),
-        ("degF", "K", 0.555555555555556, 255.372222222222),
+        ("degF", "K", 0.555555555556, 255.372222222),
+        ("degC", "degF", 1.8, 32.0),
         ("hPa", "Pa", 100.0, 0.0),
         ("Pa", "mb", 0.01, 0.0),
         ("%", "(0 - 1)", 0.01, 0.0),
         ("g kg-1", "kg kg**-1", 0.001, 0.0),
         ("1e-3", "1", 0.001, 0.0),
-        ("degC day-1", "K h-1", 0.0416666666666667, 0.0),
+        ("degC day-1", "K h-1", 0.0416666666667, 0.0),
         ("ppm", "mol mol-1", 1e-06, 0.0),
         ("umol mol-1", "nmol/mol", 1000.0, 0.0),
         ("mW m-2 sr-1", "W m-2 sr-1", 0.001, 0.0),
-        ("mm/day", "m s**-1", 1.15740740740741e-08, 0.0),
+        ("mm/day", "m s**-1", 1.15740740741e-08, 0.0),
     ):
         found = find_conversion(source, target)
         assert found is not None, (source, target)
