@@ -45,6 +45,9 @@ def select_channels(
 ) -> tuple[Channel, ...]:
     """Return the channels that are asked for.
 
+    They have the names of their variables without the group, but where variables of several groups have the same name:
+    `obs_t` and `model_t`.
+
     Args:
         wanted: variables and their own levels, in order.
         levels: levels of the variables that have no level of their own.
@@ -57,8 +60,11 @@ def select_channels(
     if levels and not have_levels:
         raise UserError(f"{wanted[0][0]} has no levels to select by --level")
     channels: list[Channel] = []
+    shorts = [split_group(variable)[1] for variable in contents]
     for variable, own_level in wanted:
         files, short = contents[variable], split_group(variable)[1]
+        if shorts.count(short) > 1:
+            short = variable.replace("/", "_")
         if own_level is not None:
             _check_levels(variable, [own_level], files)
             channels.append(Channel(f"{short}{own_level:g}", variable, own_level))

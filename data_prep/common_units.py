@@ -9,7 +9,7 @@ import numpy as np
 
 from data_prep.file_content import FileContent
 from data_prep.gridded_field import GriddedField
-from data_prep.sources import split_group
+from data_prep.sources import named_variables
 from data_prep.units import Conversion, UnknownUnitsError, find_conversion
 from mcrnn.errors import UserError, did_you_mean
 
@@ -29,7 +29,7 @@ def parse_units(texts: Sequence[str], variables: Sequence[str]) -> dict[str, str
         name, equals, units = text.rpartition("=")
         if not equals and len(variables) > 1:
             raise UserError(f"--units {text}: say of which variable, as in --units {variables[0]}={text}")
-        named = [each for each in variables if not equals or name in (each, split_group(each)[1])]
+        named = named_variables(name, variables) if equals else list(variables)
         if not named:
             raise UserError(f"--units {text}: the field has no variable '{name}'{did_you_mean(name, list(variables))}")
         if not units.strip():

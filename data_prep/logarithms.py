@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from data_prep.gridded_field import GriddedField
-from data_prep.sources import split_group
+from data_prep.sources import named_variables
 from mcrnn.errors import UserError, did_you_mean
 
 PREFIX = "log_"
@@ -33,18 +33,19 @@ def parse_logarithms(texts: Sequence[str], variables: Sequence[str]) -> dict[str
     Raises:
         UserError: the field has no such variable, or a scale is no positive number.
     """
-    found = {}
+    found: dict[str, float] = {}
     for text in texts:
         name, _, scale = text.partition(":")
-        variable = next((each for each in variables if name in (each, split_group(each)[1])), None)
-        if variable is None:
+        named = named_variables(name, variables)
+        if not named:
             raise UserError(f"--log {text}: the field has no variable '{name}'{did_you_mean(name, list(variables))}")
         try:
-            found[variable] = float(scale or 1)
+            value = float(scale or 1)
         except ValueError:
-            found[variable] = math.nan
-        if not 0 < found[variable] < math.inf:
+            value = math.nan
+        if not 0 < value < math.inf:
             raise UserError(f"--log {text}: the scale is a positive number, as in {name}:0.001, not '{scale}'")
+        found |= dict.fromkeys(named, value)
     return found
 
 

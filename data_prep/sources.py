@@ -6,7 +6,7 @@ import functools
 import glob
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import xarray as xr
@@ -134,6 +134,11 @@ def split_group(variable: str) -> tuple[str, str]:
     """Return group and name of a variable: `t0_fields/density` is one in a group, whose name is empty otherwise."""
     group, _, name = variable.rpartition("/")
     return group, name
+
+
+def named_variables(name: str, variables: Sequence[str]) -> list[str]:
+    """Return the variables that an option means: the one of this path, else all of this name in whichever group."""
+    return [name] if name in variables else [each for each in variables if split_group(each)[1] == name]
 
 
 def groups_above(group: str) -> list[str]:

@@ -176,6 +176,15 @@ def one_dimension_twice(file: netCDF4.Dataset) -> None:
     file.createVariable("z", "f4", ("time", "lat", "lat"))[:] = 1.0
 
 
+def in_two_groups(file: netCDF4.Dataset) -> None:
+    file.createVariable("z", "f4", ("time", "lat", "lon"))[:] = VALUES
+    for name, values in (("obs", VALUES + 1), ("model", VALUES + 2)):
+        variable = file.createGroup(name).createVariable("z", "f4", ("time", "lat", "lon"))
+        variable[:] = values
+        variable.units = "m"
+    file["z"].units = "m"
+
+
 def in_group(file: netCDF4.Dataset) -> None:
     file.createGroup("fields").createVariable("z", "f4", ("time", "lat", "lon"))[:] = VALUES
 
@@ -237,6 +246,19 @@ CASES: dict[str, Case] = {
     ),
     "variable in a group that is named": Case(netcdf(in_group), VALUES, {"group": "fields"}),
     "variable in a group, by its path": Case(netcdf(in_group), VALUES, {"variable": ["/fields/z"]}),
+    "variables of one name in several groups": Case(
+        netcdf(in_two_groups), np.stack([VALUES + 1, VALUES + 2], 1), {"variable": ["obs/z", "model/z"]}
+    ),
+    "units of one of several variables of one name": Case(
+        netcdf(in_two_groups),
+        np.stack([VALUES + 2, VALUES.astype(np.float64) / 1000], 1),
+        {"variable": ["model/z", "z"], "units": ["z=km"]},
+    ),
+    "logarithms of variables of one name": Case(
+        netcdf(in_two_groups),
+        np.log1p(np.stack([VALUES + 1, VALUES + 2], 1).astype(np.float64) / 1000),
+        {"variable": ["obs/z", "model/z"], "log": ["z:1000"]},
+    ),
     "variable in a group that is misspelt": Case(
         netcdf(in_group), "has no group 'field'; it has fields in the groups fields .z.", {"group": "field"}
     ),
