@@ -211,7 +211,8 @@ def _check_same(store: FieldStore, field: GriddedField) -> None:
     for variable, conversion, _ in conversions_of(field):
         if field.units_of[variable] == "1":  # which a store also has of a variable without units
             raise UserError(
-                f"{variable} is in {conversion.source} in the sources and has no units in '{store.name}': convert it"
+                f"{variable} is in {conversion.source} in the sources, and '{store.name}' does not say whether it has "
+                "no units or is in 1: convert it to the numbers of the store and write them without units"
             )
     if isinstance(axis, TimeAxis):
         if not same_calendar(axis.calendar, attributes["calendar"], float(axis.seconds[0])):

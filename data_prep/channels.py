@@ -93,6 +93,7 @@ def _check_levels(variable: str, levels: Sequence[float], files: list[FileConten
                 has = "no level" if count == 0 else f"{count} levels"
                 raise UserError(
                     f"{variable} in '{content.url}' has {has} {level:g}; there are {_listed(content.levels)}"
+                    f"{content.level_units and f' {content.level_units}'}"
                 )
 
 

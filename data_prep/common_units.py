@@ -119,7 +119,8 @@ def _with_levels(variable: str, content: FileContent, first: FileContent, target
         ) from None
     if conversion is None:
         return content
-    return replace(content, levels=tuple(conversion.apply(np.array(content.levels)).tolist()))
+    levels = tuple(conversion.apply(np.array(content.levels)).tolist())
+    return replace(content, levels=levels, level_units=target)
 
 
 def conversions_of(field: GriddedField) -> list[tuple[str, Conversion, int]]:

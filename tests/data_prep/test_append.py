@@ -185,7 +185,9 @@ def test_nothing_is_converted_where_the_store_has_no_units(folder: Path) -> None
     hourly(VALUES, 0).z.assign_attrs(units="").to_dataset(name="z").to_netcdf("plain.nc")
     convert(["plain.nc"], "out.zarr", variable=["z"], workers=1, storage=".", overwrite=True, **DAYS)
     hourly(LATER, 72).z.assign_attrs(units="%").to_dataset(name="z").to_netcdf("b.nc", mode="w")
-    with pytest.raises(UserError, match=r"z is in % in the sources and has no units in '.*out.zarr'"):
+    with pytest.raises(
+        UserError, match=r"z is in % in the sources, and '.*out.zarr' does not say whether it has no units or is in 1"
+    ):
         append("b.nc")
 
 
@@ -458,6 +460,26 @@ def test_files_with_one_level_that_are_samples_are_appended(samples_folder: Path
         convert(files, "out.zarr", workers=1, storage=".", **splits)  # is complete
     append("one3.nc", split="val")
     assert np.array_equal(opened(samples_folder).load("val"), VALUES.reshape(12, 6, 1, 6, 8)[[1, 3]])
+
+
+def test_units_of_levels_are_named_where_the_store_is_older_than_those(folder: Path) -> None:
+    def at_level(part: xr.Dataset, level: float, units: str) -> xr.Dataset:
+        return part.z.expand_dims(level=[level], axis=1).assign_coords(level=("level", [level], {"units": units}))
+
+    at_level(hourly(VALUES, 0), 500.0, "hPa").to_dataset(name="z").to_netcdf("levels.nc")
+    convert(["levels.nc"], "out.zarr", variable=["z@500"], workers=1, storage=".", overwrite=True, **DAYS)
+    at_level(hourly(LATER, 72), 50_000.0, "Pa").to_dataset(name="z").to_netcdf("b.nc", mode="w")
+    root = folder / "out.zarr/zarr.json"
+    newer = root.read_text()
+    document = json.loads(newer)
+    del document["attributes"]["level_units"]
+    document["attributes"]["sha256"] = root_digest(document)
+    root.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"z in '.*b.nc' has no level 500; there are 50000 Pa"):
+        append("b.nc")
+    root.write_text(newer)
+    append("b.nc")
+    assert np.array_equal(opened(folder).load("test")[0, 24:, 0], LATER)
 
 
 def test_files_of_one_time_are_appended(folder: Path) -> None:
