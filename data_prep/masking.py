@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.gridded_field import GriddedField
-from data_prep.logarithms import take_logarithms
+from data_prep.logarithms import check_signs, take_logarithms
 from mcrnn.errors import UserError
 
 
@@ -71,9 +71,11 @@ def find_mask(field: GriddedField, first: int) -> FieldMask:
         first: position of the first frame, or sample, that is converted.
 
     Raises:
-        UserError: a channel has no value at all.
+        UserError: a channel has no value at all, or one becomes a logarithm and has negative values.
     """
-    frame_CHW = field.read(first, first + 1)[0, 0]
+    frame_NTCHW = field.read(first, first + 1)
+    check_signs(field, frame_NTCHW, first)  # before the logarithm of their mean is taken
+    frame_CHW = frame_NTCHW[0, 0]
     mask_CHW = np.isfinite(frame_CHW)
     for channel, mask_HW in zip(field.channels, mask_CHW, strict=True):
         if not mask_HW.any():

@@ -369,6 +369,9 @@ CASES: dict[str, Case] = {
     "a logarithm of what is negative": Case(
         with_value(-0.5), "z at 1979-01-02 06:00, lat -15, lon 135 .* is -0.5, and --log z takes no", {"log": ["z:1e3"]}
     ),
+    "a logarithm of what is negative in the mean, with a mask": Case(
+        dataset(-VALUES), "z at 1979-01-01 00:00, .* and --log z takes no negative values", {"log": ["z"], "mask": True}
+    ),
     "a logarithm of nothing": Case(dataset(), "--log q: the field has no variable 'q'", {"log": ["q"]}),
     "a logarithm without a scale": Case(dataset(), "the scale is a positive number, .* not '0'", {"log": ["z:0"]}),
     "a scale of what is not there": Case(dataset(), "--min-max q: the store has no channel", {"min_max": ["q"]}),
@@ -699,6 +702,7 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("name", CASES)
 def test_odd_input_is_right_to_the_bit_or_refused(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
