@@ -20,6 +20,7 @@ from data_prep.masking import FieldMask, find_mask
 from data_prep.plan import Shard, SplitPlan, StorePlan
 from data_prep.source_identity import SourceIdentity
 from data_prep.time_axis import TimeAxis, same_calendar
+from data_prep.units import find_conversion
 from mcrnn.data.forcings import SOLAR_ANGLE, STATIC
 from mcrnn.data.segments import WHOLE, Segments
 from mcrnn.data.store import FieldStore
@@ -219,13 +220,27 @@ def _check_same(store: FieldStore, field: GriddedField) -> None:
             raise UserError(f"the sources have the calendar {axis.calendar}, '{store.name}' {attributes['calendar']}")
     elif field.frames != (frames := store.array("train").shape[1]):
         raise UserError(f"the samples of the sources have {field.frames} times, those of '{store.name}' {frames}")
-    if axis.step != attributes["time_step"]:
+    is_same = axis.step == attributes["time_step"]
+    if not is_same and not (field.samples is not None and _is_same_step(axis.step, attributes["time_step"])):
         raise UserError(f"the sources have a time every {axis.step}, '{store.name}' every {attributes['time_step']}")
     grid = field.store_grid
     for name, here, dimension in zip(grid.names, (grid.rows, grid.columns), ("height", "width"), strict=True):
         there = store.coordinate(dimension)
         if here.shape != there.shape or not np.allclose(here, there, rtol=1e-6, atol=1e-6):
             raise UserError(f"the sources have another grid than '{store.name}': {name} differs")
+
+
+def _is_same_step(step: str, other: str) -> bool:
+    """Return whether two intervals of samples are the same, such as `0.5 s` and `500 ms`."""
+    (number, _, units), (other_number, _, other_units) = step.partition(" "), other.partition(" ")
+    try:
+        conversion = find_conversion(units or "1", other_units or "1")
+        value = np.array(float(number))
+        return bool(
+            np.isclose(value if conversion is None else conversion.apply(value), float(other_number), rtol=1e-5)
+        )
+    except ValueError:
+        return False
 
 
 def _followed(store: FieldStore, axis: TimeAxis, split: str | None, *, gaps: bool) -> tuple[str, Segments]:

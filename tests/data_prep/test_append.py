@@ -482,6 +482,21 @@ def test_units_of_levels_are_named_where_the_store_is_older_than_those(folder: P
     assert np.array_equal(opened(folder).load("test")[0, 24:, 0], LATER)
 
 
+def test_samples_whose_times_are_in_other_units_are_appended(samples_folder: Path) -> None:
+    def timed(first: int, count: int, step: float, units: str) -> xr.Dataset:
+        return samples(first, count).assign_coords(time=("time", np.arange(6) * step, {"units": units}))
+
+    timed(0, 7, 0.5, "s").to_netcdf("s.nc")
+    timed(7, 1, 500.0, "ms").to_netcdf("ms.nc")
+    timed(7, 1, 0.5, "ms").to_netcdf("other.nc")
+    splits = {"train": "4", "val": "2", "test": "1", "boundary": "zeros"}
+    convert(["s.nc"], "out.zarr", workers=1, storage=".", overwrite=True, **splits)
+    with pytest.raises(UserError, match=r"the sources have a time every 0.5 ms, '.*out.zarr' every 0.5 s"):
+        append("other.nc", split="test")
+    append("ms.nc", split="test")
+    assert np.array_equal(opened(samples_folder).load("test"), VALUES.reshape(12, 6, 1, 6, 8)[6:8])
+
+
 def test_files_of_one_time_are_appended(folder: Path) -> None:
     for n in range(2):
         hourly(LATER, 72).isel(time=n).to_netcdf(f"one{n}.nc")
