@@ -151,7 +151,8 @@ def _differ_in_angles(unit: Any, other: Any) -> bool:
     from pint.util import to_units_container
 
     def angles(of: Any) -> float:
-        return float(to_units_container(registry.get_root_units(of)[1]).get("radian", 0))
+        exponents: Any = to_units_container(registry.get_root_units(of)[1])
+        return float(exponents.get("radian", 0))
 
     def is_frequency(of: Any) -> bool:
         return "hertz" in to_units_container(of)
