@@ -116,7 +116,8 @@ def test_only_the_channels_that_are_predicted_count(data: FieldData) -> None:
         return MemorySplit(np.concatenate([frames, 100 * frames], axis=2))
 
     shape = (2, *data.field.frame_shape[1:])
-    field = replace(data.field, frame_shape=shape, mean=data.field.mean * 2, std=data.field.std * 2)
+    channels, mean, std = (*data.field.channels, "other"), data.field.mean * 2, data.field.std * 2
+    field = replace(data.field, channels=channels, frame_shape=shape, mean=mean, std=std)
     two = replace(data, train=doubled(data.train), val=doubled(data.val), field=field)
     reports, state = run(changed(channels_out=1), two)
     assert state["model"]["decoder.bias"].shape == (1,)
