@@ -27,7 +27,7 @@ from mcrnn.config.loading import load_search
 from mcrnn.runners.ray_cluster import connected
 from mcrnn.search.journal import Journal
 from mcrnn.search.study import finished_trials, open_study
-from mcrnn.search.trials import TrialRunner
+from mcrnn.search.trial_runner import TrialRunner
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.local import LocalFolder

@@ -29,7 +29,8 @@ from mcrnn.search.search_run import ActiveSearch, SearchRun
 from mcrnn.search.stop_requests import SearchStopRequests, StopTrialsCallback
 from mcrnn.search.training_list import TrainingList
 from mcrnn.search.trial_index import TrialIndex
-from mcrnn.search.trials import TrialContext, TrialRunner, run_trial, trial_name
+from mcrnn.search.trial_runner import TrialRunner
+from mcrnn.search.trials import TrialContext, run_trial, trial_name
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
 from mcrnn.storage.outbox import Outbox
 from mcrnn.storage.presence import Presence

@@ -13,7 +13,7 @@ from ray.tune.search import Searcher
 
 from mcrnn.runners.ray_cluster import connected
 from mcrnn.search.driver import run
-from mcrnn.search.trials import TrialRunner
+from mcrnn.search.trial_runner import TrialRunner
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.local import LocalFolder
 from mcrnn.tracking.run_folder import RunEnd

@@ -59,7 +59,7 @@ from pathlib import Path
 
 from mcrnn.runners.ray_cluster import connected
 from mcrnn.search.training_list import TrainingList
-from mcrnn.search.trials import TrialRunner
+from mcrnn.search.trial_runner import TrialRunner
 from mcrnn.storage.lease import Lease
 from mcrnn.storage.local import LocalFolder
 

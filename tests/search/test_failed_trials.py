@@ -16,7 +16,8 @@ from mcrnn.errors import DamagedFileError, DiskError, NotEnoughMemoryError, User
 from mcrnn.runners.ray_train import root_cause
 from mcrnn.search import trials
 from mcrnn.search.trial_report import TrialFailedError, TrialReport, error_of
-from mcrnn.search.trials import TrialContext, _resources_of, is_mistake, run_trial
+from mcrnn.search.trial_runner import _resources_of
+from mcrnn.search.trials import TrialContext, is_mistake, run_trial
 from mcrnn.search.tune_adapter import StudySearcher
 from mcrnn.storage.local import LocalFolder
 from mcrnn.storage.retry import ServiceUnavailableError
