@@ -20,7 +20,7 @@ from mcrnn.config.architectures import ARCHITECTURES
 from mcrnn.config.sections import Configuration
 from mcrnn.errors import UserError, did_you_mean
 from mcrnn.models import Forecaster
-from mcrnn.models.convolution import PADDINGS
+from mcrnn.models.boundary import PADDINGS
 from mcrnn.models.paper_checkpoint import load_checkpoint
 
 DATASETS: dict[str, dict[str, Any]] = {

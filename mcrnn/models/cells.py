@@ -23,9 +23,10 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from mcrnn.config.architectures import ARCHITECTURES
-from mcrnn.models.convolution import PaddedConv, PreparedConv
+from mcrnn.models.convolution import PaddedConv
 from mcrnn.models.gated_recurrence import ConvGRURecurrence, ConvLSTMRecurrence
 from mcrnn.models.minimal_recurrence import ConvolvedRecurrence
+from mcrnn.models.prepared_convolution import PreparedConv
 
 State = tuple[torch.Tensor, ...]
 """The tensors that a cell carries from step to step, each (B, C, H, W)."""

@@ -19,7 +19,8 @@ from torch import nn
 
 from mcrnn.config.sections import ModelConfig
 from mcrnn.models.cells import Cell, PreparedConvs, State, cell_class, to_frames, to_sequence
-from mcrnn.models.convolution import PointwiseConv, PreparedConv
+from mcrnn.models.convolution import PointwiseConv
+from mcrnn.models.prepared_convolution import PreparedConv
 
 Norms = list[tuple[torch.Tensor, torch.Tensor]]
 """The weight and bias of each layer's norm."""

@@ -24,7 +24,8 @@ from torch.autograd.function import once_differentiable
 
 from mcrnn import device
 from mcrnn.models import gates
-from mcrnn.models.convolution import PreparedConv, wrapped_points
+from mcrnn.models.boundary import wrapped_points
+from mcrnn.models.prepared_convolution import PreparedConv
 
 
 @functools.cache

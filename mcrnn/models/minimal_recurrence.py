@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from mcrnn import device
-from mcrnn.models.convolution import PreparedConv, cache_sized_slices, empty_frames_like
+from mcrnn.models.prepared_convolution import PreparedConv, cache_sized_slices, empty_frames_like
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 threshold_backward = torch.ops.aten.threshold_backward.grad_input

@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from mcrnn.config.architectures import ARCHITECTURES
 from mcrnn.models import Forecaster, matrix_convolution
 from mcrnn.models.cells import Cell, cell_class
-from mcrnn.models.convolution import PaddedConv, _parameter_gradients
+from mcrnn.models.convolution import PaddedConv
+from mcrnn.models.prepared_convolution import _parameter_gradients
 from tests.support.device_operations import DeviceOperations
 
 PADDINGS = ("circular", "cylinder", "zeros")
