@@ -73,16 +73,22 @@ def _join(x, x_b, x_c, x_p, state, both, points, size, channels, grid, padded, B
 
 
 @triton.jit
-def _lstm_forward(
-    gates, c_before, h, c, x, x_b, x_c, x_p, both, points, size, channels, grid, padded,
-    HAS_NEXT: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    mask, channel, place, sample, point, source = _places(points, size, channels, grid, padded, BLOCK)
+def _lstm_gates(gates, source, channel, channels, mask):
     at = source * 4 * channels + channel
     n = _tanh(_load(gates + at, mask))
     i = _sigmoid(_load(gates + at + channels, mask))
     f = _sigmoid(_load(gates + at + 2 * channels, mask))
     o = _sigmoid(_load(gates + at + 3 * channels, mask))
+    return n, i, f, o
+
+
+@triton.jit
+def _lstm_forward(
+    gates, c_before, h, c, x, x_b, x_c, x_p, both, points, size, channels, grid, padded,
+    HAS_NEXT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    mask, channel, place, sample, point, source = _places(points, size, channels, grid, padded, BLOCK)
+    n, i, f, o = _lstm_gates(gates, source, channel, channels, mask)
     new_c = f * _load(c_before + source * channels + channel, mask) + i * n
     new_h = o * _tanh(new_c)
     tl.store(c + source * channels + channel, new_c, mask=mask)
@@ -98,11 +104,7 @@ def _lstm_backward(
     points, size, channels, grid, padded, BLOCK: tl.constexpr,
 ):  # fmt: skip
     mask, channel, place, sample, point, source = _places(points, size, channels, grid, padded, BLOCK)
-    at = source * 4 * channels + channel
-    n = _tanh(_load(gates + at, mask))
-    i = _sigmoid(_load(gates + at + channels, mask))
-    f = _sigmoid(_load(gates + at + 2 * channels, mask))
-    o = _sigmoid(_load(gates + at + 3 * channels, mask))
+    n, i, f, o = _lstm_gates(gates, source, channel, channels, mask)
     total = _load(grad + sample * grad_b + channel * grad_c + point * grad_p, mask)
     total += _load(of_h + sample * of_h_b + channel * of_h_c + point * of_h_p, mask)
     tanh_c = _tanh(_load(c + source * channels + channel, mask))
