@@ -11,7 +11,7 @@ from data_prep.file_content import FileContent
 from data_prep.gridded_field import GriddedField
 from data_prep.sources import named_variables
 from data_prep.units import Conversion, UnknownUnitsError, find_conversion
-from mcrnn.errors import UserError, did_you_mean
+from mcrnn.errors import UserError
 
 
 def parse_units(texts: Sequence[str], variables: Sequence[str]) -> dict[str, str]:
@@ -29,9 +29,7 @@ def parse_units(texts: Sequence[str], variables: Sequence[str]) -> dict[str, str
         name, equals, units = text.rpartition("=")
         if not equals and len(variables) > 1:
             raise UserError(f"--units {text}: say of which variable, as in --units {variables[0]}={text}")
-        named = named_variables(name, variables) if equals else list(variables)
-        if not named:
-            raise UserError(f"--units {text}: the field has no variable '{name}'{did_you_mean(name, list(variables))}")
+        named = named_variables(name, variables, f"--units {text}") if equals else list(variables)
         if not units.strip():
             raise UserError(f"--units {text} names no units; such are {name or 't'}=K")
         found |= dict.fromkeys(named, units.strip())

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_prep.gridded_field import GriddedField
 from data_prep.sources import named_variables
-from mcrnn.errors import UserError, did_you_mean
+from mcrnn.errors import UserError
 
 PREFIX = "log_"
 """Begin of the names of channels that are logarithms."""
@@ -36,9 +36,7 @@ def parse_logarithms(texts: Sequence[str], variables: Sequence[str]) -> dict[str
     found: dict[str, float] = {}
     for text in texts:
         name, _, scale = text.partition(":")
-        named = named_variables(name, variables)
-        if not named:
-            raise UserError(f"--log {text}: the field has no variable '{name}'{did_you_mean(name, list(variables))}")
+        named = named_variables(name, variables, f"--log {text}")
         try:
             value = float(scale or 1)
         except ValueError:

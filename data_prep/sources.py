@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import xarray as xr
 
 from data_prep.local_copies import filesystem_of, local_copy
-from mcrnn.errors import UserError, first_line
+from mcrnn.errors import UserError, did_you_mean, first_line
 from mcrnn.storage.s3 import S3_SCHEME, S3Prefix, s3_request
 
 FILE_SUFFIXES = (".nc", ".nc3", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".hdf", ".grib", ".grib2", ".grb", ".grb2")
@@ -136,9 +136,21 @@ def split_group(variable: str) -> tuple[str, str]:
     return group, name
 
 
-def named_variables(name: str, variables: Sequence[str]) -> list[str]:
-    """Return the variables that an option means: the one of this path, else all of this name in whichever group."""
-    return [name] if name in variables else [each for each in variables if split_group(each)[1] == name]
+def named_variables(name: str, variables: Sequence[str], option: str) -> list[str]:
+    """Return the variables that an option means: the one of this path, else all of this name in whichever group.
+
+    Args:
+        name: the name in the option.
+        variables: the variables of the field.
+        option: the option with its value, as a message begins with it.
+
+    Raises:
+        UserError: the field has no such variable.
+    """
+    found = [name] if name in variables else [each for each in variables if split_group(each)[1] == name]
+    if not found:
+        raise UserError(f"{option}: the field has no variable '{name}'{did_you_mean(name, list(variables))}")
+    return found
 
 
 def groups_above(group: str) -> list[str]:
