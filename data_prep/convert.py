@@ -23,8 +23,10 @@ from mcrnn.storage.location import Location, check
 from mcrnn.storage.root import Storage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from data_prep.channels import Channel
     from data_prep.field_source import Fill
-    from data_prep.gridded_field import GriddedField
 
 
 def convert(
@@ -191,7 +193,7 @@ def convert(
     field = with_logarithms(field.select(area, every, coarsen, regrid), scales)
     field.area.grid.check_boundary(boundary)
     inputs = read_inputs(static or [], forcing or [], field, urls, fill_value)
-    scaled = _scaled_channels(min_max or [], field, list(inputs.kinds))
+    scaled = _scaled_channels(min_max or [], field.channels, list(inputs.kinds))
     splits = dict(zip(SPLITS, (train, val, test), strict=True))
     ranges = split_ranges(field, splits)
     selection = {"area": area, "every": every, "coarsen": coarsen, "regrid": regrid, "mask": mask or None}
@@ -269,18 +271,18 @@ def _parse_fill(text: str | None) -> Fill:
     return value
 
 
-def _scaled_channels(names: list[str], field: GriddedField, inputs: list[str]) -> list[str]:
-    """Return the channels that options `--min-max` name, by the name of a channel or of its variable.
+def _scaled_channels(names: list[str], channels: Sequence[Channel], inputs: list[str]) -> list[str]:
+    """Return the channels that options `--min-max` name, by the name of a channel, else by that of its variable.
 
     Raises:
         UserError: there is no such channel.
     """
     found: dict[str, None] = {}
+    known = [channel.name for channel in channels] + inputs
     for name in names:
-        of_variable = [c.name for c in field.channels if name in (c.name, c.variable, c.variable.rpartition("/")[2])]
-        chosen = of_variable or [channel for channel in inputs if channel == name]
+        of_variable = [c.name for c in channels if name in (c.variable, c.variable.rpartition("/")[2])]
+        chosen = [name] if name in known else of_variable
         if not chosen:
-            known = [channel.name for channel in field.channels] + inputs
             raise UserError(f"--min-max {name}: the store has no channel of this name{did_you_mean(name, known)}")
         found |= dict.fromkeys(chosen)
     return list(found)

@@ -18,7 +18,8 @@ import torch
 import xarray as xr
 
 from data_prep import field_source
-from data_prep.convert import convert
+from data_prep.channels import Channel
+from data_prep.convert import _scaled_channels, convert
 from data_prep.field_source import FieldSource
 from data_prep.grid import Grid
 from data_prep.resampling import Area, coarsen, regrid
@@ -160,6 +161,13 @@ def test_logarithm_is_a_channel_of_its_own_that_is_taken_last(folder: Path, caps
     assert FieldDescription.of(store, DataConfig(store="x")).logarithms == {"log_tp": "log(1 + tp / 0.5 mm)"}
     with pytest.raises(UserError, match=r"log is .*0.5, 'mm'\]}, not {'tp': \[2.0"):
         run("a.nc", **options, log=["tp:2"], store="log.zarr")
+
+
+def test_channel_that_is_scaled_is_named_by_itself_else_by_its_variable() -> None:
+    channels = [Channel("t", "t", None), Channel("model_t", "model/t", None), Channel("z500", "z", 500.0)]
+    assert _scaled_channels(["t"], channels, []) == ["t"]
+    assert _scaled_channels(["t"], channels[1:], []) == ["model_t"]
+    assert _scaled_channels(["z", "model/t", "sun"], channels, ["sun"]) == ["z500", "model_t", "sun"]
 
 
 def test_minimum_and_maximum_of_the_training_split_scale_a_channel(folder: Path) -> None:
