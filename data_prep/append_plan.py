@@ -20,12 +20,12 @@ from data_prep.masking import FieldMask, find_mask
 from data_prep.plan import Shard, SplitPlan, StorePlan
 from data_prep.source_identity import SourceIdentity
 from data_prep.time_axis import TimeAxis, same_calendar
-from data_prep.units import find_conversion
 from mcrnn.data.forcings import SOLAR_ANGLE, STATIC
 from mcrnn.data.segments import WHOLE, Segments
 from mcrnn.data.store import FieldStore
 from mcrnn.data.store_format import SPLITS
 from mcrnn.data.time_step import TimeStep, show
+from mcrnn.data.units import find_conversion
 from mcrnn.errors import UserError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from data_prep.file_content import FileContent
 from data_prep.gridded_field import GriddedField
 from data_prep.sources import named_variables
-from data_prep.units import Conversion, UnknownUnitsError, find_conversion
+from mcrnn.data.units import Conversion, UnknownUnitsError, find_conversion
 from mcrnn.errors import UserError
 
 
@@ -135,7 +135,7 @@ def conversions_of(field: GriddedField) -> list[tuple[str, Conversion, int]]:
 def describe_conversions(field: GriddedField) -> str:
     """Return in one line which variables are converted, from which units to which; empty where none is."""
     found = [
-        f"{variable} is converted from {conversion.source} to {conversion.target}"
+        f"{variable} {conversion.words}"
         + ("" if count == len(field.parts[variable]) else f" in {count} of {len(field.parts[variable])} sources")
         for variable, conversion, count in conversions_of(field)
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,7 @@ from data_prep.sources import (
     split_group,
 )
 from data_prep.time_axis import calendar_name, rounding_in_seconds, to_seconds
-from data_prep.units import Conversion
+from mcrnn.data.units import Conversion, is_difference
 from mcrnn.errors import UserError
 
 
@@ -171,23 +170,8 @@ def _read_content(dataset: xr.Dataset, url: str, path: str, given: dict[str, str
             for name in (variable, *map(str, array.dims), *map(str, array.coords))
             for above in groups_above(group)
         ),
-        is_difference=_is_difference(array),
+        is_difference=is_difference(array.attrs),
     )
-
-
-def _is_difference(array: xr.DataArray) -> bool:
-    """Return whether the attributes of a variable say that its values are differences, which have no zero of a scale.
-
-    The attribute `units_metadata` says so since version 1.11 of the CF conventions; before, names and methods do.
-    """
-    said, methods, *names = (
-        str(array.attrs.get(key, "")).lower().replace("_", " ")
-        for key in ("units_metadata", "cell_methods", "standard_name", "long_name")
-    )
-    if "temperature:" in said:
-        return "temperature: difference" in said
-    has_method = re.search(r":\s*(standard deviation|range|variance)\b", methods)
-    return has_method is not None or any(re.search(r"\b(anomal(y|ies)|differences?)\b", name) for name in names)
 
 
 def _read_levels(dataset: xr.Dataset, name: str | None, url: str) -> tuple[float, ...] | None:

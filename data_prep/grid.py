@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from data_prep.dimensions import Dimensions, attribute
-from data_prep.units import find_conversion
+from mcrnn.data.units import find_conversion
 from mcrnn.errors import UserError
 
 LATITUDE = ("latitude", "degrees_n", ("lat", "latitude"))

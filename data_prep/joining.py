@@ -16,7 +16,7 @@ from data_prep.resampling import Area
 from data_prep.source_identity import identify
 from data_prep.sources import describe_groups, split_group
 from data_prep.time_axis import TimeAxis, same_calendar
-from data_prep.units import find_conversion
+from mcrnn.data.units import find_conversion
 from mcrnn.errors import UserError, did_you_mean
 
 Contents = dict[str, list[FileContent]]

@@ -2,7 +2,8 @@
 
 Units are understood by pint, with the registry of cf_xarray, which knows the spellings of the CF conventions. The rest
 of this module is what is written in files besides, and what would be converted to wrong numbers. Neither package is
-imported as long as units are equal but for their spelling.
+imported as long as units are equal but for their spelling. Conversion of files and forecasts from files both use it, so
+that they convert and refuse the same.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +51,26 @@ class Conversion:
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Convert values, in float64."""
         return np.asarray(values, np.float64) * self.scale + self.offset
+
+    @property
+    def words(self) -> str:
+        """The conversion in a sentence."""
+        return f"is converted from {self.source} to {self.target}"
+
+
+def is_difference(attributes: Mapping[str, Any]) -> bool:
+    """Return whether the attributes of a variable say that its values are differences, which have no zero of a scale.
+
+    The attribute `units_metadata` says so since version 1.11 of the CF conventions; before, names and methods do.
+    """
+    said, methods, *names = (
+        str(attributes.get(key, "")).lower().replace("_", " ")
+        for key in ("units_metadata", "cell_methods", "standard_name", "long_name")
+    )
+    if "temperature:" in said:
+        return "temperature: difference" in said
+    has_method = re.search(r":\s*(standard deviation|range|variance)\b", methods)
+    return has_method is not None or any(re.search(r"\b(anomal(y|ies)|differences?)\b", name) for name in names)
 
 
 @functools.lru_cache(maxsize=1024)

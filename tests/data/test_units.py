@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from data_prep.units import find_conversion
+from mcrnn.data.units import find_conversion
 
 
 def test_spellings_of_the_same_units_need_no_conversion() -> None:
