@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.file_content import FileContent
-from data_prep.sources import split_group
+from mcrnn.data.groups import split_group
 from mcrnn.errors import UserError
 
 

@@ -9,17 +9,9 @@ import xarray as xr
 
 from data_prep.dimensions import LEVEL, TIME, Dimensions, attribute, find_dimensions, recognise
 from data_prep.grid import Grid, coordinate_values
-from data_prep.sources import (
-    NoGroupError,
-    describe_groups,
-    groups_above,
-    open_group,
-    open_source,
-    request,
-    source_format,
-    split_group,
-)
+from data_prep.sources import NoGroupError, describe_groups, open_group, open_source, request, source_format
 from data_prep.time_axis import calendar_name, rounding_in_seconds, to_seconds
+from mcrnn.data.groups import groups_above, split_group
 from mcrnn.data.units import Conversion, is_difference
 from mcrnn.errors import UserError
 

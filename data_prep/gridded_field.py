@@ -17,8 +17,9 @@ from data_prep.dimensions import Dimensions
 from data_prep.grid import Grid
 from data_prep.resampling import Area, Remapping
 from data_prep.source_identity import SourceIdentity
-from data_prep.sources import open_source, request, source_format, split_group
+from data_prep.sources import open_source, request, source_format
 from data_prep.time_axis import TimeAxis
+from mcrnn.data.groups import split_group
 from mcrnn.data.missing_values import without_invalid
 from mcrnn.data.time_step import show
 from mcrnn.data.units import Conversion

@@ -15,16 +15,10 @@ from data_prep.file_content import has_variable, variables_of
 from data_prep.grid import Grid
 from data_prep.gridded_field import GriddedField
 from data_prep.source_identity import SourceIdentity, identify
-from data_prep.sources import (
-    find_sources,
-    groups_above,
-    open_source,
-    request,
-    source_format,
-    split_group,
-)
+from data_prep.sources import find_sources, open_source, request, source_format
 from data_prep.time_axis import TimeAxis
 from mcrnn.data.forcings import CHANNELS, SOLAR_ANGLE, STATIC, forcing_values
+from mcrnn.data.groups import groups_above, split_group
 from mcrnn.data.missing_values import without_invalid
 from mcrnn.errors import UserError, did_you_mean
 

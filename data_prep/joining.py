@@ -14,8 +14,9 @@ from data_prep.file_content import FileContent, has_fields, has_variable, only_v
 from data_prep.gridded_field import GriddedField, Part, SampleTimes
 from data_prep.resampling import Area
 from data_prep.source_identity import identify
-from data_prep.sources import describe_groups, split_group
+from data_prep.sources import describe_groups
 from data_prep.time_axis import TimeAxis, same_calendar
+from mcrnn.data.groups import split_group
 from mcrnn.data.units import find_conversion
 from mcrnn.errors import UserError, did_you_mean
 

@@ -13,14 +13,11 @@ import numpy as np
 
 from data_prep.gridded_field import GriddedField
 from data_prep.sources import named_variables
+from mcrnn.data.logarithms import is_negative, take_logarithm
 from mcrnn.errors import UserError
 
 PREFIX = "log_"
 """Begin of the names of channels that are logarithms."""
-
-ROUNDING = 1e-6
-"""Negative values down to this part of SCALE are taken: packed zeros may be rounded to them, and their logarithm is
-finite."""
 
 
 def parse_logarithms(texts: Sequence[str], variables: Sequence[str]) -> dict[str, float]:
@@ -86,7 +83,7 @@ def check_signs(field: GriddedField, field_NTCHW: np.ndarray, start: int) -> Non
     """
     for index, channel in enumerate(field.channels):
         scale = field.logarithms.get(channel.variable)
-        if scale is None or not (negative := field_NTCHW[:, :, index] < -ROUNDING * scale).any():
+        if scale is None or not (negative := is_negative(field_NTCHW[:, :, index], scale)).any():
             continue
         sample, time, row, column = (int(i[0]) for i in np.nonzero(negative))
         value = field_NTCHW[sample, time, index, row, column]
@@ -111,5 +108,5 @@ def take_logarithms(field: GriddedField, values: np.ndarray, axis: int) -> np.nd
     for index, channel in enumerate(field.channels):
         if (scale := field.logarithms.get(channel.variable)) is not None:
             place = (slice(None),) * axis + (index,)
-            result[place] = np.log1p(values[place].astype(np.float64) / scale)
+            result[place] = take_logarithm(values[place], scale)
     return result

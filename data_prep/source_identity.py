@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.local_copies import filesystem_of
-from data_prep.sources import ZARR_METADATA, groups_above, is_zarr, request, split_group, stamp_of
+from data_prep.sources import ZARR_METADATA, is_zarr, request, stamp_of
+from mcrnn.data.groups import groups_above, split_group
 from mcrnn.errors import UserError
 
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "Content-MD5", "mtime", "LastModified", "Last-Modified")

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import xarray as xr
 
 from data_prep.local_copies import filesystem_of, local_copy
+from mcrnn.data.groups import describe_fields, names_of_unnamed, split_group, with_coordinates_above
 from mcrnn.errors import UserError, did_you_mean, first_line
 from mcrnn.storage.s3 import S3_SCHEME, S3Prefix, s3_request
 
@@ -20,9 +21,6 @@ FILE_SUFFIXES = (".nc", ".nc3", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".hdf
 
 ZARR_METADATA = ("zarr.json", ".zmetadata", ".zgroup")
 """Objects of which a Zarr store has at least one."""
-
-SHOWN_GROUPS = 5
-"""Groups that a message names."""
 
 Result = TypeVar("Result")
 
@@ -105,35 +103,13 @@ def open_source(url: str, variable: str | None = None) -> xr.Dataset:
 def open_group(url: str, group: str) -> xr.Dataset:
     """Open a group of a source, the root by an empty name; see `open_source`."""
     stamp = stamp_of(url)
-    dataset = _open(url, group, None, stamp)
-    for parent in groups_above(group)[1:]:
-        if all(name in dataset.variables for name in dataset.dims):
-            break
-        above = _open(url, parent, None, stamp)
-        found = {
-            name: above.variables[name]
-            for name, size in dataset.sizes.items()
-            if name not in dataset.variables and name in above.coords and above.sizes.get(name) == size
-        }
-        dataset = dataset.assign_coords(found)
-    return dataset
+    return with_coordinates_above(group, lambda name: _open(url, name, None, stamp))
 
 
 def _with_named_dimensions(dataset: xr.Dataset, name: str) -> xr.Dataset:
-    """Name dimensions without names by their position.
-
-    The names that NetCDF gives them, `phony_dim_0` and so on, depend on what else is in a file and on sizes that happen
-    to be equal, and so change from file to file.
-    """
-    dims = dataset[name].dims if name in dataset.variables else ()
-    names = {dim: f"dim_{position}" for position, dim in enumerate(dims) if str(dim).startswith("phony_dim_")}
+    """Name dimensions of a variable that have no names by their position."""
+    names = names_of_unnamed(dataset.variables[name]) if name in dataset.variables else {}
     return dataset[[name]].rename_dims(names) if names else dataset
-
-
-def split_group(variable: str) -> tuple[str, str]:
-    """Return group and name of a variable: `t0_fields/density` is one in a group, whose name is empty otherwise."""
-    group, _, name = variable.rpartition("/")
-    return group, name
 
 
 def named_variables(name: str, variables: Sequence[str], option: str) -> list[str]:
@@ -151,12 +127,6 @@ def named_variables(name: str, variables: Sequence[str], option: str) -> list[st
     if not found:
         raise UserError(f"{option}: the field has no variable '{name}'{did_you_mean(name, list(variables))}")
     return found
-
-
-def groups_above(group: str) -> list[str]:
-    """Return a group, those that it is in, and the root, whose name is empty."""
-    names = group.split("/") if group else []
-    return ["/".join(names[:depth]) for depth in range(len(names), -1, -1)]
 
 
 @functools.lru_cache(maxsize=8)  # each NetCDF file that is open keeps up to 64 MB of chunks
@@ -210,14 +180,7 @@ def describe_groups(url: str) -> str:
     """Return the end of a sentence that names the groups of a source and their fields; empty where there are none."""
     if source_format(url) == "GRIB":
         return ""
-    found = {
-        group: [str(name) for name, array in dataset.data_vars.items() if len(array.dims) >= 2]
-        for group, dataset in request(url, lambda: _groups(url)).items()
-    }
-    named = [f"{group} ({', '.join(names)})" for group, names in found.items() if group and names]
-    more = f" and {len(named) - SHOWN_GROUPS} more" if len(named) > SHOWN_GROUPS else ""
-    listed = ", ".join(named[:SHOWN_GROUPS])
-    return f"; it has fields in the groups {listed}{more}: name one by --group" if named else ""
+    return describe_fields(request(url, lambda: _groups(url)))
 
 
 def require_library(url: str) -> None:
