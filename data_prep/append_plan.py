@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.channels import parse_variable
 from data_prep.common_units import conversions_of
-from data_prep.dimensions import ROLES
 from data_prep.field_source import FieldSource
 from data_prep.gridded_field import GriddedField
 from data_prep.inputs import Inputs, StaticField
@@ -18,6 +16,7 @@ from data_prep.joining import open_field, summary
 from data_prep.logarithms import with_logarithms
 from data_prep.masking import FieldMask, find_mask
 from data_prep.plan import Shard, SplitPlan, StorePlan
+from data_prep.recipe import differences_of, dimensions_of, units_of
 from data_prep.source_identity import SourceIdentity
 from data_prep.time_axis import TimeAxis, same_calendar
 from mcrnn.data.forcings import SOLAR_ANGLE, STATIC
@@ -103,10 +102,11 @@ def plan_append(store: FieldStore, urls: list[str], split: str | None, *, gaps: 
         urls,
         recipe["variables"],
         recipe.get("levels") or [],
-        _dimensions(recipe, store),
+        dimensions_of(store, urls),
         files_are_samples=not store.is_series,
-        units=_units(store),
+        units=units_of(store),
         level_units=store.attributes.get("level_units", ""),
+        differences=differences_of(store),
     )
     scales = {variable: scale for variable, (scale, _) in recipe.get("log", {}).items()}
     field = _named_as_in(store, with_logarithms(field, scales))
@@ -150,46 +150,6 @@ def plan_append(store: FieldStore, urls: list[str], split: str | None, *, gaps: 
     return AppendPlan(store, split, added, segments, plan, source, sources)
 
 
-def _dimensions(recipe: dict[str, Any], store: FieldStore) -> dict[str, str | None]:
-    """Return the dimensions by the names that they had when the store was made, as far as it says so.
-
-    Older stores only have the names of the dimensions of the first variable, in order. Which one is which is told from
-    their number, unless a name is that of another role: then dimensions are recognised as in a conversion.
-    """
-    if "roles" in recipe:
-        return dict(recipe["roles"])
-    names = recipe.get("dimensions", [])
-    found: dict[str, str | None] = dict.fromkeys(ROLES)
-    if len(names) > 2:
-        *others, found["row"], found["column"] = names
-        roles = ["time", "level"]
-        if not store.is_series and (len(others) == 3 or (len(others) == 2 and "@" not in recipe["variables"][0])):
-            roles = ["sample", "time", "level"]
-        likely = dict(zip(roles, others, strict=False))
-        if not any(
-            name.lower() in ROLES[other].names and name.lower() not in ROLES[role].names
-            for role, name in likely.items()
-            for other in roles
-        ):
-            found |= likely
-    return found
-
-
-def _units(store: FieldStore) -> list[str]:
-    """Return the units of the store by variable, of logarithms those before, as `--units` names them.
-
-    Of several variables, a store that was made when all had the same levels does not say which channels they have.
-    """
-    recipe = store.attributes["recipe"]
-    variables = [parse_variable(text)[0] for text in recipe["variables"]]
-    units = store.units_of([name for name in store.channels if name not in store.inputs])
-    if len(variables) != len(units) and len(variables) > 1:
-        return []
-    found = dict(zip(variables, units, strict=False))
-    found |= {variable: units for variable, (_, units) in recipe.get("log", {}).items()}
-    return [f"{variable}={units}" for variable, units in found.items()]
-
-
 def _named_as_in(store: FieldStore, field: GriddedField) -> GriddedField:
     """Return a field whose channels have the names of those of the store, of which each has the same place."""
     names = [name for name in store.channels if name not in store.inputs]
@@ -224,10 +184,19 @@ def _check_same(store: FieldStore, field: GriddedField) -> None:
     if not is_same and not (field.samples is not None and _is_same_step(axis.step, attributes["time_step"])):
         raise UserError(f"the sources have a time every {axis.step}, '{store.name}' every {attributes['time_step']}")
     grid = field.store_grid
-    for name, here, dimension in zip(grid.names, (grid.rows, grid.columns), ("height", "width"), strict=True):
-        there = store.coordinate(dimension)
-        if here.shape != there.shape or not np.allclose(here, there, rtol=1e-6, atol=1e-6):
-            raise UserError(f"the sources have another grid than '{store.name}': {name} differs")
+    here = replace(grid, names=("height", "width"))
+    there = replace(
+        here,
+        rows=store.coordinate("height"),
+        columns=store.coordinate("width"),
+        units=tuple(attributes.get("grid_units", ("", ""))),
+    )
+    if not there.is_same(here):
+        differing = [name for name, same in zip(grid.names, there.same_axes(here), strict=True) if not same]
+        unknown = [units for units, known in zip(grid.units, there.units, strict=True) if units and not known]
+        hint = f"; they are in {unknown[0]}, and the store does not say in which units it has them" if unknown else ""
+        differ = f"{' and '.join(differing)} differ{'s' if len(differing) == 1 else ''}"
+        raise UserError(f"the sources have another grid than '{store.name}': {differ}{hint}")
 
 
 def _is_same_step(step: str, other: str) -> bool:

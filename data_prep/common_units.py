@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -36,20 +36,24 @@ def parse_units(texts: Sequence[str], variables: Sequence[str]) -> dict[str, str
     return found
 
 
-def with_common_units(contents: dict[str, list[FileContent]], asked: Mapping[str, str]) -> dict[str, list[FileContent]]:
+def with_common_units(
+    contents: dict[str, list[FileContent]], asked: Mapping[str, str], differences: Collection[str]
+) -> dict[str, list[FileContent]]:
     """Return what sources hold, with the conversion of those whose units are others.
 
     Args:
         contents: for each variable what the sources hold of it.
         asked: units that are asked for, by variable; others get those of their first source.
+        differences: variables whose values are differences, such as anomalies of temperature.
 
     Raises:
         UserError: units do not convert into each other.
     """
     result = {}
     for variable, files in contents.items():
-        is_difference = any(content.is_difference for content in files)
-        result[variable] = [_converted(variable, c, files[0], asked.get(variable), is_difference) for c in files]
+        result[variable] = [
+            _converted(variable, content, files[0], asked.get(variable), variable in differences) for content in files
+        ]
     return result
 
 

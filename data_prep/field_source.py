@@ -201,6 +201,10 @@ def plan_store(
         attributes["scaling"] = dict.fromkeys(min_max, MIN_MAX)
     if field.level_units:
         attributes["level_units"] = field.level_units
+    if any(grid.units):
+        attributes["grid_units"] = list(grid.units)
+    if differences := [c.name for c in field.channels if c.variable in field.differences and c.name not in logarithms]:
+        attributes["differences"] = differences
     if grid.latitude is not None:
         attributes |= {"latitude": grid.latitude, "coarsening": BY_AREA}
     return StorePlan(

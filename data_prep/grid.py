@@ -85,10 +85,13 @@ class Grid:
 
     def is_same(self, other: Grid) -> bool:
         """Return whether two grids have the same dimensions and, to six digits and in the same units, coordinates."""
+        return self.names == other.names and all(self.same_axes(other))
+
+    def same_axes(self, other: Grid) -> tuple[bool, bool]:
+        """Return whether rows, and whether columns, have the same coordinates, to six digits and in the same units."""
         return (
-            self.names == other.names
-            and _are_close(self.rows, _in_units(other.rows, other.units[0], self.units[0]))
-            and _are_close(self.columns, _in_units(other.columns, other.units[1], self.units[1]))
+            _are_close(self.rows, _in_units(other.rows, other.units[0], self.units[0])),
+            _are_close(self.columns, _in_units(other.columns, other.units[1], self.units[1])),
         )
 
     def check_boundary(self, boundary: str) -> None:

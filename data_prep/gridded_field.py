@@ -78,6 +78,7 @@ class GriddedField:
         whole_grid: the grid of the sources.
         remapping: how the grid is made coarser, None if it is not.
         level_units: units of the levels of channels, empty where there are none.
+        differences: variables whose values are differences, such as anomalies of temperature, as far as sources say so.
         logarithms: scale of each variable that is stored as a logarithm, see `data_prep.logarithms`. It is no matter of
             this class, which reads the variables themselves.
     """
@@ -94,6 +95,7 @@ class GriddedField:
     remapping: Remapping | None = None
     level_units: str = ""
     logarithms: dict[str, float] = field(default_factory=dict)
+    differences: frozenset[str] = frozenset()
 
     @property
     def store_grid(self) -> Grid:

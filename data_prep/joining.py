@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ def open_field(
     group: str = "",
     units: Sequence[str] = (),
     level_units: str = "",
+    differences: Collection[str] = (),
 ) -> GriddedField:
     """Find out what is in some sources, without reading values of the field.
 
@@ -46,6 +47,7 @@ def open_field(
         group: the group of variables that are named without one.
         units: units that variables are to have, as `--units` names them; others get those of their first source.
         level_units: units of the levels, empty for those of the first source.
+        differences: variables that are known to hold differences, beside those of which a source says so.
 
     Raises:
         UserError: a variable, level or dimension is not there or not clear, the sources do not fit together, or the
@@ -71,7 +73,9 @@ def open_field(
         raise UserError(f"--level-dimension: {', '.join(names)} of '{urls[0]}' have no dimension '{level_name}'")
     _check_same(contents)
     asked = parse_units(units, names)
-    contents = with_common_units(contents, asked)
+    of_sources = {name for name, files in contents.items() if any(content.is_difference for content in files)}
+    of_differences = frozenset(of_sources.union(differences).intersection(names))
+    contents = with_common_units(contents, asked, of_differences)
     # Those of the first source by name, before sources are sorted by time and those without times are left out.
     units_of = {name: asked.get(name) or files[0].units or "1" for name, files in contents.items()}
     contents, level_units = with_common_levels(contents, level_units)
@@ -107,6 +111,7 @@ def open_field(
         long_name=", ".join(dict.fromkeys(files[0].long_name for files in contents.values())),
         whole_grid=every[0].grid,
         level_units=level_units if any(channel.level is not None for channel in channels) else "",
+        differences=of_differences,
     )
 
 

@@ -96,6 +96,12 @@ class FieldDescription:
         longitude: degrees east of each column before coarsening, likewise.
         min_max: min and max of the training split before coarsening, of the channels that are scaled by them, by name.
         logarithms: of the channels that are the logarithm of a variable, what they are, by name.
+        channel_units: units of each channel that is predicted; empty for a model that was trained before they were
+            kept, or on a store that does not say which channel has which units.
+        level_units: units of the levels that channels are at, empty where they are not known.
+        grid_units: units of rows and of columns where these are no degrees, each empty where they are not known.
+        differences: the channels whose values are differences, such as anomalies of temperature; see
+            `mcrnn.data.units`.
     """
 
     variable: str
@@ -120,6 +126,10 @@ class FieldDescription:
     longitude: tuple[float, ...] = ()
     min_max: dict[str, list[float]] = dataclasses.field(default_factory=dict, hash=False)
     logarithms: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    channel_units: tuple[str, ...] = ()
+    level_units: str = ""
+    grid_units: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, store: FieldStore, data: DataConfig) -> FieldDescription:
@@ -142,9 +152,10 @@ class FieldDescription:
         ends = zip(channels, *(store.statistic(name, data.variables) for name in ("min", "max")), strict=True)
         scaling, logarithms = (store.attributes.get(name, {}) for name in ("scaling", "logarithms"))
         has_solar_angle = SOLAR_ANGLE in inputs.values()
+        units = store.units_of(predicted)
         return cls(
             variable=store.attributes["variable"],
-            units=", ".join(dict.fromkeys(store.units_of(predicted))),
+            units=", ".join(dict.fromkeys(units)),
             time_step=store.attributes["time_step"],
             channels=channels,
             frame_shape=(len(channels), *store.grid(data.coarsen)),
@@ -165,6 +176,10 @@ class FieldDescription:
             longitude=tuple(store.coordinate("width").tolist()) if has_solar_angle else (),
             min_max={name: [low, high] for name, low, high in ends if scaling.get(name) == MIN_MAX},
             logarithms={name: logarithms[name] for name in channels if name in logarithms},
+            channel_units=() if any(", " in each for each in units) else tuple(units),
+            level_units=store.attributes.get("level_units", ""),
+            grid_units=tuple(store.attributes.get("grid_units", ())),
+            differences=tuple(name for name in store.attributes.get("differences", ()) if name in channels),
         )
 
     @property
@@ -192,6 +207,14 @@ class FieldDescription:
     def predicted(self) -> tuple[str, ...]:
         """Names of the channels that are no inputs."""
         return self.channels[: len(self.channels) - len(self.inputs)]
+
+    def expected_units(self, channel: str) -> str | None:
+        """Return the units of a channel; None where it is not known which of the field's units are this channel's."""
+        if channel in self.inputs:
+            return dict(zip(self.inputs, self.input_units, strict=True))[channel]
+        if self.channel_units:
+            return self.channel_units[self.predicted.index(channel)]
+        return None if ", " in self.units else self.units
 
     @property
     def forcings(self) -> list[str]:

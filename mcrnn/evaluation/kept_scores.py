@@ -24,7 +24,7 @@ SCORES = "reports/.cache"
 """Folder below the storage root where scores are kept."""
 VERSION = 2
 """Version of the files; another one makes evaluations compute the scores anew."""
-LATER_FIELDS = ("mask", "min_max", "logarithms")
+LATER_FIELDS = ("mask", "min_max", "logarithms", "channel_units", "level_units", "grid_units", "differences")
 """Fields of `FieldDescription` that are no part of a key where they are empty: earlier versions did not have them."""
 MODEL = ""
 """Name of a model's forecasts, beside the names of baselines. In files, names begin those of arrays."""

@@ -430,7 +430,17 @@ def test_files_that_are_samples_each_are_appended_as_such(samples_folder: Path) 
     assert np.array_equal(opened(samples_folder).load("val"), VALUES.reshape(12, 6, 1, 6, 8)[[1, 3, 4]])
 
 
-def test_samples_are_appended_whose_dimensions_have_no_names(samples_folder: Path) -> None:
+def forget_roles(folder: Path) -> None:
+    """Write the recipe of the store as earlier versions have."""
+    root = folder / "out.zarr/zarr.json"
+    document = json.loads(root.read_text())
+    del document["attributes"]["recipe"]["roles"]
+    document["attributes"]["sha256"] = root_digest(document)
+    root.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("is_older", [False, True])
+def test_samples_are_appended_whose_dimensions_have_no_names(samples_folder: Path, is_older: bool) -> None:
     values = VALUES.reshape(12, 6, 6, 8)
     for name, part in (("a", values[:7]), ("b", values[7:])):
         write_hdf5(f"{name}.hdf5", {"t0/density": part, "t1/velocity": np.stack([part, part + 1], -1)})
@@ -439,6 +449,8 @@ def test_samples_are_appended_whose_dimensions_have_no_names(samples_folder: Pat
     options |= {"variable": ["t0/density", "t1/velocity@1"], "overwrite": True}
     splits = {"train": "4", "val": "2", "test": "1", "boundary": "zeros"}
     convert(["a.hdf5"], "out.zarr", workers=1, storage=".", **splits, **options)
+    if is_older:
+        forget_roles(samples_folder)
     append("b.hdf5", split="test")
     assert np.array_equal(opened(samples_folder).load("test"), np.stack([values[6:], values[6:] + 1], 2))
 
@@ -452,11 +464,7 @@ def test_files_with_one_level_that_are_samples_are_appended(samples_folder: Path
     files = [f"one{n}.nc" for n in range(3)]
     convert(files, "out.zarr", workers=1, storage=".", overwrite=True, **splits)
     if is_older:
-        root = samples_folder / "out.zarr/zarr.json"
-        document = json.loads(root.read_text())
-        del document["attributes"]["recipe"]["roles"]
-        document["attributes"]["sha256"] = root_digest(document)
-        root.write_text(json.dumps(document))
+        forget_roles(samples_folder)
         convert(files, "out.zarr", workers=1, storage=".", **splits)  # is complete
     append("one3.nc", split="val")
     assert np.array_equal(opened(samples_folder).load("val"), VALUES.reshape(12, 6, 1, 6, 8)[[1, 3]])
@@ -502,3 +510,42 @@ def test_files_of_one_time_are_appended(folder: Path) -> None:
         hourly(LATER, 72).isel(time=n).to_netcdf(f"one{n}.nc")
     append("one0.nc", "one1.nc")
     assert np.array_equal(opened(folder).load("test")[0, 24:, 0], LATER[:2])
+
+
+def on_projection(values: np.ndarray, first: int, units: str, spacing: float) -> xr.Dataset:
+    axes = {name: (name, spacing * np.arange(size), {"units": units}) for name, size in (("y", 6.0), ("x", 8.0))}
+    return hourly(values, first).drop_vars(["lat", "lon"]).rename(lat="y", lon="x").assign_coords(axes)
+
+
+def test_coordinates_of_a_projection_are_compared_in_their_units(folder: Path) -> None:
+    on_projection(VALUES, 0, "m", 5000.0).to_netcdf("m.nc")
+    splits = DAYS | {"boundary": "zeros"}
+    convert(["m.nc"], "out.zarr", variable=["z"], workers=1, storage=".", overwrite=True, **splits)
+    on_projection(LATER, 72, "km", 5000.0).to_netcdf("far.nc")
+    with pytest.raises(UserError, match=r"another grid than '.*out.zarr': y and x differ$"):
+        append("far.nc")
+    on_projection(LATER, 72, "km", 5.0).to_netcdf("km.nc")
+    root = folder / "out.zarr/zarr.json"
+    newer = root.read_text()
+    document = json.loads(newer)
+    del document["attributes"]["grid_units"]
+    document["attributes"]["sha256"] = root_digest(document)
+    root.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"y and x differ; they are in km, and the store does not say in which units"):
+        append("km.nc")
+    root.write_text(newer)
+    append("km.nc")
+    assert np.array_equal(opened(folder).load("test")[0, 24:, 0], LATER)
+    assert opened(folder).coordinate("height")[1] == 5000.0
+
+
+def test_anomalies_are_appended_without_an_offset_where_only_the_store_says_that_they_are_some(folder: Path) -> None:
+    def anomalies(values: np.ndarray, first: int, **attributes: str) -> xr.Dataset:
+        part = hourly(values, first)
+        return part.assign(z=part["z"].assign_attrs(attributes))
+
+    anomalies(VALUES, 0, units="K", long_name="temperature anomaly").to_netcdf("k.nc")
+    convert(["k.nc"], "out.zarr", variable=["z"], workers=1, storage=".", overwrite=True, **DAYS)
+    anomalies(LATER, 72, units="degC").to_netcdf("c.nc")
+    append("c.nc")
+    assert np.array_equal(opened(folder).load("test")[0, 24:, 0], LATER)
