@@ -3,7 +3,8 @@
     python -m mcrnn.forecast models:/mcrnn-ns@champion recent.nc --steps 40 --out forecast.nc
     python -m mcrnn.forecast models:/mcrnn-z500@champion data/z500.zarr --from 2018-03-01 --from 2018-06-01 --out f.zarr
 
-The result has the variables, coordinates, units and calendar of the input, so that it opens beside it.
+The result has the variables, coordinates and calendar of the input, so that it opens beside it, in the units of the
+model.
 """
 
 from __future__ import annotations
@@ -57,6 +58,14 @@ def forecast(
         int | None, typer.Option(min=1, help="Number of given frames; by default as in the model's validation.")
     ] = None,
     split: Annotated[str, typer.Option(help="Split of a field store: train, val or test.")] = "test",
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Group of a NetCDF file or Zarr group that the variables are in, such as obs; by default that of the "
+            "model's data, or none.",
+        ),
+    ] = None,
     animate: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Also write an animation of the first forecast, as .mp4 or .gif."),
@@ -67,9 +76,10 @@ def forecast(
 ) -> None:
     """Continue frames of your own with a trained model, and write the forecasts as NetCDF or Zarr.
 
-    The frames before each start warm the model up; it then runs on its own output. Another grid, other units, another
-    interval between frames, missing values or too few frames are refused. All samples and all starts are computed in
-    batches.
+    The frames before each start warm the model up; it then runs on its own output. Values in other units are converted
+    to the model's, and the logarithm of a variable is taken where the model was trained on it. Another grid, units that
+    do not convert, another interval between frames, missing values or too few frames are refused. All samples and all
+    starts are computed in batches.
     """
     root = Storage.open(storage)
 
@@ -97,8 +107,10 @@ def forecast(
     trained.network.to(place)
     given_count = warm_up or trained.config.validation.warm_up
     lead_count = steps or trained.config.validation.horizon + 1
-    with opened(data, root, split) as source:
+    with opened(data, root, split, group or "") as source:
         given = fit(source, trained)
+        if given.conversions:
+            print(given.conversions)
         frames = find_starts(given, starts or [], given_count)
         count = given.samples * len(frames)
         with Bar("forecasting", count, "forecasts") as bar:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.field_reader import coarsened
+from mcrnn.data.logarithms import is_negative, take_logarithm
 from mcrnn.data.masks import coarse_mask
 from mcrnn.data.missing_values import without_invalid
 from mcrnn.data.time_step import Time, TimeStep, show
 from mcrnn.errors import UserError
-
-if TYPE_CHECKING:
-    import xarray as xr
+from mcrnn.forecasting.channels import GivenChannel, Logarithm, describe_conversions
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class GivenFrames:
         name: where they come from, for messages.
         field: the field of the model.
         channels: the model's channels in order but for its forcings, each with the dimensions sample (if there are
-            any), time, row and column in any order; not loaded. Static ones may be without time and sample.
+            any), time, row and column in any order. Static ones may be without time and sample.
         sample: name of the dimension of samples, None where there is one sequence of frames only.
         time: name of the dimension of times.
         grid: names of the dimensions of rows and of columns.
@@ -42,7 +41,7 @@ class GivenFrames:
 
     name: str
     field: FieldDescription
-    channels: tuple[xr.DataArray, ...]
+    channels: tuple[GivenChannel, ...]
     sample: str | None
     time: str
     grid: tuple[str, str]
@@ -57,15 +56,24 @@ class GivenFrames:
     @property
     def samples(self) -> int:
         """Number of samples."""
-        return 1 if self.sample is None else self.channels[0].sizes[self.sample]
+        return 1 if self.sample is None else self.channels[0].array.sizes[self.sample]
 
     @property
     def is_from_the_north(self) -> bool:
         """Whether the first row is the northernmost, so that pictures show it at the top."""
-        rows = self.channels[0].coords.get(self.grid[0])
+        rows = self.channels[0].array.coords.get(self.grid[0])
         if rows is None or not str(rows.attrs.get("units", "")).startswith("degrees_n"):
             return False
         return bool(rows[0] > rows[-1])
+
+    @property
+    def conversions(self) -> str:
+        """Which variables are converted, in one line; empty where none is."""
+        return describe_conversions(self.channels)
+
+    def loaded(self) -> GivenFrames:
+        """Return the same frames with all values in memory, so that the source can be closed."""
+        return replace(self, channels=tuple(replace(each, array=each.array.load()) for each in self.channels))
 
     def read(self, samples: Sequence[int], last_frames: Sequence[int], warm_up: int) -> np.ndarray:
         """Read windows of consecutive frames.
@@ -79,37 +87,56 @@ class GivenFrames:
             float32 (B, warm_up, C, H, W), on the model's grid, NaN outside of its mask.
 
         Raises:
-            UserError: a value is missing.
+            UserError: a value is missing, or negative where the model takes its logarithm.
         """
         frames_BT = np.asarray(last_frames)[:, None] + np.arange(1 - warm_up, 1)
         frames, position_BT = np.unique(frames_BT, return_inverse=True)
         consecutive = len(frames) == frames[-1] - frames[0] + 1
         selected = slice(int(frames[0]), int(frames[-1]) + 1) if consecutive else frames
         place_BT = np.asarray(samples)[:, None], position_BT.reshape(frames_BT.shape)
-        channels = [self._values(channel, selected, len(frames))[place_BT] for channel in self.channels]
+        channels = [self._values(c, selected, len(frames))[place_BT] for c in range(len(self.channels))]
         windows_BTCHW = np.stack(channels, axis=2)
         if self.mask is not None:
             windows_BTCHW = np.where(self.mask, windows_BTCHW, np.float32(0))
         if not np.isfinite(windows_BTCHW).all():
             b, t, c = (int(i[0]) for i in np.nonzero(~np.isfinite(windows_BTCHW))[:3])
+            at = f"{self.channels[c].array.name} at {show(self.times[frames_BT[b, t]])}"
             raise UserError(
-                f"'{self.name}' has missing values in {self.channels[c].name} at {show(self.times[frames_BT[b, t]])}; "
-                f"a model needs a value at each point of its {'grid' if self.mask is None else 'mask'}: fill them first"
+                f"'{self.name}' has missing values in {at}; a model needs a value at each point of its "
+                f"{'grid' if self.mask is None else 'mask'}: fill them first"
             )
         given_BTCHW = coarsened(windows_BTCHW, self.coarsen, self.row_weights, self.mask)
         if self.mask is not None:
             given_BTCHW = np.where(coarse_mask(self.mask, self.coarsen), given_BTCHW, np.float32(np.nan))
         return self._with_forcings(given_BTCHW, frames_BT)
 
-    def _values(self, channel: xr.DataArray, selected: slice | np.ndarray, count: int) -> np.ndarray:
-        """Return some frames of all samples of a channel, (N, T, H, W)."""
-        order = [name for name in (self.sample, self.time, *self.grid) if name in channel.dims]
-        piece = channel.isel({self.time: selected}, missing_dims="ignore").transpose(*order).variable
-        values = without_invalid(piece, np.asarray(piece.values), is_netcdf="source" in piece.encoding)
+    def _values(self, index: int, selected: slice | np.ndarray, count: int) -> np.ndarray:
+        """Return some frames of all samples of a channel, as the model takes them, float32 (N, T, H, W)."""
+        channel = self.channels[index]
+        order = [name for name in (self.sample, self.time, *self.grid) if name in channel.array.dims]
+        piece = channel.array.isel({self.time: selected}, missing_dims="ignore").transpose(*order).variable
+        dtype = np.float32 if channel.conversion is None else np.float64
+        values = without_invalid(piece, np.asarray(piece.values), is_netcdf="source" in piece.encoding, dtype=dtype)
+        if channel.conversion is not None:
+            with np.errstate(over="ignore"):  # what is beyond the range of float32 is refused as missing
+                values = channel.conversion.apply(values).astype(np.float32)
+        if channel.logarithm is not None:
+            values = self._logarithm(channel, channel.logarithm, values, index)
         if self.time not in order:
             values = np.expand_dims(values, -3)
         values_NTHW = values if self.sample in order else values[None]
         return np.broadcast_to(values_NTHW, (self.samples, count, *values.shape[-2:]))
+
+    def _logarithm(self, channel: GivenChannel, logarithm: Logarithm, values: np.ndarray, index: int) -> np.ndarray:
+        """Return the logarithm of values (..., H, W), of which those outside of the mask do not count."""
+        counted = values if self.mask is None else np.where(self.mask[index], values, np.float32(0))
+        if (negative := is_negative(counted, logarithm.scale)).any():
+            raise UserError(
+                f"{channel.array.name} in '{self.name}' has negative values, the first of which is "
+                f"{counted[negative][0]:g}, and the model takes {logarithm.formula} of it: correct them first, for "
+                "example with cdo setrtoc"
+            )
+        return take_logarithm(counted, logarithm.scale)
 
     def _with_forcings(self, windows_BTCHW: np.ndarray, frames_BT: np.ndarray) -> np.ndarray:
         """Return windows with the model's forcings, in the order of its channels."""

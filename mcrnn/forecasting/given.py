@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcrnn.data.forcings import STATIC
 from mcrnn.data.sphere import latitude_weights
 from mcrnn.data.time_step import Time, TimeStep
-from mcrnn.errors import UserError, did_you_mean
+from mcrnn.data.units import find_conversion
+from mcrnn.errors import UserError
+from mcrnn.forecasting.channels import find_channels, units_of
 from mcrnn.forecasting.frames import GivenFrames
 from mcrnn.forecasting.source import Source
 from mcrnn.models.trained_model import TrainedModel
@@ -28,12 +30,9 @@ def fit(source: Source, model: TrainedModel) -> GivenFrames:
     Raises:
         UserError: the source is not what the model takes; the message says what it takes.
     """
-    origins = _origins(model.field.recipe)
-    names = [name for name in model.field.channels if model.field.inputs.get(name, STATIC) == STATIC]
-    logarithms = model.field.logarithms
-    channels = tuple(_channel(source, name, origins.get(name), logarithms.get(name)) for name in names)
-    first = channels[0]
-    time, rows, columns = _roles(source, first)
+    found = find_channels(source, model.field)
+    first = found[0].array
+    time, rows, columns = _roles(source, first, model.field.recipe.get("roles") or {})
     others = [str(name) for name in first.dims if name not in (time, rows, columns)]
     alone = {name: 0 for name in others if first.sizes[name] == 1}
     samples = [name for name in others if name not in alone]
@@ -42,15 +41,25 @@ def fit(source: Source, model: TrainedModel) -> GivenFrames:
             f"{first.name} in '{source.name}' has the dimensions {', '.join(map(str, first.dims))}; beside time, rows "
             f"and columns, one of samples may be left: select from {' and '.join(samples)} first"
         )
-    channels = tuple(channel.isel(alone, missing_dims="ignore") for channel in channels)
-    for name, channel in zip(names[1:], channels[1:], strict=True):
-        is_static = name in model.field.inputs and {rows, columns} <= set(channel.dims)
-        sizes = {str(d): n for d, n in channels[0].sizes.items() if not is_static or d in channel.dims}
-        if channel.sizes != sizes:
-            raise UserError(f"'{source.name}' has other dimensions for {channel.name} than for {first.name}")
-    _check_units(source, channels, model)
-    coarsen = _check_grid(source.name, channels[0], (rows, columns), model)
-    times, step = _times(source.name, channels[0], time, model)
+    channels = tuple(replace(c, array=c.array.isel(alone, missing_dims="ignore")) for c in found)
+    first = channels[0].array
+    for channel in channels[1:]:
+        is_static = channel.name in model.field.inputs and {rows, columns} <= set(channel.array.dims)
+        sizes = {str(d): n for d, n in first.sizes.items() if not is_static or d in channel.array.dims}
+        if channel.array.sizes != sizes:
+            raise UserError(f"'{source.name}' has other dimensions for {channel.array.name} than for {first.name}")
+        if differing := [str(d) for d in sizes if not _have_same(first, channel.array, str(d))]:
+            raise UserError(
+                f"'{source.name}' has another coordinate {differing[0]} for {channel.array.name} than for {first.name}"
+            )
+    coarsen = _check_grid(source.name, first, (rows, columns), model)
+    block = model.config.data.coarsen
+    if coarsen != block and (plain := next((c for c in channels if c.logarithm is not None), None)) is not None:
+        raise UserError(
+            f"'{source.name}' has {plain.array.name} on the model's grid, at whose points the model takes means of its "
+            f"logarithm over blocks of {block}: give it on the finer grid, or these means as {plain.name}"
+        )
+    times, step = _times(source.name, first, time, model)
     mask_CHW = model.field.model_mask if coarsen == 1 else model.field.store_mask
     _check_mask(source, model, mask_CHW)
     return GivenFrames(
@@ -63,10 +72,10 @@ def fit(source: Source, model: TrainedModel) -> GivenFrames:
         times,
         step,
         coarsen,
-        _row_weights(source.name, channels[0], rows, model) if coarsen > 1 else None,
+        _row_weights(source.name, first, rows, model) if coarsen > 1 else None,
         dict(source.dataset.attrs),
-        _mask_of(names, model, mask_CHW),
-        _place(source.name, channels[0], (rows, columns), coarsen, model),
+        _mask_of([channel.name for channel in channels], model, mask_CHW),
+        _place(source.name, first, (rows, columns), coarsen, model),
     )
 
 
@@ -89,54 +98,26 @@ def _place(
     return None if all(same) else (rows, columns)
 
 
-def _origins(recipe: dict[str, Any]) -> dict[str, tuple[str, float | None]]:
-    """Return of which variable, and at which level, the channels of a store are, as far as its recipe says so."""
-    names, variables = recipe.get("channels", []), recipe.get("variables", [])
-    if names:
-        parts = [str(variable).partition("@") for variable in variables]
-        return {n: (v, float(level) if at else None) for n, (v, at, level) in zip(names, parts, strict=True)}
-    levels = recipe.get("levels") or []  # as earlier versions have written it
-    return {str(v): (str(v), float(levels[0])) for v in variables} if len(levels) == 1 else {}
+def _have_same(first: xr.DataArray, other: xr.DataArray, dimension: str) -> bool:
+    """Return whether two variables, which may be in different groups, have the same coordinate along a dimension."""
+    here, there = first.coords.get(dimension), other.coords.get(dimension)
+    if here is None or there is None:
+        return here is there
+    if here.attrs.get("units") != there.attrs.get("units"):
+        return False
+    if here.dtype.kind in "iuf" and there.dtype.kind in "iuf":
+        return bool(np.allclose(here, there, rtol=1e-6, atol=1e-6))
+    return here.variable.equals(there.variable)
 
 
-def _channel(source: Source, name: str, origin: tuple[str, float | None] | None, logarithm: str | None) -> xr.DataArray:
-    """Return a channel: the variable of its name, or a level of the variable that it was made of, as z500 of z."""
-    variables = source.dataset.data_vars
-    if logarithm is not None and name not in variables:
-        raise UserError(f"'{source.name}' has no variable '{name}', which the model takes: it is {logarithm}")
-    if name in variables:
-        found, level = variables[name], origin[1] if origin is not None else None
-    elif origin is not None and origin[0] in variables:
-        found, level = variables[origin[0]], origin[1]
-    else:
-        parts = {v: re.fullmatch(re.escape(str(v)) + r"([0-9.]+)", name) for v in variables}
-        matches = [(variables[v], float(part.group(1))) for v, part in parts.items() if part is not None]
-        if not matches:
-            known = [str(v) for v, variable in variables.items() if variable.ndim >= 2]
-            raise UserError(
-                f"'{source.name}' has no variable '{name}', which the model takes{did_you_mean(name, known)}"
-            )
-        found, level = matches[0]
-    import cf_xarray  # noqa: F401  (adds the accessor `cf`)
+def _roles(source: Source, channel: xr.DataArray, of_before: Mapping[str, str | None]) -> tuple[str, str, str]:
+    """Return the names of the dimensions of time, rows and columns.
 
-    vertical = [d for d in found.cf.guess_coord_axis().cf.axes.get("Z", []) if d in found.dims and d in found.coords]
-    vertical = [] if source.grid else [d for d in vertical if d in found.dims[:-2]]
-    if not vertical or (level is None and found.sizes[vertical[0]] == 1):
-        return found
-    values = found[vertical[0]].values.astype(float)
-    listed = ", ".join(f"{value:g}" for value in values)
-    if level is None:
-        raise UserError(
-            f"{found.name} in '{source.name}' has the levels {listed}, and the model takes only one: select it"
-        )
-    matching = np.flatnonzero(np.isclose(values, level))
-    if len(matching) != 1:
-        raise UserError(f"{found.name} in '{source.name}' has no level {level:g}, which the model takes, but {listed}")
-    return found.isel({vertical[0]: int(matching[0])})
-
-
-def _roles(source: Source, channel: xr.DataArray) -> tuple[str, str, str]:
-    """Return the names of the dimensions of time, rows and columns."""
+    Args:
+        source: the source.
+        channel: the variable.
+        of_before: the names that they had in the sources of the model's data, which tell them where they are the same.
+    """
     import cf_xarray  # noqa: F401  (adds the accessor `cf`)
 
     dimensions = [str(name) for name in channel.dims]
@@ -146,35 +127,19 @@ def _roles(source: Source, channel: xr.DataArray) -> tuple[str, str, str]:
         names = [*labelled.cf.axes.get(axis, []), *labelled.cf.coordinates.get(coordinate, [])]
         return next((str(name) for name in names if name in dimensions), None)
 
-    time = "time" if "time" in dimensions else found("T", "time")
+    before = {} if source.grid is not None else {role: name for role, name in of_before.items() if name in dimensions}
+    time = before.get("time") or ("time" if "time" in dimensions else found("T", "time"))
     if time is None or len(dimensions) < 3:
         raise UserError(
             f"{channel.name} in '{source.name}' has the dimensions {', '.join(dimensions) or 'none'}; forecasts need "
             "time, rows and columns"
         )
+    if before.get("row") and before.get("column"):
+        return time, str(before["row"]), str(before["column"])
     rows, columns = source.grid or (found("Y", "latitude"), found("X", "longitude"))
     if rows is None or columns is None:
         rows, columns = [name for name in dimensions if name != time][-2:]
     return time, rows, columns
-
-
-def _check_units(source: Source, channels: tuple[xr.DataArray, ...], model: TrainedModel) -> None:
-    expected = model.field.units
-    predicted = channels[: len(model.field.predicted)]
-    names = [name for name, kind in model.field.inputs.items() if kind == STATIC]
-    each = dict.fromkeys(str(channel.attrs.get("units", "1")) for channel in predicted)  # a set that keeps its order
-    units = ", ".join(each)
-    if units != expected:
-        raise UserError(
-            f"'{source.name}' has the units {units}, the model takes {expected}: convert the values; if only the "
-            "spelling differs, set the attribute units"
-        )
-    units_of_inputs = dict(zip(model.field.inputs, model.field.input_units, strict=True))
-    for channel, name in zip(channels[len(predicted) :], names, strict=True):
-        if (found := str(channel.attrs.get("units", "1"))) != units_of_inputs[name]:
-            raise UserError(
-                f"{name} in '{source.name}' is in {found}, the model takes it in {units_of_inputs[name]}: convert it"
-            )
 
 
 def _check_grid(name: str, channel: xr.DataArray, grid: tuple[str, str], model: TrainedModel) -> int:
@@ -197,7 +162,8 @@ def _check_grid(name: str, channel: xr.DataArray, grid: tuple[str, str], model: 
     if (height, width) in fits:
         coarsen = fits[height, width]
         if all(
-            _is_same(channel, dimension, values, coarsen) for dimension, values in zip(grid, coordinates, strict=True)
+            _is_same(channel, dimension, values, coarsen, units)
+            for dimension, values, units in zip(grid, coordinates, model.field.grid_units or ("", ""), strict=True)
         ):
             return coarsen
     sizes = " or ".join(f"{h} x {w}" for h, w in dict.fromkeys([(expected[0] * block, expected[1] * block), *fits]))
@@ -238,25 +204,41 @@ def _row_weights(name: str, channel: xr.DataArray, rows: str, model: TrainedMode
     return latitude_weights(channel[rows].values)
 
 
-def _is_same(channel: xr.DataArray, dimension: str, expected: tuple[float, ...], block: int) -> bool:
-    """Return whether the coordinates along a dimension are the model's; where one of them is not known, True."""
+def _is_same(channel: xr.DataArray, dimension: str, expected: tuple[float, ...], block: int, units: str) -> bool:
+    """Return whether the coordinates along a dimension are the model's; where one of them is not known, True.
+
+    Args:
+        channel: the variable.
+        dimension: the dimension.
+        expected: the coordinates of the model.
+        block: side of the blocks of points that are averaged.
+        units: units of the coordinates of the model, empty where they are not known.
+    """
     if not expected or dimension not in channel.coords:
         return True
     found = channel[dimension].values.astype(float).reshape(-1, block).mean(1)
+    stated = units_of(channel[dimension])
+    if stated and units:
+        try:
+            conversion = find_conversion(stated, units)
+        except ValueError:
+            return False
+        found = found if conversion is None else conversion.apply(found)
     spacing = abs(expected[-1] - expected[0]) / max(len(expected) - 1, 1)
     return bool(np.allclose(found, expected, rtol=1e-6, atol=CLOSE * spacing))
 
 
 def _times(name: str, channel: xr.DataArray, dimension: str, model: TrainedModel) -> tuple[list[Time], TimeStep]:
-    """Return the times of the frames, and the interval of the model."""
-    step = TimeStep.parse(model.field.time_step)
+    """Return the times of the frames, and the interval of the model in the units of these times."""
+    coordinate = channel.coords.get(dimension)
+    if model.field.recipe.get("calendar", "") is None and (coordinate is None or coordinate.dtype.kind in "iuf"):
+        step = _step_in_units(name, model.field.time_step, coordinate)
+    else:
+        step = TimeStep.parse(model.field.time_step)
     count = channel.sizes[dimension]
     if not count:
         raise UserError(f"'{name}' has no frames")
-    if dimension not in channel.coords:
-        values: list[Any] = [i * step.count for i in range(count)]
-    else:
-        values = channel[dimension].values.tolist()
+    values: list[Any] = [i * step.count for i in range(count)] if coordinate is None else coordinate.values.tolist()
     dated = not isinstance(values[0], int | float)
     if dated and not model.field.store_digest and count > 1:  # the interval of a converted model is not known
         return values, TimeStep.parse(f"{(values[-1] - values[-2]).total_seconds():g} s")
@@ -265,3 +247,29 @@ def _times(name: str, channel: xr.DataArray, dimension: str, model: TrainedModel
         kind = "dates as times" if dated else "times without dates (their units are not such as hours since 1979-01-01)"
         raise UserError(f"'{name}' has {kind}; the model takes {wanted}")
     return values, step
+
+
+def _step_in_units(name: str, text: str, times: xr.DataArray | None) -> TimeStep:
+    """Return the interval between times of samples, which are numbers, in the units of a source.
+
+    Args:
+        name: name of the source, for messages.
+        text: the interval of the model, such as `0.5 s` or `1`.
+        times: the times of the source, None where it has none.
+
+    Raises:
+        UserError: there are no times, or the units of both do not convert into each other.
+    """
+    number, _, own = text.partition(" ")
+    count, units = float(number), "" if times is None else units_of(times)
+    if own and times is None:
+        raise UserError(f"'{name}' has no times, and the model takes frames {text} apart: write the times first")
+    if own and units:
+        try:
+            conversion = find_conversion(own, units)
+        except ValueError as error:
+            raise UserError(
+                f"'{name}' has times in {units}, the model takes frames {text} apart, and {error}"
+            ) from None
+        count = count if conversion is None else float(conversion.apply(np.array(count)))
+    return TimeStep(f"{count:g} {units or own}".strip(), count, "")

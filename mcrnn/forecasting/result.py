@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mcrnn.data.logarithms import invert_logarithm
 from mcrnn.data.memory import memory_budget
 from mcrnn.data.time_step import hours_between
 from mcrnn.errors import UserError
+from mcrnn.forecasting.channels import GivenChannel
 from mcrnn.forecasting.frames import GivenFrames
 from mcrnn.models.trained_model import TrainedModel
 
@@ -58,7 +60,7 @@ def forecast(
     """
     _, height, width = model.field.frame_shape
     if model.network.takes_any_grid:
-        height, width = (given.channels[0].sizes[d] // given.coarsen for d in given.grid)
+        height, width = (given.channels[0].array.sizes[d] // given.coarsen for d in given.grid)
     check_memory(given.samples * len(starts), steps, model, (height, width))
     shape = (given.samples * len(starts), steps, model.network.channels_out, height, width)
     forecasts_BTCHW = np.empty(shape, np.float32)
@@ -125,14 +127,19 @@ def label(
     values = values if several else values.squeeze(len(samples))
     variables: dict[str, list[xr.DataArray]] = {}
     for index, channel in enumerate(given.channels[: model.network.channels_out]):
-        template = _coarsened(channel.isel({given.time: 0}, drop=True), given)
+        array = channel.array
+        template = _coarsened(array.isel({given.time: 0}, drop=True), given)
         template = template.drop_vars([n for n, c in template.coords.items() if given.time in c.dims])
         order = (*samples, *times, rows, columns)
-        attributes = {k: v for k, v in channel.attrs.items() if k not in OF_PACKED_VALUES}
-        variable = xr.DataArray(np.take(values, index, axis=-3), template.coords, order, channel.name, attributes)
-        if "grid_mapping" in channel.encoding:
-            variable.encoding["grid_mapping"] = channel.encoding["grid_mapping"]
-        variables.setdefault(str(channel.name), []).append(variable)
+        forecast_of_channel = np.take(values, index, axis=-3)
+        if channel.logarithm is not None:
+            forecast_of_channel = invert_logarithm(forecast_of_channel, channel.logarithm.scale)
+        variable = xr.DataArray(
+            forecast_of_channel, template.coords, order, array.name, _attributes(channel, given.coarsen)
+        )
+        if "grid_mapping" in array.encoding:
+            variable.encoding["grid_mapping"] = array.encoding["grid_mapping"]
+        variables.setdefault(str(array.name), []).append(variable)
     data = xr.Dataset({name: _joined(levels) for name, levels in variables.items()})
     data = data.assign_coords(_time_coordinates(given, starts, steps, several))
     for name in data.variables:
@@ -153,8 +160,26 @@ def label(
         "history": history,
         **{f"mcrnn_{key}": value for key, value in identity.items()},
         "mcrnn_given_frames": warm_up,
+        **({"mcrnn_conversions": given.conversions} if given.conversions else {}),
     }
     return data
+
+
+def _attributes(channel: GivenChannel, coarsen: int) -> dict[str, Any]:
+    """Return the attributes of a forecast of a channel: those of the input, with the units of the model.
+
+    Other attributes that name units, as `GRIB_units` of cfgrib, are not true of converted values.
+    """
+    found = {k: v for k, v in channel.array.attrs.items() if k not in OF_PACKED_VALUES}
+    if channel.conversion is not None:
+        found = {k: v for k, v in found.items() if not k.lower().endswith("units")}
+    if channel.units is not None and ("units" in channel.array.attrs or channel.units != "1"):
+        found["units"] = channel.units
+    if channel.logarithm is not None:
+        mean = f" of its mean over blocks of {coarsen} x {coarsen} points" if coarsen > 1 else ""
+        inverse = f"inverse{mean} of the forecast of {channel.logarithm.formula}, 0 where that is negative"
+        found["comment"] = "; ".join([*([str(found["comment"])] if "comment" in found else []), inverse])
+    return found
 
 
 def _coarsened(frame: xr.DataArray, given: GivenFrames) -> xr.DataArray:
@@ -188,7 +213,7 @@ def _time_coordinates(given: GivenFrames, starts: Sequence[int], steps: int, sev
     references = [given.times[start] for start in starts]
     times = [[given.step.after(reference, lead) for lead in range(1, steps + 1)] for reference in references]
     dated = not isinstance(references[0], int | float)
-    source = given.channels[0].coords.get(given.time)
+    source = given.channels[0].array.coords.get(given.time)
     attributes = {} if source is None else {k: v for k, v in source.attrs.items() if k not in ("bounds", "axis")}
     attributes = {"long_name": "time"} | attributes
     if dated:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mcrnn.data.groups import describe_fields, names_of_unnamed, split_group, with_coordinates_above
 from mcrnn.data.store import FieldStore
 from mcrnn.data.store_format import FORMAT, SPLITS
 from mcrnn.errors import UserError, did_you_mean, first_line
@@ -36,16 +38,40 @@ class Source:
         dataset: the data set, with dates as cftime objects.
         grid: names of the dimensions of the rows and the columns, None where they have to be recognised.
         masks: for variables without values at some points of the grid, the points that have them.
+        groups: opens all groups, data sets by their paths; the root has an empty one.
+        group: path of the group that the data set is, empty for the root.
     """
 
     name: str
     dataset: xr.Dataset
     grid: tuple[str, str] | None = None
     masks: dict[str, np.ndarray] = field(default_factory=dict)
+    groups: Callable[[], dict[str, xr.Dataset]] = dict
+    group: str = ""
+
+    def find(self, path: str) -> xr.DataArray | None:
+        """Return a variable; None where there is none.
+
+        Args:
+            path: its name, behind its group below that of the source as in `obs/t`.
+
+        Returns:
+            The variable with the coordinates that its dimensions have in the groups above. Dimensions without names, as
+            in HDF5 files, are `dim_0` and so on, by their position.
+        """
+        below, name = split_group(path)
+        dataset: xr.Dataset | None = self.dataset
+        if below:
+            whole = f"{self.group}/{below}" if self.group else below
+            groups = self.groups()
+            dataset = with_coordinates_above(whole, groups.__getitem__) if whole in groups else None
+        if dataset is None or name not in dataset.data_vars:
+            return None
+        return dataset[name].rename(names_of_unnamed(dataset[name]))
 
 
 @contextlib.contextmanager
-def opened(name: str, storage: Storage, split: str) -> Iterator[Source]:
+def opened(name: str, storage: Storage, split: str, group: str = "") -> Iterator[Source]:
     """Open a source within the context.
 
     Args:
@@ -53,13 +79,14 @@ def opened(name: str, storage: Storage, split: str) -> Iterator[Source]:
             there is none, to the current folder; or a URL of either on S3.
         storage: the storage root.
         split: which split of a field store is meant.
+        group: the group of a file, or of a Zarr group that is no field store, in which variables are looked up.
 
     Raises:
         UserError: there is no such source, or it cannot be read.
     """
     if _is_file(name):
-        with _local_file(name) as path, open_netcdf(path, name) as dataset:
-            yield Source(name, dataset)
+        with _local_file(name) as path, open_netcdf(path, name, group) as source:
+            yield source
         return
     places = [storage.location(name), *([] if S3_SCHEME in name else [LocalFolder(Path(name).expanduser().resolve())])]
     location = next((place for place in places if _is_zarr(place)), None)
@@ -67,8 +94,11 @@ def opened(name: str, storage: Storage, split: str) -> Iterator[Source]:
         raise UserError(f"there is no '{name}': neither a NetCDF file nor a Zarr group")
     with _open_zarr(location, name) as dataset:
         if dataset.attrs.get("format") != FORMAT:
-            yield Source(name, dataset)
+            with _groups_of(name, "Zarr", location.zarr_store(), engine="zarr", consolidated=False) as groups:
+                yield _in_group(Source(name, dataset, groups=groups), group)
             return
+    if group:
+        raise UserError(f"'{name}' is a field store, whose splits have no groups: leave out --group")
     with _open_store(location, name, split) as source:
         yield source
 
@@ -102,18 +132,56 @@ def _local_file(name: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def open_netcdf(path: Path, name: str) -> Iterator[xr.Dataset]:
+def open_netcdf(path: Path, name: str, group: str = "") -> Iterator[Source]:
     """Open a NetCDF file within the context.
 
+    Args:
+        path: the file.
+        name: its name in messages.
+        group: the group in which variables are looked up, empty for the root.
+
     Raises:
-        UserError: it cannot be read as NetCDF.
+        UserError: it cannot be read as NetCDF, or has no such group.
     """
     import xarray as xr
 
     with _translated(name, "NetCDF"):
         dataset = xr.open_dataset(path, engine="netcdf4", **_decoding())
-    with dataset:
-        yield dataset
+    with dataset, _groups_of(name, "NetCDF", path, engine="netcdf4") as groups:
+        yield _in_group(Source(name, dataset, groups=groups), group)
+
+
+@contextlib.contextmanager
+def _groups_of(name: str, kind: str, target: Any, **options: Any) -> Iterator[Callable[[], dict[str, xr.Dataset]]]:
+    """Return what opens the groups of a file or Zarr group, which happens once, and only where they are asked for."""
+    import xarray as xr
+
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def groups() -> dict[str, xr.Dataset]:
+            with _translated(name, kind), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of Zarr, about what is no part of a group
+                found = xr.open_groups(target, **options, **_decoding())
+            return {path.strip("/"): stack.enter_context(dataset) for path, dataset in found.items()}
+
+        yield groups
+
+
+def _in_group(source: Source, group: str) -> Source:
+    """Return a source whose variables are looked up in a group.
+
+    Raises:
+        UserError: there is no such group.
+    """
+    path = group.strip("/")
+    if not path:
+        return source
+    groups = source.groups()
+    if path not in groups:
+        raise UserError(f"'{source.name}' has no group '{path}'{describe_fields(groups)}")
+    dataset = with_coordinates_above(path, groups.__getitem__)
+    return replace(source, dataset=dataset.assign_attrs(source.dataset.attrs | dataset.attrs), group=path)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from mcrnn.errors import UserError, first_line
 from mcrnn.forecasting import result
 from mcrnn.forecasting.given import fit
 from mcrnn.forecasting.output import Output
-from mcrnn.forecasting.source import Source, open_netcdf
+from mcrnn.forecasting.source import open_netcdf
 from mcrnn.forecasting.starts import find_starts
 from mcrnn.serving.served_model import ServedModel
 
@@ -46,6 +46,7 @@ class Question(BaseModel):
         description="Times of the last given frames. In NetCDF also 'all' or 'every N'; by default the newest. In JSON "
         "and Arrow the date of each forecast, or one of all, for a model that takes solar angle or day of the year.",
     )
+    group: str | None = Field(None, description="Group that the variables are in, for NetCDF only.")
 
 
 class JsonRequest(BaseModel):
@@ -143,8 +144,8 @@ def read(kind: str, body: bytes, question: dict[str, Any], served: ServedModel, 
     asked = _validated(Question, question)
     if kind == NETCDF:
         return _read_netcdf(body, asked, served, limits)
-    if asked.warm_up is not None or (asked.start and not served.model.field.forcings):
-        raise UserError("warm_up and start go with NetCDF; in JSON and Arrow all frames are given")
+    if asked.group is not None or asked.warm_up is not None or (asked.start and not served.model.field.forcings):
+        raise UserError("group, warm_up and start go with NetCDF; in JSON and Arrow all frames are given")
     reading = (_read_json if kind == JSON else _read_arrow)(body, asked, served)
     count, given, _, *grid = reading.frames_BTCHW.shape
     limits.check(count, given, reading.steps, served, tuple(grid))
@@ -254,11 +255,11 @@ def _read_netcdf(body: bytes, asked: Question, served: ServedModel, limits: Limi
     with _netcdf_lock, tempfile.TemporaryDirectory(prefix="mcrnn-serve-") as folder:
         path = Path(folder) / "request.nc"
         path.write_bytes(body)
-        with open_netcdf(path, "the body") as dataset:
-            given = fit(Source("the body", dataset.load()), model)
+        with open_netcdf(path, "the body", asked.group or "") as source:
+            given = fit(source, model).loaded()
     starts = find_starts(given, asked.start, warm_up)
     windows = [(sample, start) for sample in range(given.samples) for start in starts]
-    grid = tuple(given.channels[0].sizes[dimension] // given.coarsen for dimension in given.grid)
+    grid = tuple(given.channels[0].array.sizes[dimension] // given.coarsen for dimension in given.grid)
     limits.check(len(windows), warm_up, steps, served, grid)
     samples, last_frames = zip(*windows, strict=True)
     frames_BTCHW = given.read(samples, last_frames, warm_up)

@@ -60,6 +60,7 @@ def saved_model(root: Path, **changes: Any) -> TrainedModel:
             "variable": "z",
             "channels": ("z",),
             "units": UNITS,
+            "channel_units": (),
             "time_step": "6 h",
             "rows": tuple(LATITUDE.reshape(-1, 2).mean(1).tolist()),
             "columns": tuple(LONGITUDE.reshape(-1, 2).mean(1).tolist()),

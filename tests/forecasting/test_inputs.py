@@ -123,9 +123,10 @@ def test_forecasts_have_true_inputs_wherever_they_are_made(
     assert np.array_equal(joined[1], reading.inputs_BTIHW[0])
     with pytest.raises(UserError, match="give the date of the last given frame as `start`"):
         bodies.read(JSON, as_json({"frames": given.tolist()}), {}, served, Limits(10**6, 99))
-    moved = file.assign(orography=file["orography"].assign_attrs(units="km"))
-    with pytest.raises(UserError, match="orography in 'x' is in km, the model takes it in m"):
-        fit(Source("x", moved), model)
+    for units, sentence in (("s", "has the units s, the model takes m, and these do not"), ("", "has no units")):
+        moved = file.assign(orography=file["orography"].assign_attrs(units=units))
+        with pytest.raises(UserError, match=f"orography in 'x' {sentence}"):
+            fit(Source("x", moved), model)
 
 
 def test_data_array_with_dates_needs_no_start(storage: Storage, model: TrainedModel) -> None:
