@@ -235,6 +235,8 @@ def _open_store(location: Location, name: str, split: str) -> Iterator[Source]:
         for dimension in ("height", "width"):
             if "units" in values[dimension].attrs:  # a coordinate of the NetCDF files that the store was made of
                 names[dimension] = str(values[dimension].attrs.pop("long_name", names[dimension]))
+        for dimension, of_grid in zip(("height", "width"), store.attributes.get("grid_units", ()), strict=False):
+            values[dimension].attrs.update({"units": of_grid} if of_grid else {})
         values = values.rename(names)
         if "sample" in values.coords:
             values["sample"].attrs["long_name"] = "sample"

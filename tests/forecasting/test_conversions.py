@@ -329,3 +329,14 @@ def test_coordinates_of_a_projection_are_compared_in_their_units(
         return
     with pytest.raises(UserError, match="put the field onto that grid"):
         fit(Source("x.nc", data), model)
+
+
+def test_coordinates_of_a_store_have_the_units_of_its_grid(tmp_path: Path) -> None:
+    axes = {name: (name, np.arange(size) * 5.0, {"units": "km"}) for name, size in (("y", 6), ("x", 8))}
+    data = sources(0, 72)[["tp"]].drop_vars(["lat", "lon"]).rename(lat="y", lon="x")
+    data.assign_coords(axes).to_netcdf(tmp_path / "xy.nc")
+    splits = DAYS | {"boundary": "zeros"}
+    convert([str(tmp_path / "xy.nc")], "xy.zarr", variable=["tp"], workers=1, storage=str(tmp_path), **splits)
+    with opened("xy.zarr", Storage.open(str(tmp_path)), "test") as source:
+        assert source.grid == ("row", "column")
+        assert [source.dataset["tp"][name].attrs["units"] for name in source.grid] == ["km", "km"]
