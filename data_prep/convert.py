@@ -1,4 +1,4 @@
-"""Convert files or Zarr stores of gridded fields into a store: NetCDF, HDF5, GRIB and Zarr, on a disk or at a URL.
+"""Convert gridded fields into a store: NetCDF, HDF5, GRIB and Zarr, on a disk or at a URL, and OPeNDAP.
 
     python -m data_prep.convert 'geopotential_500_5.625deg/*.nc' data/z500.zarr --variable z \\
            --train 1979:2014 --val 2015:2016 --test 2017:2018 --boundary cylinder
@@ -34,7 +34,7 @@ def convert(
         list[str],
         typer.Argument(
             metavar="SOURCES...",
-            help="Files (NetCDF, HDF5, GRIB), Zarr stores, URLs of them, or quoted patterns, such as 'z/*.nc'.",
+            help="Files (NetCDF, HDF5, GRIB), Zarr stores, URLs of them or of OPeNDAP, or quoted patterns, such as 'z/*.nc'.",
         ),
     ],
     store: Annotated[

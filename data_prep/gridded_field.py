@@ -17,7 +17,7 @@ from data_prep.dimensions import Dimensions
 from data_prep.grid import Grid
 from data_prep.resampling import Area, Remapping
 from data_prep.source_identity import SourceIdentity
-from data_prep.sources import open_source, request, source_format
+from data_prep.sources import has_netcdf_conventions, open_source, request
 from data_prep.time_axis import TimeAxis
 from mcrnn.data.groups import split_group
 from mcrnn.data.missing_values import without_invalid
@@ -192,7 +192,7 @@ class GriddedField:
         index[dimensions.row] = self.area.rows
         index = {name: place for name, place in index.items() if name in array.dims}
 
-        is_netcdf = source_format(part.source.url) == "NetCDF"
+        is_netcdf = has_netcdf_conventions(part.source.url)
 
         def read(columns: slice) -> np.ndarray:
             piece = array.isel(index | {dimensions.column: columns})

@@ -15,7 +15,7 @@ from data_prep.file_content import has_variable, variables_of
 from data_prep.grid import Grid
 from data_prep.gridded_field import GriddedField
 from data_prep.source_identity import SourceIdentity, identify
-from data_prep.sources import find_sources, open_source, request, source_format
+from data_prep.sources import find_sources, has_netcdf_conventions, open_source, request, source_format
 from data_prep.time_axis import TimeAxis
 from mcrnn.data.forcings import CHANNELS, SOLAR_ANGLE, STATIC, forcing_values
 from mcrnn.data.groups import groups_above, split_group
@@ -201,7 +201,7 @@ def _read_static(url: str, variable: str, field: GriddedField, fill: Fill) -> St
         for columns in part.columns:
             piece = array.variable.isel(dict.fromkeys(others, 0) | {row: part.rows, column: columns})
             piece = piece.transpose(row, column)
-            is_netcdf = source_format(url) == "NetCDF"
+            is_netcdf = has_netcdf_conventions(url)
             pieces.append(without_invalid(piece, np.asarray(piece.values), is_netcdf=is_netcdf))
         return np.concatenate(pieces, axis=-1)
 

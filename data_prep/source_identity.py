@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.local_copies import filesystem_of
-from data_prep.sources import ZARR_METADATA, is_zarr, request, stamp_of
+from data_prep.opendap import fingerprint
+from data_prep.sources import ZARR_METADATA, is_zarr, request, source_format, stamp_of
 from mcrnn.data.groups import groups_above, split_group
 from mcrnn.errors import UserError
 
@@ -71,7 +72,7 @@ def identify(url: str, arrays: Iterable[str]) -> SourceIdentity:
 
     A file and a local Zarr store are known by the SHA-256 of their content, which of more than `HASHED_BYTES` is taken
     from pieces; a remote source by the ETags of its objects. A Zarr store at an address that lists nothing, such as
-    https, is known by its metadata only.
+    https, is known by its metadata only. What is read by OPeNDAP is known as `data_prep.opendap.fingerprint` says.
 
     Args:
         url: path or URL.
@@ -142,6 +143,8 @@ def _pieces(size: int, budget: int, piece: int) -> list[tuple[int, int]]:
 
 
 def _hash_remote(url: str, arrays: tuple[str, ...]) -> tuple[int, str]:
+    if source_format(url) == "OPeNDAP":
+        return fingerprint(url, arrays)
     files, path = filesystem_of(url)
     digest = hashlib.sha256()
     if not is_zarr(url):

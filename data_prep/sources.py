@@ -1,4 +1,4 @@
-"""The sources of a field: NetCDF, HDF5 and GRIB files and Zarr stores, on a disk or at a URL. Find and open them."""
+"""The sources of a field: NetCDF, HDF5 and GRIB files, Zarr stores and OPeNDAP data sets. Find and open them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any, TypeVar
 import xarray as xr
 
 from data_prep.local_copies import filesystem_of, local_copy
+from data_prep.opendap import open_opendap, require_pydap
+from data_prep.opendap_requests import find_endpoint
 from mcrnn.data.groups import describe_fields, names_of_unnamed, split_group, with_coordinates_above
 from mcrnn.errors import UserError, did_you_mean, first_line
 from mcrnn.storage.s3 import S3_SCHEME, S3Prefix, s3_request
 
 FILE_SUFFIXES = (".nc", ".nc3", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".hdf", ".grib", ".grib2", ".grb", ".grb2")
-"""Ends of the URLs of files. Any other URL is that of a Zarr store."""
+"""Ends of the URLs of files. Any other URL is that of a Zarr store, unless a server answers it by OPeNDAP."""
 
 ZARR_METADATA = ("zarr.json", ".zmetadata", ".zgroup")
 """Objects of which a Zarr store has at least one."""
@@ -37,6 +39,12 @@ def find_sources(patterns: list[str]) -> list[str]:
     """
     found: set[str] = set()
     for pattern in patterns:
+        address, mark, _ = pattern.partition("?")
+        if mark and find_endpoint(address) is not None:
+            raise UserError(
+                f"'{pattern}' selects a part of a data set: leave out what follows '?', and select by --variable, "
+                "--area and --every"
+            )
         if "://" in pattern:
             names = _glob_remote(pattern) if glob.has_magic(pattern) else [pattern.rstrip("/")]
         else:
@@ -143,6 +151,8 @@ def _open(url: str, group: str, variable: str | None, stamp: object) -> xr.Datas
                 # An index would be written beside the file, and messages of one time would lose that dimension.
                 settings = {"indexpath": "", "squeeze": False, "errors": "raise", **keys}
                 return xr.open_dataset(path, engine="cfgrib", backend_kwargs=settings, **options)
+            if form == "OPeNDAP":
+                return open_opendap(url, **options)
             target, engine = _target_and_engine(url)
             try:
                 return xr.open_dataset(target, engine=engine, group=group or None, **options)
@@ -155,6 +165,8 @@ def _open(url: str, group: str, variable: str | None, stamp: object) -> xr.Datas
         _require_cfgrib(url)
         if group:
             raise UserError(f"'{url}' is a GRIB file, which has no groups: leave out --group")
+    if form == "OPeNDAP" and group:
+        raise NoGroupError(f"'{url}' is read by OPeNDAP without groups: leave out --group")
     return request(url, open_it)
 
 
@@ -178,7 +190,7 @@ def _groups(url: str) -> dict[str, xr.Dataset]:
 
 def describe_groups(url: str) -> str:
     """Return the end of a sentence that names the groups of a source and their fields; empty where there are none."""
-    if source_format(url) == "GRIB":
+    if source_format(url) in ("GRIB", "OPeNDAP"):
         return ""
     return describe_fields(request(url, lambda: _groups(url)))
 
@@ -189,9 +201,12 @@ def require_library(url: str) -> None:
     Raises:
         UserError: a package is missing; the message names it.
     """
-    if "://" in url:
+    form = source_format(url)
+    if form == "OPeNDAP":
+        require_pydap(url)
+    elif "://" in url:
         filesystem_of(url)
-    if source_format(url) == "GRIB":
+    if form == "GRIB":
         _require_cfgrib(url)
 
 
@@ -205,7 +220,9 @@ def _require_cfgrib(url: str) -> None:
 
 
 def source_format(url: str) -> str:
-    """Return the format of a source: Zarr, GRIB or NetCDF, as which HDF5 is read, too."""
+    """Return the format of a source: OPeNDAP, Zarr, GRIB or NetCDF, as which HDF5 is read, too."""
+    if find_endpoint(url) is not None:
+        return "OPeNDAP"
     if is_zarr(url):
         return "Zarr"
     if "://" in url:
@@ -218,6 +235,11 @@ def source_format(url: str) -> str:
     if not start:
         raise UserError(f"'{url}' is empty")
     return "GRIB" if start == b"GRIB" else "NetCDF"
+
+
+def has_netcdf_conventions(url: str) -> bool:
+    """Return whether values that were never written are the fill value of their type, as in NetCDF files."""
+    return source_format(url) in ("NetCDF", "OPeNDAP")
 
 
 def _zarr_store(url: str) -> Any:

@@ -61,7 +61,7 @@ def interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch, source: str = "a.nc", **options: Any) -> None:
     compute, done = FieldSource.compute, iter(range(count))
 
     def stop(self: FieldSource, shards: Any) -> Any:
@@ -72,7 +72,7 @@ def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch, **options: Any)
     with monkeypatch.context() as patch:
         patch.setattr(FieldSource, "compute", stop)
         with pytest.raises(KeyboardInterrupt):
-            run("a.nc", **({"boundary": "zeros"} | options))
+            run(source, **({"boundary": "zeros"} | options))
 
 
 def test_build_goes_on_with_the_same_file(interrupted: Path) -> None:
