@@ -34,7 +34,7 @@ def convert(
         list[str],
         typer.Argument(
             metavar="SOURCES...",
-            help="Files (NetCDF, HDF5, GRIB), Zarr stores, URLs of them or of OPeNDAP, or quoted patterns, such as 'z/*.nc'.",
+            help="Files (NetCDF, HDF5, GRIB), Zarr stores, their URLs and those of OPeNDAP, or patterns, 'z/*.nc'.",
         ),
     ],
     store: Annotated[
@@ -120,7 +120,11 @@ def convert(
         ),
     ] = None,
     group: Annotated[
-        str | None, typer.Option(help="Group of a file or Zarr store that the variables are in, such as t0_fields.")
+        str | None,
+        typer.Option(
+            help="Group of a file or Zarr store that the variables are in, such as t0_fields; '*' for each group of "
+            "an HDF5 file as a sample."
+        ),
     ] = None,
     time_dimension: Annotated[
         str | None, typer.Option(help="Name of the time dimension, if it is not recognised.")

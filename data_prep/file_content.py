@@ -9,7 +9,15 @@ import xarray as xr
 
 from data_prep.dimensions import LEVEL, TIME, Dimensions, attribute, find_dimensions, recognise
 from data_prep.grid import Grid, coordinate_values
-from data_prep.sources import NoGroupError, describe_groups, open_group, open_source, request, source_format
+from data_prep.sources import (
+    NoGroupError,
+    check_groups,
+    describe_groups,
+    open_group,
+    open_source,
+    request,
+    source_format,
+)
 from data_prep.time_axis import calendar_name, rounding_in_seconds, to_seconds
 from mcrnn.data.groups import groups_above, split_group
 from mcrnn.data.units import Conversion, is_difference
@@ -124,6 +132,7 @@ def read_content(url: str, variable: str, given: dict[str, str | None]) -> FileC
     Raises:
         UserError: something is missing, not understood, or cannot be right.
     """
+    check_groups(url, variable)
     return request(url, lambda: _read_content(open_source(url, variable), url, variable, given))
 
 

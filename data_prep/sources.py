@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import h5py
 import xarray as xr
 
 from data_prep.local_copies import filesystem_of, local_copy
 from data_prep.opendap import open_opendap, require_pydap
 from data_prep.opendap_requests import find_endpoint
-from mcrnn.data.groups import describe_fields, names_of_unnamed, split_group, with_coordinates_above
+from data_prep.sample_groups import EACH, NoSampleGroupsError, check_alike, open_sample_groups
+from mcrnn.data.groups import describe_fields, have_same_fields, names_of_unnamed, split_group, with_coordinates_above
 from mcrnn.errors import UserError, did_you_mean, first_line
 from mcrnn.storage.s3 import S3_SCHEME, S3Prefix, s3_request
 
@@ -95,7 +97,8 @@ def open_source(url: str, variable: str | None = None) -> xr.Dataset:
             hold variables that do not fit together.
 
     Returns:
-        The data set of the variable's group, with the coordinates that its dimensions have in the groups above it.
+        The data set of the variable's group, with the coordinates that its dimensions have in the groups above it; of
+        the group `*` the variables of all groups, see `data_prep.sample_groups.open_sample_groups`.
         Dimensions of the variable that have no names, as in HDF5 files, are `dim_0` and so on, by their position.
 
     Raises:
@@ -103,7 +106,7 @@ def open_source(url: str, variable: str | None = None) -> xr.Dataset:
         UserError: it cannot be read.
     """
     group, name = split_group(variable or "")
-    if source_format(url) == "GRIB":
+    if source_format(url) == "GRIB" or _is_of_each_group(group):
         return _open(url, group, name or None, stamp_of(url))
     return _with_named_dimensions(open_group(url, group), name)
 
@@ -111,6 +114,8 @@ def open_source(url: str, variable: str | None = None) -> xr.Dataset:
 def open_group(url: str, group: str) -> xr.Dataset:
     """Open a group of a source, the root by an empty name; see `open_source`."""
     stamp = stamp_of(url)
+    if _is_of_each_group(group):
+        return _open(url, group, None, stamp)
     return with_coordinates_above(group, lambda name: _open(url, name, None, stamp))
 
 
@@ -153,6 +158,8 @@ def _open(url: str, group: str, variable: str | None, stamp: object) -> xr.Datas
                 return xr.open_dataset(path, engine="cfgrib", backend_kwargs=settings, **options)
             if form == "OPeNDAP":
                 return open_opendap(url, **options)
+            if _is_of_each_group(group):
+                return _open_each_group(url, group, variable, options)
             target, engine = _target_and_engine(url)
             try:
                 return xr.open_dataset(target, engine=engine, group=group or None, **options)
@@ -168,6 +175,44 @@ def _open(url: str, group: str, variable: str | None, stamp: object) -> xr.Datas
     if form == "OPeNDAP" and group:
         raise NoGroupError(f"'{url}' is read by OPeNDAP without groups: leave out --group")
     return request(url, open_it)
+
+
+def _is_of_each_group(group: str) -> bool:
+    return group.split("/")[0] == EACH
+
+
+def _open_each_group(url: str, group: str, variable: str | None, options: dict[str, Any]) -> xr.Dataset:
+    path = _hdf5_of(url)
+    try:
+        return open_sample_groups(path, group, variable, **options)
+    except NoSampleGroupsError:
+        wanted = variable or "arrays of two dimensions or more"
+        raise NoGroupError(f"'{url}' has no groups with {wanted}{describe_groups(url)}") from None
+
+
+def check_groups(url: str, variable: str) -> None:
+    """Refuse a source whose groups are samples, and are not alike, see `data_prep.sample_groups.check_alike`.
+
+    Args:
+        url: path or URL.
+        variable: name of the variable; those that are not of the group `*` need no check.
+
+    Raises:
+        UserError: a group differs from the first one.
+    """
+    group, name = split_group(variable)
+    if _is_of_each_group(group):
+        request(url, lambda: check_alike(_hdf5_of(url), group, name, url))
+
+
+def _hdf5_of(url: str) -> str:
+    """Return the path of an HDF5 file."""
+    if (form := source_format(url)) != "NetCDF":
+        raise UserError(f"'{url}' is read as {form}, and --group '{EACH}' is for HDF5 files")
+    path = local_copy(url) if "://" in url else url
+    if not h5py.is_hdf5(path):
+        raise UserError(f"'{url}' is no HDF5 file, which alone has groups: leave out --group")
+    return path
 
 
 def _target_and_engine(url: str) -> tuple[Any, Any]:
@@ -192,7 +237,9 @@ def describe_groups(url: str) -> str:
     """Return the end of a sentence that names the groups of a source and their fields; empty where there are none."""
     if source_format(url) in ("GRIB", "OPeNDAP"):
         return ""
-    return describe_fields(request(url, lambda: _groups(url)))
+    groups = request(url, lambda: _groups(url))
+    told = describe_fields(groups)
+    return f"{told}, or take each as a sample by --group '{EACH}'" if have_same_fields(groups) else told
 
 
 def require_library(url: str) -> None:

@@ -60,11 +60,26 @@ def describe_fields(groups: Mapping[str, xr.Dataset]) -> str:
     Args:
         groups: data sets by the path of their group, empty for the root.
     """
-    found = {
-        group: [str(name) for name, array in dataset.data_vars.items() if len(array.dims) >= 2]
-        for group, dataset in groups.items()
-    }
+    found = _fields_of(groups)
     named = [f"{group} ({', '.join(names)})" for group, names in found.items() if group and names]
     more = f" and {len(named) - SHOWN_GROUPS} more" if len(named) > SHOWN_GROUPS else ""
     listed = ", ".join(named[:SHOWN_GROUPS])
     return f"; it has fields in the groups {listed}{more}: name one by --group" if named else ""
+
+
+def have_same_fields(groups: Mapping[str, xr.Dataset]) -> bool:
+    """Return whether there are several groups with fields, and all have fields of the same names.
+
+    Args:
+        groups: data sets by the path of their group, empty for the root.
+    """
+    found = [tuple(names) for group, names in _fields_of(groups).items() if group and names]
+    return len(found) > 1 and len(set(found)) == 1
+
+
+def _fields_of(groups: Mapping[str, xr.Dataset]) -> dict[str, list[str]]:
+    """Return the names of the variables of at least two dimensions, by the path of their group."""
+    return {
+        group: [str(name) for name, array in dataset.data_vars.items() if len(array.dims) >= 2]
+        for group, dataset in groups.items()
+    }

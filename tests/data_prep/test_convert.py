@@ -501,6 +501,88 @@ def test_hdf5_with_fields_in_groups(folder: Path) -> None:
         run("*.hdf5", **COUNTS, **named, group="t0_fields", level_dimension="dim_4", store="c.zarr")
 
 
+def write_samples(path: str, order: list[int], components: int = 1) -> None:
+    """A file with a group for each sample, as PDEBench has them: (time, x, y, component)."""
+    with h5py.File(path, "w") as file:
+        for number in order:
+            field = np.moveaxis(SAMPLES[number % 5], 1, 2)[..., None] + np.arange(components, dtype=np.float32)
+            file[f"{number}/data"] = field
+            for name, length in (("t", 4), ("x", 8), ("y", 6)):
+                file[f"{number}/grid/{name}"] = np.linspace(0, 3, length, dtype=np.float32)
+            file[f"{number}"].attrs["config"] = f"seed: {number}"
+
+
+def test_groups_of_hdf5_are_samples_in_natural_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_samples("a.h5", [10, 2, 1])  # 1, 2, 10
+    write_samples("b.h5", [14, 13])
+    opened: list[str] = []
+    open_file = h5py.File
+
+    def noted(path: str, *arguments: Any) -> h5py.File:
+        opened.append(path)
+        return open_file(path, *arguments)
+
+    monkeypatch.setattr(h5py, "File", noted)
+    run("a.h5", "b.h5", **COUNTS, group="*")
+    assert len(opened) == 5  # the first one to find its variable, and each to be checked and to be read
+    store = FieldStore.open(LocalFolder(folder / "out.zarr"))
+    found = np.concatenate([store.load(split) for split in ("train", "val", "test")])
+    assert np.array_equal(found[:, :, 0], SAMPLES[[1, 2, 0, 3, 4]])
+    assert (store.channels, store.attributes["time_step"], store.grid()) == (["data"], "1", (6, 8))
+    assert np.array_equal(store.coordinate("height"), np.linspace(0, 3, 6, dtype=np.float32))
+    write_samples("c.h5", [0, 1, 2, 3, 4], components=2)
+    run("c.h5", **COUNTS, variable=["*/data@1", "*/data@0"], level_dimension="dim_3", store="c.zarr")
+    store = FieldStore.open(LocalFolder(folder / "c.zarr"))
+    assert store.channels == ["data1", "data0"]
+    assert np.array_equal(store.load("test"), np.stack([SAMPLES[3:] + 1, SAMPLES[3:]], 2))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"3/data": np.zeros((4, 8, 7, 1), np.float32)},
+            r"the shape of data is \(4, 8, 7, 1\) in the group 3 and \(4, 8, 6",
+        ),
+        ({"3/data": np.zeros((4, 8, 6, 1))}, "the type of data is float64 in the group 3 and float32 in the group 0"),
+        ({"3/data": None}, "the shape of data is not there in the group 3"),
+        (
+            {"3/grid/x": np.arange(8.0)},
+            "the coordinate x is 0 to 7, 8 values in the group 3 and 0 to 3, 8 values in the gr",
+        ),
+        ({"3/grid/t": np.arange(5.0)}, "dimension 0 of data is not there in the group 3 and t in the group 0"),
+    ],
+    ids=["shape", "type", "missing", "coordinate", "length of the time"],
+)
+def test_group_that_is_no_sample_like_the_first_is_named(folder: Path, changed: dict[str, Any], said: str) -> None:
+    write_samples("a.h5", [0, 1, 2, 3, 4])
+    with h5py.File("a.h5", "a") as file:
+        for name, values in changed.items():
+            del file[name]
+            if values is not None:
+                file[name] = values
+    with pytest.raises(UserError, match=rf"the groups of '.*a.h5' are no samples of one field: {said}"):
+        run("a.h5", **COUNTS, group="*")
+
+
+def test_group_for_each_sample_is_proposed_and_units_are_compared(folder: Path) -> None:
+    write_samples("a.h5", [0, 1, 2])
+    with pytest.raises(
+        UserError, match=r"0 \(data\), 1 \(data\), 2 \(data\): name one by --group, or take each as a sample by"
+    ):
+        run("a.h5", **COUNTS)
+    write_samples("b.h5", [0, 1, 2])
+    with h5py.File("b.h5", "a") as file:
+        file["1/data"].attrs["units"] = "m"
+    with pytest.raises(UserError, match="units of data is m in the group 1 and not there in the group 0"):
+        run("b.h5", **COUNTS, group="*")
+    with pytest.raises(UserError, match="no file has a variable '\\*/u'"):
+        run("a.h5", **COUNTS, variable=["*/u"])
+    samples().to_netcdf("c.nc", format="NETCDF3_CLASSIC")
+    with pytest.raises(UserError, match="is no HDF5 file"):
+        run("c.nc", **COUNTS, group="*")
+
+
 def test_groups_of_zarr_are_known_by_what_is_read(folder: Path) -> None:
     dataset(OTHER).to_zarr("a.zarr", group="other", zarr_format=3, consolidated=False)
     dataset().to_zarr("a.zarr", group="fields/upper", mode="a", zarr_format=3, consolidated=False)
