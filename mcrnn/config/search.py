@@ -23,6 +23,7 @@ NOT_SEARCHED = (
     "train.max_failures",
     "train.checkpoint_minutes",
     "train.device",
+    "train.cuda_graph",
     "train.deterministic",
     "validation.",
     "search.",

@@ -33,10 +33,18 @@ from mcrnn.storage.root import Storage
 from mcrnn.tracking.experiment import Tracker
 from mcrnn.tracking.run_folder import LEASE_FILE, RunFolder, free_name
 from mcrnn.tracking.sync import RunSync, is_synced
+from mcrnn.training.graphed_step import SEVERAL_WORKERS, unused
 from mcrnn.training.run import TrainingRun, mlflow_status
 from mcrnn.training.session import OBJECTIVE, End, Metrics
 
-MAY_CHANGE = ("train.workers", "train.micro_batch", "train.max_failures", "train.checkpoint_minutes", "train.device")
+MAY_CHANGE = (
+    "train.workers",
+    "train.micro_batch",
+    "train.max_failures",
+    "train.checkpoint_minutes",
+    "train.device",
+    "train.cuda_graph",
+)
 """Fields of the configuration that may differ when a run is continued, because they do not change what is trained."""
 EXPERIMENT = "mcrnn-runs"
 """Experiment of single trainings in MLflow."""
@@ -201,6 +209,8 @@ def _train_on_workers(run: TrainingRun, data: FieldData, display: RunDisplay, re
     import ray
 
     workers = run.config.train.workers
+    if run.config.train.cuda_graph:  # the workers print nothing
+        display.warn(unused(SEVERAL_WORKERS))
     run.load_checkpoint(display.warn)  # a checkpoint of another store is refused here, before Ray starts workers
     with connected() as cluster, ExitStack() as until_end:
         if workers > cluster.cpus:

@@ -62,6 +62,7 @@ MAY_CHANGE = (
     "train.max_failures",
     "train.checkpoint_minutes",
     "train.workers",
+    "train.cuda_graph",
 )
 """Fields of the configuration that may differ when a search is continued: budgets, and how the trials are run."""
 

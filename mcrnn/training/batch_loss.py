@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -17,6 +18,24 @@ from mcrnn.config.sections import Configuration
 from mcrnn.data.description import Scaling
 from mcrnn.data.windows import Batch
 from mcrnn.models import Forecaster
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What a training step computes with, on the device of the model."""
+
+    windows_BTCHW: torch.Tensor
+    """The frames of this worker's windows, one more than steps, in the units that the model sees."""
+    noisy_BTCHW: torch.Tensor | None
+    """The frames that are given to the model, with noise; None for those of the windows."""
+    teacher_forcing_steps: int
+    """Steps whose input is the truth."""
+    weight: float
+    """Factor of the loss, see `Batch.weight`."""
+
+    def given(self) -> torch.Tensor:
+        """Return the frames that are given to the model, (B, T, C, H, W)."""
+        return self.windows_BTCHW[:, :-1] if self.noisy_BTCHW is None else self.noisy_BTCHW
 
 
 class BatchLoss:
@@ -47,26 +66,40 @@ class BatchLoss:
         self.channels_out = network.channels_out
         self.noise_generator = torch.Generator(device)
 
-    def backward(self, batch: Batch, epoch: int) -> torch.Tensor:
-        """Add the gradients of a batch to those of the model, `micro_batch` windows at a time.
+    def inputs(self, batch: Batch, epoch: int) -> StepInputs:
+        """Return what the step of a batch computes with.
 
         Args:
             batch: this worker's part of the global batch.
             epoch: number of the epoch, for the noise and for the teacher-forced steps of a curriculum.
+        """
+        windows_BTCHW = self.scaling.to_model(batch.windows_BTCHW.to(self.device, self.dtype))
+        noisy_BTCHW = None
+        if self.config.data.noise > 0:
+            given_BTCHW = windows_BTCHW[:, :-1]
+            noisy_BTCHW = given_BTCHW + self._noise(given_BTCHW, batch.positions, epoch)
+        return StepInputs(windows_BTCHW, noisy_BTCHW, self.config.train.teacher_forcing(epoch), batch.weight)
+
+    def backward(self, inputs: StepInputs) -> torch.Tensor:
+        """Add the gradients of a batch to those of the model, `micro_batch` windows at a time.
+
+        Nothing here asks for a value on the device, so that a GPU can record the operations and repeat them.
+
+        Args:
+            inputs: what `inputs` has returned.
 
         Returns:
             The loss, whose mean over the workers is that of the global batch.
         """
         losses = []
-        windows_BTCHW = self.scaling.to_model(batch.windows_BTCHW.to(self.device, self.dtype))
-        size = self.config.train.micro_batch or len(windows_BTCHW)
-        for first in range(0, len(windows_BTCHW), size):
-            part = slice(first, first + size)
-            positions = batch.positions[part]
-            share = batch.weight * len(positions) / len(batch.positions)
+        windows = len(inputs.windows_BTCHW)
+        size = self.config.train.micro_batch or windows
+        for first in range(0, windows, size):
+            part = slice(first, min(first + size, windows))
+            share = inputs.weight * (part.stop - first) / windows
             # workers exchange their gradients once, with the last part
-            with self._without_exchange() if part.stop < len(windows_BTCHW) else contextlib.nullcontext():
-                part_loss = self._mean_squared_error(windows_BTCHW[part], positions, epoch) * share
+            with self._without_exchange() if part.stop < windows else contextlib.nullcontext():
+                part_loss = self._mean_squared_error(inputs, part) * share
                 part_loss.backward()
             losses.append(part_loss.detach())
         return functools.reduce(torch.add, losses)
@@ -74,12 +107,9 @@ class BatchLoss:
     def _without_exchange(self) -> contextlib.AbstractContextManager[None]:
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
 
-    def _mean_squared_error(self, x_BTCHW: torch.Tensor, positions: list[int], epoch: int) -> torch.Tensor:
-        given_BTCHW = x_BTCHW[:, :-1]
-        if self.config.data.noise > 0:
-            given_BTCHW = given_BTCHW + self._noise(given_BTCHW, positions, epoch)
-        prediction_BTCHW = self.model(given_BTCHW, self.config.train.teacher_forcing(epoch))
-        truth_BTCHW = x_BTCHW[:, 1:, : prediction_BTCHW.shape[2]]
+    def _mean_squared_error(self, inputs: StepInputs, part: slice) -> torch.Tensor:
+        prediction_BTCHW = self.model(inputs.given()[part], inputs.teacher_forcing_steps)
+        truth_BTCHW = inputs.windows_BTCHW[part, 1:, : prediction_BTCHW.shape[2]]
         if self.weights_CHW is None:
             return nn.functional.mse_loss(prediction_BTCHW, truth_BTCHW)
         error_BTCHW = torch.where(self.weights_CHW > 0, prediction_BTCHW - truth_BTCHW, 0.0)

@@ -24,6 +24,11 @@ class EpochSums:
         self.tensor = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
         self.diverged = False
 
+    def start(self) -> None:
+        """Set all sums to zero, in place, for the next epoch."""
+        self.tensor.zero_()
+        self.diverged = False
+
     def add(self, loss: torch.Tensor, gradient_norm: torch.Tensor) -> torch.Tensor:
         """Add a step, or count it as skipped where its gradient is not finite.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -67,6 +68,9 @@ class Session(Protocol):
             batches: steps of an epoch.
         """
 
+    def warn(self, line: str) -> None:
+        """Take a line for the user, such as why something that was configured is not used."""
+
 
 @dataclass
 class CallbackSession:
@@ -90,6 +94,9 @@ class CallbackSession:
 
     def advance(self, epoch: int, batch: int, batches: int) -> Request:
         return Request.NOTHING
+
+    def warn(self, line: str) -> None:
+        warnings.warn(line, stacklevel=2)
 
 
 def evaluated_weights(state: State) -> dict[str, torch.Tensor]:

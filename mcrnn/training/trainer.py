@@ -35,9 +35,11 @@ from mcrnn.models.trained_model import network_of
 from mcrnn.training.averaging import averaged_model
 from mcrnn.training.batch_loss import BatchLoss
 from mcrnn.training.epoch_sums import EpochSums
+from mcrnn.training.graphed_step import graphed
 from mcrnn.training.lr_schedule import epochs_without_improvement, learning_rate
 from mcrnn.training.numerics import keep_freed_memory, numeric_settings, out_of_memory_message
 from mcrnn.training.session import OBJECTIVE, PENALTY, End, Metrics, Request, Session, State
+from mcrnn.training.step import Step, TrainingStep
 from mcrnn.training.validation import validate, validation_metrics
 
 STEPS_BETWEEN_AGREEMENTS = 8
@@ -122,6 +124,11 @@ class Trainer:
         weights_CHW = None if mask_CHW is None else mask_weights(mask_CHW[: self.model.channels_out])
         self.weights_CHW = None if weights_CHW is None else torch.tensor(weights_CHW, dtype=dtype, device=device)
         self.loss = BatchLoss(config, distributed, self.scaling, device, dtype, self.weights_CHW)
+        self.sums = EpochSums(device)
+        step = TrainingStep(train, self.loss, self.parameters, self.optimizer, self.sums)
+        self.step: Step = step
+        if train.cuda_graph:
+            self.step = graphed(step, train, device, session.world_size, session.warn)
         self.train_split, self.val_split = data.train.on(device), data.val.on(device)
         self.windows = TrainingWindows(
             self.train_split, config.data, data.is_series, train.batch_size, train.seed, data.train_segments
@@ -135,7 +142,6 @@ class Trainer:
             data.val_segments,
         )
         self.epoch, self.batch = 1, 0
-        self.sums = EpochSums(device)
         self.history: list[Metrics] = []
         self.best = float("inf")
         if (checkpoint := session.load_checkpoint()) is not None:
@@ -155,7 +161,7 @@ class Trainer:
             self.best = metrics["best"] = min(self.best, metrics[OBJECTIVE])
             self.history.append(metrics)
             self.epoch, self.batch = self.epoch + 1, 0
-            self.sums = EpochSums(self.device)
+            self.sums.start()
             self.session.report(metrics, self.state())
         return end
 
@@ -212,20 +218,12 @@ class Trainer:
         rate = learning_rate(
             train, (self.epoch - 1) * self.steps_per_epoch + self.batch, self.steps_per_epoch, self.history
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        if self.device.type == "cuda":
+            rate = float(torch.tensor(rate, dtype=torch.float32))  # as a graph has it, so that both give the same bits
         if self.config.model.dropout > 0:
             step = self.epoch * self.steps_per_epoch + self.batch
             torch.manual_seed(train.seed + (step << 20) + (self.session.rank << 52))
-        self.optimizer.zero_grad()
-        loss = self.loss.backward(batch, self.epoch)
-        largest_norm = rate if train.gradient_clip == "learning_rate" else train.gradient_clip or float("inf")
-        norm = nn.utils.clip_grad_norm_(self.parameters, largest_norm)
-        # The fused optimizer skips the step itself where `found_inf` is 1, which a gradient scaler would set. All ranks
-        # have the same gradients, so all skip the same steps.
-        skip = self.sums.add(loss, norm)
-        self.optimizer.grad_scale, self.optimizer.found_inf = None, skip  # type: ignore[attr-defined]
-        self.optimizer.step()
+        self.step.take(self.loss.inputs(batch, self.epoch), rate)
         if self.average is not None:
             self.average.update_parameters(self.model)
 

@@ -119,7 +119,7 @@ def test_values_outside_of_the_mask_change_neither_loss_nor_errors(built: Path) 
             frames[:, :, ~MASK] = value
         split = MemorySplit(frames)
         network.zero_grad()
-        losses.append(float(loss.backward(Batch(split.windows(*windows, 5), [0, 1, 2, 3], 1.0), 1)))
+        losses.append(float(loss.backward(loss.inputs(Batch(split.windows(*windows, 5), [0, 1, 2, 3], 1.0), 1))))
         gradients.append([parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None])
         settings = {"warm_up": 2, "horizon": 3, "batch_size": 2, "weights_CHW": weights_CHW}
         errors.append(validate(network, split, windows, scaling, **settings).total_TC)  # type: ignore[arg-type]
