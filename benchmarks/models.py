@@ -25,7 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.paper_models import LAYERS, SIZES, PaperForecaster
 from mcrnn.models import Forecaster
 from mcrnn.models.minimal_recurrence import log_space_scan, minimal_recurrence
-from mcrnn.training.numerics import keep_freed_memory, running_in
+from mcrnn.models.precision import running_in
+from mcrnn.training.numerics import keep_freed_memory
 
 STEPS, TEACHER_FORCED = 25, 20
 """Steps of a window, and those of them that are teacher-forced."""

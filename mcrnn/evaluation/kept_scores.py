@@ -152,6 +152,8 @@ def key_of_model(
         settings.append({"channel_weights": weighting.channel_weights})  # which the spread depends on
     if evaluation_set.measures.zonal:
         settings.append("zonal spectra")
+    if (precision := model.config.train.precision) not in ("float32", "float64"):
+        settings.append(precision)  # earlier versions have scored all models in float32
     if isinstance(model, Ensemble):
         settings += [each.config.model_dump() for each in model.members]
     digest.update(json.dumps(settings, sort_keys=True).encode())

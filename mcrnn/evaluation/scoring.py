@@ -35,7 +35,7 @@ def score(
     Returns:
         The scores, and how many frames per second the inference alone computed.
     """
-    network, scaling = model.network.eval(), model.scaling
+    network = model.network.eval()
     like = next(network.parameters())
     scores = evaluation_set.empty_scores(evaluation_set.steps, network.channels_out)
     seconds = 0.0
@@ -43,8 +43,7 @@ def score(
     for batch in evaluation_set.batches(batch_size or evaluation_set.batch_size(network)):
         started = time.perf_counter()
         frames_BTCHW = batch.frames_BTCHW.to(like)
-        given_BTCHW = scaling.to_model(frames_BTCHW[:, :read])
-        prediction_BTCHW = scaling.to_physical(network(given_BTCHW, evaluation_set.warm_up, evaluation_set.steps))
+        prediction_BTCHW = model.run(frames_BTCHW[:, :read], evaluation_set.warm_up, evaluation_set.steps)
         if prediction_BTCHW.is_cuda:
             torch.cuda.synchronize()
         seconds += time.perf_counter() - started

@@ -15,6 +15,7 @@ from torch import nn
 from mcrnn.data.description import Scaling
 from mcrnn.errors import UserError
 from mcrnn.models.forecaster import Forecaster, with_inputs
+from mcrnn.models.precision import running_in
 from mcrnn.models.sizing import ModelCost
 from mcrnn.models.trained_model import TrainedModel
 
@@ -26,12 +27,19 @@ class EnsembleNetwork(nn.Module):
         networks: networks of the members.
         scalings: conversion between the field's units and those of each network.
         counts: how often each member counts.
+        precisions: the precision that each network computes in; see `running_in`.
     """
 
-    def __init__(self, networks: Sequence[Forecaster], scalings: Sequence[Scaling], counts: Sequence[int]) -> None:
+    def __init__(
+        self,
+        networks: Sequence[Forecaster],
+        scalings: Sequence[Scaling],
+        counts: Sequence[int],
+        precisions: Sequence[str],
+    ) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        self.scalings = tuple(scalings)
+        self.scalings, self.precisions = tuple(scalings), tuple(precisions)
         self.counts: torch.Tensor
         self.register_buffer("counts", torch.tensor(counts))
         self.frame_shape, self.channels_out = networks[0].frame_shape, networks[0].channels_out
@@ -62,13 +70,12 @@ class EnsembleNetwork(nn.Module):
         """Return the prediction of each member, in units of the first one."""
         own = self.scalings[0]
         found = []
-        for network, scaling in zip(self.networks, self.scalings, strict=True):
-            if scaling == own:
-                found.append(network(x_BTCHW, teacher_forcing_steps, steps))
-                continue
-            given_BTCHW = scaling.to_model(own.to_physical(x_BTCHW))
-            prediction_BTCHW = network(given_BTCHW, teacher_forcing_steps, steps)
-            found.append(own.to_model(scaling.to_physical(prediction_BTCHW)))
+        for network, scaling, precision in zip(self.networks, self.scalings, self.precisions, strict=True):
+            is_own = scaling == own
+            given_BTCHW = x_BTCHW if is_own else scaling.to_model(own.to_physical(x_BTCHW))
+            with running_in(precision, x_BTCHW.device):
+                prediction_BTCHW = network(given_BTCHW, teacher_forcing_steps, steps)
+            found.append(prediction_BTCHW if is_own else own.to_model(scaling.to_physical(prediction_BTCHW)))
         return found
 
     def forecast(
@@ -109,7 +116,12 @@ class Ensemble(TrainedModel):
                         f"'{names[0]}' and '{name}' cannot be in one ensemble: the first has {what} {ours}, the other "
                         f"{theirs}"
                     )
-        network = EnsembleNetwork([each.network for each in members], [each.scaling for each in members], counts)
+        network = EnsembleNetwork(
+            [each.network for each in members],
+            [each.scaling for each in members],
+            counts,
+            [each.config.train.precision for each in members],
+        )
         return cls(first.config, first.field, network.eval(), tuple(members), tuple(counts), tuple(names))  # type: ignore[arg-type]
 
     @property

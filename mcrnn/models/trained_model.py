@@ -25,6 +25,7 @@ from mcrnn.data.time_step import MONTHS, TimeStep
 from mcrnn.errors import UserError
 from mcrnn.models import Forecaster
 from mcrnn.models.forecaster import build_model, with_inputs
+from mcrnn.models.precision import running_in
 from mcrnn.models.sizing import ModelCost, model_cost
 from mcrnn.storage.location import Location
 
@@ -70,6 +71,22 @@ class TrainedModel:
         return hashlib.sha256(_serialize(self.network.state_dict())).hexdigest()
 
     @torch.no_grad()
+    def run(self, x_BTCHW: torch.Tensor, warm_up: int, steps: int) -> torch.Tensor:
+        """Run the network in the precision that it was trained and validated in.
+
+        Args:
+            x_BTCHW: the given frames, in the field's units; see `Forecaster.forward` for how many are read.
+            warm_up: steps whose input is a given frame.
+            steps: number of steps.
+
+        Returns:
+            The predictions of all steps, (B, steps, C, H, W), in the field's units.
+        """
+        with running_in(self.config.train.precision, x_BTCHW.device):
+            prediction_BTCHW = self.network(self.scaling.to_model(x_BTCHW), warm_up, steps)
+        return self.scaling.to_physical(prediction_BTCHW)
+
+    @torch.no_grad()
     def forecast(
         self, frames_BTCHW: torch.Tensor, steps: int, inputs_BTIHW: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -86,9 +103,8 @@ class TrainedModel:
             The forecasts of lead times 1 .. steps, (B, steps, C, H, W), NaN outside of the mask.
         """
         given = frames_BTCHW.shape[1]
-        x_BTCHW = self.scaling.to_model(with_inputs(frames_BTCHW, inputs_BTIHW))
-        prediction_BTCHW = self.network(x_BTCHW, given, given + steps - 1)
-        forecast_BTCHW = self.scaling.to_physical(prediction_BTCHW[:, given - 1 :])
+        prediction_BTCHW = self.run(with_inputs(frames_BTCHW, inputs_BTIHW), given, given + steps - 1)
+        forecast_BTCHW = prediction_BTCHW[:, given - 1 :]
         mask_CHW = self.field.model_mask
         if mask_CHW is None:
             return forecast_BTCHW

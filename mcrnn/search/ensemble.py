@@ -62,8 +62,8 @@ def error_products(models: list[TrainedModel], evaluation_set: EvaluationSet, sc
         errors = []
         for model in models:
             frames_BTCHW = batch.frames_BTCHW
-            given_BTCHW = model.scaling.to_model(frames_BTCHW[:, : model.network.frames_read(warm_up, steps)])
-            prediction_BTCHW = model.scaling.to_physical(model.network(given_BTCHW, warm_up, steps))
+            given_BTCHW = frames_BTCHW[:, : model.network.frames_read(warm_up, steps)]
+            prediction_BTCHW = model.run(given_BTCHW, warm_up, steps)
             truth_BTCHW = frames_BTCHW[:, 1:, : model.network.channels_out]
             error_BTCHW = (prediction_BTCHW - truth_BTCHW)[:, warm_up:] / torch.as_tensor(scales)[:, None, None]
             error_BTCHW = error_BTCHW.double()

@@ -13,6 +13,7 @@ import torch
 
 from mcrnn.config.sections import Configuration, TrainConfig
 from mcrnn.models import model_cost
+from mcrnn.models.precision import running_in
 from mcrnn.models.sizing import FrameShape
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -37,25 +38,6 @@ def keep_freed_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, MALLOC_RETAINED_BYTES)
     except (OSError, AttributeError):
         return
-
-
-@contextlib.contextmanager
-def running_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Run convolutions in a precision, within the context; recurrences, norms and the loss stay in float32.
-
-    Args:
-        precision: float32; tf32, which is float32 with ten bits of mantissa in products, and on processors is
-            float32; bf16; or float64, which leaves the choice to the dtype of the model.
-        device: the device of the model.
-    """
-    allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    # cuDNN uses tf32 by default
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed
 
 
 @contextlib.contextmanager

@@ -19,9 +19,10 @@ from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import Batch, evaluation_windows
 from mcrnn.errors import UserError
 from mcrnn.models.forecaster import build_model
+from mcrnn.models.precision import running_in
 from mcrnn.training.batch_loss import BatchLoss
 from mcrnn.training.checkpoints import deserialize, serialize
-from mcrnn.training.numerics import numeric_settings, running_in
+from mcrnn.training.numerics import numeric_settings
 from mcrnn.training.session import OBJECTIVE, PENALTY, CallbackSession, End, Metrics, Request, State, evaluated_weights
 from mcrnn.training.trainer import Trainer, fit
 from mcrnn.training.validation import validate
