@@ -76,6 +76,13 @@ class ModelConfig(Section):
         description="Number of trainable parameters, in place of hidden_size: all layers are as wide as comes nearest "
         "to it. null to use hidden_size.",
     )
+    width_multiple: int = Field(
+        1,
+        ge=1,
+        le=4096,
+        description="The widths that parameters chooses from are multiples of this number. GPUs multiply matrices "
+        "fastest whose sides are multiples of 8, which has not been measured for these networks yet.",
+    )
     layers: int = Field(
         4, ge=1, le=64, description="Number of recurrent layers. If hidden_size is a list, the length of the list."
     )
@@ -134,6 +141,11 @@ class ModelConfig(Section):
             raise ValueError(f"layers ({self.layers}) and hidden_size ({len(self.widths)} widths) do not agree")
         if self.parameters is not None and "hidden_size" in self.model_fields_set:
             raise ValueError("parameters takes the place of hidden_size: only one of them can be given")
+        if self.width_multiple > 1 and self.parameters is None:
+            raise ValueError(
+                f"width_multiple ({self.width_multiple}) rounds the width that parameters asks for: give parameters "
+                "in place of hidden_size, or leave width_multiple out"
+            )
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, so that the grid is kept, not {self.kernel_size}")
         uneven = any(width % self.norm_groups for width in self.widths)

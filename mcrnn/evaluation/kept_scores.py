@@ -144,7 +144,7 @@ def key_of_model(
         {key: value for key, value in asdict(model.field).items() if key not in LATER_FIELDS or value},
         evaluation_set.warm_up,
         evaluation_set.horizon,
-        model.config.model.model_dump(),
+        model.config.model.model_dump(exclude={"width_multiple"}),  # earlier versions did not have it
         evaluation_set.starts,
         *_regions(evaluation_set),
     ]

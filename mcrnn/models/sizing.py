@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from dataclasses import dataclass
 
 from mcrnn.config.sections import Configuration, ModelConfig
@@ -81,6 +82,8 @@ def parameter_count(config: ModelConfig, frame_shape: FrameShape) -> int:
 def width_for(config: ModelConfig, frame_shape: FrameShape, parameters: int) -> int:
     """Return the hidden size, the same for all layers, with which a network comes nearest to a budget of parameters.
 
+    It is a multiple of `width_multiple`, and of the groups of a group norm.
+
     Args:
         config: everything but the hidden size, which is ignored.
         frame_shape: channels, height, width of the field as the network sees it.
@@ -89,7 +92,7 @@ def width_for(config: ModelConfig, frame_shape: FrameShape, parameters: int) -> 
     Raises:
         ValueError: the narrowest network has more than twice the budget, or the widest less than half of it.
     """
-    step = config.norm_groups if config.norm == "group" else 1
+    step = math.lcm(config.norm_groups if config.norm == "group" else 1, config.width_multiple)
     widths = range(step, LARGEST_WIDTH + 1, step)
 
     def count(hidden_size: int) -> int:
@@ -132,5 +135,5 @@ def with_resolved_sizes(config: Configuration, frame_shape: FrameShape, inputs: 
         width = width_for(model, frame_shape, model.parameters)
     except ValueError as error:
         raise UserError(f"model.parameters: {error}") from None
-    update = {"hidden_size": width, "parameters": None, "layers": model.layers}
+    update = {"hidden_size": width, "parameters": None, "width_multiple": 1, "layers": model.layers}
     return config.model_copy(update={"model": ModelConfig.model_validate(model.model_dump() | update)})

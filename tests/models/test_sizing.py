@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mcrnn.config.architectures import ARCHITECTURES
-from mcrnn.config.sections import ModelConfig
-from mcrnn.models import Forecaster, model_cost, parameter_count, width_for
+from mcrnn.config.sections import Configuration, ModelConfig
+from mcrnn.models import Forecaster, model_cost, parameter_count, width_for, with_resolved_sizes
 from mcrnn.models.forecaster import build_model
 
 
@@ -109,6 +109,31 @@ def test_width_comes_nearest_to_a_budget(architecture: str, budget: int, layers:
 
 def test_width_respects_the_groups() -> None:
     assert width_for(config("convgru", norm="group", norm_groups=8, hidden_size=8), (1, 16, 16), 100_000) % 8 == 0
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_width_can_be_rounded_to_multiples(architecture: str) -> None:
+    fields: dict[str, Any] = {"parameters": 175_000, "width_multiple": 8}
+    width = width_for(config(architecture, **fields), (1, 16, 16), 175_000)
+    counts = {w: parameter_count(config(architecture, hidden_size=w), (1, 16, 16)) for w in range(8, 96, 8)}
+    assert width == min(counts, key=lambda w: abs(counts[w] - 175_000))
+    grouped = config(architecture, norm="group", norm_groups=6, **fields)
+    assert width_for(grouped, (1, 16, 16), 175_000) % 24 == 0
+
+
+def test_a_multiple_without_a_budget_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"width_multiple \(8\) rounds the width that parameters asks for: give"):
+        config("convgru", hidden_size=20, width_multiple=8)
+    whole = Configuration.model_validate(
+        {
+            "name": "n",
+            "data": {"store": "s"},
+            "model": {"architecture": "convgru", "parameters": 171_813, "width_multiple": 8},
+            "train": {},
+        }
+    )
+    resolved = with_resolved_sizes(whole, (1, 16, 16)).model
+    assert (resolved.hidden_size, resolved.parameters, resolved.width_multiple) == (24, None, 1)
 
 
 def test_budgets_out_of_reach_are_refused() -> None:
