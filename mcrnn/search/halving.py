@@ -4,8 +4,10 @@ Every trial is trained to the first rung, an epoch at which trials are compared,
 Whenever a worker is free, the best paused trial that is among the best of its rung, one in `reduction_factor`, goes on
 to the next rung; where there is none, a new trial is started. Nothing that is paused is lost: a trial that is not among
 the best of its rung today is taken up when enough others turn out to be worse. The method is that of Li et al. (2020),
-arXiv 1810.05934, but for one rule: no more trials go on from a rung than one in `reduction_factor` of those that have
-reached it. Without it nearly all go on once a sampler learns, for each new trial is then better than most before it.
+arXiv 1810.05934, but for two rules. No more trials go on from a rung than one in `reduction_factor` of those that have
+reached it: without it nearly all go on once a sampler learns, for each new trial is then better than most before it.
+And that number is rounded rather than rounded down: with a factor of 3, the better of the first two trials goes on
+without waiting for a third, so that the search has a trained network earlier.
 
 All of it follows from the study. A trial has the user attribute `TARGET`, the epoch to which it is trained, and an
 intermediate value for every rung that it has reached.
@@ -108,10 +110,14 @@ class SuccessiveHalving:
         """Return the number of the trial that goes on next, None where none is among the best of its rung."""
         for epoch in sorted(self._rungs, reverse=True):
             rung = self._rungs[epoch]
-            best = len(rung.errors) // self.reduction_factor
+            best = self._number_of_best(len(rung.errors))
             if len(rung.promoted) >= best:
                 continue  # while trials get better, more would go on: each is among the best when it arrives
             for _, number in rung.errors[:best]:
                 if number in rung.paused:
                     return number
         return None
+
+    def _number_of_best(self, trials: int) -> int:
+        """Return one in `reduction_factor` of a number of trials, rounded; a half is rounded down."""
+        return (2 * trials + self.reduction_factor - 1) // (2 * self.reduction_factor)

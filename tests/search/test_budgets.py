@@ -137,7 +137,7 @@ def test_trials_that_were_stopped_early_are_expected_to_be_trained_to_their_end(
 
 
 def test_paused_trials_are_expected_to_be_confirmed_where_none_was_trained_to_its_end(tmp_path: Path) -> None:
-    plan = search(trials=90, cover=None, hours=10, confirm={}, asha={"grace_epochs": 1, "reduction_factor": 4})
+    plan = search(trials=90, cover=None, hours=10, confirm={}, asha={"grace_epochs": 1, "reduction_factor": 8})
     searcher = StudySearcher(study_in(tmp_path, plan), plan)
     trainings = []
     for number in range(5):

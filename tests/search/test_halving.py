@@ -46,8 +46,9 @@ def test_rungs_of_shorter_trainings_are_those_of_the_longest() -> None:
 def test_best_third_of_a_rung_goes_on() -> None:
     halving = SuccessiveHalving(3)
     paused_at(halving, 0, 0.5)
+    assert halving.promotion() is None  # one third of one is none
     paused_at(halving, 1, 0.3)
-    assert halving.promotion() is None  # one third of two is none
+    assert halving.promotion() == 1  # one third of two is rounded to one
     paused_at(halving, 2, 0.4)
     assert halving.promotion() == 1
     assert halving.next_target[1] == 6
@@ -60,11 +61,25 @@ def test_trial_that_was_not_good_enough_is_taken_up_when_others_are_worse() -> N
     for number, error in enumerate((0.3, 0.4, 0.5)):
         paused_at(halving, number, error)
     goes_on(halving, 0, 0.3, 6)
-    for number, error in ((3, 0.6), (4, 0.7)):
-        paused_at(halving, number, error)
-        assert halving.promotion() is None
-    paused_at(halving, 5, 0.8)
+    paused_at(halving, 3, 0.6)
+    assert halving.promotion() is None
+    paused_at(halving, 4, 0.7)
     assert halving.promotion() == 1
+
+
+@pytest.mark.parametrize(
+    ("factor", "expected"), [(2, [0, 1, 1, 2, 2, 3]), (3, [0, 1, 1, 1, 2, 2]), (4, [0, 0, 1, 1, 1, 1])]
+)
+def test_one_in_the_factor_goes_on_rounded(factor: int, expected: list[int]) -> None:
+    halving = SuccessiveHalving(factor)
+    gone_on, counts = 0, []
+    for number in range(6):
+        paused_at(halving, number, 1.0 - number / 100)
+        while (best := halving.promotion()) is not None:
+            goes_on(halving, best, 1.0 - best / 100, 6)
+            gone_on += 1
+        counts.append(gone_on)
+    assert counts == expected
 
 
 def test_no_more_than_a_third_goes_on_however_much_the_trials_improve() -> None:

@@ -28,7 +28,7 @@ def progress_of(plan: Search, errors: list[float], still_running: int = 0) -> tu
 
 def test_sampler_is_shown_every_trial_as_complete_that_reached_a_rung() -> None:
     progress, searcher = progress_of(
-        search(trials=40, cover=None, asha={"grace_epochs": 1, "reduction_factor": 4}), [0.5, 0.4, 0.6], 2
+        search(trials=40, cover=None, asha={"grace_epochs": 1, "reduction_factor": 8}), [0.5, 0.4, 0.6], 2
     )
     shown = progress.shown(hidden=4)
     assert [trial.number for trial in shown] == [0, 1, 2, 3]
