@@ -283,7 +283,8 @@ def _converted(source: Source, channel: GivenChannel, field: FieldDescription) -
         raise UserError(
             f"{name} in '{source.name}' has no units, the model takes it in {expected}: write the attribute units first"
         )
-    of_difference = is_difference(channel.array.attrs) or channel.name in field.differences
+    known = field.differences + tuple(source.differences)
+    of_difference = is_difference(channel.array.attrs) or channel.name in known
     try:
         conversion = find_conversion(found, expected, is_difference=of_difference)
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -127,7 +128,7 @@ def _roles(source: Source, channel: xr.DataArray, of_before: Mapping[str, str | 
         names = [*labelled.cf.axes.get(axis, []), *labelled.cf.coordinates.get(coordinate, [])]
         return next((str(name) for name in names if name in dimensions), None)
 
-    before = {} if source.grid is not None else {role: name for role, name in of_before.items() if name in dimensions}
+    before = {} if source.grid is not None else _dimensions_of_roles(dimensions, of_before)
     time = before.get("time") or ("time" if "time" in dimensions else found("T", "time"))
     if time is None or len(dimensions) < 3:
         raise UserError(
@@ -140,6 +141,20 @@ def _roles(source: Source, channel: xr.DataArray, of_before: Mapping[str, str | 
     if rows is None or columns is None:
         rows, columns = [name for name in dimensions if name != time][-2:]
     return time, rows, columns
+
+
+def _dimensions_of_roles(dimensions: list[str], of_before: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the dimensions of a variable by the roles that they had in the sources of the model's data.
+
+    Dimensions without names are known by their position only, as `dim_1` is. Where one of them is missing, such as that
+    of samples in the file of a single one, the positions of the others are not those of before, and tell nothing.
+    """
+    # the level of a variable has been selected before
+    roles = {role: name for role, name in of_before.items() if name is not None and role != "level"}
+    by_position = {name for name in roles.values() if re.fullmatch(r"dim_[0-9]+", name)}
+    if not by_position <= set(dimensions):
+        roles = {role: name for role, name in roles.items() if name not in by_position}
+    return {role: name for role, name in roles.items() if name in dimensions}
 
 
 def _check_grid(name: str, channel: xr.DataArray, grid: tuple[str, str], model: TrainedModel) -> int:

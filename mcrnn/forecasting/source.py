@@ -40,6 +40,8 @@ class Source:
         masks: for variables without values at some points of the grid, the points that have them.
         groups: opens all groups, data sets by their paths; the root has an empty one.
         group: path of the group that the data set is, empty for the root.
+        differences: variables that are known to hold differences, such as anomalies of temperature, beside those whose
+            attributes say so.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Source:
     masks: dict[str, np.ndarray] = field(default_factory=dict)
     groups: Callable[[], dict[str, xr.Dataset]] = dict
     group: str = ""
+    differences: frozenset[str] = frozenset()
 
     def find(self, path: str) -> xr.DataArray | None:
         """Return a variable; None where there is none.
@@ -253,4 +256,6 @@ def _open_store(location: Location, name: str, split: str) -> Iterator[Source]:
         grid = (names["height"], names["width"])
         mask_CHW = store.mask()
         masks = {} if mask_CHW is None else dict(zip(store.channels, mask_CHW, strict=True))
-        yield Source(name, dataset.drop_vars(dataset.data_vars).assign(variables), grid, masks)
+        differences = frozenset(store.attributes.get("differences", ()))
+        dataset = dataset.drop_vars(dataset.data_vars).assign(variables)
+        yield Source(name, dataset, grid, masks, differences=differences)

@@ -235,6 +235,21 @@ def test_differences_are_converted_without_an_offset(
     assert channel.conversion is None if offset == 0 else channel.conversion.offset == offset  # type: ignore[union-attr]
 
 
+def test_differences_of_a_store_are_converted_without_an_offset(root: Path) -> None:
+    data = geopotential(96, freq="1h")
+    data["z"].attrs = {"units": "degC", "long_name": "temperature anomaly"}
+    data["w"] = data["z"].assign_attrs(units="m", long_name="height")
+    data.to_netcdf(root / "anomalies.nc")
+    convert(
+        [str(root / "anomalies.nc")], "a.zarr", train="2001-02-21", val="2001-02-22", test="2001-02-23",
+        variable=["z", "w"], boundary="cylinder", workers=1, storage=str(root),
+    )  # fmt: skip
+    units = ("K", "m")
+    model = saved_model(root, units="K, m", channel_units=units, channels=("z", "w"), time_step="1 h")
+    with opened("a.zarr", Storage.open(str(root)), "test") as source:
+        assert [channel.conversion for channel in fit(source, model).channels] == [None, None]
+
+
 def test_units_of_several_channels_are_not_guessed_for_an_older_model(root: Path) -> None:
     data = geopotential(4)
     data["t"] = data["z"].assign_attrs(units="degC")
@@ -299,6 +314,21 @@ def test_components_without_names_are_found_as_in_the_conversion(root: Path, mon
         labelled = result.label(forecasts, model, given, [4], warm_up=3, identity={}, command="")
     assert labelled["velocity"].sizes == {"dim_0": 2, "dim_1": 2, "dim_4": 2, "dim_2": 8, "dim_3": 8}
     assert np.array_equal(labelled["velocity"].isel(dim_4=1).values, forecasts[:, 0, :, 2])
+
+
+def test_positions_of_dimensions_tell_nothing_where_that_of_samples_is_missing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    write_hdf5("one.hdf5", {"density": np.zeros((16, 16, 16), np.float32)})
+    roles = {r: f"dim_{n}" for n, r in enumerate(("sample", "time", "row", "column"))} | {"level": None}
+    recipe = {"variables": ["density"], "channels": ["density"], "roles": roles}
+    model = saved_model(root, units="1", time_step="1", recipe=recipe, channels=("density",), rows=(), columns=())
+    with (
+        opened("one.hdf5", Storage.open(str(root)), "test") as source,
+        pytest.raises(UserError, match="has the dimensions dim_0, dim_1, dim_2; forecasts need time, rows and columns"),
+    ):
+        fit(source, model)
 
 
 @pytest.mark.parametrize(("units", "step"), [("s", 0.5), ("ms", 500.0), ("", 0.5)])
