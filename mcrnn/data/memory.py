@@ -1,4 +1,5 @@
-"""How much memory a process can still take: that of the machine, or of its container or batch job where less is left.
+"""How much memory a process can still take: that of a GPU, and that of the machine, or of its container or batch job
+where less is left.
 
 Containers and batch systems such as Slurm limit memory by control groups, of which the machine's own figures say
 nothing. A process that exceeds the limit is killed.
@@ -11,8 +12,12 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mcrnn.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 CGROUPS = Path("/sys/fs/cgroup")
 """Where Linux shows control groups (https://docs.kernel.org/admin-guide/cgroup-v2.html)."""
@@ -60,6 +65,17 @@ def memory_budget() -> float:
         return float(given) * 1e9 / _processes
     except ValueError:
         raise UserError(f"MCRNN_MEMORY is a number of GB such as 16, not '{given}'") from None
+
+
+def device_memory_budget(device: torch.device) -> float:
+    """Return how many bytes of a device a split may take: half of what is free on it now; no limit but on GPUs of CUDA.
+
+    Args:
+        device: the device.
+    """
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else math.inf
 
 
 def left_in_cgroups(membership: Path = Path("/proc/self/cgroup"), cgroups: Path = CGROUPS) -> float:

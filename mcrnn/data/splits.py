@@ -18,7 +18,7 @@ import torch
 from mcrnn.config.sections import DataConfig
 from mcrnn.data.description import FieldDescription
 from mcrnn.data.field_reader import coarsened
-from mcrnn.data.memory import memory_budget
+from mcrnn.data.memory import device_memory_budget, memory_budget
 from mcrnn.data.segments import WHOLE, Segments
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
@@ -53,7 +53,7 @@ class Split(Protocol):
         """
 
     def on(self, device: torch.device) -> Split:
-        """Return the split in the memory of a device, or unchanged where the split is not in memory."""
+        """Return the split in the memory of a device, or unchanged where it does not fit or is not in memory."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class MemorySplit:
         return {"field_NTCHW": self.field_NTCHW}
 
     def on(self, device: torch.device) -> Split:
-        if device.type == "cpu":
+        if device.type == "cpu" or self.field_NTCHW.nbytes > device_memory_budget(device):
             return self
         return DeviceSplit(self._tensor.to(device))
 

@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -18,6 +19,8 @@ from mcrnn.models.sizing import FrameShape
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt(3)."""
+BYTES_OF_PARAMETER = 16
+"""A weight, its gradient and two moments of Adam, in float32."""
 MALLOC_RETAINED_BYTES = 1 << 30
 """Freed memory that the C library keeps rather than return it to the kernel: 1 GiB."""
 
@@ -55,7 +58,41 @@ def numeric_settings(train: TrainConfig, device: torch.device) -> Iterator[None]
         torch.use_deterministic_algorithms(before)
 
 
-def out_of_memory_message(config: Configuration, frame_shape: FrameShape, workers: int, device: torch.device) -> str:
+@dataclass(frozen=True)
+class DeviceUse:
+    """What the memory of a GPU is used for, in bytes."""
+
+    total: float
+    own: float
+    """The largest use by the tensors of this process."""
+    others: float
+    """The use by other processes, and by the contexts of CUDA."""
+
+    @classmethod
+    def of(cls, device: torch.device) -> DeviceUse | None:
+        """Return the use of a device; None where it is no GPU, or can no longer be asked."""
+        if device.type != "cuda":
+            return None
+        with contextlib.suppress(RuntimeError):
+            free, total = torch.cuda.mem_get_info(device)
+            others = total - free - torch.cuda.memory_reserved(device)
+            return cls(total, torch.cuda.max_memory_allocated(device), max(0, others))
+        return None
+
+    def __str__(self) -> str:
+        return (
+            f"of its {self.total / 1e9:.3g} GB this process used up to {self.own / 1e9:.2g} GB, and other processes "
+            f"{self.others / 1e9:.2g} GB"
+        )
+
+
+def out_of_memory_message(
+    config: Configuration,
+    frame_shape: FrameShape,
+    workers: int,
+    device: torch.device,
+    use: DeviceUse | None = None,
+) -> str:
     """Say what a training step asked for when memory ran out, and what to try.
 
     Args:
@@ -63,6 +100,7 @@ def out_of_memory_message(config: Configuration, frame_shape: FrameShape, worker
         frame_shape: channels, height, width of the field as the network sees it.
         workers: number of data-parallel workers.
         device: the device whose memory was not enough.
+        use: what its memory was used for, where that is known.
     """
     train, steps = config.train, config.data.sequence_length
     part = math.ceil(train.batch_size / workers)
@@ -74,5 +112,6 @@ def out_of_memory_message(config: Configuration, frame_shape: FrameShape, worker
     return (
         f"out of memory on {device}: a step takes {windows} windows of {steps} steps of "
         f"{channels} x {height} x {width} through {costs.parameters:,} parameters, about {total / 1e9:.2g} GB of "
-        f"activations. Try {smaller}, or a smaller model"
+        f"activations and {costs.parameters * BYTES_OF_PARAMETER / 1e9:.2g} GB of weights, gradients and moments"
+        f"{f'; {use}' if use else ''}. Try {smaller}, or a smaller model"
     )

@@ -37,7 +37,7 @@ from mcrnn.training.batch_loss import BatchLoss
 from mcrnn.training.epoch_sums import EpochSums
 from mcrnn.training.graphed_step import graphed
 from mcrnn.training.lr_schedule import epochs_without_improvement, learning_rate
-from mcrnn.training.numerics import keep_freed_memory, numeric_settings, out_of_memory_message
+from mcrnn.training.numerics import DeviceUse, keep_freed_memory, numeric_settings, out_of_memory_message
 from mcrnn.training.session import OBJECTIVE, PENALTY, End, Metrics, Request, Session, State
 from mcrnn.training.step import Step, TrainingStep
 from mcrnn.training.validation import validate, validation_metrics
@@ -81,7 +81,8 @@ def fit(
             return Trainer(config, data, session, device, target).run()
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
-                message = out_of_memory_message(config, data.field.frame_shape, session.world_size, device)
+                use = DeviceUse.of(device)
+                message = out_of_memory_message(config, data.field.frame_shape, session.world_size, device, use)
                 raise NotEnoughMemoryError(message) from None
             raise
 

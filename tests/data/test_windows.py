@@ -13,7 +13,7 @@ from botocore.exceptions import EndpointConnectionError
 from mcrnn.config.sections import Configuration, DataConfig
 from mcrnn.data.checks import check_store_serves
 from mcrnn.data.description import Scaling
-from mcrnn.data.splits import FieldData, MemorySplit, StoredSplit, open_split
+from mcrnn.data.splits import DeviceSplit, FieldData, MemorySplit, StoredSplit, open_split
 from mcrnn.data.store import FieldStore
 from mcrnn.data.windows import TrainingWindows, evaluation_windows
 from mcrnn.errors import UserError
@@ -186,6 +186,17 @@ def test_split_larger_than_its_memory_is_read_from_the_store(
     # as it comes out on a worker
     for split in (stored, in_memory):
         assert torch.equal(pickle.loads(pickle.dumps(split)).windows(samples, starts, 5), expected)
+
+
+def test_split_larger_than_the_memory_of_a_gpu_stays_in_that_of_the_machine(
+    store: FieldStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, device = open_split(store, "train", DataConfig(store="x")), torch.device("meta")
+    assert isinstance(split, MemorySplit)
+    size = split.field_NTCHW.nbytes
+    for free, kind in ((size - 1, MemorySplit), (size, DeviceSplit)):
+        monkeypatch.setattr("mcrnn.data.splits.device_memory_budget", lambda _, free=free: free)
+        assert isinstance(split.on(device), kind)
 
 
 def test_stored_split_refuses_damage(store: FieldStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -348,8 +348,9 @@ def test_without_gradients_nothing_is_kept_for_them(name: str) -> None:
     assert largest < (2.6 if name.startswith("min") else 4.6) * x.nbytes
 
 
-def test_frozen_weights_cost_no_gradients() -> None:
-    cell = cell_class("minconvgru")(4, "circular").requires_grad_(False)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_frozen_weights_cost_no_gradients(name: str) -> None:
+    cell = cell_class(name)(4, "circular").requires_grad_(False)
     x = sequence(height=16, width=16).requires_grad_()  # frames enough for the gradient of the weight
     h, _ = cell(x, cell.initial_state(x[:, 0]))
     with DeviceOperations() as operations:

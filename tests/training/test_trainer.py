@@ -22,7 +22,7 @@ from mcrnn.models.forecaster import build_model
 from mcrnn.models.precision import running_in
 from mcrnn.training.batch_loss import BatchLoss
 from mcrnn.training.checkpoints import deserialize, serialize
-from mcrnn.training.numerics import numeric_settings
+from mcrnn.training.numerics import DeviceUse, numeric_settings, out_of_memory_message
 from mcrnn.training.session import OBJECTIVE, PENALTY, CallbackSession, End, Metrics, Request, State, evaluated_weights
 from mcrnn.training.trainer import Trainer, fit
 from mcrnn.training.validation import validate
@@ -333,6 +333,15 @@ except NotEnoughMemoryError as error:
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "a step takes 6 windows of 6 steps of 1 x 8 x 8 through 14,1" in result.stdout, result.stderr
     assert "Try --set train.micro_batch=3, or a smaller model" in result.stdout
+
+
+def test_too_little_memory_of_a_gpu_says_what_took_it() -> None:
+    config = configuration(batch_size=6)
+    use = DeviceUse(total=80e9, own=12.3e9, others=66e9)
+    message = out_of_memory_message(config, (1, 8, 8), 1, torch.device("cuda:0"), use)
+    assert message.startswith("out of memory on cuda:0: a step takes 6 windows of 6 steps of 1 x 8 x 8")
+    assert "; of its 80 GB this process used up to 12 GB, and other processes 66 GB. Try" in message
+    assert DeviceUse.of(torch.device("cpu")) is None
 
 
 def test_objective_never_exceeds_the_penalty(data: FieldData) -> None:
