@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, model_validator
 
 from mcrnn.config.sections import Section
 
@@ -148,11 +148,11 @@ class SearchConfig(Section):
         description="Largest number of trials at a time. null for as many as the cluster has room for, or may get, but "
         "with a sampler that learns no more than a quarter of the trials, but at least 8.",
     )
-    gpus: float | None = Field(
+    gpus: NonNegativeFloat | Literal["auto"] | None = Field(
         None,
-        ge=0,
         description="GPUs of each worker of a trial, such as 0.25 for four on one GPU. null for one each if there are, "
-        "or may be, enough for the workers of a trial, and none otherwise.",
+        "or may be, enough for the workers of a trial, and none otherwise. auto measures some trials on a GPU of their "
+        "own before the search, and lets as many share one as its memory, its time and the machine have room for.",
     )
     seed: int = Field(0, ge=0, description="Seed of the sampler.")
     sampler: Literal["auto", "tpe", "gp", "cmaes", "random", "grid", "nsga2"] = Field(

@@ -31,17 +31,18 @@ class Machines:
     gpus: float
     """GPUs of each."""
 
-    def room(self, gpus: float) -> int:
+    def room(self, gpus: float, cpus: int = 1) -> int:
         """Return how many workers fit on one of them.
 
         Args:
-            gpus: GPUs of each worker, which also takes one CPU. Below 1, workers share a GPU.
+            gpus: GPUs of each worker. Below 1, workers share a GPU.
+            cpus: CPUs of each worker.
         """
-        cpus = math.inf if self.cpus is None else self.cpus
+        by_cpus = math.inf if self.cpus is None else self.cpus // cpus
         if not gpus:
-            return int(self.gpus if self.cpus is None else cpus)
+            return int(self.gpus if self.cpus is None else by_cpus)
         shared = int(self.gpus) * int(1 / gpus + ROUNDING) if gpus < 1 else int(self.gpus / gpus + ROUNDING)
-        return int(min(cpus, shared))
+        return int(min(by_cpus, shared))
 
 
 @dataclass(frozen=True)

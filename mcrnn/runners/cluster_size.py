@@ -62,13 +62,14 @@ class Cluster:
         """GPUs at most."""
         return self._most(lambda each: each.gpus)
 
-    def room(self, gpus: float) -> int:
+    def room(self, gpus: float, cpus: int = 1) -> int:
         """Return how many workers may run at a time, once all machines are there.
 
         Args:
-            gpus: GPUs of each worker, which also takes one CPU.
+            gpus: GPUs of each worker.
+            cpus: CPUs of each worker.
         """
-        return int(self._most(lambda each: each.room(gpus)))
+        return int(self._most(lambda each: each.room(gpus, cpus)))
 
     @property
     def coordinators(self) -> int:
@@ -86,14 +87,15 @@ class Cluster:
         memory = min(COORDINATOR_MEMORY, self.head_memory)
         return {"node:__internal_head__": 0.001, **({"memory": int(memory)} if memory >= 1 else {})}
 
-    def trials(self, workers: int, gpus: float) -> int:
+    def trials(self, workers: int, gpus: float, cpus: int = 1) -> int:
         """Return how many trials may run at a time; at least 1.
 
         Args:
             workers: workers of each trial.
             gpus: GPUs of each worker.
+            cpus: CPUs of each worker.
         """
-        room = self.room(gpus) // workers
+        room = self.room(gpus, cpus) // workers
         return max(1, room if workers == 1 else min(room, self.coordinators))
 
     def describe(self, workers: int, gpus: float, trials: int) -> str:

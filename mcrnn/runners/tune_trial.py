@@ -55,13 +55,14 @@ class TuneSession(RunSession):
         return super().advance(epoch, batch, batches)
 
 
-def run_in_tune(run: TrainingRun, data: FieldData, stop: Any = None) -> End:
-    """Train inside a Tune actor, on one thread, so that trials side by side do not take each other's cores.
+def run_in_tune(run: TrainingRun, data: FieldData, stop: Any = None, threads: int = 1) -> End:
+    """Train inside a Tune actor, on few threads, so that trials side by side do not take each other's cores.
 
     Args:
         run: what to train.
         data: the training and validation splits.
         stop: handle of a `StopFlag`, or None.
+        threads: threads of PyTorch; one for each CPU that Ray has reserved.
     """
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     return TuneSession(run, stop).train(data, choose_device(run.config.train.device, "train.device"))

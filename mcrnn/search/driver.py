@@ -13,7 +13,7 @@ from rich.console import Console
 
 from mcrnn.data.splits import FieldData
 from mcrnn.errors import UserError
-from mcrnn.runners.cluster_size import gpus_for
+from mcrnn.runners.cluster_size import Cluster, gpus_for
 from mcrnn.runners.ray_cluster import connected
 from mcrnn.runners.signals import on_stop
 from mcrnn.runners.stop_flag import new_stop_flag
@@ -23,12 +23,14 @@ from mcrnn.search.budgets import Budgets, budget, stop_reason, useful_concurrenc
 from mcrnn.search.callbacks import ConfirmationCallback, PresenceCallback, TrialCallback
 from mcrnn.search.driver_log import DriverLog
 from mcrnn.search.finalize import finalize
+from mcrnn.search.gpu_sharing import GpuSharing, share_gpus
 from mcrnn.search.page_writer import PageWriter
 from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.search_run import ActiveSearch, SearchRun
 from mcrnn.search.stop_requests import SearchStopRequests, StopTrialsCallback
 from mcrnn.search.training_list import TrainingList
 from mcrnn.search.trial_index import TrialIndex
+from mcrnn.search.trial_measurement import Measure, measure_on_gpu
 from mcrnn.search.trial_runner import TrialRunner
 from mcrnn.search.trials import TrialContext, run_trial, trial_name
 from mcrnn.search.tune_adapter import StudyScheduler, StudySearcher
@@ -40,12 +42,13 @@ from mcrnn.tracking.mlflow_client import refusals_explained
 from mcrnn.tracking.sync import RunSync
 
 
-def run(search_run: SearchRun, facts: dict[str, Any] | None = None) -> None:
+def run(search_run: SearchRun, facts: dict[str, Any] | None = None, measure: Measure = measure_on_gpu) -> None:
     """Run the remaining trials and the confirmation, then register the best model and write the summary.
 
     Args:
         search_run: the search.
         facts: what `python -m mcrnn.status` is to know of this process, such as which file it has read; JSON.
+        measure: measures what trials take of a GPU, where `search.gpus` is auto.
 
     Raises:
         UserError: no trial produced a model, a configuration cannot be trained, or another process has taken the search
@@ -84,7 +87,7 @@ def run(search_run: SearchRun, facts: dict[str, Any] | None = None) -> None:
             # also where nothing more is to be started, what runs is completed and what is paused is stopped
             unfinished = stop_reason(study, search.search, index) is None or index.running
             if unfinished or search_run.confirmation(index).missing:
-                _run_trials(active, presence, requests)
+                _run_trials(active, presence, requests, measure)
             lease.check()
             active.finish_mlflow_runs()
             best = search_run.best_trial()
@@ -110,13 +113,14 @@ def run(search_run: SearchRun, facts: dict[str, Any] | None = None) -> None:
                 uploads.wait()
 
 
-def _run_trials(active: ActiveSearch, presence: Presence, requests: SearchStopRequests) -> None:
+def _run_trials(active: ActiveSearch, presence: Presence, requests: SearchStopRequests, measure: Measure) -> None:
     """Run the remaining trials, then the confirmation.
 
     Args:
         active: the search.
         presence: gets to know how far it is.
         requests: requests to stop the search or a trial.
+        measure: measures what trials take of a GPU.
 
     Raises:
         UserError: there are too few CPUs or GPUs, or a configuration cannot be trained.
@@ -129,8 +133,15 @@ def _run_trials(active: ActiveSearch, presence: Presence, requests: SearchStopRe
     with connected() as cluster, contextlib.ExitStack() as until_end:
         if workers > cluster.cpus:
             raise UserError(f"train.workers {workers} needs as many CPUs, there are {cluster.cpus}")
-        gpus = gpus_for(config.train, cluster, search.search.gpus)
-        room = cluster.trials(workers, gpus)
+        gpus = gpus_for(config.train, cluster, None if search.search.gpus == "auto" else search.search.gpus)
+        data = ray.put(FieldData.load(search_run.store, config.data))
+        resources = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
+        threads, uses_service = 1, False
+        if search.search.gpus == "auto" and gpus:
+            sharing = _share_gpus(active, cluster, requests, data, measure)
+            gpus, resources = sharing.packing.gpus, sharing.resources
+            threads, uses_service = sharing.packing.cpus, sharing.uses_service
+        room = cluster.trials(workers, gpus, threads)
         concurrency = useful_concurrency(search.search, room)
         if os.environ.get("RAY_ADDRESS"):
             console.print(cluster.describe(workers, gpus, concurrency), highlight=False, soft_wrap=True)
@@ -166,16 +177,18 @@ def _run_trials(active: ActiveSearch, presence: Presence, requests: SearchStopRe
             search.without_database(),
             search_run.field,
             search_run.folder,
-            data=ray.put(FieldData.load(search_run.store, config.data)),
+            data=data,
             gpus=gpus,
             concurrency=concurrency,
             stop=flag,
+            threads=threads,
+            uses_service=uses_service,
         )
         trial_runner = TrialRunner(
             tune.with_parameters(run_trial, context=context),
             tune_folder,
             search_run.lease,
-            {"CPU": 1, **({"GPU": gpus} if gpus else {})} if workers == 1 else cluster.coordinator_resources,
+            resources if workers == 1 else cluster.coordinator_resources,
             concurrency,
             config.train.max_failures if workers == 1 else 0,  # Ray Train itself replaces the workers that are lost
             lambda: active.interrupted,
@@ -210,6 +223,31 @@ def _run_trials(active: ActiveSearch, presence: Presence, requests: SearchStopRe
         if search_run.confirmation(active.index).missing:
             progress.note(CONFIRMATION)
         _confirm(active, trial_runner, searcher)
+
+
+def _share_gpus(
+    active: ActiveSearch, cluster: Cluster, requests: SearchStopRequests, data: Any, measure: Measure
+) -> GpuSharing:
+    """Decide how many trials share a GPU, and print why.
+
+    Raises:
+        UserError: another process has taken the search over.
+        KeyboardInterrupt: a stop was asked for.
+    """
+
+    def stop() -> None:
+        active.interrupted = True
+
+    def wait() -> None:
+        active.search_run.lease.check()
+        if active.interrupted:
+            raise KeyboardInterrupt
+
+    with on_stop(stop), requests.handled_by(stop):
+        sharing = share_gpus(active.search_run, cluster, data, measure, wait)
+        wait()
+    active.console.print(sharing.line, highlight=False, soft_wrap=True)
+    return sharing
 
 
 def _confirm(active: ActiveSearch, trial_runner: TrialRunner, searcher: StudySearcher) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import math
 import traceback
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+import torch
 from ray import tune
 
 from mcrnn.config.paths import Values
@@ -17,6 +19,7 @@ from mcrnn.config.space import Search
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import IsolatedError, NotEnoughMemoryError, UserError, first_line
 from mcrnn.models import with_resolved_sizes
+from mcrnn.runners import mps
 from mcrnn.runners.ray_train import root_cause, run_distributed
 from mcrnn.runners.session import report_constants
 from mcrnn.runners.tune_trial import run_in_tune
@@ -42,6 +45,10 @@ class TrialContext:
     """Trials at a time."""
     stop: Any
     """Handle of the search's `StopFlag`."""
+    threads: int = 1
+    """Threads of PyTorch in a trial with one worker."""
+    uses_service: bool = False
+    """Whether trials share GPUs by way of NVIDIA's multi-process service, where a machine has it."""
 
     def training_run(
         self, name: str, kind: str, folder: RunFolder, values: Values, target: int | None = None
@@ -179,7 +186,15 @@ def _is_paused(run: TrainingRun) -> bool:
 
 def _train(run: TrainingRun, context: TrialContext, *, alone: bool) -> None:
     if run.config.train.workers == 1:
-        run_in_tune(run, ray.get(context.data), context.stop)
+        if context.uses_service:
+            mps.join()  # without it, this trial and others take turns
+        try:
+            run_in_tune(run, ray.get(context.data), context.stop, context.threads)
+        finally:
+            if context.gpus % 1 and torch.cuda.is_initialized():
+                # The next trial takes over this process, which would keep the memory from those beside it meanwhile.
+                gc.collect()
+                torch.cuda.empty_cache()
         return
     from ray.tune.integration.ray_train import TuneReportCallback
 

@@ -29,6 +29,7 @@ and the folder of a search
     baselines/NAME/      the errors of persistence and climatology
     figures/             pictures of the result
     report.html          a page with all that is known of the search, written while it runs and when it ends
+    packing.json         what trials were measured to take of a GPU, with search.gpus: auto
     summary.json         the result, once the search has finished
 """
 
@@ -66,6 +67,7 @@ STUDY_FILE = "study.json"
 LEASE_FILE = "lock.json"
 DRIVER_LOG = "driver.log"
 SUMMARY_FILE = "summary.json"
+PACKING_FILE = "packing.json"
 PAGE_FILE = "report.html"
 TRIALS_FOLDER = "trials"
 CONFIRMATION_FOLDER = "confirmation"
@@ -302,6 +304,14 @@ class SearchFolder(RunFolder):
     def delete_summary(self) -> None:
         """Delete the result of a search that goes on."""
         self.location.delete(SUMMARY_FILE)
+
+    def read_packing(self) -> dict[str, Any] | None:
+        """Return what trials were measured to take of a GPU, None if they were not."""
+        return self._read_json(PACKING_FILE)
+
+    def write_packing(self, measured: dict[str, Any]) -> None:
+        """Keep what trials were measured to take of a GPU."""
+        self._write_json(PACKING_FILE, measured, indent=1)
 
     def write_figure(self, name: str, picture: bytes) -> None:
         """Keep a picture of the result."""

@@ -1,0 +1,161 @@
+"""`search.gpus: auto`: measure some trials on a GPU of their own, and decide how many share one.
+
+What was measured is kept in the folder of the search. A search that goes on decides from it again, and so the same
+where the cluster is the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from mcrnn.errors import first_line
+from mcrnn.runners.cluster_size import Cluster
+from mcrnn.runners.gpu_cards import Card, MachineGpus, gpus_of_machine
+from mcrnn.runners.ray_cluster import ask_machines
+from mcrnn.search.budgets import useful_concurrency
+from mcrnn.search.packing import MOST_TRIALS, CardLimits, Packing, TrialMeasurement, pack
+from mcrnn.search.search_run import SearchRun
+from mcrnn.search.trial_measurement import Measure, Measured, configurations_to_measure
+
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+@dataclass(frozen=True)
+class GpuSharing:
+    """How the trials of a search share GPUs."""
+
+    packing: Packing
+    line: str
+    """What was decided and why, for the user."""
+    uses_service: bool = False
+    """Whether trials compute by way of NVIDIA's multi-process service, where a machine has it."""
+    memory: int = 0
+    """Bytes of a machine that each trial reserves; 0 for none."""
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What a trial asks Ray for."""
+        memory = {"memory": float(self.memory)} if self.memory else {}
+        return {"CPU": self.packing.cpus, "GPU": self.packing.gpus, **memory}
+
+
+def share_gpus(
+    search_run: SearchRun, cluster: Cluster, data: Any, measure: Measure, wait: Callable[[], None]
+) -> GpuSharing:
+    """Decide how many trials share a GPU.
+
+    Args:
+        search_run: the search.
+        cluster: where it runs; it has GPUs, or may get some.
+        data: reference to the `FieldData` in Ray's object store.
+        measure: measures trials.
+        wait: called several times a second while a measurement runs, which it ends by an exception.
+    """
+    workers = search_run.first_configuration.train.workers
+    if workers > 1:  # NCCL takes no two workers of a training on one GPU
+        return _one_each(f"a trial has {workers} workers, each of which needs a GPU of its own")
+    cards = max(1, int(cluster.gpus))
+    at_a_time = useful_concurrency(search_run.search.search, cards * MOST_TRIALS)
+    wanted = math.ceil(at_a_time / cards)
+    if wanted == 1:
+        return _one_each(f"no more than {at_a_time} run at a time, and there may be {cards} GPUs")
+    machines: list[MachineGpus] = [each.result for each in ask_machines(gpus_of_machine) if each.result is not None]
+    seen = [card for machine in machines for card in machine.cards]
+    measured = _remembered(search_run, seen)
+    if measured is None:
+        configs = configurations_to_measure(search_run.search, search_run.field)
+        task: Any = ray.remote(num_cpus=1, num_gpus=1, max_calls=1, max_retries=1)(measure)
+        try:
+            measured = _awaited(task.remote(configs, data), wait)
+        except ray.exceptions.RayError as error:
+            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+            return _one_each(f"nothing could be measured ({first_line(cause)})")
+        if not measured.trials:
+            return _one_each("the memory of a GPU was not enough for those that were measured")
+        search_run.folder.write_packing(dataclasses.asdict(measured))
+    problems = [machine.no_service for machine in machines if machine.cards] or [each.no_service for each in machines]
+    uses_service = "" in problems
+    limits = _limits(cluster, measured.card, seen)
+    packing = pack(list(measured.trials), limits, wanted=wanted, shared=uses_service)
+    needed = max(each.host_memory for each in measured.trials)
+    # an autoscaler starts no machine for a trial that reserves memory if its configuration names none
+    reserves = not cluster.may_get_machines and needed <= limits.host_memory < math.inf
+    return GpuSharing(
+        packing,
+        packing.describe(_described_service(problems)),
+        uses_service and packing.trials > 1,
+        int(needed) if reserves else 0,
+    )
+
+
+def _one_each(reason: str) -> GpuSharing:
+    packing = Packing(1, reason)
+    return GpuSharing(packing, packing.describe(""))
+
+
+def _described_service(problems: list[str]) -> str:
+    """Return how processes share GPUs, from what each machine says about the multi-process service."""
+    using, why = problems.count(""), next(filter(None, problems), "no machine could be asked")
+    if using and using == len(problems):
+        return "under NVIDIA's multi-process service"
+    if using:
+        return f"under NVIDIA's multi-process service on {using} of {len(problems)} machines, else time-sliced: {why}"
+    return f"time-sliced, because {why}"
+
+
+def _awaited(reference: Any, wait: Callable[[], None]) -> Measured:
+    try:
+        while not ray.wait([reference], timeout=SECONDS_BETWEEN_LOOKS)[0]:
+            wait()
+    except BaseException:
+        ray.cancel(reference, force=True)
+        raise
+    return ray.get(reference)
+
+
+def _remembered(search_run: SearchRun, seen: list[Card]) -> Measured | None:
+    """Return what the search has measured earlier; None where it has not, or the cluster has other GPUs now.
+
+    Args:
+        search_run: the search.
+        seen: the GPUs that there are; empty where none can be asked for.
+    """
+    content = search_run.folder.read_packing()
+    if content is None:
+        return None
+    card = Card(**content["card"])
+    if seen and card.name not in {each.name for each in seen}:
+        return None
+    return Measured(card, tuple(TrialMeasurement(**each) for each in content["trials"]))
+
+
+def _limits(cluster: Cluster, measured: Card, seen: list[Card]) -> CardLimits:
+    """Return what there is for the trials of one GPU, on the machine that has least.
+
+    What others than Ray use of a GPU is only known of the one that was measured: the others may have trials on them.
+
+    Args:
+        cluster: the cluster.
+        measured: the GPU on which trials were measured.
+        seen: the GPUs that there are, as far as they can be asked for.
+    """
+    cores = [
+        each.cpus / each.gpus for each in (*cluster.machines, *cluster.limits.kinds) if each.gpus >= 1 and each.cpus
+    ]
+    memory = [
+        node["Resources"]["memory"] / node["Resources"]["GPU"]
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("GPU", 0) >= 1 and "memory" in node["Resources"]
+    ]
+    return CardLimits(
+        memory=min(each.memory for each in (measured, *seen)) - measured.used,
+        cores=min(cores, default=math.inf),
+        host_memory=min(memory, default=math.inf),
+        exclusive=any(each.exclusive for each in (measured, *seen)),
+    )
