@@ -63,6 +63,7 @@ def on_no_gpu(configs: list[Configuration], data: FieldData) -> Measured:
     raise UserError("PyTorch finds no GPU")
 
 
+@pytest.mark.soak
 def test_trials_share_a_gpu_as_measured_and_one_that_was_too_large_beside_another_has_it_alone(
     root: Path,
     service: Path,
