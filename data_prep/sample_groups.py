@@ -30,6 +30,15 @@ GRID, AXES = "grid", ("t", "x", "y", "z")
 OF_HDF5 = {"DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME", "_Netcdf4Dimid", "_Netcdf4Coordinates", "_nc3_strict"}
 """Attributes that say how a file is organised, and not what its values are."""
 
+NO_COORDINATE = b"This is a netCDF dimension but not a netCDF variable"
+"""The NAME of a dimension scale without values begins so, by which the NetCDF library names a dimension.
+
+Source: https://docs.unidata.ucar.edu/nug/current/file_format_specifications.html#netcdf_4_spec
+"""
+
+Axis = tuple[str, h5py.Dataset | None]
+"""Name of a dimension, and its coordinate where it has one."""
+
 
 class NoSampleGroupsError(ValueError):
     """A file has no groups, or not what is wanted in the first of them."""
@@ -96,7 +105,14 @@ def _parts(name: str) -> list[str]:
 
 
 def _members(group: h5py.Group) -> list[tuple[str, type]]:
-    return [(name, group.get(name, getclass=True)) for name in group]
+    """Return names and classes of what is in a group, without links to what is not there."""
+    found = []
+    for name in group:
+        try:
+            found.append((name, group.get(name, getclass=True)))
+        except (KeyError, OSError, RuntimeError):  # one of them, by the version of HDF5
+            continue
+    return found
 
 
 class _DataStore(AbstractDataStore):
@@ -126,7 +142,7 @@ class _DataStore(AbstractDataStore):
             data: Any = indexing.LazilyIndexedArray(_GroupedArray(self.file, self.groups, key))
             found[name] = xr.Variable((SAMPLE, *dims), data, _attributes(array))
             for axis in axes:
-                if axis is not None:
+                if axis is not None and axis[1] is not None:
                     found[axis[0]] = xr.Variable((axis[0],), axis[1][...], _attributes(axis[1]))
         return found
 
@@ -153,16 +169,22 @@ class _GroupedArray(BackendArray):
         return np.stack([self._read((int(i), *inside)) for i in np.arange(len(self.groups))[samples]])
 
 
-def _axes(sample: h5py.Group, holder: h5py.Group, array: h5py.Dataset) -> list[tuple[str, h5py.Dataset] | None]:
-    """Return name and coordinate of each dimension of an array, None where it has none."""
+def _axes(sample: h5py.Group, holder: h5py.Group, array: h5py.Dataset) -> list[Axis | None]:
+    """Return name and coordinate of each dimension of an array, None where it has no name."""
     scales = [array.dims[axis][0] if len(array.dims[axis]) else None for axis in range(len(array.shape))]
     if any(scale is not None for scale in scales):
-        return [None if scale is None else (scale.name.rpartition("/")[2], scale) for scale in scales]
+        return [None if scale is None else _axis_of(scale) for scale in scales]
     grid = holder.get(GRID) or sample.get(GRID)
     named = [(name, grid[name]) for name in AXES if name in grid] if isinstance(grid, h5py.Group) else []
     if [coordinate.shape for _, coordinate in named] != [(length,) for length in array.shape[: len(named)]]:
         return [None] * len(array.shape)
     return [*named, *[None] * (len(array.shape) - len(named))]
+
+
+def _axis_of(scale: h5py.Dataset) -> Axis:
+    label = scale.attrs.get("NAME", b"")
+    label = label.encode() if isinstance(label, str) else bytes(label)
+    return scale.name.rpartition("/")[2], None if label.startswith(NO_COORDINATE) else scale
 
 
 def _attributes(dataset: h5py.Dataset) -> dict[str, Any]:
@@ -187,6 +209,8 @@ def _outline(sample: h5py.Group, inside: str, name: str) -> dict[str, Any]:
         if axis is not None:
             coordinate, values = axis
             found[f"dimension {position} of {name}"] = coordinate
+            if values is None:
+                continue
             found[f"the coordinate {coordinate}"] = values[...]
             for key, value in _attributes(values).items():
                 found[f"{key} of {coordinate}"] = value
@@ -194,7 +218,9 @@ def _outline(sample: h5py.Group, inside: str, name: str) -> dict[str, Any]:
 
 
 def _is_same(a: Any, b: Any) -> bool:
-    return np.array_equal(a, b) if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) else bool(np.all(a == b))
+    """Return whether two attributes or coordinates are equal, where a value that is not a number equals itself."""
+    a, b = np.asarray(a), np.asarray(b)
+    return np.array_equal(a, b, equal_nan=a.dtype.kind in "fc" and b.dtype.kind in "fc")
 
 
 def _shown(value: Any) -> str:

@@ -239,7 +239,8 @@ def describe_groups(url: str) -> str:
         return ""
     groups = request(url, lambda: _groups(url))
     told = describe_fields(groups)
-    return f"{told}, or take each as a sample by --group '{EACH}'" if have_same_fields(groups) else told
+    may_be_samples = source_format(url) == "NetCDF" and have_same_fields(groups)
+    return f"{told}, or take each as a sample by --group '{EACH}'" if may_be_samples else told
 
 
 def require_library(url: str) -> None:

@@ -68,13 +68,13 @@ def describe_fields(groups: Mapping[str, xr.Dataset]) -> str:
 
 
 def have_same_fields(groups: Mapping[str, xr.Dataset]) -> bool:
-    """Return whether there are several groups with fields, and all have fields of the same names.
+    """Return whether there are several groups with fields, all in the root, and all with fields of the same names.
 
     Args:
         groups: data sets by the path of their group, empty for the root.
     """
-    found = [tuple(names) for group, names in _fields_of(groups).items() if group and names]
-    return len(found) > 1 and len(set(found)) == 1
+    found = {group: tuple(names) for group, names in _fields_of(groups).items() if group and names}
+    return len(found) > 1 and len(set(found.values())) == 1 and not any("/" in group for group in found)
 
 
 def _fields_of(groups: Mapping[str, xr.Dataset]) -> dict[str, list[str]]:

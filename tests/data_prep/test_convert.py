@@ -537,6 +537,20 @@ def test_groups_of_hdf5_are_samples_in_natural_order(folder: Path, monkeypatch: 
     assert np.array_equal(store.load("test"), np.stack([SAMPLES[3:] + 1, SAMPLES[3:]], 2))
 
 
+@pytest.mark.parametrize("coordinates", [True, False], ids=["coordinates", "none"])
+def test_groups_of_netcdf_are_samples_with_or_without_coordinates(folder: Path, coordinates: bool) -> None:
+    of_group = {"t": np.arange(4.0), "y": 2 * np.arange(6.0), "x": np.arange(8.0)} if coordinates else {}
+    for number in range(5):
+        field = xr.Dataset({"data": (("t", "y", "x"), SAMPLES[number])}, of_group)
+        field.to_netcdf("a.nc", group=str(number), mode="a" if number else "w")  # with a _FillValue of NaN
+    with h5py.File("a.nc", "a") as file:
+        file["gone"], file["away"] = h5py.SoftLink("/nowhere"), h5py.ExternalLink("nowhere.h5", "/")
+    run("a.nc", **COUNTS, group="*")
+    store = FieldStore.open(LocalFolder(folder / "out.zarr"))
+    assert np.array_equal(np.concatenate([store.load(split) for split in ("train", "val", "test")])[:, :, 0], SAMPLES)
+    assert np.array_equal(store.coordinate("height"), np.arange(6.0) * (2 if coordinates else 1))
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -571,6 +585,10 @@ def test_group_for_each_sample_is_proposed_and_units_are_compared(folder: Path) 
         UserError, match=r"0 \(data\), 1 \(data\), 2 \(data\): name one by --group, or take each as a sample by"
     ):
         run("a.h5", **COUNTS)
+    with h5py.File("nested.h5", "w") as file, h5py.File("a.h5") as flat:
+        flat.copy(flat["/"], file, "runs")
+    with pytest.raises(UserError, match=r"runs/2 \(data\): name one by --group$"):
+        run("nested.h5", **COUNTS, group="*")
     write_samples("b.h5", [0, 1, 2])
     with h5py.File("b.h5", "a") as file:
         file["1/data"].attrs["units"] = "m"
