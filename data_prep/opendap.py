@@ -221,6 +221,8 @@ class _RemoteArray(BackendArray):
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
 
     def _read(self, key: tuple[int | slice | np.ndarray, ...]) -> np.ndarray:
+        if not self.shape:
+            return self.dataset.read({self.name: ()})[self.name]
         positions = [np.atleast_1d(np.arange(length)[index]) for index, length in zip(key, self.shape, strict=True)]
         values = np.empty([len(of_axis) for of_axis in positions], self.dtype)
         if values.size:

@@ -10,9 +10,11 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import numpy as np
 
+from data_prep.opendap_attributes import attributes_of, read_attribute
 from data_prep.opendap_requests import Answer, server_message
 from mcrnn.errors import UserError
 from mcrnn.storage.retry import ServiceUnavailableError
@@ -41,17 +43,20 @@ def parse_dap2(dds: str, das: str) -> dict[str, RemoteVariable]:
     """Return the variables that a server describes by DAP2, of grids also the coordinates that nothing else has."""
     from pydap.model import BaseType, GridType
     from pydap.parsers.das import DASParser, add_attributes
-    from pydap.parsers.dds import LOWER_DAP2_TO_NUMPY_PARSER_TYPEMAP, dds_to_dataset
+    from pydap.parsers.dds import dds_to_dataset
 
     class TypedParser(DASParser):
         """Numbers are of the types that the server says, on which decoding depends."""
 
         def attribute(self) -> tuple[str, Any]:
-            kind = self.peek(r"[^\s]+").lower()
-            name, values = super().attribute()
-            if kind in LOWER_DAP2_TO_NUMPY_PARSER_TYPEMAP and kind not in ("string", "url"):
-                values = np.array(values, _native(LOWER_DAP2_TO_NUMPY_PARSER_TYPEMAP[kind]))[()]
-            return name, values
+            kind, name = self.consume(r"[^\s]+"), self.consume(r"[^\s;]+")
+            texts = []
+            while not self.peek(";"):
+                texts.append(self.consume(r'""|".*?[^\\]"|[^;,]+').strip().strip('"'))
+                if self.peek(","):
+                    self.consume(",")
+            self.consume(";")
+            return name, read_attribute(kind, texts)
 
     dataset = add_attributes(dds_to_dataset(dds), TypedParser(das).parse())
     found: dict[str, RemoteVariable] = {}
@@ -59,20 +64,20 @@ def parse_dap2(dds: str, das: str) -> dict[str, RemoteVariable]:
     for child in dataset.children():
         if isinstance(child, GridType):
             array, *coordinates = child.children()
-            found[unquote(child.name)] = _remote_variable(array, child.attributes | array.attributes)
-            maps |= {unquote(c.name): _remote_variable(c, c.attributes) for c in coordinates}
+            found[unquote(child.name)] = _remote_variable(array, child.attributes | array.attributes, False)
+            maps |= {unquote(c.name): _remote_variable(c, c.attributes, False) for c in coordinates}
         elif isinstance(child, BaseType):
-            found[unquote(child.name)] = _remote_variable(child, child.attributes)
+            found[unquote(child.name)] = _remote_variable(child, child.attributes, False)
     return {name: variable for name, variable in maps.items() if name not in found} | found
 
 
-def _remote_variable(variable: Any, attributes: dict[str, Any]) -> RemoteVariable:
+def _remote_variable(variable: Any, attributes: dict[str, Any], has_signed_bytes: bool) -> RemoteVariable:
     names = [unquote(str(name)).removeprefix("/") for name in variable.dims]
     dimensions = tuple(names) if names else tuple(f"phony_dim_{axis}" for axis in range(len(variable.shape)))
-    attributes = {unquote(name): value for name, value in attributes.items() if not isinstance(value, dict)}
-    return RemoteVariable(
-        variable.id.lstrip("/"), dimensions, tuple(variable.shape), _native(variable.dtype), attributes
-    )
+    plain = {unquote(name): value for name, value in attributes.items() if not isinstance(value, dict)}
+    key, dtype = variable.id.lstrip("/"), _native(variable.dtype)
+    found = attributes_of(unquote(key), dtype, plain, has_signed_bytes)
+    return RemoteVariable(key, dimensions, tuple(variable.shape), dtype, found)
 
 
 def _native(dtype: Any) -> np.dtype:
@@ -103,27 +108,46 @@ def decode_dap2(answer: Answer, url: str) -> dict[str, np.ndarray]:
 
 def parse_dap4(dmr: str) -> dict[str, RemoteVariable]:
     """Return the variables in the root that a server describes by DAP4."""
-    from xml.etree import ElementTree
-
     from pydap.parsers.dmr import dmr_to_dataset
 
-    types: dict[tuple[str, str], str] = {
-        (element.get("name", ""), attribute.get("name", "")): attribute.get("type", "")
-        for element in ElementTree.fromstring(dmr)
-        for attribute in element
-        if attribute.tag.endswith("Attribute")
+    root = _without_namespaces(dmr)
+    attributes = {
+        element.get("name", ""): {
+            attribute.get("name", ""): read_attribute(attribute.get("type", ""), _texts(attribute))
+            for attribute in element.findall("Attribute")
+            if attribute.get("type") not in ("Container", "OtherXML")
+        }
+        for element in root
+        if element.tag != "Attribute"
     }
     found = {}
-    for name, variable in dmr_to_dataset(dmr).items():
-        if not hasattr(variable, "shape"):
-            continue
-        attributes = {}
-        for key, value in variable.attributes.items():
-            kind = types.get((unquote(name), key))
-            if kind is not None:
-                attributes[key] = value if kind == "String" else np.array(value, kind.lower())[()]
-        found[unquote(name)] = _remote_variable(variable, attributes)
+    for name, variable in dmr_to_dataset(_without_attributes(root)).items():
+        if hasattr(variable, "shape"):
+            found[unquote(name)] = _remote_variable(variable, attributes.get(unquote(name), {}), True)
     return found
+
+
+def _texts(attribute: ElementTree.Element) -> list[str]:
+    """Return the values of an attribute, which DAP4 has in three ways."""
+    own = attribute.get("value")
+    values = [value.text or value.get("value") or "" for value in attribute.findall("Value")]
+    return values if own is None else [own, *values]
+
+
+def _without_namespaces(dmr: str) -> ElementTree.Element:
+    root = ElementTree.fromstring(dmr)
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    return root
+
+
+def _without_attributes(root: ElementTree.Element) -> str:
+    """Return a description without the attributes, on which pydap stumbles, but for those by which it knows servers."""
+    for parent in root.iter():
+        for child in parent.findall("Attribute"):
+            if parent is not root or child.get("name") not in ("_DAP4_Little_Endian", "_dap4.ce"):
+                parent.remove(child)
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def decode_dap4(answer: Answer, url: str) -> dict[str, np.ndarray]:
@@ -132,7 +156,11 @@ def decode_dap4(answer: Answer, url: str) -> dict[str, np.ndarray]:
     from webob.response import Response
 
     try:
-        dataset = UNPACKDAP4DATA(Response(body=answer.content, charset="utf-8"), checksums=True).dataset
+        first, length = answer.content[:1], int.from_bytes(answer.content[1:4], "big")
+        described = answer.content[4 : 4 + length].decode("utf-8").strip()
+        plain = _without_attributes(_without_namespaces(described)).encode()
+        content = first + len(plain).to_bytes(3, "big") + plain + answer.content[4 + length :]
+        dataset = UNPACKDAP4DATA(Response(body=content, charset="utf-8"), checksums=True).dataset
         found = {name: np.asarray(variable.data) for name, variable in dataset.items() if hasattr(variable, "shape")}
         checksums = {name: int(dataset[name].attributes["_DAP4_Checksum_CRC32"]) for name in found}
     except Exception:  # pydap raises what comes of reading beyond the end, or of an error that is no description

@@ -19,7 +19,7 @@ from data_prep import append as append_command
 from data_prep import field_source, opendap, opendap_requests
 from data_prep.inspect import inspect
 from data_prep.machines import OTHER, Needs, find_problems
-from data_prep.opendap_answers import decode_dap2, decode_dap4
+from data_prep.opendap_answers import decode_dap2, decode_dap4, parse_dap2, parse_dap4
 from data_prep.opendap_requests import Answer
 from data_prep.source_identity import glance, identify
 from data_prep.sources import open_source
@@ -59,6 +59,9 @@ def objects(folder: Path, name: str) -> dict[str, Any]:
 PACKED = packed(scale_factor=np.float32(0.1), add_offset=np.float32(53_999.7))(dataset())
 
 
+SCALARS = dataset().assign_coords(height=((), 2.0, {"units": "m", "axis": "Z"}))
+"""As CMIP6 has it near the ground."""
+
 JOINED = [dataset(VALUES[:24]), dataset(VALUES[24:], 24)]
 
 
@@ -69,6 +72,8 @@ JOINED = [dataset(VALUES[:24]), dataset(VALUES[24:], 24)]
         ("dap2", [two_levels(dataset())], {"variable": ["z@850", "z@500"], "every": "6h"}),
         ("dap2", [with_t(dataset())], {"variable": ["t", "z"], "area": "50/-50/-20/60", "boundary": "zeros"}),
         ("dap2", JOINED, {"coarsen": 2}),
+        ("dap2", [SCALARS.assign_coords(name=b"Amon")], {"variable": ["z"]}),
+        ("dap4", [SCALARS], {}),
         ("dap4", [PACKED], {}),
         (
             "dap4",
@@ -76,7 +81,7 @@ JOINED = [dataset(VALUES[:24]), dataset(VALUES[24:], 24)]
             {"variable": ["z@850", "z@500"], "area": "50/-50/-20/60", "boundary": "zeros"},
         ),
     ],
-    ids=["packed", "levels", "area", "joined", "dap4 packed", "dap4 levels"],
+    ids=["packed", "levels", "area", "joined", "scalars", "dap4 scalars", "dap4 packed", "dap4 levels"],
 )
 def test_store_is_that_of_the_file_to_the_bit(
     folder: Path, server: OpendapServer, protocol: str, parts: list[xr.Dataset], options: dict[str, Any]
@@ -157,6 +162,66 @@ def test_answer_of_dap4_that_is_cut_off_or_damaged_is_refused(folder: Path, serv
     for answer in (content[:-100], bytes(damaged), BODY):
         with pytest.raises(UserError, match="the server of 'URL' does not answer in full"):
             decode_dap4(Answer(answer), "URL")
+
+
+DDS = "Dataset {\n    Byte z[time = 2];\n} a;\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("Byte _FillValue -127;", {"_FillValue": np.uint8(129), "_Unsigned": "false"}),
+        ('Byte _FillValue -1; String _Unsigned "true";', {"_FillValue": np.uint8(255), "_Unsigned": "true"}),
+        ("Byte valid_range -127, 127;", {"valid_range": np.uint8([129, 127]), "_Unsigned": "false"}),
+        ("Float32 a 1.0f; Float64 b Infinity, -NaN;", {"a": np.float32(1), "b": np.array([np.inf, np.nan])}),
+        ("UInt16 a -1; Byte b 255; Int32 c 0x7f;", {"a": np.int16(-1), "b": np.uint8(255), "c": np.int32(127)}),
+        ('Int16 a 40000; String s "b; c", ""; Int16 d x; Odd e 1;', {"a": np.int16(-25536), "s": ["b; c", ""]}),
+    ],
+)
+def test_odd_attributes_of_dap2_are_read_or_left_out(lines: str, expected: dict[str, Any]) -> None:
+    found = parse_dap2(DDS, f"Attributes {{\n    z {{\n        {lines}\n    }}\n}}\n")["z"].attributes
+    np.testing.assert_equal(found, expected)
+    assert {key: getattr(value, "dtype", None) for key, value in found.items()} == {
+        key: getattr(value, "dtype", None) for key, value in expected.items()
+    }
+
+
+def test_odd_attributes_of_dap4_are_read_or_left_out_and_those_that_are_needed_are_named() -> None:
+    def parsed(attributes: str) -> dict[str, Any]:
+        return parse_dap4(
+            '<?xml version="1.0"?>\n<Dataset xmlns="http://xml.opendap.org/ns/DAP/4.0#" name="s"><Dimension name="t" '
+            f'size="2"/><Byte name="z"><Dim name="/t"/>{attributes}</Byte><Attribute name="g" type="Odd"/></Dataset>'
+        )["z"].attributes
+
+    found = parsed(
+        '<Attribute name="_FillValue" type="Byte"><Value>255</Value></Attribute>'
+        '<Attribute name="a" type="Char"><Value>a</Value></Attribute>'
+        '<Attribute name="b" type="Container"><Attribute name="k" type="Int16"><Value>1</Value></Attribute></Attribute>'
+        '<Attribute name="c" type="URI"><Value>http://a</Value></Attribute>'
+        '<Attribute name="units" type="string"><Value value="m"/></Attribute>'
+        '<Attribute name="e" type="String"><Value/></Attribute>'
+        '<Attribute name="f" type="UInt8" value="1"><Value>200</Value></Attribute>'
+    )
+    assert found.pop("f").tolist() == [1, 200]
+    assert found == {"_FillValue": 255, "c": "http://a", "units": "m", "e": ""}
+    assert found["_FillValue"].dtype == np.uint8
+    with pytest.raises(ValueError, match="the attribute scale_factor of z cannot be read: Float32 one, 2"):
+        parsed('<Attribute name="scale_factor" type="Float32"><Value>one</Value><Value>2</Value></Attribute>')
+
+
+def test_text_is_read_in_full(folder: Path, server: OpendapServer) -> None:
+    written(SCALARS.assign(name=("lat", np.array([b"alpha", b"b", b"c", b"d", b"e", b"f"])), one=b"table Amon"))
+    found = open_source(server.url("a"))
+    assert found["one"].values.item() == b"table Amon"
+    assert found["name"].values.tolist() == [b"alpha", b"b", b"c", b"d", b"e", b"f"]
+
+
+def test_bytes_with_a_sign_are_read_by_dap2(folder: Path, server: OpendapServer) -> None:
+    values = np.random.default_rng(0).integers(-120, 120, (72, 6, 8)).astype(np.int8)
+    written(dataset().assign(z=(("time", "lat", "lon"), values.view(np.uint8))))
+    attributes = b'Attributes { z { Byte _FillValue -127; } time { String units "hours since 1979-01-01"; } }'
+    server.fault = lambda environ: ("200 OK", [], attributes) if environ["PATH_INFO"].endswith(".das") else None
+    assert np.array_equal(open_source(server.url("a"))["z"].values, values)
 
 
 def test_source_that_changes_while_it_is_read_is_refused(

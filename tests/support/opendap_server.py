@@ -92,20 +92,28 @@ class QuietRequestHandler(WSGIRequestHandler):
 def grids(file: netCDF4.Dataset) -> DatasetType:
     """A file as THREDDS and Hyrax describe it by DAP2."""
     dataset = DatasetType("served")
-    arrays = {name: (variable[...], attributes(variable)) for name, variable in file.variables.items()}
+    arrays = {name: (values_of(variable), attributes(variable)) for name, variable in file.variables.items()}
 
     def base(name: str, owner: str = "") -> BaseType:
         values, of_variable = arrays[name]
-        return BaseType(name, values, dims=list(file[name].dimensions), attributes={} if owner else of_variable)
+        return BaseType(
+            name, values, dims=list(file[name].dimensions)[: values.ndim], attributes={} if owner else of_variable
+        )
 
     for name, variable in file.variables.items():
-        if name in variable.dimensions or not variable.dimensions:
+        if name in variable.dimensions or not arrays[name][0].ndim:
             dataset[name] = base(name)
             continue
         dataset[name] = GridType(name, arrays[name][1])
         for part in (name, *(dim for dim in variable.dimensions if dim in arrays)):
             dataset[name][part] = base(part, owner=name)
     return dataset
+
+
+def values_of(variable: netCDF4.Variable) -> np.ndarray:
+    """The values of a variable; characters are text, as of THREDDS."""
+    values = np.asarray(variable[...])
+    return values.view(f"S{values.shape[-1]}")[..., 0] if values.dtype == "S1" else values
 
 
 def attributes(variable: netCDF4.Variable) -> dict[str, Any]:
