@@ -26,9 +26,14 @@ def filesystem_of(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
     try:
-        return url_to_fs(url)
+        return url_to_fs(url, **options_of(url))
     except (ImportError, ValueError) as error:
         raise UserError(f"'{url}' cannot be read: {first_line(error)}") from None
+
+
+def options_of(url: str) -> dict[str, Any]:
+    """Return the options of fsspec for a URL: web servers get the login that ~/.netrc has for them."""
+    return {"client_kwargs": {"trust_env": True}} if url.startswith(("http://", "https://")) else {}
 
 
 @functools.lru_cache(maxsize=256)

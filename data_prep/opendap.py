@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,8 @@ from data_prep.opendap_answers import (
     parse_dap2,
     parse_dap4,
 )
-from data_prep.opendap_requests import Answer, Endpoint, fetch, find_endpoint, server_message
+from data_prep.opendap_endpoints import Endpoint, find_endpoint
+from data_prep.opendap_requests import Answer, fetch, server_message
 from mcrnn.errors import UserError, first_line
 
 BLOCK_BYTES = 50_000_000
@@ -35,6 +37,12 @@ BLOCK_BYTES = 50_000_000
 
 SAMPLED_BLOCKS, SAMPLED_BYTES = 4, 2**20
 """Blocks of a variable by which it is known where a server does not say when it was changed, and the size of each."""
+
+RECENT, SECONDS_BETWEEN_ANSWERS = 10.0, 1.1
+"""Seconds up to which a data set may have been changed when it was asked for, as some servers say of all. Times are
+given in whole seconds, so that after the second of these such a server says another one."""
+
+_changed_when_asked: set[str] = set()
 
 Block = tuple[slice, ...]
 """A part of a variable: for each dimension first, step, and one after the last; all positive."""
@@ -49,17 +57,14 @@ class RemoteDataset:
         endpoint: where it is.
         variables: the variables that are arrays of numbers or text, by name.
         description: the description, and what identifies its version.
+        modified: when it was changed, empty where the server does not say so.
     """
 
     url: str
     endpoint: Endpoint
     variables: dict[str, RemoteVariable]
     description: tuple[Answer, ...]
-
-    @property
-    def modified(self) -> str:
-        """When it was changed, empty where the server does not say so."""
-        return self.description[0].modified
+    modified: str
 
     def read(self, requests: dict[str, Block]) -> dict[str, np.ndarray]:
         """Read a block of some variables in one request.
@@ -135,7 +140,23 @@ def describe(url: str) -> RemoteDataset:
     except Exception as error:  # pydap raises plain exceptions, and those of Python
         reason = next(filter(None, (server_message(answer.content) for answer in answers)), first_line(error))
         raise UserError(f"'{url}' is not described as OPeNDAP has it ({reason})") from None
-    return RemoteDataset(url, endpoint, variables, answers)
+    modified = "" if _is_time_of_answer(endpoint.address + suffixes[0], url, answers[0]) else answers[0].modified
+    return RemoteDataset(url, endpoint, variables, answers, modified)
+
+
+def _is_time_of_answer(address: str, url: str, answer: Answer) -> bool:
+    """Return whether a server says of an address that it was changed when it is asked for; asked again where unclear.
+
+    A server is known for what it does with a folder, so that its other data sets are not asked for again.
+    """
+    folder = address.rpartition("/")[0]
+    if abs(answer.age) > RECENT or folder in _changed_when_asked:
+        return abs(answer.age) <= RECENT
+    time.sleep(SECONDS_BETWEEN_ANSWERS)
+    if fetch(address, url).modified == answer.modified:
+        return False
+    _changed_when_asked.add(folder)
+    return True
 
 
 def fingerprint(url: str, arrays: Sequence[str]) -> tuple[int, str]:
@@ -154,7 +175,7 @@ def fingerprint(url: str, arrays: Sequence[str]) -> tuple[int, str]:
     dataset = describe(url)
     digest = hashlib.sha256()
     for answer in dataset.description:
-        digest.update(answer.content + f"\n{answer.entity_tag}\n{answer.modified}\n".encode())
+        digest.update(answer.content + f"\n{answer.entity_tag}\n{dataset.modified}\n".encode())
     size = 0
     for name in arrays:
         variable = dataset.variables.get(name)

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import h5py
 import xarray as xr
 
-from data_prep.local_copies import filesystem_of, local_copy
+from data_prep.local_copies import filesystem_of, local_copy, options_of
 from data_prep.opendap import open_opendap, require_pydap
-from data_prep.opendap_requests import find_endpoint
+from data_prep.opendap_endpoints import describe_failure, find_endpoint
 from data_prep.sample_groups import EACH, NoSampleGroupsError, check_alike, open_sample_groups
 from mcrnn.data.groups import describe_fields, have_same_fields, names_of_unnamed, split_group, with_coordinates_above
 from mcrnn.errors import UserError, did_you_mean, first_line
@@ -82,10 +82,11 @@ def request(url: str, read: Callable[[], Result]) -> Result:
         return s3_request(url, read) if url.startswith(S3_SCHEME) else read()
     except UserError:
         raise
-    except FileNotFoundError:
-        raise UserError(f"there is no '{url}'") from None
+    except FileNotFoundError as error:
+        raise UserError(describe_failure(url, f"there is no '{url}'", error)) from None
     except Exception as error:  # each library of a format has errors of its own
-        raise UserError(f"'{url}' cannot be read as {source_format(url)} ({first_line(error)})") from None
+        message = f"'{url}' cannot be read as {source_format(url)} ({first_line(error)})"
+        raise UserError(describe_failure(url, message, error)) from None
 
 
 def open_source(url: str, variable: str | None = None) -> xr.Dataset:
@@ -298,7 +299,7 @@ def _zarr_store(url: str) -> Any:
     from zarr.storage import FsspecStore
 
     filesystem_of(url)
-    return FsspecStore.from_url(url, read_only=True)
+    return FsspecStore.from_url(url, read_only=True, storage_options=options_of(url))
 
 
 def stamp_of(url: str) -> tuple[int, int, int] | None:

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from data_prep import field_source, opendap, opendap_requests
 from data_prep.inspect import inspect
 from data_prep.machines import OTHER, Needs, find_problems
 from data_prep.opendap_answers import decode_dap2, decode_dap4, parse_dap2, parse_dap4
+from data_prep.opendap_endpoints import find_endpoint
 from data_prep.opendap_requests import Answer
 from data_prep.source_identity import glance, identify
 from data_prep.sources import open_source
@@ -177,6 +179,7 @@ DDS = "Dataset {\n    Byte z[time = 2];\n} a;\n"
         ("UInt16 a -1; Byte b 255; Int32 c 0x7f;", {"a": np.int16(-1), "b": np.uint8(255), "c": np.int32(127)}),
         ('Int16 a 40000; String s "b; c", ""; Int16 d x; Odd e 1;', {"a": np.int16(-25536), "s": ["b; c", ""]}),
     ],
+    ids=["byte with sign", "byte without", "range", "floats", "integers", "left out"],
 )
 def test_odd_attributes_of_dap2_are_read_or_left_out(lines: str, expected: dict[str, Any]) -> None:
     found = parse_dap2(DDS, f"Attributes {{\n    z {{\n        {lines}\n    }}\n}}\n")["z"].attributes
@@ -310,6 +313,92 @@ def test_times_are_appended_and_shown(folder: Path, server: OpendapServer, capsy
     shown = capsys.readouterr().out
     assert "later" in shown
     assert "nothing to do" in shown
+
+
+@pytest.mark.parametrize("status", ["500 Internal Server Error", "503 Service Unavailable", "403 Forbidden"])
+def test_file_is_read_whatever_its_server_says_of_what_it_does_not_have(
+    folder: Path, server: OpendapServer, status: str
+) -> None:
+    written(dataset())
+    content = Path("a.nc").read_bytes()
+
+    def answer(environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], bytes]:
+        if not environ["PATH_INFO"].endswith(".nc"):
+            return status, [("Content-Length", "0")], b""
+        body = b"" if environ["REQUEST_METHOD"] == "HEAD" else content
+        return "200 OK", [("Content-Length", str(len(content)))], body
+
+    server.fault = answer
+    run(server.url("a.nc"))
+    assert np.array_equal(stored(folder)[:, 0], VALUES)
+    assert len(server.requests) < 9
+    asked = len(server.requests)
+    assert find_endpoint(server.url("a.nc") + "?file=a.nc") is None
+    assert len(server.requests) == asked
+
+
+def test_description_is_looked_for_without_reading_a_file(folder: Path, server: OpendapServer) -> None:
+    size = 2**31
+    server.fault = lambda environ: ("200 OK", [("Content-Length", str(size))], bytes(2**20))
+    assert find_endpoint(server.url("large")) is None  # else an answer that ends too early
+
+
+PAGE = b"<!DOCTYPE html><html><form>login</form></html>"
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "said"),
+    [
+        ("a", ("401 Unauthorized", [], b""), r"asks for a login for 'http://.*/a' \(401\): write it to ~/.netrc$"),
+        (
+            "a.nc",
+            ("401 Unauthorized", [], b""),
+            r"asks for a login for 'http://.*/a.nc' \(401\): write it to ~/.netrc$",
+        ),
+        ("a", ("403 Forbidden", [], b""), r"refuses 'http://.*/a' \(403: Forbidden\): a login is taken from ~/.netrc$"),
+        ("a", ("200 OK", [], PAGE), r"answers by a web page: where that asks for a login, write it to ~/.netrc$"),
+        ("a.html", ("404 Not Found", [], b""), r"a server's page about a data set, leave out '.html'$"),
+    ],
+    ids=["401", "401 file", "403", "page", "html"],
+)
+def test_login_and_pages_of_a_server_are_named(
+    folder: Path, server: OpendapServer, name: str, answer: tuple[str, list[tuple[str, str]], bytes], said: str
+) -> None:
+    server.fault = lambda environ: answer
+    with pytest.raises(UserError) as refusal:
+        run(server.url(name))
+    assert re.search(said, str(refusal.value)), refusal.value
+
+
+def test_login_of_netrc_opens_files_and_data_sets(
+    folder: Path, server: OpendapServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(dataset())
+    content = Path("a.nc").read_bytes()
+    Path("netrc").write_text("machine 127.0.0.1 login researcher password secret\n")
+    monkeypatch.setenv("NETRC", str(folder / "netrc"))
+
+    def answer(environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], bytes] | None:
+        if not environ.get("HTTP_AUTHORIZATION", "").startswith("Basic "):
+            return "401 Unauthorized", [("Content-Length", "0")], b""
+        if not environ["PATH_INFO"].endswith(".nc"):
+            return None
+        body = b"" if environ["REQUEST_METHOD"] == "HEAD" else content
+        return "200 OK", [("Content-Length", str(len(content)))], body
+
+    server.fault = answer
+    for name in ("a.nc", "a"):
+        run(server.url(name), store=f"{name}.zarr")
+
+
+def test_data_set_that_was_changed_just_now_is_the_same_later(
+    folder: Path, server: OpendapServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opendap, "RECENT", 1.0)
+    dataset().to_netcdf("a.nc")
+    first = identify(server.url("a"), ["z", "time"])
+    time.sleep(2.1)
+    assert identify(server.url("a"), ["z", "time"]) == first
 
 
 @pytest.mark.parametrize("modified", ["file", ""])
