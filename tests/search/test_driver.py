@@ -117,7 +117,7 @@ def test_search_that_registers_its_model_says_that_it_finishes(
     said: list[str] = []
     phases: list[str | None] = []
 
-    def run_trials(active: ActiveSearch, presence: Presence, _: Any) -> None:
+    def run_trials(active: ActiveSearch, presence: Presence, *_: Any) -> None:
         presence.progress = {"done": 8, "budget": 8, "phase": CONFIRMATION}
 
     def has_heard() -> bool:
