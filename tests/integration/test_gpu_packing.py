@@ -26,7 +26,7 @@ from tests.integration.test_search_resources import Watch, opened, ray_of_two  #
 from tests.support.mps_control import install
 from tests.support.processes import wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.integration, pytest.mark.soak, pytest.mark.usefixtures("database")]
 
 AUTO = {"trials": 4, "scheduler": "none", "gpus": "auto"}
 SHORT = {"epochs": 1, "batch_size": 4, "teacher_forcing_steps": 4}
@@ -63,7 +63,6 @@ def on_no_gpu(configs: list[Configuration], data: FieldData) -> Measured:
     raise UserError("PyTorch finds no GPU")
 
 
-@pytest.mark.soak
 def test_trials_share_a_gpu_as_measured_and_one_that_was_too_large_beside_another_has_it_alone(
     root: Path,
     service: Path,
