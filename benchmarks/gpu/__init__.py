@@ -1,0 +1,1 @@
+"""The training step on a GPU: times, equality, memory and layouts."""
