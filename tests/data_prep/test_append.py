@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -430,13 +432,16 @@ def test_files_that_are_samples_each_are_appended_as_such(samples_folder: Path) 
     assert np.array_equal(opened(samples_folder).load("val"), VALUES.reshape(12, 6, 1, 6, 8)[[1, 3, 4]])
 
 
-def forget_roles(folder: Path) -> None:
-    """Write the recipe of the store as earlier versions have."""
+def forget(folder: Path, *path: str) -> str:
+    """Take an attribute from the store, as one of an earlier version lacks it; returns its document of before."""
     root = folder / "out.zarr/zarr.json"
-    document = json.loads(root.read_text())
-    del document["attributes"]["recipe"]["roles"]
+    before = root.read_text()
+    document = json.loads(before)
+    *above, name = "attributes", *path
+    del functools.reduce(operator.getitem, above, document)[name]
     document["attributes"]["sha256"] = root_digest(document)
     root.write_text(json.dumps(document))
+    return before
 
 
 @pytest.mark.parametrize("is_older", [False, True])
@@ -450,7 +455,7 @@ def test_samples_are_appended_whose_dimensions_have_no_names(samples_folder: Pat
     splits = {"train": "4", "val": "2", "test": "1", "boundary": "zeros"}
     convert(["a.hdf5"], "out.zarr", workers=1, storage=".", **splits, **options)
     if is_older:
-        forget_roles(samples_folder)
+        forget(samples_folder, "recipe", "roles")
     append("b.hdf5", split="test")
     assert np.array_equal(opened(samples_folder).load("test"), np.stack([values[6:], values[6:] + 1], 2))
 
@@ -464,7 +469,7 @@ def test_files_with_one_level_that_are_samples_are_appended(samples_folder: Path
     files = [f"one{n}.nc" for n in range(3)]
     convert(files, "out.zarr", workers=1, storage=".", overwrite=True, **splits)
     if is_older:
-        forget_roles(samples_folder)
+        forget(samples_folder, "recipe", "roles")
         convert(files, "out.zarr", workers=1, storage=".", **splits)  # is complete
     append("one3.nc", split="val")
     assert np.array_equal(opened(samples_folder).load("val"), VALUES.reshape(12, 6, 1, 6, 8)[[1, 3]])
@@ -477,15 +482,10 @@ def test_units_of_levels_are_named_where_the_store_is_older_than_those(folder: P
     at_level(hourly(VALUES, 0), 500.0, "hPa").to_dataset(name="z").to_netcdf("levels.nc")
     convert(["levels.nc"], "out.zarr", variable=["z@500"], workers=1, storage=".", overwrite=True, **DAYS)
     at_level(hourly(LATER, 72), 50_000.0, "Pa").to_dataset(name="z").to_netcdf("b.nc", mode="w")
-    root = folder / "out.zarr/zarr.json"
-    newer = root.read_text()
-    document = json.loads(newer)
-    del document["attributes"]["level_units"]
-    document["attributes"]["sha256"] = root_digest(document)
-    root.write_text(json.dumps(document))
+    newer = forget(folder, "level_units")
     with pytest.raises(UserError, match=r"z in '.*b.nc' has no level 500; there are 50000 Pa"):
         append("b.nc")
-    root.write_text(newer)
+    (folder / "out.zarr/zarr.json").write_text(newer)
     append("b.nc")
     assert np.array_equal(opened(folder).load("test")[0, 24:, 0], LATER)
 
@@ -525,15 +525,10 @@ def test_coordinates_of_a_projection_are_compared_in_their_units(folder: Path) -
     with pytest.raises(UserError, match=r"another grid than '.*out.zarr': y and x differ$"):
         append("far.nc")
     on_projection(LATER, 72, "km", 5.0).to_netcdf("km.nc")
-    root = folder / "out.zarr/zarr.json"
-    newer = root.read_text()
-    document = json.loads(newer)
-    del document["attributes"]["grid_units"]
-    document["attributes"]["sha256"] = root_digest(document)
-    root.write_text(json.dumps(document))
+    newer = forget(folder, "grid_units")
     with pytest.raises(UserError, match=r"y and x differ; they are in km, and the store does not say in which units"):
         append("km.nc")
-    root.write_text(newer)
+    (folder / "out.zarr/zarr.json").write_text(newer)
     append("km.nc")
     assert np.array_equal(opened(folder).load("test")[0, 24:, 0], LATER)
     assert opened(folder).coordinate("height")[1] == 5000.0
