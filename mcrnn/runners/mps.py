@@ -10,6 +10,7 @@ beside the daemon waits for the lock to be free, and then ends the daemon.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -29,6 +30,8 @@ CONTROL = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 SECONDS_TO_ANSWER = 30.0
 """Time that the program gets for an answer."""
+SECONDS_TO_CHECK = 120.0
+"""Time that a process gets to make a context of CUDA by way of the daemon."""
 SECONDS_WITHOUT_USERS = 10.0
 """Time after which the daemon is ended if no process uses it: between two trials there may be none for a moment."""
 UNUSABLE = "unusable"
@@ -127,23 +130,40 @@ def _join(folder: Path) -> IO[str]:
         for name in (PIPES, LOGS):
             Path(environment[name]).mkdir(exist_ok=True)
         _run([CONTROL, "-d"], environment)
-        if not _answers(environment):
-            raise RuntimeError(f"{CONTROL} -d has started no daemon")
+        # It ends the daemon once the lock is free, so also where this process is killed before the check has ended.
+        _run([sys.executable, "-m", __spec__.name, str(folder), str(SECONDS_WITHOUT_USERS)], os.environ.copy())
+        try:
+            _check_use(environment)
+        except RuntimeError as error:
+            with contextlib.suppress(OSError, subprocess.SubprocessError, RuntimeError):
+                _run([CONTROL], environment, "quit\n")
+            unusable.write_text(f"a process cannot use it: {error}")
+            raise RuntimeError(unusable.read_text()) from None
+        unusable.unlink(missing_ok=True)
+        return lock
+
+
+def _check_use(environment: dict[str, str]) -> None:
+    """Try whether a process can compute by way of a daemon.
+
+    Raises:
+        RuntimeError: it cannot; the message says why.
+    """
+    if not _answers(environment):
+        raise RuntimeError(f"{CONTROL} -d has started no daemon")
+    try:
         checked = subprocess.run(
             [sys.executable, "-c", CHECK],
             env=os.environ | {PIPES: environment[PIPES]},
             capture_output=True,
             text=True,
-            timeout=4 * SECONDS_TO_ANSWER,
+            timeout=SECONDS_TO_CHECK,
             check=False,
         )
-        if checked.returncode:
-            _run([CONTROL], environment, "quit\n")
-            unusable.write_text(f"a process cannot use it: {checked.stderr.strip()}")
-            raise RuntimeError(unusable.read_text())
-        unusable.unlink(missing_ok=True)
-        _run([sys.executable, "-m", __spec__.name, str(folder), str(SECONDS_WITHOUT_USERS)], os.environ.copy())
-        return lock
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"it has made no context of CUDA within {SECONDS_TO_CHECK:g} s") from None
+    if checked.returncode:
+        raise RuntimeError(checked.stderr.strip())
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -100,12 +100,20 @@ def test_without_the_program_or_a_daemon_the_reason_is_said(
     assert mps.join(tmp_path / "mps") == "nvidia-cuda-mps-control is not installed"
 
 
+@pytest.mark.parametrize(
+    ("check", "reason"),
+    [
+        ("import sys; sys.exit('CUDA error 805')", "CUDA error 805"),
+        ("import time; time.sleep(60)", "it has made no context of CUDA within 1 s"),
+    ],
+)
 def test_service_by_which_no_process_can_compute_is_ended_and_not_tried_again(
-    tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch, check: str, reason: str
 ) -> None:
-    monkeypatch.setattr(mps, "CHECK", "import sys; sys.exit('CUDA error 805')")
+    monkeypatch.setattr(mps, "CHECK", check)
+    monkeypatch.setattr(mps, "SECONDS_TO_CHECK", 1.0 if "sleep" in check else 60.0)
     for _ in range(2):
-        assert mps.join(tmp_path / "mps") == "a process cannot use it: CUDA error 805"
+        assert mps.join(tmp_path / "mps") == f"a process cannot use it: {reason}"
     assert len(starts(calls)) == 1
     assert not (tmp_path / "mps/pipe/daemon").exists()
     assert mps.PIPES not in os.environ
