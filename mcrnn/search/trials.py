@@ -96,8 +96,17 @@ def run_trial(proposal: dict[str, Any], *, context: TrialContext) -> None:
         TrialFailedError: any other error, such as that of a broken GPU, a full disk or object storage that stays away.
             Tune then starts the trial again from its checkpoint, in a new process, as where processes were lost.
     """
+    try:
+        unreported = _run(proposal.get("proposal", proposal), context)
+    finally:
+        _give_back_gpu_memory(context)  # after the exception of a trial that ran out of it, which holds on to it
+    if unreported is not None:
+        tune.report(unreported)
+
+
+def _run(proposal: dict[str, Any], context: TrialContext) -> dict[str, Any] | None:
+    """Do what `run_trial` does; returns a result that is still to be reported, None where all is."""
     enable_retries()
-    proposal = proposal.get("proposal", proposal)
     if "retrain" in proposal:
         name, values = proposal["retrain"]
         kind, folder = "confirmation", context.folder.retraining(name)
@@ -113,16 +122,23 @@ def run_trial(proposal: dict[str, Any], *, context: TrialContext) -> None:
         retry = context.concurrency > 1 and not second_try
         if retry:
             folder.delete_end()
-        tune.report(TrialReport.out_of_memory(retry=retry).as_result())
+        return TrialReport.out_of_memory(retry=retry).as_result()
     except Exception as error:
         if workers_were_lost(error):
             raise
         file = _write_error(folder)
         if is_mistake(error):
-            tune.report(TrialReport.of_mistake(f"{name}: {error}").as_result())
-            return
+            return TrialReport.of_mistake(f"{name}: {error}").as_result()
         reason = first_line(error) if str(error).strip() else "no message"
         raise TrialFailedError(f"{type(error).__name__}: {reason}{file}") from error
+    return None
+
+
+def _give_back_gpu_memory(context: TrialContext) -> None:
+    """Free the memory of a shared GPU that PyTorch keeps: the next trial takes over this process."""
+    if context.gpus % 1 and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def is_mistake(error: Exception) -> bool:
@@ -188,13 +204,7 @@ def _train(run: TrainingRun, context: TrialContext, *, alone: bool) -> None:
     if run.config.train.workers == 1:
         if context.uses_service:
             mps.join()  # without it, this trial and others take turns
-        try:
-            run_in_tune(run, ray.get(context.data), context.stop, context.threads)
-        finally:
-            if context.gpus % 1 and torch.cuda.is_initialized():
-                # The next trial takes over this process, which would keep the memory from those beside it meanwhile.
-                gc.collect()
-                torch.cuda.empty_cache()
+        run_in_tune(run, ray.get(context.data), context.stop, context.threads)
         return
     from ray.tune.integration.ray_train import TuneReportCallback
 
