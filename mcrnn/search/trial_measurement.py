@@ -17,6 +17,7 @@ from mcrnn.data.description import FieldDescription
 from mcrnn.data.splits import FieldData
 from mcrnn.errors import NotEnoughMemoryError, UserError
 from mcrnn.models import model_cost, with_resolved_sizes
+from mcrnn.runners import mps
 from mcrnn.runners.gpu_cards import BusySampler, Card, memory_in_use
 from mcrnn.search.packing import TrialMeasurement
 from mcrnn.training.numerics import BYTES_OF_PARAMETER
@@ -78,6 +79,7 @@ def measure_on_gpu(configs: list[Configuration], data: FieldData) -> Measured:
     Raises:
         UserError: PyTorch finds no GPU in this process.
     """
+    mps.join()  # as the trials that share a GPU: a GPU that takes one process only has that of the service already
     if not torch.cuda.is_available():
         raise UserError("PyTorch finds no GPU in a process that has one of Ray's")
     torch.set_num_threads(1)  # as in a trial
@@ -98,7 +100,8 @@ def measure_on_gpu(configs: list[Configuration], data: FieldData) -> Measured:
 
 def _train(config: Configuration, data: FieldData, device: torch.device) -> tuple[float | None, float]:
     """Train for some seconds as a trial does; returns how busy the GPU was, and the cores that were."""
-    train, validation = config.train, config.validation
+    # a step costs the same where nothing is learnt, and no learning rate of the space makes it diverge
+    train, validation = config.train.model_copy(update={"learning_rate": 0.0}), config.validation
     short = config.model_copy(
         update={
             "train": train.model_copy(update={"max_batches": 2, "epochs": 1}),
