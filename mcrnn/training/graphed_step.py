@@ -19,7 +19,6 @@ from typing import Protocol
 import torch
 
 from mcrnn.config.sections import TrainConfig
-from mcrnn.device import is_out_of_memory
 from mcrnn.errors import first_line
 from mcrnn.training.batch_loss import StepInputs
 from mcrnn.training.step import Step, TrainingStep
@@ -125,9 +124,7 @@ class GraphedStep:
         recorded = self._recorded[shape]
         try:
             recorded = recorded or self._record(inputs)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
+        except RuntimeError as error:  # also where memory is not enough, for a graph has memory of its own
             self.can_record = False
             self._recorded.clear()
             self.graphs.clear()
