@@ -65,8 +65,8 @@ class DeviceUse:
     total: float
     own: float
     """The largest use by the tensors of this process."""
-    others: float
-    """The use by other processes, and by the contexts of CUDA."""
+    elsewhere: float
+    """The use by the contexts of CUDA, and by other processes."""
 
     @classmethod
     def of(cls, device: torch.device) -> DeviceUse | None:
@@ -75,14 +75,14 @@ class DeviceUse:
             return None
         with contextlib.suppress(RuntimeError):
             free, total = torch.cuda.mem_get_info(device)
-            others = total - free - torch.cuda.memory_reserved(device)
-            return cls(total, torch.cuda.max_memory_allocated(device), max(0, others))
+            elsewhere = total - free - torch.cuda.memory_reserved(device)
+            return cls(total, torch.cuda.max_memory_allocated(device), max(0, elsewhere))
         return None
 
     def __str__(self) -> str:
         return (
-            f"of its {self.total / 1e9:.3g} GB this process used up to {self.own / 1e9:.2g} GB, and other processes "
-            f"{self.others / 1e9:.2g} GB"
+            f"of its {self.total / 1e9:.3g} GB this process used up to {self.own / 1e9:.2g} GB, and CUDA and other "
+            f"processes {self.elsewhere / 1e9:.2g} GB"
         )
 
 

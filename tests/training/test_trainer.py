@@ -337,10 +337,10 @@ except NotEnoughMemoryError as error:
 
 def test_too_little_memory_of_a_gpu_says_what_took_it() -> None:
     config = configuration(batch_size=6)
-    use = DeviceUse(total=80e9, own=12.3e9, others=66e9)
+    use = DeviceUse(total=80e9, own=12.3e9, elsewhere=66e9)
     message = out_of_memory_message(config, (1, 8, 8), 1, torch.device("cuda:0"), use)
     assert message.startswith("out of memory on cuda:0: a step takes 6 windows of 6 steps of 1 x 8 x 8")
-    assert "; of its 80 GB this process used up to 12 GB, and other processes 66 GB. Try" in message
+    assert "; of its 80 GB this process used up to 12 GB, and CUDA and other processes 66 GB. Try" in message
     assert DeviceUse.of(torch.device("cpu")) is None
 
 
