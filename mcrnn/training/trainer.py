@@ -147,6 +147,7 @@ class Trainer:
         self.best = float("inf")
         if (checkpoint := session.load_checkpoint()) is not None:
             self._continue_from(checkpoint)
+        self.rate: float = self.optimizer.param_groups[0]["lr"]  # of the last step
 
     def run(self) -> End:
         """Train epoch by epoch to the end."""
@@ -219,6 +220,7 @@ class Trainer:
         rate = learning_rate(
             train, (self.epoch - 1) * self.steps_per_epoch + self.batch, self.steps_per_epoch, self.history
         )
+        self.rate = rate
         if self.device.type == "cuda":
             rate = float(torch.tensor(rate, dtype=torch.float32))  # as a graph has it, so that both give the same bits
         if self.config.model.dropout > 0:
@@ -245,7 +247,7 @@ class Trainer:
             "epoch": self.epoch,
             **self.sums.metrics(self.steps_per_epoch, self.session.world_size, self.group),
             **self._validate(),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.rate,
             "frames_per_second": frames / seconds,
             "diverged": 0.0,
         }
