@@ -26,6 +26,8 @@ VERSION = 2
 """Version of the files; another one makes evaluations compute the scores anew."""
 LATER_FIELDS = ("mask", "min_max", "logarithms", "channel_units", "level_units", "grid_units", "differences")
 """Fields of `FieldDescription` that are no part of a key where they are empty: earlier versions did not have them."""
+LATER_SETTINGS = {"model": {"width_multiple"}, "train": {"cuda_graph"}}
+"""Fields of a configuration that change no score, and are no part of a key: earlier versions did not have them."""
 MODEL = ""
 """Name of a model's forecasts, beside the names of baselines. In files, names begin those of arrays."""
 
@@ -144,7 +146,7 @@ def key_of_model(
         {key: value for key, value in asdict(model.field).items() if key not in LATER_FIELDS or value},
         evaluation_set.warm_up,
         evaluation_set.horizon,
-        model.config.model.model_dump(exclude={"width_multiple"}),  # earlier versions did not have it
+        model.config.model.model_dump(exclude=LATER_SETTINGS["model"]),
         evaluation_set.starts,
         *_regions(evaluation_set),
     ]
@@ -153,9 +155,9 @@ def key_of_model(
     if evaluation_set.measures.zonal:
         settings.append("zonal spectra")
     if (precision := model.config.train.precision) not in ("float32", "float64"):
-        settings.append(precision)  # earlier versions have scored all models in float32
+        settings.append(precision)  # earlier versions have scored all models in PyTorch's default
     if isinstance(model, Ensemble):
-        settings += [each.config.model_dump() for each in model.members]
+        settings += [each.config.model_dump(exclude=LATER_SETTINGS) for each in model.members]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()[:32]
 
