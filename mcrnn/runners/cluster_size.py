@@ -108,11 +108,11 @@ class Cluster:
         """
         if gpus:
             unit, now, later = "GPU", sum(each.count * each.gpus for each in self.machines), self.gpus
-            each = _counted(gpus, "GPU")
+            each = counted(gpus, "GPU")
         else:
             unit, now, later = "CPU", sum(each.count * each.room(0) for each in self.machines), self.room(0)
             each = "1 CPU"
-        size = _counted(now, unit)
+        size = counted(now, unit)
         if later > now:
             size += f" now, may grow to {later:g}{f' ({self.source})' if self.source else ''}"
         elif not gpus:
@@ -122,10 +122,11 @@ class Cluster:
         of_each = f"{each} per trial" if workers == 1 else f"{workers} workers of {each} per trial"
         memory = workers > 1 and trials == self.coordinators < self.room(gpus) // workers
         why = ", for which the head has memory" if memory else ""
-        return f"cluster: {size}; {of_each}, up to {_counted(trials, 'trial')} at a time{why}"
+        return f"cluster: {size}; {of_each}, up to {counted(trials, 'trial')} at a time{why}"
 
 
-def _counted(number: float, unit: str) -> str:
+def counted(number: float, unit: str) -> str:
+    """Return a number with its unit, such as "1 GPU" and "2 GPUs"."""
     return f"{number:g} {unit}{'' if 0 < number <= 1 else 's'}"
 
 

@@ -34,7 +34,7 @@ class MachineGpus:
     """The GPUs of a machine."""
 
     cards: tuple[Card, ...]
-    """None where the driver cannot be asked."""
+    """Empty where the driver cannot be asked."""
     no_service: str
     """Why NVIDIA's multi-process service cannot be used; empty where it can."""
 

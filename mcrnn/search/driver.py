@@ -243,6 +243,9 @@ def _share_gpus(
         if active.interrupted:
             raise KeyboardInterrupt
 
+    active.console.print(
+        "search.gpus auto: looking at the GPUs, and training on one for some seconds where that was not done before"
+    )
     with on_stop(stop), requests.handled_by(stop):
         sharing = share_gpus(active.search_run, cluster, data, measure, wait)
         wait()

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 
 from mcrnn.errors import first_line
-from mcrnn.runners.cluster_size import Cluster
+from mcrnn.runners.cluster_size import Cluster, counted
 from mcrnn.runners.gpu_cards import Card, MachineGpus, gpus_of_machine
 from mcrnn.runners.ray_cluster import ask_machines
 from mcrnn.search.budgets import useful_concurrency
@@ -64,7 +64,7 @@ def share_gpus(
     at_a_time = useful_concurrency(search_run.search.search, cards * MOST_TRIALS)
     wanted = math.ceil(at_a_time / cards)
     if wanted == 1:
-        return _one_each(f"no more than {at_a_time} run at a time, and there may be {cards} GPUs")
+        return _one_each(f"no more than {at_a_time} run at a time, and there may be {counted(cards, 'GPU')}")
     machines: list[MachineGpus] = [each.result for each in ask_machines(gpus_of_machine) if each.result is not None]
     seen = [card for machine in machines for card in machine.cards]
     measured = _remembered(search_run, seen)
@@ -78,7 +78,7 @@ def share_gpus(
             return _one_each(f"nothing could be measured ({first_line(cause)})")
         if not measured.trials:
             return _one_each("the memory of a GPU was not enough for those that were measured")
-        search_run.folder.write_packing(dataclasses.asdict(measured))
+        search_run.folder.write_packing(dataclasses.asdict(measured) | {"cuda_graph": _has_graphs(search_run)})
     problems = [machine.no_service for machine in machines if machine.cards] or [each.no_service for each in machines]
     uses_service = "" in problems
     limits = _limits(cluster, measured.card, seen)
@@ -120,19 +120,24 @@ def _awaited(reference: Any, wait: Callable[[], None]) -> Measured:
 
 
 def _remembered(search_run: SearchRun, seen: list[Card]) -> Measured | None:
-    """Return what the search has measured earlier; None where it has not, or the cluster has other GPUs now.
+    """Return what the search has measured earlier; None where it has not, or what trials take may have changed since.
 
     Args:
         search_run: the search.
         seen: the GPUs that there are; empty where none can be asked for.
     """
     content = search_run.folder.read_packing()
-    if content is None:
+    if content is None or content["cuda_graph"] != _has_graphs(search_run):
         return None
     card = Card(**content["card"])
     if seen and card.name not in {each.name for each in seen}:
         return None
     return Measured(card, tuple(TrialMeasurement(**each) for each in content["trials"]))
+
+
+def _has_graphs(search_run: SearchRun) -> bool:
+    """Return whether trials take their steps as CUDA graphs, which changes what they take of a GPU."""
+    return search_run.first_configuration.train.cuda_graph
 
 
 def _limits(cluster: Cluster, measured: Card, seen: list[Card]) -> CardLimits:

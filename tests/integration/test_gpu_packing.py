@@ -107,7 +107,7 @@ def test_search_that_goes_on_decides_the_same_without_measuring_again(
     first = decided(half_of_a_gpu)
     assert first.startswith("search.gpus auto: 2 trials on a GPU (0.5 GPU and 1 CPU each, under NVIDIA's multi-process")
     assert decided(on_no_gpu) == first
-    assert decided(on_no_gpu, concurrency=1) == alone + "no more than 1 run at a time, and there may be 1 GPUs"
+    assert decided(on_no_gpu, concurrency=1) == alone + "no more than 1 run at a time, and there may be 1 GPU"
 
 
 @pytest.mark.usefixtures("service")
