@@ -184,15 +184,13 @@ def _check_same(store: FieldStore, field: GriddedField) -> None:
     if not is_same and not (field.samples is not None and _is_same_step(axis.step, attributes["time_step"])):
         raise UserError(f"the sources have a time every {axis.step}, '{store.name}' every {attributes['time_step']}")
     grid = field.store_grid
-    here = replace(grid, names=("height", "width"))
     there = replace(
-        here,
+        grid,
         rows=store.coordinate("height"),
         columns=store.coordinate("width"),
         units=tuple(attributes.get("grid_units", ("", ""))),
     )
-    if not there.is_same(here):
-        differing = [name for name, same in zip(grid.names, there.same_axes(here), strict=True) if not same]
+    if differing := [name for name, same in zip(grid.names, there.same_axes(grid), strict=True) if not same]:
         unknown = [units for units, known in zip(grid.units, there.units, strict=True) if units and not known]
         hint = f"; they are in {unknown[0]}, and the store does not say in which units it has them" if unknown else ""
         differ = f"{' and '.join(differing)} differ{'s' if len(differing) == 1 else ''}"
