@@ -117,7 +117,7 @@ def open_group(url: str, group: str) -> xr.Dataset:
     stamp = stamp_of(url)
     if _is_of_each_group(group):
         return _open(url, group, None, stamp)
-    return with_coordinates_above(group, lambda name: _open(url, name, None, stamp))
+    return with_coordinates_above(_open(url, group, None, stamp), group, lambda name: _open(url, name, None, stamp))
 
 
 def _with_named_dimensions(dataset: xr.Dataset, name: str) -> xr.Dataset:

@@ -24,18 +24,21 @@ def groups_above(group: str) -> list[str]:
     return ["/".join(names[:depth]) for depth in range(len(names), -1, -1)]
 
 
-def with_coordinates_above(group: str, open_group: Callable[[str], xr.Dataset]) -> xr.Dataset:
+def with_coordinates_above(
+    dataset: xr.Dataset, group: str, open_group: Callable[[str], xr.Dataset | None]
+) -> xr.Dataset:
     """Return a group with the coordinates that its dimensions have in the groups above it.
 
     Args:
-        group: path of the group, empty for the root.
-        open_group: opens the group of a path.
+        dataset: the group.
+        group: its path, empty for the root.
+        open_group: opens the group of a path; None where there is none.
     """
-    dataset = open_group(group)
     for parent in groups_above(group)[1:]:
         if all(name in dataset.variables for name in dataset.dims):
             break
-        above = open_group(parent)
+        if (above := open_group(parent)) is None:
+            continue
         found = {
             name: above.variables[name]
             for name, size in dataset.sizes.items()

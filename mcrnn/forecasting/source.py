@@ -29,6 +29,10 @@ NETCDF_ENDINGS = (".nc", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5")
 """Endings of files; what has none of them, and is no file, is a Zarr group."""
 
 
+def _no_group(path: str) -> None:
+    """Open no group: there is none."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set that is open for reading, with its values not loaded yet.
@@ -38,7 +42,8 @@ class Source:
         dataset: the data set, with dates as cftime objects.
         grid: names of the dimensions of the rows and the columns, None where they have to be recognised.
         masks: for variables without values at some points of the grid, the points that have them.
-        groups: opens all groups, data sets by their paths; the root has an empty one.
+        open_group: opens the group of a path, empty for the root; None where there is none.
+        groups: opens all groups, data sets by their paths, for messages that name them.
         group: path of the group that the data set is, empty for the root.
         differences: variables that are known to hold differences, such as anomalies of temperature, beside those whose
             attributes say so.
@@ -48,6 +53,7 @@ class Source:
     dataset: xr.Dataset
     grid: tuple[str, str] | None = None
     masks: dict[str, np.ndarray] = field(default_factory=dict)
+    open_group: Callable[[str], xr.Dataset | None] = _no_group
     groups: Callable[[], dict[str, xr.Dataset]] = dict
     group: str = ""
     differences: frozenset[str] = frozenset()
@@ -65,12 +71,15 @@ class Source:
         below, name = split_group(path)
         dataset: xr.Dataset | None = self.dataset
         if below:
-            whole = f"{self.group}/{below}" if self.group else below
-            groups = self.groups()
-            dataset = with_coordinates_above(whole, groups.__getitem__) if whole in groups else None
+            dataset = self.find_group(f"{self.group}/{below}" if self.group else below)
         if dataset is None or name not in dataset.data_vars:
             return None
         return dataset[name].rename(names_of_unnamed(dataset[name]))
+
+    def find_group(self, path: str) -> xr.Dataset | None:
+        """Return a group with the coordinates of those above it; None where there is none."""
+        dataset = self.open_group(path)
+        return None if dataset is None else with_coordinates_above(dataset, path, self.open_group)
 
 
 @contextlib.contextmanager
@@ -97,8 +106,9 @@ def opened(name: str, storage: Storage, split: str, group: str = "") -> Iterator
         raise UserError(f"there is no '{name}': neither a NetCDF file nor a Zarr group")
     with _open_zarr(location, name) as dataset:
         if dataset.attrs.get("format") != FORMAT:
-            with _groups_of(name, "Zarr", location.zarr_store(), engine="zarr", consolidated=False) as groups:
-                yield _in_group(Source(name, dataset, groups=groups), group)
+            options = {"engine": "zarr", "consolidated": False}
+            with _groups_of(name, "Zarr", location.zarr_store(), **options) as (open_group, groups):
+                yield _in_group(Source(name, dataset, open_group=open_group, groups=groups), group)
             return
     if group:
         raise UserError(f"'{name}' is a field store, whose splits have no groups: leave out --group")
@@ -150,16 +160,31 @@ def open_netcdf(path: Path, name: str, group: str = "") -> Iterator[Source]:
 
     with _translated(name, "NetCDF"):
         dataset = xr.open_dataset(path, engine="netcdf4", **_decoding())
-    with dataset, _groups_of(name, "NetCDF", path, engine="netcdf4") as groups:
-        yield _in_group(Source(name, dataset, groups=groups), group)
+    with dataset, _groups_of(name, "NetCDF", path, engine="netcdf4") as (open_group, groups):
+        yield _in_group(Source(name, dataset, open_group=open_group, groups=groups), group)
 
 
 @contextlib.contextmanager
-def _groups_of(name: str, kind: str, target: Any, **options: Any) -> Iterator[Callable[[], dict[str, xr.Dataset]]]:
-    """Return what opens the groups of a file or Zarr group, which happens once, and only where they are asked for."""
+def _groups_of(
+    name: str, kind: str, target: Any, **options: Any
+) -> Iterator[tuple[Callable[[str], xr.Dataset | None], Callable[[], dict[str, xr.Dataset]]]]:
+    """Return what opens one group of a file or Zarr group, and all of them, once and only where they are asked for."""
     import xarray as xr
 
     with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def open_group(path: str) -> xr.Dataset | None:
+            with _translated(name, kind), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of Zarr, about what is no part of a group
+                try:
+                    return stack.enter_context(xr.open_dataset(target, group=path or None, **options, **_decoding()))
+                except FileNotFoundError:  # Zarr
+                    return None
+                except OSError as error:
+                    if "group not found" in str(error):  # netCDF4
+                        return None
+                    raise
 
         @functools.cache
         def groups() -> dict[str, xr.Dataset]:
@@ -168,7 +193,7 @@ def _groups_of(name: str, kind: str, target: Any, **options: Any) -> Iterator[Ca
                 found = xr.open_groups(target, **options, **_decoding())
             return {path.strip("/"): stack.enter_context(dataset) for path, dataset in found.items()}
 
-        yield groups
+        yield open_group, groups
 
 
 def _in_group(source: Source, group: str) -> Source:
@@ -180,10 +205,9 @@ def _in_group(source: Source, group: str) -> Source:
     path = group.strip("/")
     if not path:
         return source
-    groups = source.groups()
-    if path not in groups:
-        raise UserError(f"'{source.name}' has no group '{path}'{describe_fields(groups)}")
-    dataset = with_coordinates_above(path, groups.__getitem__)
+    dataset = source.find_group(path)
+    if dataset is None:
+        raise UserError(f"'{source.name}' has no group '{path}'{describe_fields(source.groups())}")
     return replace(source, dataset=dataset.assign_attrs(source.dataset.attrs | dataset.attrs), group=path)
 
 
