@@ -146,13 +146,13 @@ def _animate(
     frames_TCHW = np.concatenate([given.read([0], [start], warm_up)[0, :, :predicted], forecast_TCHW])
     if given.is_from_the_north:
         frames_TCHW = frames_TCHW[:, :, ::-1]
-    units = "" if model.field.units == "1" else f" [{model.field.units}]"
+    names = model.field.channels[:predicted]
+    units = [model.field.expected_units(name) or model.field.units for name in names]
+    labels = [name if unit == "1" else f"{name} [{unit}]" for name, unit in zip(names, units, strict=True)]
     reference = given.times[start]
     titles = [f"given: {show(time)}" for time in given.times[start - warm_up + 1 : start + 1]]
     titles += [f"forecast: {show(given.step.after(reference, lead))}" for lead in range(1, len(forecast_TCHW) + 1)]
-    animate_channels(
-        target, frames_TCHW, [name + units for name in model.field.channels[:predicted]], titles, frames_per_second=6
-    )
+    animate_channels(target, frames_TCHW, labels, titles, frames_per_second=6)
 
 
 if __name__ == "__main__":

@@ -258,8 +258,10 @@ def _with_conversions(
             f"'{source.name}' has the units {units}, the model takes {field.units}: convert the values; if only the "
             "spelling differs, set the attribute units"
         )
-    kept = [channel for channel in predicted if channel.logarithm is None]
-    return tuple(channel if channel in kept else _converted(source, channel, field) for channel in channels)
+    return tuple(
+        _converted(source, each, field) if each.logarithm is not None or each.name in field.inputs else each
+        for each in channels
+    )
 
 
 def units_of(array: xr.DataArray) -> str:
