@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -36,6 +36,17 @@ class StepInputs:
     def given(self) -> torch.Tensor:
         """Return the frames that are given to the model, (B, T, C, H, W)."""
         return self.windows_BTCHW[:, :-1] if self.noisy_BTCHW is None else self.noisy_BTCHW
+
+    def clone(self) -> StepInputs:
+        """Return inputs with the same values in memory of their own."""
+        noisy_BTCHW = None if self.noisy_BTCHW is None else self.noisy_BTCHW.clone()
+        return replace(self, windows_BTCHW=self.windows_BTCHW.clone(), noisy_BTCHW=noisy_BTCHW)
+
+    def copy_(self, other: StepInputs) -> None:
+        """Take over the values of other inputs of the same shape, in place."""
+        self.windows_BTCHW.copy_(other.windows_BTCHW)
+        if self.noisy_BTCHW is not None and other.noisy_BTCHW is not None:
+            self.noisy_BTCHW.copy_(other.noisy_BTCHW)
 
 
 class BatchLoss:

@@ -13,7 +13,7 @@ these go through a layer together. There is a graph for each of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -114,8 +114,7 @@ class GraphedStep:
             return
         if inputs.teacher_forcing_steps != self._forced:  # a curriculum has gone on, and does not come back
             self._forced = inputs.teacher_forcing_steps
-            self._recorded.clear()
-            self.graphs.clear()
+            self._forget()
         shape = inputs.windows_BTCHW.shape, inputs.weight
         if shape not in self._recorded:
             self.graphs.run(lambda: self.step.take(inputs, rate))
@@ -126,28 +125,24 @@ class GraphedStep:
             recorded = recorded or self._record(inputs)
         except RuntimeError as error:  # also where memory is not enough, for a graph has memory of its own
             self.can_record = False
-            self._recorded.clear()
-            self.graphs.clear()
+            self._forget()
             self.warn(unused(f"a step cannot be recorded ({first_line(error)})"))
             self.step.take(inputs, rate)
             return
         self._recorded[shape] = recorded
-        recorded.inputs.windows_BTCHW.copy_(inputs.windows_BTCHW)
-        if recorded.inputs.noisy_BTCHW is not None:
-            assert inputs.noisy_BTCHW is not None
-            recorded.inputs.noisy_BTCHW.copy_(inputs.noisy_BTCHW)
+        recorded.inputs.copy_(inputs)
         self._rate.fill_(rate)
         recorded.replay()
         for group in self.step.optimizer.param_groups:
             group["lr"] = rate  # as the metrics and a checkpoint have it
 
+    def _forget(self) -> None:
+        """Drop all graphs."""
+        self._recorded.clear()
+        self.graphs.clear()
+
     def _record(self, inputs: StepInputs) -> _Recorded:
-        noisy = inputs.noisy_BTCHW
-        static = replace(
-            inputs,
-            windows_BTCHW=inputs.windows_BTCHW.clone(),
-            noisy_BTCHW=None if noisy is None else noisy.clone(),
-        )
+        static = inputs.clone()
         groups = self.step.optimizer.param_groups
         for group in groups:
             group["capturable"] = True  # else the optimizer refuses

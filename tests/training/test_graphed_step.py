@@ -56,7 +56,7 @@ def data() -> FieldData:
     return FieldData(MemorySplit(values), MemorySplit(values[:3]), field, is_series=False)
 
 
-def trained(config: Configuration, data: FieldData, start: State | None = None, device: str = "cpu") -> Trainer:
+def trainer_of(config: Configuration, data: FieldData, start: State | None = None, device: str = "cpu") -> Trainer:
     return Trainer(config, data, Interrupted(start=start), torch.device(device), target=None)
 
 
@@ -85,7 +85,7 @@ def finished(trainer: Trainer) -> State:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_recorded_steps_are_bit_for_bit_the_ordinary_ones(architecture: str, data: FieldData) -> None:
     config = configuration(architecture)
-    plain, recorded = trained(config, data), trained(config, data)
+    plain, recorded = trainer_of(config, data), trainer_of(config, data)
     operations = with_recording(recorded)
     expected = finished(plain)
     assert equal(finished(recorded), expected)
@@ -112,7 +112,7 @@ def test_recorded_steps_are_bit_for_bit_the_ordinary_ones(architecture: str, dat
 )
 def test_recorded_steps_follow_every_schedule_and_precision(train: dict[str, Any], data: FieldData) -> None:
     config = configuration("minconvexplstm", epochs=4, max_batches=8, teacher_forcing_end=None, **train)
-    plain, recorded = trained(config, data), trained(config, data)
+    plain, recorded = trainer_of(config, data), trainer_of(config, data)
     operations = with_recording(recorded)
     assert equal(finished(recorded), finished(plain))
     assert operations.replays >= 20
@@ -120,9 +120,9 @@ def test_recorded_steps_follow_every_schedule_and_precision(train: dict[str, Any
 
 def test_recorded_steps_go_on_from_a_checkpoint(data: FieldData) -> None:
     config = configuration("minconvgru", epochs=3)
-    whole = trained(config, data)
+    whole = trainer_of(config, data)
     expected = finished(whole)
-    stopped = trained(config, data)
+    stopped = trainer_of(config, data)
     with_recording(stopped)
     batches = stopped.windows.epoch(1)
     for _ in range(9):
@@ -131,7 +131,7 @@ def test_recorded_steps_go_on_from_a_checkpoint(data: FieldData) -> None:
     content = serialize(stopped.state())
     assert type(deserialize(content)["optimizer"]["param_groups"][0]["lr"]) is float
     for recorded in (True, False):  # the steps after it may be recorded again or not
-        rest = trained(config, data, deserialize(content))
+        rest = trainer_of(config, data, deserialize(content))
         if recorded:
             with_recording(rest)
         assert equal(finished(rest), expected)
@@ -139,8 +139,8 @@ def test_recorded_steps_go_on_from_a_checkpoint(data: FieldData) -> None:
 
 def test_a_step_that_cannot_be_recorded_is_taken_as_it_is(data: FieldData) -> None:
     config = configuration("minconvgru", epochs=2)
-    expected = finished(trained(config, data))
-    other = trained(config, data)
+    expected = finished(trainer_of(config, data))
+    other = trainer_of(config, data)
     lines: list[str] = []
     step = other.step
     assert isinstance(step, TrainingStep)
@@ -162,7 +162,7 @@ def test_a_step_that_cannot_be_recorded_is_taken_as_it_is(data: FieldData) -> No
 
 
 def test_a_step_reads_nothing_on_the_host_and_copies_nothing_from_it(data: FieldData) -> None:
-    trainer = trained(configuration("convlstm"), data)
+    trainer = trainer_of(configuration("convlstm"), data)
     batch = next(trainer.windows.epoch(1))
     trainer._step(batch)
     operations = RecordedOperations(lambda: tensors_of(trainer))
@@ -183,7 +183,7 @@ def test_a_step_reads_nothing_on_the_host_and_copies_nothing_from_it(data: Field
 def test_what_rules_out_a_graph_is_said_in_one_line(
     device: str, workers: int, clip: Any, reason: str, data: FieldData
 ) -> None:
-    step = trained(configuration("minconvgru"), data).step
+    step = trainer_of(configuration("minconvgru"), data).step
     assert isinstance(step, TrainingStep)
     lines: list[str] = []
     train = configuration("minconvgru", gradient_clip=clip).train
@@ -207,7 +207,7 @@ def test_a_training_with_a_graph_asked_for_on_a_processor_says_so_and_trains(dat
 def test_graphs_on_a_gpu_are_bit_for_bit_the_ordinary_steps(architecture: str, data: FieldData) -> None:
     config = configuration(architecture, deterministic=True)
     with_graph = config.model_copy(update={"train": config.train.model_copy(update={"cuda_graph": True})})
-    plain, repeated = trained(config, data, device="cuda"), trained(with_graph, data, device="cuda")
+    plain, repeated = trainer_of(config, data, device="cuda"), trainer_of(with_graph, data, device="cuda")
     assert isinstance(repeated.step, GraphedStep)
     assert isinstance(repeated.step.graphs, CudaGraphs)
     assert equal(finished(repeated), finished(plain))
@@ -216,7 +216,7 @@ def test_graphs_on_a_gpu_are_bit_for_bit_the_ordinary_steps(architecture: str, d
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_replayed_step_does_not_wait_for_the_gpu(data: FieldData) -> None:
     config = configuration("minconvexplstm", cuda_graph=True)
-    trainer = trained(config, replace(data, train=data.train.on(torch.device("cuda"))), device="cuda")
+    trainer = trainer_of(config, replace(data, train=data.train.on(torch.device("cuda"))), device="cuda")
     batches = trainer.windows.epoch(1)
     for _ in range(2):
         trainer._step(next(batches))
