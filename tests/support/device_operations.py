@@ -14,6 +14,11 @@ WITHOUT_WORK = {
 """Operators that touch no values."""
 
 
+def is_view(func: Any) -> bool:
+    """Return whether an operator returns another view of its argument, and changes nothing."""
+    return any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
+
+
 class DeviceOperations(TorchDispatchMode):
     """Counts the operators that run within its context; views and uninitialised memory are none."""
 
@@ -27,7 +32,6 @@ class DeviceOperations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         self.from_lists += name == "lift_fresh"
-        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
-        if not is_view and name not in WITHOUT_WORK:
+        if not is_view(func) and name not in WITHOUT_WORK:
             self.calls[name] += 1
         return func(*args, **(kwargs or {}))

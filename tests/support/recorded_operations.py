@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.support.device_operations import WITHOUT_WORK
+from tests.support.device_operations import WITHOUT_WORK, is_view
 
 READS = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero"}
 """Operators whose result the host waits for."""
@@ -35,8 +35,7 @@ class _Recorder(TorchDispatchMode):
         if name in READS or name == "lift_fresh":
             raise HostReadsError(f"{name} cannot be recorded")
         result = func(*args, **kwargs)
-        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
-        if not is_view and (name not in WITHOUT_WORK or name == "scalar_tensor"):
+        if not is_view(func) and (name not in WITHOUT_WORK or name == "scalar_tensor"):
             self.calls.append((func, args, kwargs, result))
         return result
 
