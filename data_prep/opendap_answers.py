@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from data_prep.opendap_attributes import attributes_of, read_attribute
+from data_prep.opendap_attributes import read_attribute, read_with_sign
 from data_prep.opendap_requests import Answer, server_message
 from mcrnn.errors import UserError
 from mcrnn.storage.retry import ServiceUnavailableError
@@ -28,7 +28,7 @@ class RemoteVariable:
         key: its name in requests.
         dimensions: names of its dimensions; `phony_dim_0` and so on where they have none.
         shape: their lengths.
-        dtype: type of its values.
+        dtype: type of its values, with the sign that they have.
         attributes: its attributes; those that are numbers are of the types that the server says.
     """
 
@@ -75,8 +75,8 @@ def _remote_variable(variable: Any, attributes: dict[str, Any], has_signed_bytes
     names = [unquote(str(name)).removeprefix("/") for name in variable.dims]
     dimensions = tuple(names) if names else tuple(f"phony_dim_{axis}" for axis in range(len(variable.shape)))
     plain = {unquote(name): value for name, value in attributes.items() if not isinstance(value, dict)}
-    key, dtype = variable.id.lstrip("/"), _native(variable.dtype)
-    found = attributes_of(unquote(key), dtype, plain, has_signed_bytes)
+    key = variable.id.lstrip("/")
+    dtype, found = read_with_sign(unquote(key), _native(variable.dtype), plain, has_signed_bytes)
     return RemoteVariable(key, dimensions, tuple(variable.shape), dtype, found)
 
 

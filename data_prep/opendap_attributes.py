@@ -97,31 +97,54 @@ def _whole_number(text: str) -> int:
         return int(float(_plain(text)))
 
 
-def attributes_of(name: str, dtype: np.dtype, attributes: dict[str, Any], has_signed_bytes: bool) -> dict[str, Any]:
-    """Return the attributes of a variable that can be read.
+def read_with_sign(
+    name: str, dtype: np.dtype, attributes: dict[str, Any], has_signed_bytes: bool
+) -> tuple[np.dtype, dict[str, Any]]:
+    """Return the type of a variable's values, and attributes that can be read. Fill values and ranges have its sign.
+
+    Bytes have a sign where the attribute `_Unsigned` is "false". Where it is missing, and the protocol has no type for
+    bytes with a sign, they have one if fill values and ranges hold a number from -128 to -1, and none from 128 to 255.
+    Source: https://docs.unidata.ucar.edu/nug/current/best_practices.html.
 
     Args:
         name: its name, for messages.
-        dtype: its type.
+        dtype: the type that the server says.
         attributes: its attributes as `read_attribute` returns them.
-        has_signed_bytes: whether the protocol has a type for bytes with a sign. Where it has none, a variable of bytes
-            with a negative fill value or range is one of bytes with a sign.
+        has_signed_bytes: whether the protocol has a type for bytes with a sign.
 
     Raises:
         ValueError: an attribute cannot be read without which values mean something else.
     """
     found = {}
     for key, value in attributes.items():
-        is_needed = key in NEEDED or key.startswith("valid_")
-        if isinstance(value, Unreadable):
-            if is_needed:
-                raise ValueError(
-                    f"the attribute {key} of {name} cannot be read: {value.kind} {', '.join(value.texts)}".rstrip()
-                )
-            continue
-        if is_needed and dtype.kind == "u" and getattr(value, "dtype", None) == f"i{dtype.itemsize}":
-            if dtype.itemsize == 1 and not has_signed_bytes and np.min(value) < 0:
-                found["_Unsigned"] = "false"
-            value = value.view(dtype)
-        found[key] = value
-    return found | {key: value for key, value in attributes.items() if key == "_Unsigned"}
+        if not isinstance(value, Unreadable):
+            found[key] = value
+        elif key in NEEDED or key.startswith("valid_"):
+            raise ValueError(
+                f"the attribute {key} of {name} cannot be read: {value.kind} {', '.join(value.texts)}".rstrip()
+            )
+    if dtype.kind != "u":
+        return dtype, found
+    packed = {key: value for key, value in found.items() if _is_packed(key) and _is_whole(value)}
+    if dtype.itemsize == 1 and _is_signed(found.get("_Unsigned"), list(packed.values()), has_signed_bytes):
+        dtype = np.dtype(np.int8)
+        found.pop("_Unsigned", None)
+    return dtype, found | {key: v.view(dtype) for key, v in packed.items() if v.dtype.itemsize == dtype.itemsize}
+
+
+def _is_signed(unsigned: Any, packed: list[Any], has_signed_bytes: bool) -> bool:
+    """Return whether bytes have a sign, by `_Unsigned` where it is there, else by fill values and ranges."""
+    if unsigned is not None or has_signed_bytes:
+        return str(unsigned).lower() == "false"
+    numbers = np.array([number for value in packed for number in np.ravel(value).tolist()])
+    is_negative, is_large = (numbers >= -128) & (numbers < 0), (numbers > 127) & (numbers < 256)
+    return bool(is_negative.any() and not is_large.any())
+
+
+def _is_packed(key: str) -> bool:
+    """Return whether an attribute holds numbers as they are stored, before scale factor and offset apply."""
+    return key in ("_FillValue", "missing_value") or key.startswith("valid_")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "iu"

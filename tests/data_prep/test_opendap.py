@@ -7,7 +7,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from data_prep.opendap_endpoints import find_endpoint
 from data_prep.opendap_requests import Answer
 from data_prep.source_identity import glance, identify
 from data_prep.sources import open_source
+from mcrnn.data.missing_values import without_invalid
 from mcrnn.data.store import FieldStore
 from mcrnn.errors import UserError
 from mcrnn.storage.local import LocalFolder
@@ -172,14 +173,26 @@ DDS = "Dataset {\n    Byte z[time = 2];\n} a;\n"
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("Byte _FillValue -127;", {"_FillValue": np.uint8(129), "_Unsigned": "false"}),
+        ("Byte _FillValue -127;", {"_FillValue": np.int8(-127)}),
         ('Byte _FillValue -1; String _Unsigned "true";', {"_FillValue": np.uint8(255), "_Unsigned": "true"}),
-        ("Byte valid_range -127, 127;", {"valid_range": np.uint8([129, 127]), "_Unsigned": "false"}),
+        ('Byte missing_value 129; String _Unsigned "false";', {"missing_value": np.int8(-127)}),
+        (
+            "Byte _FillValue -1; Byte add_offset -2; Int16 valid_range 0, 254;",
+            {"_FillValue": np.uint8(255), "add_offset": np.int8(-2), "valid_range": np.int16([0, 254])},
+        ),
         ("Float32 a 1.0f; Float64 b Infinity, -NaN;", {"a": np.float32(1), "b": np.array([np.inf, np.nan])}),
         ("UInt16 a -1; Byte b 255; Int32 c 0x7f;", {"a": np.int16(-1), "b": np.uint8(255), "c": np.int32(127)}),
         ('Int16 a 40000; String s "b; c", ""; Int16 d x; Odd e 1;', {"a": np.int16(-25536), "s": ["b; c", ""]}),
     ],
-    ids=["byte with sign", "byte without", "range", "floats", "integers", "left out"],
+    ids=[
+        "byte with sign",
+        "byte without",
+        "byte of a server that says so",
+        "byte by range",
+        "floats",
+        "integers",
+        "left out",
+    ],
 )
 def test_odd_attributes_of_dap2_are_read_or_left_out(lines: str, expected: dict[str, Any]) -> None:
     found = parse_dap2(DDS, f"Attributes {{\n    z {{\n        {lines}\n    }}\n}}\n")["z"].attributes
@@ -219,12 +232,30 @@ def test_text_is_read_in_full(folder: Path, server: OpendapServer) -> None:
     assert found["name"].values.tolist() == [b"alpha", b"b", b"c", b"d", b"e", b"f"]
 
 
-def test_bytes_with_a_sign_are_read_by_dap2(folder: Path, server: OpendapServer) -> None:
-    values = np.random.default_rng(0).integers(-120, 120, (72, 6, 8)).astype(np.int8)
+@pytest.mark.parametrize(
+    ("lines", "is_valid"),
+    [
+        ("Byte _FillValue -127;", lambda values: values != -127),
+        ("Byte missing_value -1; Float32 scale_factor 0.5;", lambda values: values != -1),
+        ("Byte valid_range -100, 100;", lambda values: (values >= -100) & (values <= 100)),
+        ("Byte valid_max -1;", lambda values: values < 0),
+        ('String _Unsigned "false"; Byte missing_value 255;', lambda values: values != -1),
+    ],
+    ids=["fill value", "missing value", "range", "maximum", "said"],
+)
+def test_bytes_with_a_sign_are_read_by_dap2(
+    folder: Path, server: OpendapServer, lines: str, is_valid: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    values = np.random.default_rng(0).integers(-128, 128, (72, 6, 8)).astype(np.int8)
     written(dataset().assign(z=(("time", "lat", "lon"), values.view(np.uint8))))
-    attributes = b'Attributes { z { Byte _FillValue -127; } time { String units "hours since 1979-01-01"; } }'
+    attributes = f'Attributes {{ z {{ {lines} }} time {{ String units "hours since 1979-01-01"; }} }}'.encode()
     server.fault = lambda environ: ("200 OK", [], attributes) if environ["PATH_INFO"].endswith(".das") else None
-    assert np.array_equal(open_source(server.url("a"))["z"].values, values)
+    variable = open_source(server.url("a"))["z"].variable
+    scale = 0.5 if "scale_factor" in lines else 1.0
+    expected = np.where(is_valid(values), values * scale, np.nan)
+    assert np.isnan(expected).any()
+    found = without_invalid(variable, np.asarray(variable.values), is_netcdf=True)
+    np.testing.assert_array_equal(found, expected.astype(np.float32))
 
 
 def test_source_that_changes_while_it_is_read_is_refused(
