@@ -56,15 +56,15 @@ class RemoteDataset:
         url: the source, for messages.
         endpoint: where it is.
         variables: the variables that are arrays of numbers or text, by name.
-        description: the description, and what identifies its version.
         modified: when it was changed, empty where the server does not say so.
+        entity_tag: the `ETag` that the server gives with it, empty where it gives none, or `modified` is empty.
     """
 
     url: str
     endpoint: Endpoint
     variables: dict[str, RemoteVariable]
-    description: tuple[Answer, ...]
     modified: str
+    entity_tag: str
 
     def read(self, requests: dict[str, Block]) -> dict[str, np.ndarray]:
         """Read a block of some variables in one request.
@@ -140,8 +140,10 @@ def describe(url: str) -> RemoteDataset:
     except Exception as error:  # pydap raises plain exceptions, and those of Python
         reason = next(filter(None, (server_message(answer.content) for answer in answers)), first_line(error))
         raise UserError(f"'{url}' is not described as OPeNDAP has it ({reason})") from None
-    modified = "" if _is_time_of_answer(endpoint.address + suffixes[0], url, answers[0]) else answers[0].modified
-    return RemoteDataset(url, endpoint, variables, answers, modified)
+    first = answers[0]
+    if not first.modified or _is_time_of_answer(endpoint.address + suffixes[0], url, first):
+        return RemoteDataset(url, endpoint, variables, modified="", entity_tag="")
+    return RemoteDataset(url, endpoint, variables, first.modified, first.entity_tag)
 
 
 def _is_time_of_answer(address: str, url: str, answer: Answer) -> bool:
@@ -162,8 +164,9 @@ def _is_time_of_answer(address: str, url: str, answer: Answer) -> bool:
 def fingerprint(url: str, arrays: Sequence[str]) -> tuple[int, str]:
     """Return the size of some arrays, and a checksum by which a changed source is noticed.
 
-    It is one of the description and of when the data set was changed. Where the server does not say that, also of the
-    arrays: of those up to 1 MB as a whole, of others of four blocks.
+    It is one of the description of these arrays, and of when the data set was changed. Where the server does not say
+    that, also of their values: of arrays up to 1 MB as a whole, of others of four blocks. Attributes of the data set do
+    not count: some servers note each request in its `history`.
 
     Args:
         url: the source.
@@ -173,19 +176,25 @@ def fingerprint(url: str, arrays: Sequence[str]) -> tuple[int, str]:
         UserError: it cannot be read.
     """
     dataset = describe(url)
-    digest = hashlib.sha256()
-    for answer in dataset.description:
-        digest.update(answer.content + f"\n{answer.entity_tag}\n{dataset.modified}\n".encode())
+    digest = hashlib.sha256(repr((dataset.modified, dataset.entity_tag)).encode())
     size = 0
     for name in arrays:
         variable = dataset.variables.get(name)
         if variable is None:
             continue
+        digest.update(_description(name, variable).encode())
         size += math.prod(variable.shape) * variable.dtype.itemsize
         if not dataset.modified:
             for block in _sampled(variable):
                 digest.update(name.encode() + dataset.read({name: block})[name].tobytes())
     return size, digest.hexdigest()
+
+
+def _description(name: str, variable: RemoteVariable) -> str:
+    """Return what a server says of a variable, as the same text whatever the order of its attributes."""
+    attributes = [(key, np.asarray(value)) for key, value in sorted(variable.attributes.items())]
+    values = [(key, value.dtype.str, value.tolist()) for key, value in attributes]
+    return repr((name, variable.dimensions, variable.shape, variable.dtype.str, values))
 
 
 def _sampled(variable: RemoteVariable) -> list[Block]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import socket
@@ -145,6 +146,33 @@ def test_build_does_not_go_on_with_a_source_that_has_changed(
         os.utime("a.nc", (1e9, 1e9 + 1))
     with pytest.raises(UserError, match="sources is"):
         run(url, boundary="zeros")
+
+
+def test_source_is_known_by_the_arrays_that_are_read_and_not_by_attributes_of_the_data_set(
+    folder: Path, server: OpendapServer
+) -> None:
+    server.modified = ""
+    written(dataset())
+    requests = itertools.count()
+    units = "m2 s-2"
+
+    def described(environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], bytes] | None:
+        if not environ["PATH_INFO"].endswith(".das"):
+            return None
+        number = next(requests)
+        lines = [
+            f'NC_GLOBAL {{ String history "request {number}"; }}',
+            f"lat {{ Int32 number {number}; }}",
+            'time { String units "hours since 1979-01-01"; }',
+            f'z {{ String units "{units}"; }}',
+        ]
+        return "200 OK", [("ETag", f'"{number}"')], "\n".join(["Attributes {", *lines, "}"]).encode()
+
+    server.fault = described
+    source = identify(server.url("a"), ["z", "time"])
+    source.check()
+    units = "m"
+    assert identify(server.url("a"), ["z", "time"]).checksum != source.checksum
 
 
 def test_answer_of_dap2_with_an_error_in_place_of_values_is_refused() -> None:
