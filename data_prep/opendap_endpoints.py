@@ -119,7 +119,7 @@ def _ask_briefly(url: str, protocol: Protocol) -> bytes | None:
     attempts: tuple[tuple[int | None, tuple[str, ...]], ...] = ((2, ("",)), (None, ZARR_OBJECTS))
     for tries, names in attempts:
         try:
-            return fetch(address, url, tries, START_BYTES, patience=0.0).content
+            return fetch(address, url, tries, START_BYTES).content
         except OverloadedError:
             if any(is_there(url + name) for name in names):
                 return None

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import requests
 
 from mcrnn.errors import UserError, first_line
-from mcrnn.storage.retry import PATIENCE_UNDER_WAY, Outage, ServiceUnavailableError, with_retries
+from mcrnn.storage.retry import ServiceUnavailableError
 
 TIMEOUTS = (10, 120)
 """Seconds to wait for a connection, and for the next bytes of an answer."""
@@ -24,9 +24,6 @@ SECONDS_BEFORE_TRIES = (0.0, 0.5, 1.0, 2.0, 4.0)
 TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
 """Answers after which the same request may succeed."""
 
-_outage = Outage(
-    "an OPeNDAP server", meanwhile=f"asked again for {PATIENCE_UNDER_WAY / 60:.0f} min", afterwards="work goes on"
-)
 _of_thread = threading.local()
 
 
@@ -72,13 +69,7 @@ class Answer:
             return math.inf
 
 
-def fetch(
-    address: str,
-    url: str,
-    tries: int | None = None,
-    most: int | None = None,
-    patience: float | None = None,
-) -> Answer:
+def fetch(address: str, url: str, tries: int | None = None, most: int | None = None) -> Answer:
     """Ask a server, and ask again where an error may be temporary.
 
     Args:
@@ -86,7 +77,6 @@ def fetch(
         url: the source, for messages.
         tries: how often; None for as often as `SECONDS_BEFORE_TRIES` says.
         most: bytes of the answer that are read; None for all.
-        patience: seconds for which this is repeated, see `mcrnn.storage.retry.with_retries`.
 
     Raises:
         NotFoundError: there is nothing at this address.
@@ -94,17 +84,13 @@ def fetch(
         UserError: the server refuses the request.
         ServiceUnavailableError: the server is out of reach, overloaded, or does not answer in full.
     """
-
-    def tried() -> Answer:
-        for seconds in SECONDS_BEFORE_TRIES[:tries]:
-            time.sleep(seconds)
-            try:
-                return _fetch_once(address, url, most)
-            except ServiceUnavailableError as error:
-                last = error
-        raise last
-
-    return with_retries(tried, _outage, patience)
+    for seconds in SECONDS_BEFORE_TRIES[:tries]:
+        time.sleep(seconds)
+        try:
+            return _fetch_once(address, url, most)
+        except ServiceUnavailableError as error:
+            last = error
+    raise last
 
 
 def is_there(address: str) -> bool:
