@@ -136,8 +136,7 @@ def _fetch_once(address: str, url: str, most: int | None) -> Answer:
         raise LoginError(f"{host} refuses '{url}' ({status}: {reason}): a login is taken from ~/.netrc")
     if status in TEMPORARY:
         raise OverloadedError(
-            f"{host} failed {len(SECONDS_BEFORE_TRIES)} times in a row for '{url}' ({status}: {reason}); the same "
-            "command goes on when it works again"
+            f"{host} fails for '{url}' ({status}: {reason}); the same command goes on when it works again"
         )
     if status != 200:
         raise UserError(f"{host} refuses a request for '{url}' ({status}: {reason})")
