@@ -6,6 +6,7 @@ an answer is cut off; pydap loses the types of attributes, and asks by http what
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import math
@@ -93,8 +94,9 @@ class RemoteDataset:
         return found
 
 
+@functools.lru_cache(maxsize=256)
 def open_opendap(url: str, **options: Any) -> xr.Dataset:
-    """Open an OPeNDAP data set.
+    """Open an OPeNDAP data set. It is described and its coordinates are read once by each process.
 
     Args:
         url: its URL.

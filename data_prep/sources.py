@@ -26,6 +26,9 @@ FILE_SUFFIXES = (".nc", ".nc3", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".hdf
 ZARR_METADATA = ("zarr.json", ".zmetadata", ".zgroup")
 """Objects of which a Zarr store has at least one."""
 
+AS_STORED: dict[str, Any] = {"decode_times": False, "decode_timedelta": False, "cache": False}
+"""Options of `xarray.open_dataset`: times stay numbers, and values are not kept."""
+
 Result = TypeVar("Result")
 
 
@@ -143,9 +146,22 @@ def named_variables(name: str, variables: Sequence[str], option: str) -> list[st
     return found
 
 
-@functools.lru_cache(maxsize=8)  # each NetCDF file that is open keeps up to 64 MB of chunks
 def _open(url: str, group: str, variable: str | None, stamp: object) -> xr.Dataset:
-    options: dict[str, Any] = {"decode_times": False, "decode_timedelta": False, "cache": False}
+    if find_endpoint(url) is None:
+        return _open_file_or_store(url, group, variable, stamp)
+    if group:
+        raise NoGroupError(f"'{url}' is read by OPeNDAP without groups: leave out --group")
+
+    def open_it() -> xr.Dataset:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd attributes
+            return open_opendap(url, **AS_STORED)
+
+    return request(url, open_it)
+
+
+@functools.lru_cache(maxsize=8)  # each NetCDF file that is open keeps up to 64 MB of chunks
+def _open_file_or_store(url: str, group: str, variable: str | None, stamp: object) -> xr.Dataset:
     form = source_format(url)
 
     def open_it() -> xr.Dataset:
@@ -156,14 +172,12 @@ def _open(url: str, group: str, variable: str | None, stamp: object) -> xr.Datas
                 keys = {"filter_by_keys": {"cfVarName": variable}} if variable else {}
                 # An index would be written beside the file, and messages of one time would lose that dimension.
                 settings = {"indexpath": "", "squeeze": False, "errors": "raise", **keys}
-                return xr.open_dataset(path, engine="cfgrib", backend_kwargs=settings, **options)
-            if form == "OPeNDAP":
-                return open_opendap(url, **options)
+                return xr.open_dataset(path, engine="cfgrib", backend_kwargs=settings, **AS_STORED)
             if _is_of_each_group(group):
-                return _open_each_group(url, group, variable, options)
+                return _open_each_group(url, group, variable)
             target, engine = _target_and_engine(url)
             try:
-                return xr.open_dataset(target, engine=engine, group=group or None, **options)
+                return xr.open_dataset(target, engine=engine, group=group or None, **AS_STORED)
             except Exception:  # each library of a format has errors of its own
                 if not group or group in _groups(url):
                     raise
@@ -173,8 +187,6 @@ def _open(url: str, group: str, variable: str | None, stamp: object) -> xr.Datas
         _require_cfgrib(url)
         if group:
             raise UserError(f"'{url}' is a GRIB file, which has no groups: leave out --group")
-    if form == "OPeNDAP" and group:
-        raise NoGroupError(f"'{url}' is read by OPeNDAP without groups: leave out --group")
     return request(url, open_it)
 
 
@@ -182,10 +194,10 @@ def _is_of_each_group(group: str) -> bool:
     return group.split("/")[0] == EACH
 
 
-def _open_each_group(url: str, group: str, variable: str | None, options: dict[str, Any]) -> xr.Dataset:
+def _open_each_group(url: str, group: str, variable: str | None) -> xr.Dataset:
     path = _hdf5_of(url)
     try:
-        return open_sample_groups(path, group, variable, **options)
+        return open_sample_groups(path, group, variable, **AS_STORED)
     except NoSampleGroupsError:
         wanted = variable or "arrays of two dimensions or more"
         raise NoGroupError(f"'{url}' has no groups with {wanted}{describe_groups(url)}") from None

@@ -129,6 +129,16 @@ def test_requests_are_few_and_none_is_larger_than_a_server_takes(
         assert np.array_equal(whole.isel(index).values, expected.values)
 
 
+def test_each_data_set_of_a_field_is_described_once(folder: Path, server: OpendapServer) -> None:
+    names = [f"part{number}" for number in range(9)]
+    for number, name in enumerate(names):
+        written(dataset(VALUES[:24], 24 * number), name)
+    for name in names * 2:
+        open_source(server.url(name))
+    asked = [name for name in server.requests if name.endswith(".das") or "dods?" in name]
+    assert len(asked) == len(set(asked)) == 18
+
+
 @pytest.mark.parametrize("modified", ["file", "answer", ""])
 def test_build_does_not_go_on_with_a_source_that_has_changed(
     folder: Path, server: OpendapServer, monkeypatch: pytest.MonkeyPatch, modified: Any
