@@ -44,6 +44,8 @@ RECENT, SECONDS_BETWEEN_ANSWERS = 10.0, 1.1
 given in whole seconds, so that after the second of these such a server says another one."""
 
 _changed_when_asked: set[str] = set()
+_checked: dict[str, RemoteDataset] = {}
+"""What servers described when `fingerprint` asked them last, by URL."""
 
 Block = tuple[slice, ...]
 """A part of a variable: for each dimension first, step, and one after the last; all positive."""
@@ -98,6 +100,8 @@ class RemoteDataset:
 def open_opendap(url: str, **options: Any) -> xr.Dataset:
     """Open an OPeNDAP data set. It is described and its coordinates are read once by each process.
 
+    Where `fingerprint` has just asked for the description, that is taken.
+
     Args:
         url: its URL.
         options: those of `xarray.open_dataset`.
@@ -107,7 +111,7 @@ def open_opendap(url: str, **options: Any) -> xr.Dataset:
     """
     from xarray.backends.store import StoreBackendEntrypoint
 
-    store: Any = _DataStore(describe(url))
+    store: Any = _DataStore(_checked.get(url) or describe(url))
     return xr.open_dataset(store, engine=StoreBackendEntrypoint, **options)
 
 
@@ -177,7 +181,7 @@ def fingerprint(url: str, arrays: Sequence[str]) -> tuple[int, str]:
     Raises:
         UserError: it cannot be read.
     """
-    dataset = describe(url)
+    dataset = _checked[url] = describe(url)
     digest = hashlib.sha256(repr((dataset.modified, dataset.entity_tag)).encode())
     size = 0
     for name in arrays:

@@ -133,6 +133,7 @@ def test_each_data_set_of_a_field_is_described_once(folder: Path, server: Openda
     names = [f"part{number}" for number in range(9)]
     for number, name in enumerate(names):
         written(dataset(VALUES[:24], 24 * number), name)
+    identify(server.url(names[0]), ["z", "time"])
     for name in names * 2:
         open_source(server.url(name))
     asked = [name for name in server.requests if name.endswith(".das") or "dods?" in name]
