@@ -8,12 +8,14 @@ import threading
 import time
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-import requests
 
 from mcrnn.errors import UserError, first_line
 from mcrnn.storage.retry import ServiceUnavailableError
+
+if TYPE_CHECKING:
+    import requests
 
 TIMEOUTS = (10, 120)
 """Seconds to wait for a connection, and for the next bytes of an answer."""
@@ -95,6 +97,8 @@ def fetch(address: str, url: str, tries: int | None = None, most: int | None = N
 
 def is_there(address: str) -> bool:
     """Return whether a server has something other than a web page at an address, of which nothing is read."""
+    import requests
+
     try:
         response = _session().head(address, timeout=TIMEOUTS, allow_redirects=True)
         if response.status_code in (405, 501):
@@ -111,6 +115,8 @@ def host_of(address: str) -> str:
 
 
 def _fetch_once(address: str, url: str, most: int | None) -> Answer:
+    import requests
+
     host = host_of(address)
     try:
         response = _session().get(address, timeout=TIMEOUTS, stream=most is not None)
@@ -166,6 +172,8 @@ def server_message(content: bytes) -> str:
 
 def _session() -> requests.Session:
     """Return the session of this thread, which keeps connections open."""
+    import requests
+
     if not hasattr(_of_thread, "session"):
         _of_thread.session = requests.Session()
     return _of_thread.session

@@ -16,10 +16,8 @@ from xarray.backends import BackendArray
 from xarray.backends.common import AbstractDataStore
 from xarray.core import indexing
 
+from mcrnn.data.groups import EACH
 from mcrnn.errors import UserError
-
-EACH = "*"
-"""Stands for each group of a file, in `--group '*'`."""
 
 SAMPLE = "sample"
 """The dimension along which the groups are."""

@@ -9,14 +9,19 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import h5py
 import xarray as xr
 
 from data_prep.local_copies import filesystem_of, local_copy, options_of
 from data_prep.opendap import open_opendap, require_pydap
 from data_prep.opendap_endpoints import describe_failure, find_endpoint
-from data_prep.sample_groups import EACH, NoSampleGroupsError, check_alike, open_sample_groups
-from mcrnn.data.groups import describe_fields, have_same_fields, names_of_unnamed, split_group, with_coordinates_above
+from mcrnn.data.groups import (
+    EACH,
+    describe_fields,
+    have_same_fields,
+    names_of_unnamed,
+    split_group,
+    with_coordinates_above,
+)
 from mcrnn.errors import UserError, did_you_mean, first_line
 from mcrnn.storage.s3 import S3_SCHEME, S3Prefix, s3_request
 
@@ -195,6 +200,8 @@ def _is_of_each_group(group: str) -> bool:
 
 
 def _open_each_group(url: str, group: str, variable: str | None) -> xr.Dataset:
+    from data_prep.sample_groups import NoSampleGroupsError, open_sample_groups
+
     path = _hdf5_of(url)
     try:
         return open_sample_groups(path, group, variable, **AS_STORED)
@@ -215,11 +222,15 @@ def check_groups(url: str, variable: str) -> None:
     """
     group, name = split_group(variable)
     if _is_of_each_group(group):
+        from data_prep.sample_groups import check_alike
+
         request(url, lambda: check_alike(_hdf5_of(url), group, name, url))
 
 
 def _hdf5_of(url: str) -> str:
     """Return the path of an HDF5 file."""
+    import h5py
+
     if (form := source_format(url)) != "NetCDF":
         raise UserError(f"'{url}' is read as {form}, and --group '{EACH}' is for HDF5 files")
     path = local_copy(url) if "://" in url else url

@@ -49,8 +49,9 @@ WITHOUT_RAY = [*TRAINING, "mcrnn.evaluation.metrics", "data_prep.solver"]
             {"mcrnn"},
             {"ray", "mlflow", "optuna", "zarr", "s3fs", "torch", "numpy"},
         ),
+        (["data_prep.sources", "data_prep.source_identity"], {"data_prep", "xarray"}, {"requests", "h5py", "pydap"}),
     ],
-    ids=["models", "training-metrics-and-solver", "status", "configuration"],
+    ids=["models", "training-metrics-and-solver", "status", "configuration", "sources"],
 )
 def test_import_loads_what_it_needs_and_not_what_is_slow_or_may_be_missing(
     modules: list[str], included: set[str], excluded: set[str]

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import xarray as xr
 
+EACH = "*"
+"""Stands for each group of a file, in `--group '*'`."""
+
 SHOWN_GROUPS = 5
 """Groups that a message names."""
 
