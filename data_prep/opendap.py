@@ -75,12 +75,12 @@ class RemoteDataset:
         Raises:
             UserError: the server does not answer, not in full or not understandably, or the source has changed.
         """
-        constraint = ",".join(self.variables[name].key + _hyperslab(block) for name, block in requests.items())
+        parts = [self.variables[name].key + _hyperslab(block) for name, block in requests.items()]
         if self.endpoint.protocol == "dap2":
-            answer = fetch(f"{self.endpoint.address}.dods?{constraint}", self.url)
+            answer = fetch(f"{self.endpoint.address}.dods?{','.join(parts)}", self.url)
             arrays = decode_dap2(answer, self.url)
         else:
-            constraint = ";".join(f"/{part}" for part in constraint.split(","))
+            constraint = ";".join(f"/{part}" for part in parts)
             answer = fetch(f"{self.endpoint.address}.dap?dap4.ce={constraint}&dap4.checksum=true", self.url)
             arrays = decode_dap4(answer, self.url)
         if answer.modified and self.modified and answer.modified != self.modified:
