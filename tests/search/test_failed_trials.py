@@ -31,7 +31,9 @@ class Actor:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, concurrency: int = 2) -> None:
         self.folder, self.reports = SearchFolder(LocalFolder(folder)), []
-        context: Any = SimpleNamespace(folder=self.folder, concurrency=concurrency, training_run=lambda *_: None)
+        context: Any = SimpleNamespace(
+            folder=self.folder, concurrency=concurrency, gpus=0, training_run=lambda *_: None
+        )
         self.context = cast(TrialContext, context)
         self.monkeypatch = monkeypatch
         monkeypatch.setattr(trials, "enable_retries", lambda: None)
