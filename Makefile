@@ -11,7 +11,8 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
-TEST_PROCESSES := 2
+# One more than the cores that the tests are made for: those of Ray wait a third of the time.
+TEST_PROCESSES := 3
 
 .PHONY: demo test soak lint format docs ui clean setup
 

@@ -117,6 +117,7 @@ def test_workers_have_the_gradients_and_weights_of_one(store_path: Path, tmp_pat
                     assert a[name] == pytest.approx(b[name], rel=1e-10)
 
 
+@pytest.mark.soak
 def test_gradients_in_float32_are_the_same_to_rounding(store_path: Path, tmp_path: Path) -> None:
     (alone,) = run(1, "float32", store_path, tmp_path / "one")
     largest = max(float(gradient.abs().max()) for gradient in alone["gradients"].values())

@@ -82,7 +82,10 @@ def finished(trainer: Trainer) -> State:
     return timeless(trainer.session.state)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(a, marks=() if a in ("convlstm", "minconvexplstm") else pytest.mark.soak) for a in ARCHITECTURES],
+)
 def test_recorded_steps_are_bit_for_bit_the_ordinary_ones(architecture: str, data: FieldData) -> None:
     config = configuration(architecture)
     plain, recorded = trainer_of(config, data), trainer_of(config, data)
