@@ -7,9 +7,11 @@ comes to it by way of this module, which itself imports Ray only within function
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -39,6 +41,8 @@ SHARED_STORAGE = "MCRNN_SHARED_STORAGE"
 """Environment variable; 1 says that a local storage root is the same folder on all machines of the cluster."""
 SECONDS_FOR_ANSWER = 600.0
 """Longest wait for what machines are asked before work starts."""
+SECONDS_BETWEEN_LOOKS = 0.2
+"""How long a command waits for tasks before it looks whether it is to stop."""
 
 
 @contextmanager
@@ -182,12 +186,37 @@ class Answer:
     problem: str = ""
 
 
-def ask_machines(function: Callable[..., Any], *arguments: Any) -> list[Answer]:
+def wait_for_tasks(references: list[Any], wait: Callable[[], None], seconds: float = math.inf) -> None:
+    """Wait until tasks have ended.
+
+    Args:
+        references: the results of the tasks.
+        wait: called several times a second. Where it raises an exception, the tasks are cancelled, and it is passed on.
+        seconds: longest wait.
+    """
+    import ray
+
+    deadline = time.monotonic() + seconds
+    pending = references
+    try:
+        while pending and time.monotonic() < deadline:
+            wait()
+            _, pending = ray.wait(pending, num_returns=len(pending), timeout=SECONDS_BETWEEN_LOOKS)
+    except BaseException:
+        for each in pending:
+            ray.cancel(each, force=True)
+        raise
+
+
+def ask_machines(
+    function: Callable[..., Any], *arguments: Any, wait: Callable[[], None] = lambda: None
+) -> list[Answer]:
     """Call a function once on each machine that has a CPU for tasks, at the same time, whatever else runs there.
 
     Args:
         function: the function, which may be imported on all machines.
         arguments: its arguments.
+        wait: called several times a second until the machines have answered; it ends the wait by an exception.
 
     Returns:
         The answers, in the order of the addresses; none of a machine that has left the cluster meanwhile.
@@ -202,9 +231,7 @@ def ask_machines(function: Callable[..., Any], *arguments: Any) -> list[Answer]:
     for node in addresses:
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
         asked[node] = task.options(num_cpus=0, scheduling_strategy=strategy).remote(*shared)
-    if not asked:
-        return []
-    ray.wait(list(asked.values()), num_returns=len(asked), timeout=SECONDS_FOR_ANSWER)
+    wait_for_tasks(list(asked.values()), wait, SECONDS_FOR_ANSWER)
     found = []
     for node, reference in sorted(asked.items(), key=lambda item: addresses[item[0]]):
         try:

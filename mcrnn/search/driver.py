@@ -23,7 +23,8 @@ from mcrnn.search.budgets import Budgets, budget, stop_reason, useful_concurrenc
 from mcrnn.search.callbacks import ConfirmationCallback, PresenceCallback, TrialCallback
 from mcrnn.search.driver_log import DriverLog
 from mcrnn.search.finalize import finalize
-from mcrnn.search.gpu_sharing import GpuSharing, share_gpus
+from mcrnn.search.gpu_sharing import share_gpus
+from mcrnn.search.packing import TrialShare
 from mcrnn.search.page_writer import PageWriter
 from mcrnn.search.progress import ProgressDisplay
 from mcrnn.search.search_run import ActiveSearch, SearchRun
@@ -133,18 +134,15 @@ def _run_trials(active: ActiveSearch, presence: Presence, requests: SearchStopRe
     with connected() as cluster, contextlib.ExitStack() as until_end:
         if workers > cluster.cpus:
             raise UserError(f"train.workers {workers} needs as many CPUs, there are {cluster.cpus}")
-        gpus = gpus_for(config.train, cluster, None if search.search.gpus == "auto" else search.search.gpus)
+        chosen = search.search.gpus
+        share = TrialShare(gpus_for(config.train, cluster, None if chosen == "auto" else chosen))
         data = ray.put(FieldData.load(search_run.store, config.data))
-        resources = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
-        threads, uses_service = 1, False
-        if search.search.gpus == "auto" and gpus:
-            sharing = _share_gpus(active, cluster, requests, data, measure)
-            gpus, resources = sharing.packing.gpus, sharing.resources
-            threads, uses_service = sharing.packing.cpus, sharing.uses_service
-        room = cluster.trials(workers, gpus, threads)
+        if chosen == "auto" and share.gpus:
+            share = _share_gpus(active, cluster, requests, data, measure)
+        room = cluster.trials(workers, share.gpus, share.threads)
         concurrency = useful_concurrency(search.search, room)
         if os.environ.get("RAY_ADDRESS"):
-            console.print(cluster.describe(workers, gpus, concurrency), highlight=False, soft_wrap=True)
+            console.print(cluster.describe(workers, share.gpus, concurrency), highlight=False, soft_wrap=True)
         if concurrency < room and search.search.concurrency is None:
             console.print(
                 f"{search_run.name}: there is room for {room} trials at a time, but only {concurrency} run, so that "
@@ -178,17 +176,15 @@ def _run_trials(active: ActiveSearch, presence: Presence, requests: SearchStopRe
             search_run.field,
             search_run.folder,
             data=data,
-            gpus=gpus,
+            share=share,
             concurrency=concurrency,
             stop=flag,
-            threads=threads,
-            uses_service=uses_service,
         )
         trial_runner = TrialRunner(
             tune.with_parameters(run_trial, context=context),
             tune_folder,
             search_run.lease,
-            resources if workers == 1 else cluster.coordinator_resources,
+            share.resources if workers == 1 else cluster.coordinator_resources,
             concurrency,
             config.train.max_failures if workers == 1 else 0,  # Ray Train itself replaces the workers that are lost
             lambda: active.interrupted,
@@ -227,7 +223,7 @@ def _run_trials(active: ActiveSearch, presence: Presence, requests: SearchStopRe
 
 def _share_gpus(
     active: ActiveSearch, cluster: Cluster, requests: SearchStopRequests, data: Any, measure: Measure
-) -> GpuSharing:
+) -> TrialShare:
     """Decide how many trials share a GPU, and print why.
 
     Raises:
@@ -247,10 +243,10 @@ def _share_gpus(
         "search.gpus auto: looking at the GPUs, and training on one for some seconds where that was not done before"
     )
     with on_stop(stop), requests.handled_by(stop):
-        sharing = share_gpus(active.search_run, cluster, data, measure, wait)
+        share, line = share_gpus(active.search_run, cluster, data, measure, wait)
         wait()
-    active.console.print(sharing.line, highlight=False, soft_wrap=True)
-    return sharing
+    active.console.print(line, highlight=False, soft_wrap=True)
+    return share
 
 
 def _confirm(active: ActiveSearch, trial_runner: TrialRunner, searcher: StudySearcher) -> None:

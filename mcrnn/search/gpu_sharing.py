@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -17,37 +16,16 @@ import ray
 from mcrnn.errors import first_line
 from mcrnn.runners.cluster_size import Cluster, counted
 from mcrnn.runners.gpu_cards import Card, MachineGpus, gpus_of_machine
-from mcrnn.runners.ray_cluster import ask_machines
+from mcrnn.runners.ray_cluster import ask_machines, wait_for_tasks
 from mcrnn.search.budgets import useful_concurrency
-from mcrnn.search.packing import MOST_TRIALS, CardLimits, Packing, TrialMeasurement, pack
+from mcrnn.search.packing import MOST_TRIALS, CardLimits, Packing, TrialMeasurement, TrialShare, pack
 from mcrnn.search.search_run import SearchRun
 from mcrnn.search.trial_measurement import Measure, Measured, configurations_to_measure
-
-SECONDS_BETWEEN_LOOKS = 0.2
-
-
-@dataclass(frozen=True)
-class GpuSharing:
-    """How the trials of a search share GPUs."""
-
-    packing: Packing
-    line: str
-    """What was decided and why, for the user."""
-    uses_service: bool = False
-    """Whether trials compute by way of NVIDIA's multi-process service, where a machine has it."""
-    memory: int = 0
-    """Bytes of a machine that each trial reserves; 0 for none."""
-
-    @property
-    def resources(self) -> dict[str, float]:
-        """What a trial asks Ray for."""
-        memory = {"memory": float(self.memory)} if self.memory else {}
-        return {"CPU": self.packing.cpus, "GPU": self.packing.gpus, **memory}
 
 
 def share_gpus(
     search_run: SearchRun, cluster: Cluster, data: Any, measure: Measure, wait: Callable[[], None]
-) -> GpuSharing:
+) -> tuple[TrialShare, str]:
     """Decide how many trials share a GPU.
 
     Args:
@@ -55,7 +33,11 @@ def share_gpus(
         cluster: where it runs; it has GPUs, or may get some.
         data: reference to the `FieldData` in Ray's object store.
         measure: measures trials.
-        wait: called several times a second while a measurement runs, which it ends by an exception.
+        wait: called several times a second while machines are asked and trials are measured; it ends that by an
+            exception.
+
+    Returns:
+        What a trial is given, and a line for the user that says what was decided and why.
     """
     workers = search_run.first_configuration.train.workers
     if workers > 1:  # NCCL takes no two workers of a training on one GPU
@@ -65,14 +47,18 @@ def share_gpus(
     wanted = math.ceil(at_a_time / cards)
     if wanted == 1:
         return _one_each(f"no more than {at_a_time} run at a time, and there may be {counted(cards, 'GPU')}")
-    machines: list[MachineGpus] = [each.result for each in ask_machines(gpus_of_machine) if each.result is not None]
+    machines: list[MachineGpus] = [
+        each.result for each in ask_machines(gpus_of_machine, wait=wait) if each.result is not None
+    ]
     seen = [card for machine in machines for card in machine.cards]
     measured = _remembered(search_run, seen)
     if measured is None:
         configs = configurations_to_measure(search_run.search, search_run.field)
         task: Any = ray.remote(num_cpus=1, num_gpus=1, max_calls=1, max_retries=1)(measure)
         try:
-            measured = _awaited(task.remote(configs, data), wait)
+            reference = task.remote(configs, data)
+            wait_for_tasks([reference], wait)
+            measured = ray.get(reference)
         except ray.exceptions.RayError as error:
             cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
             return _one_each(f"nothing could be measured ({first_line(cause)})")
@@ -86,17 +72,18 @@ def share_gpus(
     needed = max(each.host_memory for each in measured.trials)
     # an autoscaler starts no machine for a trial that reserves memory if its configuration names none
     reserves = not cluster.may_get_machines and needed <= limits.host_memory < math.inf
-    return GpuSharing(
-        packing,
-        packing.describe(_described_service(problems)),
-        uses_service and packing.trials > 1,
-        int(needed) if reserves else 0,
+    share = TrialShare(
+        packing.gpus,
+        packing.cpus,
+        uses_service=uses_service and packing.trials > 1,
+        memory=int(needed) if reserves else 0,
     )
+    return share, packing.describe(_described_service(problems))
 
 
-def _one_each(reason: str) -> GpuSharing:
+def _one_each(reason: str) -> tuple[TrialShare, str]:
     packing = Packing(1, reason)
-    return GpuSharing(packing, packing.describe(""))
+    return TrialShare(packing.gpus, packing.cpus), packing.describe("")
 
 
 def _described_service(problems: list[str]) -> str:
@@ -107,16 +94,6 @@ def _described_service(problems: list[str]) -> str:
     if using:
         return f"under NVIDIA's multi-process service on {using} of {len(problems)} machines, else time-sliced: {why}"
     return f"time-sliced, because {why}"
-
-
-def _awaited(reference: Any, wait: Callable[[], None]) -> Measured:
-    try:
-        while not ray.wait([reference], timeout=SECONDS_BETWEEN_LOOKS)[0]:
-            wait()
-    except BaseException:
-        ray.cancel(reference, force=True)
-        raise
-    return ray.get(reference)
 
 
 def _remembered(search_run: SearchRun, seen: list[Card]) -> Measured | None:

@@ -85,6 +85,26 @@ class Packing:
         )
 
 
+@dataclass(frozen=True)
+class TrialShare:
+    """What each trial of a search is given of a machine."""
+
+    gpus: float
+    """GPUs for each worker; a fraction shares one."""
+    threads: int = 1
+    """CPUs, and threads of PyTorch."""
+    uses_service: bool = False
+    """Whether trials compute by way of NVIDIA's multi-process service, where a machine has it."""
+    memory: int = 0
+    """Bytes of the machine that are reserved; 0 for none."""
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What a trial with one worker asks Ray for."""
+        wanted = {"CPU": float(self.threads), "GPU": self.gpus, "memory": float(self.memory)}
+        return {name: amount for name, amount in wanted.items() if amount}
+
+
 def cores_of(needs: TrialMeasurement) -> int:
     """Return the whole cores that a trial is given. A core that is busy for less than a quarter is not one more."""
     return max(1, math.ceil(needs.cores - 0.25))

@@ -23,6 +23,7 @@ from mcrnn.runners import mps
 from mcrnn.runners.ray_train import root_cause, run_distributed
 from mcrnn.runners.session import report_constants
 from mcrnn.runners.tune_trial import run_in_tune
+from mcrnn.search.packing import TrialShare
 from mcrnn.search.trial_report import TrialFailedError, TrialReport
 from mcrnn.storage.retry import enable_retries
 from mcrnn.tracking.run_folder import RunFolder, SearchFolder
@@ -39,16 +40,12 @@ class TrialContext:
     folder: SearchFolder
     data: Any
     """Reference to the `FieldData` in Ray's object store, so that all trials of a node share one copy."""
-    gpus: float
-    """GPUs for each worker; a fraction shares one."""
+    share: TrialShare
+    """What each trial is given of a machine."""
     concurrency: int
     """Trials at a time."""
     stop: Any
     """Handle of the search's `StopFlag`."""
-    threads: int = 1
-    """Threads of PyTorch in a trial with one worker."""
-    uses_service: bool = False
-    """Whether trials share GPUs by way of NVIDIA's multi-process service, where a machine has it."""
 
     def training_run(
         self, name: str, kind: str, folder: RunFolder, values: Values, target: int | None = None
@@ -136,7 +133,7 @@ def _run(proposal: dict[str, Any], context: TrialContext) -> dict[str, Any] | No
 
 def _give_back_gpu_memory(context: TrialContext) -> None:
     """Free the memory of a shared GPU that PyTorch keeps: the next trial takes over this process."""
-    if context.gpus % 1 and torch.cuda.is_initialized():
+    if context.share.gpus % 1 and torch.cuda.is_initialized():
         gc.collect()
         torch.cuda.empty_cache()
 
@@ -202,13 +199,13 @@ def _is_paused(run: TrainingRun) -> bool:
 
 def _train(run: TrainingRun, context: TrialContext, *, alone: bool) -> None:
     if run.config.train.workers == 1:
-        if context.uses_service:
+        if context.share.uses_service:
             mps.join()  # without it, this trial and others take turns
-        run_in_tune(run, ray.get(context.data), context.stop, context.threads)
+        run_in_tune(run, ray.get(context.data), context.stop, context.share.threads)
         return
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    gpus = math.ceil(context.gpus) if alone else context.gpus
+    gpus = math.ceil(context.share.gpus) if alone else context.share.gpus
     try:
         run_distributed(run, context.data, gpus=gpus, stop=context.stop, callbacks=[TuneReportCallback()])
     except Exception as error:

@@ -99,7 +99,7 @@ def test_search_that_goes_on_decides_the_same_without_measuring_again(
     def decided(measure: Measure, **changes: Any) -> str:
         with opened(root, search=AUTO | changes) as search:
             data = ray_of_two.put(FieldData.load(search.store, search.first_configuration.data))
-            return share_gpus(search, cluster_size(), data, measure, lambda: None).line
+            return share_gpus(search, cluster_size(), data, measure, lambda: None)[1]
 
     alone = "search.gpus auto: 1 trial on a GPU: "
     assert decided(on_no_gpu) == alone + "nothing could be measured (PyTorch finds no GPU)"

@@ -15,6 +15,7 @@ from ray import cloudpickle
 from mcrnn.errors import DamagedFileError, DiskError, NotEnoughMemoryError, UserError
 from mcrnn.runners.ray_train import root_cause
 from mcrnn.search import trials
+from mcrnn.search.packing import TrialShare
 from mcrnn.search.trial_report import TrialFailedError, TrialReport, error_of
 from mcrnn.search.trial_runner import _resources_of
 from mcrnn.search.trials import TrialContext, is_mistake, run_trial
@@ -32,7 +33,7 @@ class Actor:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, concurrency: int = 2) -> None:
         self.folder, self.reports = SearchFolder(LocalFolder(folder)), []
         context: Any = SimpleNamespace(
-            folder=self.folder, concurrency=concurrency, gpus=0, training_run=lambda *_: None
+            folder=self.folder, concurrency=concurrency, share=TrialShare(0), training_run=lambda *_: None
         )
         self.context = cast(TrialContext, context)
         self.monkeypatch = monkeypatch
