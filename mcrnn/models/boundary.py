@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from mcrnn import device
 
@@ -49,6 +50,11 @@ class BoundaryPadding:
         columns = p if padding != "zeros" else 0
         return cls(rows, columns, (p - rows, p - columns))
 
+    @property
+    def kernel_size(self) -> int:
+        """Side of the kernel whose convolution keeps the grid."""
+        return 2 * (self.rows + self.zeros[0]) + 1
+
     def __call__(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         """Wrap frames of any memory layout around their edges, by one gather; the result is channels last.
 
@@ -67,6 +73,22 @@ class BoundaryPadding:
         """Return the frames that were padded; a view."""
         height, width = padded_NCHW.shape[2:]
         return padded_NCHW[:, :, self.rows : height - self.rows, self.columns : width - self.columns]
+
+
+def neighbours(height: int, width: int, boundary: BoundaryPadding, place: torch.device) -> torch.Tensor:
+    """Return, for each grid point, the indices of the points around it, itself among them, row by row.
+
+    Returns:
+        (P k k,). The index of what lies beyond a boundary with zeros is P.
+
+    Raises:
+        ValueError: the grid is smaller than what is wrapped around it.
+    """
+    points = wrapped_points(height, width, boundary.rows, boundary.columns, place)
+    rows, columns = boundary.zeros
+    padded = points.view(height + 2 * boundary.rows, -1)
+    padded = F.pad(padded, (columns, columns, rows, rows), value=height * width)
+    return padded.unfold(0, boundary.kernel_size, 1).unfold(1, boundary.kernel_size, 1).flatten()
 
 
 def wrapped_points(height: int, width: int, rows: int, columns: int, place: torch.device) -> torch.Tensor:

@@ -52,7 +52,7 @@ class StepConvolution:
         conv: weight and bias.
         kernels: the kernels for GPUs, or None.
         x_NCHW: frames on the grid.
-        padded: for the backward pass, what each step of the forward pass convolved.
+        convolved: for the backward pass, what each step of the forward pass convolved.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class StepConvolution:
         conv: PreparedConv,
         kernels: ModuleType | None,
         x_NCHW: torch.Tensor,
-        padded: Sequence[torch.Tensor] = (),
+        convolved: Sequence[torch.Tensor] = (),
     ) -> None:
         self.conv, self.kernels = conv, kernels
         self.points: torch.Tensor | None = None
@@ -69,27 +69,31 @@ class StepConvolution:
             (height, width), rows, columns = x_NCHW.shape[2:], conv.boundary.rows, conv.boundary.columns
             points = device.constant(wrapped_points, height, width, rows, columns, x_NCHW.device, like=x_NCHW)
             self.points = points.view(height + 2 * rows, width + 2 * columns)
-        self.padded = list(padded)
-        """The padded [input, state] that each step convolves, (B, 2 C, ..)."""
+        self.convolved = list(convolved)
+        """The [input, state] of each step as the backward pass takes it, (B, 2 C, ..): padded, or not."""
         self._of_inputs: list[torch.Tensor] = []
 
     def join(self, x_BCHW: torch.Tensor, state_BCHW: torch.Tensor) -> torch.Tensor:
-        """Return [input, state], padded, of the convolution's dtype."""
+        """Return [input, state] of the convolution's dtype; with kernels it is padded."""
         if self.kernels is not None:
             return self.kernels.join(x_BCHW, state_BCHW, self)
-        return self.conv.boundary(torch.cat([x_BCHW, state_BCHW], dim=1).to(self.conv.weight.dtype))
+        return torch.cat([x_BCHW, state_BCHW], dim=1).to(self.conv.weight.dtype)
 
-    def __call__(self, padded_BCHW: torch.Tensor, dtype: torch.dtype, keep: bool) -> torch.Tensor:
+    def __call__(self, joined_BCHW: torch.Tensor, dtype: torch.dtype, keep: bool) -> torch.Tensor:
         """Convolve the next step's input and state: (B, K, H, W), channels last.
 
         Args:
-            padded_BCHW: the two, joined; kept for the backward pass if there will be one.
+            joined_BCHW: the two, as `join` has returned them; kept for the backward pass if there will be one.
             dtype: of the states, and without kernels of the result.
             keep: whether there will be a backward pass.
         """
+        if self.kernels is None:
+            result_BKHW, joined_BCHW = self.conv.convolve(joined_BCHW, dtype)
+        else:
+            result_BKHW = self.conv.convolve_padded(joined_BCHW, self.conv.weight.dtype)
         if keep:
-            self.padded.append(padded_BCHW)
-        return self.conv.convolve(padded_BCHW, dtype if self.kernels is None else self.conv.weight.dtype)
+            self.convolved.append(joined_BCHW)
+        return result_BKHW
 
     def backward(self, t: int, grad_BKHW: torch.Tensor, grad_x_BCHW: torch.Tensor | None) -> torch.Tensor:
         """Pass the gradient of a step's result on to what it was computed from.
@@ -103,10 +107,10 @@ class StepConvolution:
             The gradient of its state.
         """
         if self.kernels is None:
-            self.conv.collect(grad_BKHW, self.padded[t])
+            self.conv.collect(grad_BKHW, self.convolved[t])
             grad_BCHW = self.conv.input_gradient(grad_BKHW)
         else:
-            self.conv.collect(self.conv.boundary.inside(grad_BKHW), self.padded[t])
+            self.conv.collect(self.conv.boundary.inside(grad_BKHW), self.convolved[t])
             grad_BCHW = self.conv.input_gradient_of_padded(grad_BKHW)
         channels = grad_BCHW.shape[1] // 2
         if grad_x_BCHW is None:
@@ -158,17 +162,17 @@ class ConvLSTMRecurrence(torch.autograd.Function):
         keep = any(x is not None and x.requires_grad for x in (x_NCHW, h0_BCHW, c0_BCHW, weight, bias))
         c_BCHW = c0_BCHW
         kept, cells, states = [], [c0_BCHW], []
-        padded_BCHW = convolution.join(inputs[0], h0_BCHW)
+        joined_BCHW = convolution.join(inputs[0], h0_BCHW)
         for x_BCHW in (*inputs[1:], None):
-            gates_BKHW = convolution(padded_BCHW, c_BCHW.dtype, keep)
-            h_BCHW, c_BCHW, padded_BCHW = functions.lstm_forward(gates_BKHW, c_BCHW, x_BCHW, convolution)
+            gates_BKHW = convolution(joined_BCHW, c_BCHW.dtype, keep)
+            h_BCHW, c_BCHW, joined_BCHW = functions.lstm_forward(gates_BKHW, c_BCHW, x_BCHW, convolution)
             states.append(h_BCHW)
             if keep:
                 cells.append(c_BCHW)
                 kept.append(gates_BKHW)
         ctx.conv, ctx.kernels, ctx.batch, ctx.steps, ctx.dtype = conv, kernels, batch, steps, x_NCHW.dtype
         # saved but not read: autograd then notices if a weight that needed no copy is changed before the backward pass
-        ctx.save_for_backward(weight, *convolution.padded, *kept, *cells)
+        ctx.save_for_backward(weight, *convolution.convolved, *kept, *cells)
         return _one_after_another(states), h_BCHW.detach(), c_BCHW
 
     @staticmethod
@@ -178,8 +182,8 @@ class ConvLSTMRecurrence(torch.autograd.Function):
     ) -> tuple[torch.Tensor | None, ...]:
         _, *saved = ctx.saved_tensors
         batch, steps = ctx.batch, ctx.steps
-        padded, kept, cells = saved[:steps], saved[steps : 2 * steps], saved[2 * steps :]
-        convolution, functions = StepConvolution(ctx.conv, ctx.kernels, grad_NCHW, padded), ctx.kernels or gates
+        convolved, kept, cells = saved[:steps], saved[steps : 2 * steps], saved[2 * steps :]
+        convolution, functions = StepConvolution(ctx.conv, ctx.kernels, grad_NCHW, convolved), ctx.kernels or gates
         grad_x_NCHW = None
         if ctx.kernels is None and steps > 1:  # added up at once, so that gradients of few steps are in memory
             grad_x_NCHW = torch.zeros_like(grad_NCHW, memory_format=torch.channels_last)
@@ -223,21 +227,21 @@ class ConvGRURecurrence(torch.autograd.Function):
         inputs = _apart(x_NCHW, h0_BCHW, kernels)
         keep = any(x is not None and x.requires_grad for x in (x_NCHW, h0_BCHW, weight_a, bias_a, weight_b, bias_b))
         kept, candidates, states = [], [], [h0_BCHW.contiguous(memory_format=torch.channels_last)]
-        padded_BCHW = convolution_a.join(inputs[0], states[0])
+        joined_BCHW = convolution_a.join(inputs[0], states[0])
         for t in range(steps):
             x_BCHW, next_BCHW = inputs[t], inputs[t + 1] if t + 1 < steps else None
-            gates_BKHW = convolution_a(padded_BCHW, h0_BCHW.dtype, keep)
+            gates_BKHW = convolution_a(joined_BCHW, h0_BCHW.dtype, keep)
             reset_BCHW = functions.gru_reset(gates_BKHW, states[t], x_BCHW, convolution_b)
             n = convolution_b(reset_BCHW, h0_BCHW.dtype, keep)
-            h_BCHW, padded_BCHW = functions.gru_update(n, gates_BKHW, states[t], next_BCHW, convolution_a)
+            h_BCHW, joined_BCHW = functions.gru_update(n, gates_BKHW, states[t], next_BCHW, convolution_a)
             states.append(h_BCHW)
             if keep:
                 kept.append(gates_BKHW)
                 candidates.append(n)
         ctx.convs, ctx.kernels, ctx.batch, ctx.steps, ctx.dtype = (conv_a, conv_b), kernels, batch, steps, x_NCHW.dtype
-        padded = [*convolution_a.padded, *convolution_b.padded]
+        convolved = [*convolution_a.convolved, *convolution_b.convolved]
         # saved but not read: autograd then notices if a weight that needed no copy is changed before the backward pass
-        ctx.save_for_backward(weight_a, weight_b, *padded, *kept, *candidates, *states[:-1])
+        ctx.save_for_backward(weight_a, weight_b, *convolved, *kept, *candidates, *states[:-1])
         return _one_after_another(states[1:]), h_BCHW.detach()
 
     @staticmethod
@@ -245,10 +249,10 @@ class ConvGRURecurrence(torch.autograd.Function):
     def backward(ctx: Any, grad_NCHW: torch.Tensor, grad_h: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         batch, steps = ctx.batch, ctx.steps
         saved = ctx.saved_tensors[2:]
-        padded_a, padded_b, kept, candidates, states = (saved[i : i + steps] for i in range(0, 5 * steps, steps))
+        convolved_a, convolved_b, kept, candidates, states = (saved[i : i + steps] for i in range(0, 5 * steps, steps))
         convolution_a, convolution_b = (
-            StepConvolution(conv, ctx.kernels, grad_NCHW, padded)
-            for conv, padded in zip(ctx.convs, (padded_a, padded_b), strict=True)
+            StepConvolution(conv, ctx.kernels, grad_NCHW, convolved)
+            for conv, convolved in zip(ctx.convs, (convolved_a, convolved_b), strict=True)
         )
         functions = ctx.kernels or gates
         grad_x_NCHW = None

@@ -87,7 +87,7 @@ def lstm_backward(
 def gru_reset(
     gates_BKHW: torch.Tensor, h_BCHW: torch.Tensor, x_BCHW: torch.Tensor, convolution: StepConvolution
 ) -> torch.Tensor:
-    """Activate the gates (z, r) in place, and return what the candidate's convolution takes: [x, r h], padded."""
+    """Activate the gates (z, r) in place, and return what the candidate's convolution takes: [x, r h]."""
     _, r = gates_BKHW.sigmoid_().split(h_BCHW.shape[1], dim=1)
     return convolution.join(x_BCHW, r * h_BCHW)
 

@@ -231,19 +231,18 @@ class ConvolvedRecurrence(torch.autograd.Function):
         slices = cache_sized_slices(x_NCHW, batch)
         # without a backward pass nothing is kept for it
         keep = any(x is not None and x.requires_grad for x in (x_NCHW, h0_BCHW, weight, bias))
-        padded, blocks = [], []
+        convolved, blocks = [], []
         previous = h0_BCHW
         for frames in slices:
-            padded_NCHW = conv.boundary(x_NCHW[frames].to(weight.dtype))
-            blocks_NKHW = conv.convolve(padded_NCHW, dtype)
+            blocks_NKHW, convolved_NCHW = conv.convolve(x_NCHW[frames].to(weight.dtype), dtype)
             h_TBCHW = h_NCHW[frames].unflatten(0, (-1, batch))
             recurrence.run_forward(blocks_NKHW.unflatten(0, (-1, batch)), previous, h_TBCHW)
             previous = h_TBCHW[-1]
             if keep:
-                padded.append(padded_NCHW)
+                convolved.append(convolved_NCHW)
                 blocks.append(blocks_NKHW)
         # saved but not read: autograd then notices if a weight that needed no copy is changed before the backward pass
-        ctx.save_for_backward(weight, h0_BCHW, h_NCHW, *padded, *blocks)
+        ctx.save_for_backward(weight, h0_BCHW, h_NCHW, *convolved, *blocks)
         ctx.conv, ctx.dtype, ctx.slices = conv, x_NCHW.dtype, slices
         # The last state is an output of its own: the gradient of a slice would be as large as that of all states. It is
         # a copy where it would be all that keeps the others in memory.
@@ -257,20 +256,20 @@ class ConvolvedRecurrence(torch.autograd.Function):
         _, h0_BCHW, h_NCHW, *kept = ctx.saved_tensors
         if grad_NCHW is None:  # only the last state is used
             grad_NCHW = torch.zeros_like(h_NCHW)
-        padded, blocks = kept[: len(ctx.slices)], kept[len(ctx.slices) :]
+        convolved, blocks = kept[: len(ctx.slices)], kept[len(ctx.slices) :]
         conv, batch, recurrence = ctx.conv, len(h0_BCHW), implementation(h0_BCHW)
         at_once = len(ctx.slices) == 1 and not device.on_processor(h_NCHW)
         # the norms, which the gradient goes on to, are in the default layout
         grad_x_NCHW = None if at_once else torch.empty(h_NCHW.shape, dtype=h_NCHW.dtype, device=h_NCHW.device)
         carry = grad_last_BCHW
-        for frames, padded_NCHW, kept_NKHW in zip(ctx.slices[::-1], padded[::-1], blocks[::-1], strict=True):
+        for frames, convolved_NCHW, kept_NKHW in zip(ctx.slices[::-1], convolved[::-1], blocks[::-1], strict=True):
             previous = h_NCHW[frames.start - batch : frames.start] if frames.start else h0_BCHW
             grad_TBCHW, kept_TBKHW, h_TBCHW = (
                 tensor.unflatten(0, (-1, batch)) for tensor in (grad_NCHW[frames], kept_NKHW, h_NCHW[frames])
             )
             grad_blocks, carry = recurrence.run_backward(grad_TBCHW, carry, kept_TBKHW, h_TBCHW, previous)
             grad_blocks = grad_blocks.flatten(0, 1)
-            conv.collect(grad_blocks, padded_NCHW)
+            conv.collect(grad_blocks, convolved_NCHW)
             of_frames = conv.input_gradient(grad_blocks, None if grad_x_NCHW is None else grad_x_NCHW[frames])
         grad_x_NCHW = of_frames if grad_x_NCHW is None else grad_x_NCHW
         return grad_x_NCHW.to(ctx.dtype), carry, None, None, None

@@ -64,10 +64,31 @@ class PreparedConv:
         )
         self.boundary = boundary
         self._flipped: torch.Tensor | None = None
+        self._matrix_RK: torch.Tensor | None = None
+        self._flipped_matrix_RK: torch.Tensor | None = None
 
-    def convolve(self, padded_NCHW: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    def convolve(self, x_NCHW: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Convolve frames.
+
+        Args:
+            x_NCHW: the frames, of the weight's dtype.
+            dtype: of the result.
+
+        Returns:
+            The result (N, K, H, W), channels last, and the frames as `collect` takes them.
+        """
+        if not matrix_convolution.is_faster(x_NCHW):
+            padded_NCHW = self.boundary(x_NCHW)
+            return self.convolve_padded(padded_NCHW, dtype), padded_NCHW
+        x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
+        if self._matrix_RK is None:
+            self._matrix_RK = matrix_convolution.matrix_of(self.weight)
+        result = matrix_convolution.convolve(x_NCHW, self._matrix_RK, self.bias, self.boundary)
+        return result.to(dtype, memory_format=torch.channels_last), x_NCHW
+
+    def convolve_padded(self, padded_NCHW: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Convolve padded frames to (N, K, H, W), channels last, of this dtype."""
-        result = _convolution(padded_NCHW, self.weight, self.bias, self.boundary.zeros)
+        result = F.conv2d(padded_NCHW, self.weight, self.bias, padding=self.boundary.zeros)
         return result.to(dtype, memory_format=torch.channels_last)
 
     def input_gradient(self, grad_NKHW: torch.Tensor, out_NCHW: torch.Tensor | None = None) -> torch.Tensor:
@@ -80,12 +101,20 @@ class PreparedConv:
         if out_NCHW is None and len(parts) > 1:
             out_NCHW = empty_frames_like(grad_NKHW, len(grad_NKHW), self.weight.shape[1])
         for part in parts:
-            result_NCHW = self.input_gradient_of_padded(self.boundary(grad_NKHW[part].to(self.weight.dtype)))
+            result_NCHW = self._input_gradient(grad_NKHW[part].to(self.weight.dtype))
             if out_NCHW is None:
                 return result_NCHW.to(grad_NKHW.dtype).contiguous(memory_format=torch.channels_last)
             out_NCHW[part] = result_NCHW
         assert out_NCHW is not None
         return out_NCHW
+
+    def _input_gradient(self, grad_NKHW: torch.Tensor) -> torch.Tensor:
+        if not matrix_convolution.is_faster(grad_NKHW):
+            return self.input_gradient_of_padded(self.boundary(grad_NKHW))
+        if self._flipped_matrix_RK is None:
+            self._flipped_matrix_RK = matrix_convolution.matrix_of(self._flipped_kernel())
+        grad_NKHW = grad_NKHW.contiguous(memory_format=torch.channels_last)
+        return matrix_convolution.convolve(grad_NKHW, self._flipped_matrix_RK, None, self.boundary)
 
     def input_gradient_of_padded(self, padded_NKHW: torch.Tensor) -> torch.Tensor:
         """Return the gradient of the unpadded frames, given that of the results, padded as the frames were."""
@@ -95,21 +124,28 @@ class PreparedConv:
             padding = (reach - rows, reach - columns)
             return F.conv_transpose2d(padded_NKHW, self.weight.detach(), padding=padding)
         if self._flipped is None:
-            flipped = self.weight.detach().flip(2, 3).transpose(0, 1)
-            self._flipped = flipped.contiguous(memory_format=torch.channels_last)
-        return _convolution(padded_NKHW, self._flipped, None, self.boundary.zeros)
+            self._flipped = self._flipped_kernel().contiguous(memory_format=torch.channels_last)
+        return F.conv2d(padded_NKHW, self._flipped, padding=self.boundary.zeros)
 
-    def collect(self, grad_NKHW: torch.Tensor, padded_NCHW: torch.Tensor) -> None:
-        """Add the gradients of weight and bias that follow from these results and the frames they came from."""
+    def _flipped_kernel(self) -> torch.Tensor:
+        return self.weight.detach().flip(2, 3).transpose(0, 1)
+
+    def collect(self, grad_NKHW: torch.Tensor, convolved_NCHW: torch.Tensor) -> None:
+        """Add the gradients of weight and bias.
+
+        Args:
+            grad_NKHW: gradient of some results.
+            convolved_NCHW: the frames they came from, as `convolve` has returned them.
+        """
         if self.weight.requires_grad:  # else both are frozen
-            self._gradients.add(grad_NKHW, padded_NCHW)
+            self._gradients.add(grad_NKHW, convolved_NCHW)
 
 
-def _points_worth_a_convolution(padded_NCHW: torch.Tensor) -> int:
+def _points_worth_a_convolution(convolved_NCHW: torch.Tensor) -> int:
     """Return the number of grid points for which the gradient of the weight is computed at once."""
-    if not device.on_processor(padded_NCHW):
+    if not device.on_processor(convolved_NCHW):
         return GPU_BACKWARD_GRID_POINTS
-    frame_by_frame = len(padded_NCHW) > 1 and matrix_convolution.is_faster(padded_NCHW)
+    frame_by_frame = len(convolved_NCHW) > 1 and matrix_convolution.is_faster(convolved_NCHW)
     return 1 if frame_by_frame else BACKWARD_GRID_POINTS
 
 
@@ -118,7 +154,7 @@ class _Pass:
 
     def __init__(self) -> None:
         self.waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
-        """Gradients of results, and the padded frames that the results came from."""
+        """Gradients of results, and the frames that the results came from: all padded, or none."""
         self.sums: dict[str, torch.Tensor] = {}
 
 
@@ -137,18 +173,19 @@ class _ParameterGradients:
         self._weight, self._boundary, self._has_bias = weight, boundary, has_bias
         self._passes: dict[int, _Pass] = {}
 
-    def add(self, grad_NKHW: torch.Tensor, padded_NCHW: torch.Tensor) -> None:
-        """Take the gradient of some results and the padded frames they came from."""
+    def add(self, grad_NKHW: torch.Tensor, convolved_NCHW: torch.Tensor) -> None:
+        """Take the gradient of some results and the frames they came from, padded or not."""
         number = torch._C._current_graph_task_id()
         collected = self._passes.get(number)
         if collected is None:
             collected = self._passes[number] = _Pass()
             torch.autograd.Variable._execution_engine.queue_callback(lambda: self._drop(number))
         points = grad_NKHW.shape[2:].numel()
-        enough = _points_worth_a_convolution(padded_NCHW)
-        if len(grad_NKHW) * points >= enough:
-            self._flush(collected)  # frames that are enough by themselves are not copied to stand beside others
-        collected.waiting.append((grad_NKHW.to(self._weight.dtype), padded_NCHW))
+        enough = _points_worth_a_convolution(convolved_NCHW)
+        are_enough = len(grad_NKHW) * points >= enough  # by themselves; they are not copied to stand beside others
+        if are_enough or any(each.shape[2:] != convolved_NCHW.shape[2:] for _, each in collected.waiting[:1]):
+            self._flush(collected)
+        collected.waiting.append((grad_NKHW.to(self._weight.dtype), convolved_NCHW))
         if sum(len(grad) for grad, _ in collected.waiting) * points >= enough:
             self._flush(collected)
 
@@ -159,9 +196,9 @@ class _ParameterGradients:
         if not collected.waiting:
             return
         several = len(collected.waiting) > 1
-        grad, padded = (torch.cat(parts) if several else parts[0] for parts in zip(*collected.waiting, strict=True))
+        grad, frames = (torch.cat(parts) if several else parts[0] for parts in zip(*collected.waiting, strict=True))
         collected.waiting = []
-        parts = _parameter_gradients(grad, padded, self._weight, self._boundary, self._has_bias)
+        parts = _parameter_gradients(grad, frames, self._weight, self._boundary, self._has_bias)
         sums = collected.sums
         for name, part in zip(("weight", "bias")[: 1 + self._has_bias], parts, strict=False):
             assert part is not None
@@ -199,30 +236,24 @@ class _DeliverGradients(torch.autograd.Function):
 
 def _parameter_gradients(
     grad_NKHW: torch.Tensor,
-    padded_NCHW: torch.Tensor,
+    convolved_NCHW: torch.Tensor,
     weight: torch.Tensor,
     boundary: BoundaryPadding,
     has_bias: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return the gradients of weight and bias."""
     if weight.shape[2:] == (1, 1):
-        of_weight = torch.bmm(grad_NKHW.flatten(2), padded_NCHW.flatten(2).transpose(1, 2)).sum(0)
+        of_weight = torch.bmm(grad_NKHW.flatten(2), convolved_NCHW.flatten(2).transpose(1, 2)).sum(0)
         return of_weight[:, :, None, None], grad_NKHW.sum((0, 2, 3)) if has_bias else None
-    if matrix_convolution.is_faster(padded_NCHW):
-        return matrix_convolution.parameter_gradients(grad_NKHW, padded_NCHW, weight.shape[2], boundary.zeros)
+    if convolved_NCHW.shape[2:] == grad_NKHW.shape[2:]:  # not padded, unless PyTorch's convolution adds all zeros
+        if matrix_convolution.is_faster(convolved_NCHW):
+            return matrix_convolution.parameter_gradients(grad_NKHW, convolved_NCHW, boundary)
+        convolved_NCHW = boundary(convolved_NCHW)
     outputs, zeros, mask = [weight.shape[0]], list(boundary.zeros), [False, True, has_bias]
     _, of_weight, of_bias = torch.ops.aten.convolution_backward(
-        grad_NKHW, padded_NCHW, weight, outputs, [1, 1], zeros, [1, 1], False, [0, 0], 1, mask
+        grad_NKHW, convolved_NCHW, weight, outputs, [1, 1], zeros, [1, 1], False, [0, 0], 1, mask
     )
     return of_weight, of_bias
-
-
-def _convolution(
-    padded_NCHW: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, zeros: tuple[int, int]
-) -> torch.Tensor:
-    if matrix_convolution.is_faster(padded_NCHW):
-        return matrix_convolution.convolve(padded_NCHW, weight, bias, zeros)
-    return F.conv2d(padded_NCHW, weight, bias, padding=zeros)
 
 
 def empty_frames_like(x_NCHW: torch.Tensor, frames: int, channels: int) -> torch.Tensor:
