@@ -43,7 +43,9 @@ PROMISED = {
 CONVOLUTIONS = (
     "aten.convolution.default",
     "aten.convolution_backward.default",
+    "aten.addmm.default",
     "aten.addmm.out",
+    "aten.mm.default",
     "aten.mm.out",
     "aten.addmm_.default",
 )
