@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import runpy, sys
 for name in ("ray", "mlflow", "optuna", "zarr", "xarray", "s3fs", "rich", "matplotlib"):
@@ -14,6 +16,7 @@ runpy.run_module("benchmarks.gpu", run_name="__main__")
 """
 
 
+@pytest.mark.soak
 def test_the_benchmark_of_gpus_runs_on_a_processor_and_says_what_it_skips() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

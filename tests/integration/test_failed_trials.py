@@ -32,6 +32,7 @@ def break_disk_of(root: Path, trial: int) -> None:
     (folder / "checkpoints").touch()
 
 
+@pytest.mark.soak
 def test_trial_with_a_broken_disk_fails_alone_until_too_many_did(
     command: CommandRunner, root: Path, shared_ray: str
 ) -> None:

@@ -49,6 +49,7 @@ def test_signal_writes_a_checkpoint_and_the_same_command_continues(
     assert "epoch" not in once_more.stdout
 
 
+@pytest.mark.soak
 @pytest.mark.long(20)
 def test_stop_signal_reaches_the_workers(
     command: CommandRunner, root: Path, file: str, start: Start, shared_ray: str
@@ -101,6 +102,7 @@ def test_damaged_checkpoint_and_changed_store(command: CommandRunner, root: Path
     assert len(refused.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.soak
 def test_training_on_object_storage(root: Path, file: str, s3: S3Server, start: Start) -> None:
     source: Location = LocalFolder(root / "data/tiny.zarr")
     target = S3Prefix("lab/mcrnn/data/tiny.zarr")
