@@ -6,6 +6,7 @@ has, of any table, before it waits for those of others.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 
@@ -112,10 +113,12 @@ def _complete_one_by_one(
 ) -> Iterator[int]:
     """Train what is left of the settings, and yield the index of each setting when all its trainings have ended.
 
-    Trainings that another process is at are left to it, and looked at again when all others are done.
+    Trainings that another process is at are left to it, and looked at again when all others are done. Meanwhile the
+    models of those that have ended are scored.
     """
     pending = {index: setting.trainings for index, setting in enumerate(settings)}
     waits: set[int] = set()
+    scored: set[str] = set()
     while pending:
         for index, trainings in list(pending.items()):
             pending[index] = _train(trainings, settings[index], remaining, storage, console)
@@ -128,8 +131,32 @@ def _complete_one_by_one(
                 f"waiting for other processes to end {len(pending[index])} of the trainings of {settings[index].name}"
             )
             console.print(text, highlight=False, soft_wrap=True)
-        if pending:
+        if pending and not any(_score_one(settings[i], left, scored, storage) for i, left in pending.items()):
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _score_one(setting: Setting, pending: Sequence[PlannedTraining], scored: set[str], storage: Storage) -> bool:
+    """Score a model of a training that has ended, so that its scores are kept when the table is made.
+
+    Args:
+        setting: the setting.
+        pending: its trainings that have not ended.
+        scored: URIs of the models that have been scored, to which this one is added.
+        storage: the storage root.
+
+    Returns:
+        Whether there was one. What is wrong with it is said when the table is made.
+    """
+    for training in setting.trainings:
+        if training.uri in scored or training in pending:
+            continue
+        scored.add(training.uri)
+        if training.end != End.DIVERGED:
+            selected, problems = select_models([training.uri], storage)
+            with contextlib.suppress(UserError):
+                evaluate_side_by_side(selected, storage, _windows_of(setting), problems)
+            return True
+    return False
 
 
 def _train(
@@ -203,8 +230,7 @@ def _evaluate(
         raise UserError("\n".join([f"no model of {setting.name} can be loaded:", *problems]))
     found = _champions(selected, setting, storage) if others is None else others
     beside = [each for each in found if _is_of(each, setting)]
-    windows = Windows(device=setting.trainings[0].config.train.device)
-    evaluated = evaluate_side_by_side([*selected, *beside], storage, windows, problems)
+    evaluated = evaluate_side_by_side([*selected, *beside], storage, _windows_of(setting), problems)
     by_uri = {model.uri: (model, result) for model, result in evaluated}
     rows, groups = [], []
     for name, trainings in setting.rows.items():
@@ -220,6 +246,10 @@ def _evaluate(
     failures += problems
     others_found = [_group(each.uri, [by_uri[each.uri]]) for each in beside if each.uri in by_uri]
     return PaperTable.of(setting.name, rows, groups, others_found)
+
+
+def _windows_of(setting: Setting) -> Windows:
+    return Windows(device=setting.trainings[0].config.train.device)
 
 
 def _champions(selected: Sequence[SelectedModel], setting: Setting, storage: Storage) -> list[SelectedModel]:

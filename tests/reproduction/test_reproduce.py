@@ -17,9 +17,10 @@ from mcrnn.config.loading import load_configuration
 from mcrnn.config.sections import Configuration
 from mcrnn.data.description import FieldDescription
 from mcrnn.errors import UserError
+from mcrnn.evaluation.kept_scores import SCORES
 from mcrnn.models import parameter_count
 from mcrnn.reproduction import driver
-from mcrnn.reproduction.estimate import Cost, RemainingTime, StopWatch, estimate_table
+from mcrnn.reproduction.estimate import Cost, RemainingTime, StopWatch, estimate, estimate_table
 from mcrnn.reproduction.plan import PAPER_FILES, Setting, check_names, read_setting
 from mcrnn.reproduction.table import CLOSED_LOOP, Row
 from mcrnn.runners import single_run
@@ -190,6 +191,28 @@ def test_trainings_of_another_process_are_left_to_it(root: Path, file: str, monk
     assert list(driver._complete_one_by_one(settings, remaining, storage, Console(quiet=True))) == [1, 0]
     names = [each.config.name for each in [*setting.trainings, *other.trainings]]
     assert trained == [*names[1:], names[0]]
+
+
+@pytest.mark.usefixtures("database")
+def test_models_are_scored_while_another_process_trains(root: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage.open(str(root))
+    setting = read_setting(file, storage, (), ["minconvgru"])
+    first, complete = setting.trainings[0].config.name, single_run.complete
+    kept: list[int] = []
+
+    def complete_others(config: Configuration, *arguments: Any, **options: Any) -> None:
+        if config.name == first and len(kept) < 3:
+            kept.append(len(storage.location(SCORES).sizes()))
+            raise HeldError("another process has it")
+        complete(config, *arguments, **options)
+
+    monkeypatch.setattr(driver, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(single_run, "complete", complete_others)
+    remaining = RemainingTime([setting], [estimate(setting)])
+    assert list(driver._complete_one_by_one([setting], remaining, storage, Console(quiet=True))) == [0]
+    before, *after = kept
+    assert before == 0
+    assert after[0] == after[1] > 0
 
 
 def test_row_that_another_process_has_ended_meanwhile_has_no_estimate(root: Path, file: str) -> None:
