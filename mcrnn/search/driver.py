@@ -240,7 +240,9 @@ def _share_gpus(
             raise KeyboardInterrupt
 
     active.console.print(
-        "search.gpus auto: looking at the GPUs, and training on one for some seconds where that was not done before"
+        "search.gpus auto: looking at the GPUs, and training on one for some seconds where that was not done before",
+        highlight=False,
+        soft_wrap=True,
     )
     with on_stop(stop), requests.handled_by(stop):
         share, line = share_gpus(active.search_run, cluster, data, measure, wait)

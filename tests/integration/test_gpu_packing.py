@@ -73,7 +73,8 @@ def test_trials_share_a_gpu_as_measured_and_one_that_was_too_large_beside_anothe
         search.folder.trial(0).write_end(RunEnd(End.OUT_OF_MEMORY, "out of memory on cuda:0"))
         run(search, measure=half_of_a_gpu)
     captured = capfd.readouterr()
-    line = next(line for line in captured.out.splitlines() if line.startswith("search.gpus auto"))
+    first, line = (line for line in captured.out.splitlines() if line.startswith("search.gpus auto"))
+    assert first.endswith("where that was not done before")
     assert line == (
         "search.gpus auto: 2 trials on a GPU (0.5 GPU and 1 CPU each, under NVIDIA's multi-process service): its "
         "memory has room for no more, with 10% left free. Measured: a trial takes 4 of 9.5 GB, keeps the GPU busy for "
