@@ -59,8 +59,8 @@ def convolve(
     """
     frames, channels, height, width = x_NCHW.shape
     points, outputs = height * width, matrix_RK.shape[1]
-    at_once = frames == 1 and points <= _points_at_a_time(channels, boundary)
-    result_NPK = None if at_once else x_NCHW.new_empty(frames, points, outputs)
+    is_one_product = frames == 1 and points <= _points_at_a_time(channels, boundary)
+    result_NPK = None if is_one_product else x_NCHW.new_empty(frames, points, outputs)
     for frame, part, around_PR in _neighbourhoods(x_NCHW, boundary):
         out_PK = None if result_NPK is None else result_NPK[frame, part]
         if bias is None:

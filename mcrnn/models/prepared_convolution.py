@@ -22,6 +22,7 @@ Axes: N frames, C channels, H height, W width; P grid points (H x W), K output c
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -63,9 +64,6 @@ class PreparedConv:
             ready, None if bias is None else bias.to(dtype), self._gradients
         )
         self.boundary = boundary
-        self._flipped: torch.Tensor | None = None
-        self._matrix_RK: torch.Tensor | None = None
-        self._flipped_matrix_RK: torch.Tensor | None = None
 
     def convolve(self, x_NCHW: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Convolve frames.
@@ -81,9 +79,7 @@ class PreparedConv:
             padded_NCHW = self.boundary(x_NCHW)
             return self.convolve_padded(padded_NCHW, dtype), padded_NCHW
         x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
-        if self._matrix_RK is None:
-            self._matrix_RK = matrix_convolution.matrix_of(self.weight)
-        result = matrix_convolution.convolve(x_NCHW, self._matrix_RK, self.bias, self.boundary)
+        result = matrix_convolution.convolve(x_NCHW, self._matrix, self.bias, self.boundary)
         return result.to(dtype, memory_format=torch.channels_last), x_NCHW
 
     def convolve_padded(self, padded_NCHW: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -111,10 +107,8 @@ class PreparedConv:
     def _input_gradient(self, grad_NKHW: torch.Tensor) -> torch.Tensor:
         if not matrix_convolution.is_faster(grad_NKHW):
             return self.input_gradient_of_padded(self.boundary(grad_NKHW))
-        if self._flipped_matrix_RK is None:
-            self._flipped_matrix_RK = matrix_convolution.matrix_of(self._flipped_kernel())
         grad_NKHW = grad_NKHW.contiguous(memory_format=torch.channels_last)
-        return matrix_convolution.convolve(grad_NKHW, self._flipped_matrix_RK, None, self.boundary)
+        return matrix_convolution.convolve(grad_NKHW, self._flipped_matrix, None, self.boundary)
 
     def input_gradient_of_padded(self, padded_NKHW: torch.Tensor) -> torch.Tensor:
         """Return the gradient of the unpadded frames, given that of the results, padded as the frames were."""
@@ -123,12 +117,21 @@ class PreparedConv:
             rows, columns = self.boundary.zeros
             padding = (reach - rows, reach - columns)
             return F.conv_transpose2d(padded_NKHW, self.weight.detach(), padding=padding)
-        if self._flipped is None:
-            self._flipped = self._flipped_kernel().contiguous(memory_format=torch.channels_last)
         return F.conv2d(padded_NKHW, self._flipped, padding=self.boundary.zeros)
 
-    def _flipped_kernel(self) -> torch.Tensor:
-        return self.weight.detach().flip(2, 3).transpose(0, 1)
+    @cached_property
+    def _matrix(self) -> torch.Tensor:
+        return matrix_convolution.matrix_of(self.weight)
+
+    @cached_property
+    def _flipped(self) -> torch.Tensor:
+        """The kernel of the transposed convolution."""
+        flipped = self.weight.detach().flip(2, 3).transpose(0, 1)
+        return flipped.contiguous(memory_format=torch.channels_last)
+
+    @cached_property
+    def _flipped_matrix(self) -> torch.Tensor:
+        return matrix_convolution.matrix_of(self._flipped)
 
     def collect(self, grad_NKHW: torch.Tensor, convolved_NCHW: torch.Tensor) -> None:
         """Add the gradients of weight and bias.
