@@ -186,12 +186,12 @@ class Answer:
     problem: str = ""
 
 
-def wait_for_tasks(references: list[Any], wait: Callable[[], None], seconds: float = math.inf) -> None:
+def wait_for_tasks(references: list[Any], check: Callable[[], None], seconds: float = math.inf) -> None:
     """Wait until tasks have ended.
 
     Args:
         references: the results of the tasks.
-        wait: called several times a second. Where it raises an exception, the tasks are cancelled, and it is passed on.
+        check: called several times a second. If it raises an exception, the tasks are cancelled, and it is passed on.
         seconds: longest wait.
     """
     import ray
@@ -200,7 +200,7 @@ def wait_for_tasks(references: list[Any], wait: Callable[[], None], seconds: flo
     pending = references
     try:
         while pending and time.monotonic() < deadline:
-            wait()
+            check()
             _, pending = ray.wait(pending, num_returns=len(pending), timeout=SECONDS_BETWEEN_LOOKS)
     except BaseException:
         for each in pending:
@@ -209,14 +209,14 @@ def wait_for_tasks(references: list[Any], wait: Callable[[], None], seconds: flo
 
 
 def ask_machines(
-    function: Callable[..., Any], *arguments: Any, wait: Callable[[], None] = lambda: None
+    function: Callable[..., Any], *arguments: Any, check: Callable[[], None] = lambda: None
 ) -> list[Answer]:
     """Call a function once on each machine that has a CPU for tasks, at the same time, whatever else runs there.
 
     Args:
         function: the function, which may be imported on all machines.
         arguments: its arguments.
-        wait: called several times a second until the machines have answered; it ends the wait by an exception.
+        check: called several times a second until the machines have answered; an exception of it ends that.
 
     Returns:
         The answers, in the order of the addresses; none of a machine that has left the cluster meanwhile.
@@ -231,7 +231,7 @@ def ask_machines(
     for node in addresses:
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
         asked[node] = task.options(num_cpus=0, scheduling_strategy=strategy).remote(*shared)
-    wait_for_tasks(list(asked.values()), wait, SECONDS_FOR_ANSWER)
+    wait_for_tasks(list(asked.values()), check, SECONDS_FOR_ANSWER)
     found = []
     for node, reference in sorted(asked.items(), key=lambda item: addresses[item[0]]):
         try:

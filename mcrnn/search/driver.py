@@ -234,7 +234,7 @@ def _share_gpus(
     def stop() -> None:
         active.interrupted = True
 
-    def wait() -> None:
+    def check() -> None:
         active.search_run.lease.check()
         if active.interrupted:
             raise KeyboardInterrupt
@@ -245,8 +245,8 @@ def _share_gpus(
         soft_wrap=True,
     )
     with on_stop(stop), requests.handled_by(stop):
-        share, line = share_gpus(active.search_run, cluster, data, measure, wait)
-        wait()
+        share, line = share_gpus(active.search_run, cluster, data, measure, check)
+        check()
     active.console.print(line, highlight=False, soft_wrap=True)
     return share
 

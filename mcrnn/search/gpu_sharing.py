@@ -24,7 +24,7 @@ from mcrnn.search.trial_measurement import Measure, Measured, configurations_to_
 
 
 def share_gpus(
-    search_run: SearchRun, cluster: Cluster, data: Any, measure: Measure, wait: Callable[[], None]
+    search_run: SearchRun, cluster: Cluster, data: Any, measure: Measure, check: Callable[[], None]
 ) -> tuple[TrialShare, str]:
     """Decide how many trials share a GPU.
 
@@ -33,8 +33,8 @@ def share_gpus(
         cluster: where it runs; it has GPUs, or may get some.
         data: reference to the `FieldData` in Ray's object store.
         measure: measures trials.
-        wait: called several times a second while machines are asked and trials are measured; it ends that by an
-            exception.
+        check: called several times a second while machines are asked and trials are measured; an exception of it ends
+            that.
 
     Returns:
         What a trial is given, and a line for the user that says what was decided and why.
@@ -48,7 +48,7 @@ def share_gpus(
     if wanted == 1:
         return _one_each(f"no more than {at_a_time} run at a time, and there may be {counted(cards, 'GPU')}")
     machines: list[MachineGpus] = [
-        each.result for each in ask_machines(gpus_of_machine, wait=wait) if each.result is not None
+        each.result for each in ask_machines(gpus_of_machine, check=check) if each.result is not None
     ]
     seen = [card for machine in machines for card in machine.cards]
     measured = _remembered(search_run, seen)
@@ -57,7 +57,7 @@ def share_gpus(
         task: Any = ray.remote(num_cpus=1, num_gpus=1, max_calls=1, max_retries=1)(measure)
         try:
             reference = task.remote(configs, data)
-            wait_for_tasks([reference], wait)
+            wait_for_tasks([reference], check)
             measured = ray.get(reference)
         except ray.exceptions.RayError as error:
             cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
